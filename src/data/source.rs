@@ -1,0 +1,36 @@
+//! What a data set is to everything else.
+
+use crate::error::Result;
+
+/// One decoded image: 8-bit RGB, channels last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub height: usize,
+    pub width: usize,
+    pub pixels: Vec<u8>, // [height, width, 3]
+}
+
+/// A data set: the training part first, then the test part, in one index space.
+pub trait Source: Send + Sync {
+    /// How many samples there are, both parts together.
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// How many of them, from the first on, are the training part; the rest is the test part.
+    fn train_len(&self) -> usize;
+    /// A name that stays the same wherever the data lies: `train/00042`, `test/00007`, a relative path.
+    fn id(&self, index: usize) -> String;
+    fn label(&self, index: usize) -> Option<u32>;
+    fn classes(&self) -> &[String];
+    /// BLAKE3 of what the data set holds, hexadecimal: two sources with the same digest have the same samples in the same order.
+    fn digest(&self) -> &str;
+    /// Bytes of the largest decoded image (height * width * 3): what a batch buffer must have room for.
+    fn largest(&self) -> usize;
+    /// Decode one sample. Safe to call from many threads at once.
+    fn image(&self, index: usize) -> Result<Image>;
+    /// Samples left out because they could not be decoded: (path, reason). Empty unless skipping was asked for.
+    fn skipped(&self) -> &[(String, String)] {
+        &[]
+    }
+}

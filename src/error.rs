@@ -1,0 +1,48 @@
+//! What can go wrong for a user, each with one sentence that says what, where and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// An error that a user can meet. Bugs of ours panic; everything else is one of these.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file or folder.
+    #[error("cannot {action} {}: {}", path.display(), plain(source))]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// A file was read but its content is not what it should be.
+    #[error("{}: {what}", path.display())]
+    Format { path: PathBuf, what: String },
+    /// Something that was asked for cannot be done; `remedy` says what to ask for instead.
+    #[error("{what}; {remedy}")]
+    Config { what: String, remedy: String },
+    /// Numbers went wrong while computing (NaN, collapse).
+    #[error("{what}; {remedy}")]
+    Diverged { what: String, remedy: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+    pub fn format(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
+        Error::Format { path: path.as_ref().to_path_buf(), what: what.into() }
+    }
+    pub fn config(what: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Config { what: what.into(), remedy: remedy.into() }
+    }
+    pub fn diverged(what: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Diverged { what: what.into(), remedy: remedy.into() }
+    }
+    /// What the process returns: 2 when the request itself was wrong, else 1.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Error::Config { .. }) { 2 } else { 1 }
+    }
+}
+
+/// The reason without the number that `std::io::Error` appends.
+fn plain(source: &std::io::Error) -> String {
+    let text = source.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}

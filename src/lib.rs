@@ -1,0 +1,17 @@
+//! Per-sample memorization scores of self-supervised encoders (SSLMem, Wang et al., ICLR 2024).
+
+pub mod cmd;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod files;
+pub mod ops;
+pub mod random;
+pub mod report;
+pub mod split;
+pub mod stats;
+pub mod table;
+pub mod view;
+
+pub use error::{Error, Result};
