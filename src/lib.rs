@@ -19,4 +19,10 @@ pub mod var;
 pub mod view;
 pub mod weights;
 
+pub mod encoders;
+pub mod loader;
+pub mod methods;
+pub mod progress;
+pub mod score;
+pub mod train;
 pub use error::{Error, Result};
