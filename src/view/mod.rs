@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use draw::{Drawn, WORDS};
-pub use policy::{CIFAR10, HALF, IMAGENET, POLICIES, UNIT, policy};
+pub use policy::{CIFAR10, HALF, IMAGENET, Make, POLICIES, UNIT, policy};
 pub use render::{Scratch, render};
 
 /// A policy: everything about a kind of view. Applied in the order of the fields.

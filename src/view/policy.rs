@@ -11,8 +11,11 @@ pub const HALF: [[f32; 3]; 2] = [[0.5; 3], [0.5; 3]];
 /// Values in [0, 1]: no normalisation.
 pub const UNIT: [[f32; 3]; 2] = [[0.0; 3], [1.0; 3]];
 
-/// Every named policy, made for views of a size in pixels. `View::normalized` changes mean and std.
-pub const POLICIES: &[(&str, fn(usize) -> View)] = &[
+/// Makes a policy for views of a size in pixels.
+pub type Make = fn(usize) -> View;
+
+/// Every named policy. `View::normalized` changes mean and std.
+pub const POLICIES: &[(&str, Make)] = &[
     ("original", original),
     ("original_imagenet", original_imagenet),
     ("score", score),

@@ -106,7 +106,9 @@ pub fn export(
     path: &Path,
 ) -> Result<()> {
     check(source, view, samples, views)?;
-    let name = path.file_name().ok_or_else(|| Error::config(format!("{} is not a file name", path.display()), "name a file"))?;
+    let Some(name) = path.file_name() else {
+        return Err(Error::config(format!("{} is not a file name", path.display()), "name a file"));
+    };
     let mut part = name.to_os_string();
     part.push(".part");
     let part = path.with_file_name(part);

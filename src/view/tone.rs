@@ -37,7 +37,7 @@ pub fn gray(r: &mut [f32], g: &mut [f32], b: &mut [f32]) {
 pub fn luma_sum(r: &[f32], g: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0f32; 16];
     let whole = r.len() / 16 * 16;
-    let (r, g, b) = (&r[..], &g[..r.len()], &b[..r.len()]);
+    let (g, b) = (&g[..r.len()], &b[..r.len()]);
     for at in (0..whole).step_by(16) {
         let (r, g, b) = (&r[at..at + 16], &g[at..at + 16], &b[at..at + 16]);
         for lane in 0..16 {
