@@ -15,6 +15,7 @@ pub mod split;
 pub mod stats;
 pub mod table;
 pub mod tape;
+pub mod tensors;
 pub mod var;
 pub mod view;
 pub mod weights;

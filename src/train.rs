@@ -17,7 +17,7 @@ use crate::var::Var;
 use crate::weights::Weights;
 use crate::{encoders, files, methods};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -188,14 +188,14 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
             progress.advance(rows as u64, &format!("loss {:.3}  spread {:.2}", point.loss, point.std));
             if saved.elapsed() > CHECKPOINT_EVERY && step + 1 < steps {
                 let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
-                weights.save(&job.checkpoint_path(), "", metadata.map(|(k, v)| (k.to_string(), v)).into())?;
+                weights.save(&job.checkpoint_path(), "", &metadata.map(|(k, v)| (k.to_string(), v)).into())?;
                 saved = Instant::now();
             }
         }
     }
     progress.done();
     files::write_whole(&job.curve_path(), to_json(&curve).as_bytes())?;
-    weights.save(&job.weights_path(), "encoder.", metadata(job, fingerprint))?;
+    weights.save(&job.weights_path(), "encoder.", &metadata(job, fingerprint))?;
     if job.checkpoint_path().exists() {
         std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
     }
@@ -212,7 +212,7 @@ fn to_json(curve: &[Point]) -> String {
     serde_json::to_string(curve).expect("numbers and nothing else")
 }
 
-fn metadata(job: &Job, fingerprint: String) -> HashMap<String, String> {
+fn metadata(job: &Job, fingerprint: String) -> BTreeMap<String, String> {
     let e = &job.recipe.encoder;
     let stem = if e.stem == encoders::Stem::Cifar { "cifar" } else { "imagenet" };
     let pairs = [

@@ -1,5 +1,6 @@
 //! Views to look at and to take elsewhere: a contact sheet, and a file with the views and what was drawn.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -10,6 +11,7 @@ use rayon::prelude::*;
 use super::{Drawn, Scratch, View, render};
 use crate::data::{Image, Source};
 use crate::error::{Error, Result};
+use crate::tensors::{self, Entry};
 use crate::random::{Purpose, Stream};
 
 /// A cell of the sheet is at least this wide: small views are magnified by a whole number.
@@ -125,8 +127,7 @@ fn write(source: &dyn Source, view: &View, samples: &[usize], views: usize, seed
     let mut file = BufWriter::new(File::create(path).map_err(Error::io("write", path))?);
     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));
     let header = header(view, samples.len(), views, seed);
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(header.as_bytes())?;
+    put(&header)?;
     let mut drawn = Vec::with_capacity(samples.len() * views);
     for batch in samples.chunks(BATCH) {
         let rendered: Vec<_> = batch
@@ -160,35 +161,25 @@ fn write(source: &dyn Source, view: &View, samples: &[usize], views: usize, seed
     file.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).map_err(Error::io("write", path))
 }
 
-/// The head of the file, written here because the views are never in memory all at once.
-fn header(view: &View, n: usize, k: usize, seed: u64) -> String {
+/// The head of the file; the views are never in memory all at once.
+fn header(view: &View, n: usize, k: usize, seed: u64) -> Vec<u8> {
     let size = view.size;
     // Not through `Value`, which would write 0.4 in single precision as 0.4000000059604645.
-    let policy = serde_json::to_string(view).expect("a policy is plain data");
-    let mut head = serde_json::Map::new();
-    head.insert("__metadata__".into(), serde_json::json!({ "policy": policy, "seed": seed.to_string() }));
-    let mut end = 0;
-    let tensors: [(&str, &str, usize, &[usize]); 10] = [
-        ("views", "F32", 4, &[n, k, size, size, 3]),
-        ("samples", "U32", 4, &[n]),
-        ("crop", "U32", 4, &[n, k, 4]),
-        ("factors", "F32", 4, &[n, k, 4]),
-        ("sigma", "F32", 4, &[n, k]),
-        ("order", "U8", 1, &[n, k, 4]),
-        ("flip", "U8", 1, &[n, k]),
-        ("jitter", "U8", 1, &[n, k]),
-        ("gray", "U8", 1, &[n, k]),
-        ("solarize", "U8", 1, &[n, k]),
+    let policy = serde_json::to_string(view).unwrap_or_default();
+    let metadata = BTreeMap::from([("policy".to_string(), policy), ("seed".to_string(), seed.to_string())]);
+    let tensors: [(&str, &str, &[usize]); 10] = [
+        ("views", "F32", &[n, k, size, size, 3]),
+        ("samples", "U32", &[n]),
+        ("crop", "U32", &[n, k, 4]),
+        ("factors", "F32", &[n, k, 4]),
+        ("sigma", "F32", &[n, k]),
+        ("order", "U8", &[n, k, 4]),
+        ("flip", "U8", &[n, k]),
+        ("jitter", "U8", &[n, k]),
+        ("gray", "U8", &[n, k]),
+        ("solarize", "U8", &[n, k]),
     ];
-    for (name, dtype, bytes, shape) in tensors {
-        let start = end;
-        end += shape.iter().product::<usize>() * bytes;
-        let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
-        head.insert(name.into(), entry);
-    }
-    let text = serde_json::Value::Object(head).to_string();
-    // Readers map the data in place: it starts at a multiple of eight.
-    format!("{text:width$}", width = text.len().next_multiple_of(8))
+    tensors::header(&metadata, &tensors.map(|(name, dtype, shape)| Entry { name, dtype, shape: shape.to_vec() }))
 }
 
 fn check(source: &dyn Source, view: &View, samples: &[usize], views: usize) -> Result<()> {
