@@ -1,4 +1,5 @@
 //! The one integration test binary.
 
 mod augment;
+mod golden;
 mod ops;
