@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
 mod augment;
+mod conv;
 mod golden;
 mod ops;
