@@ -155,9 +155,9 @@ fn t_quantile(freedom: f64) -> Option<f64> {
 pub struct Auc {
     /// Chance that a random member of the first group lies above one of the second; ties count one half.
     pub value: f64,
-    /// 95 % interval (Hanley and McNeil, Radiology 143, 1982), cut to [0, 1]. Its error formula is 0 at a
-    /// perfect separation, where it says nothing about small groups.
-    pub interval: [f64; 2],
+    /// 95 % interval (Hanley and McNeil, Radiology 143, 1982), cut to [0, 1]. `None` at a perfect separation,
+    /// where their error is 0 however small the groups.
+    pub interval: Option<[f64; 2]>,
 }
 
 /// Area under the ROC curve, the Mann-Whitney U of `high` over the number of couples. `None` if a side is empty.
@@ -184,7 +184,7 @@ pub fn auc(high: &[f64], low: &[f64]) -> Option<Auc> {
     let (q1, q2) = (a / (2.0 - a), 2.0 * a * a / (1.0 + a));
     let square = (a * (1.0 - a) + (m - 1.0) * (q1 - a * a) + (n - 1.0) * (q2 - a * a)) / (m * n);
     let half = Z * square.max(0.0).sqrt();
-    Some(Auc { value: a, interval: [(a - half).max(0.0), (a + half).min(1.0)] })
+    Some(Auc { value: a, interval: (half > 0.0).then_some([(a - half).max(0.0), (a + half).min(1.0)]) })
 }
 
 /// What a row of the paper's Tables 2 and 16 claims about means; the null hypothesis is its opposite.
