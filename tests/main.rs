@@ -4,3 +4,5 @@ mod augment;
 mod conv;
 mod golden;
 mod ops;
+mod report;
+mod stats;

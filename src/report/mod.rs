@@ -1,1 +1,103 @@
-//! (to be written)
+//! The report of a run: one self-contained HTML file, and its figures as files beside it.
+
+mod figures;
+mod gallery;
+mod html;
+mod svg;
+mod tables;
+
+use std::path::Path;
+
+use crate::data::Source;
+use crate::error::{Error, Result};
+use crate::table::Row;
+
+/// What a report is made from.
+pub struct Input<'a> {
+    pub title: String,
+    pub subtitle: String,
+    pub rows: &'a [Row],
+    /// Where the galleries take their images; without it they are left out.
+    pub source: Option<&'a dyn Source>,
+    pub curves: Vec<Curve>,
+    /// What made the run (recipe, digests, versions): names and values, printed as they are.
+    pub facts: Vec<(String, String)>,
+    /// What kind of image each row is, where that is known: `common`, `rare`, `atypical`.
+    pub truth: Option<Vec<String>>,
+    /// Images left out of the data set: (path, reason).
+    pub skipped: Vec<(String, String)>,
+}
+
+/// The training of one encoder. A name starting with f or g says which it is: `f`, `g`, `f pair 2`.
+pub struct Curve {
+    pub name: String,
+    pub points: Vec<Point>,
+}
+
+/// One logged training step; what was not measured is NaN.
+pub struct Point {
+    pub step: u64,
+    pub epoch: f64,
+    pub loss: f64,
+    /// Standard deviation of the normalised embeddings, mean over dimensions; 0 is collapse.
+    pub std: f64,
+    pub lr: f64,
+}
+
+/// Write the page to `out` and, where there is something to show, `figures/{histogram,scatter,curves}.svg` and
+/// `figures/{most,least}.png` beside it. Every file is whole or absent; the page is written last.
+///
+/// # Errors
+/// A table without rows, a `truth` of another length, or a folder that cannot be written. An image that cannot be
+/// decoded is no error: its tile says why.
+pub fn write(out: &Path, input: &Input) -> Result<()> {
+    if input.rows.is_empty() {
+        return Err(Error::config("the score table has no rows, so there is nothing to report", "score at least one sample"));
+    }
+    if let Some(truth) = input.truth.as_ref().filter(|t| t.len() != input.rows.len()) {
+        let what = format!("{} kinds of images are given for {} scored rows", truth.len(), input.rows.len());
+        return Err(Error::config(what, "give one for every row, or none"));
+    }
+    let folder = out.parent().unwrap_or(Path::new("")).join("figures");
+    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+
+    let histogram = figures::histogram(input.rows, 880.0);
+    let scatter = figures::scatter(input.rows);
+    let drawings = [
+        ("histogram.svg", "Histogram of the SSLMem score per subset", histogram.as_ref()),
+        ("scatter.svg", "Alignment loss of g against f for the candidates", scatter.as_ref().map(|s| &s.svg)),
+        ("curves.svg", "Training curves", figures::curves(&input.curves).as_ref()),
+    ]
+    .map(|(name, label, svg)| (name, svg.map(|s| s.file(label))));
+    for (name, text) in &drawings {
+        figure(&folder.join(name), text.as_ref().map(String::as_bytes))?;
+    }
+    let galleries = input.source.map(|source| {
+        let (most, least) = gallery::ends(input.rows);
+        [gallery::tiles(&most, source), gallery::tiles(&least, source)]
+    });
+    for (i, name) in ["most.png", "least.png"].into_iter().enumerate() {
+        let tiles = galleries.as_ref().map(|g| &g[i]).filter(|tiles| !tiles.is_empty());
+        let png = tiles.map(|tiles| gallery::png(&gallery::sheet(tiles)));
+        figure(&folder.join(name), png.as_deref())?;
+    }
+    whole(out, html::page(input, histogram, scatter, galleries).as_bytes())
+}
+
+/// Write a figure, or remove that of an earlier report if there is nothing to show now.
+fn figure(path: &Path, bytes: Option<&[u8]>) -> Result<()> {
+    match bytes {
+        Some(bytes) => whole(path, bytes),
+        None if path.exists() => std::fs::remove_file(path).map_err(Error::io("remove", path)),
+        None => Ok(()),
+    }
+}
+
+/// Write under another name first and rename, so that nobody ever reads half a file.
+fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    std::fs::write(&partial, bytes).map_err(Error::io("write", path))?;
+    std::fs::rename(&partial, path).map_err(Error::io("write", path))
+}
