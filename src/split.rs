@@ -1,6 +1,15 @@
 //! Which encoder saw which sample: S_S, S_C, S_I and S_E (paper, section 4).
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, de};
+
+use crate::data::Source;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Stream};
 
 /// The four subsets. f trains on Shared and Candidate, g on Shared and Independent, nobody on External.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,5 +35,342 @@ impl Subset {
     }
     pub fn parse(symbol: &str) -> Option<Subset> {
         Subset::ALL.into_iter().find(|s| s.symbol() == symbol)
+    }
+}
+
+/// How the samples are dealt out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// By index: the first to S_S, the next to S_C, the next to S_I; S_E from the first of the test part.
+    /// This is what the paper's code does.
+    Ordered,
+    /// By a random order that is a function of this seed (and of the number of samples).
+    Seeded(u64),
+}
+
+/// How large a subset is to be.
+///
+/// Written as a number, in text or TOML: below or equal to 1 with a point (`0.8`, `1.0`) it is a fraction,
+/// whole (`40000`) a count. `candidates` stands for as many as there are candidates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Size {
+    /// Of the part that the samples come from; the result is rounded down.
+    Fraction(f64),
+    Count(usize),
+    /// As many as S_C, or all that are left of the test part where it has fewer.
+    Candidates,
+}
+
+/// How large the four subsets are to be. S_S, S_C and S_I come from the training part, S_E from the test
+/// part; without a test part S_E, too, comes from the training part, and if all sizes are fractions and
+/// S_E is [`Size::Candidates`] the four are divided by their sum where that exceeds 1 (the default is then
+/// .727, .091, .091 and .091).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sizes {
+    pub shared: Size,
+    pub candidate: Size,
+    pub independent: Size,
+    pub external: Size,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes {
+            shared: Size::Fraction(0.8),
+            candidate: Size::Fraction(0.1),
+            independent: Size::Fraction(0.1),
+            external: Size::Candidates,
+        }
+    }
+}
+
+/// A split that was drawn: which samples of which data belong to which subset. Samples may belong to none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// [`Source::name`] of the data.
+    pub data: String,
+    /// [`Source::digest`] of the data.
+    pub digest: String,
+    pub how: How,
+    /// By [`Subset::ALL`], each ascending.
+    pub indices: [Vec<u32>; 4],
+    /// [`Source::id`] of each of them.
+    pub ids: [Vec<String>; 4],
+}
+
+impl Split {
+    /// Deal out the samples of a data set.
+    ///
+    /// # Errors
+    /// Sizes that exceed the data, and sizes that leave no candidate.
+    pub fn draw(source: &dyn Source, sizes: &Sizes, how: How) -> Result<Split> {
+        let train = source.train_len();
+        let test = source.len() - train;
+        let [shared, candidate, independent, external] = sizes.resolve(train, test)?;
+        let order = |count: usize, part: u32| match how {
+            How::Ordered => (0..count as u32).collect(),
+            How::Seeded(seed) => Stream::new(seed, Purpose::Split, 0, part, 0).permutation(count),
+        };
+        let mut left = order(train, 0).into_iter();
+        let mut take = |count: usize| -> Vec<u32> { left.by_ref().take(count).collect() };
+        let mut indices = [take(shared), take(candidate), take(independent), Vec::new()];
+        indices[3] = match test {
+            0 => take(external),
+            _ => order(test, 1).into_iter().take(external).map(|i| train as u32 + i).collect(),
+        };
+        indices.iter_mut().for_each(|subset| subset.sort_unstable());
+        let ids = indices.each_ref().map(|subset| subset.iter().map(|&i| source.id(i as usize)).collect());
+        Ok(Split { data: source.name().to_string(), digest: source.digest().to_string(), how, indices, ids })
+    }
+
+    /// The samples of one subset, ascending.
+    pub fn subset(&self, subset: Subset) -> &[u32] {
+        &self.indices[subset as usize]
+    }
+
+    /// What f trains on: S_S, then S_C.
+    pub fn f_indices(&self) -> Vec<u32> {
+        [self.subset(Subset::Shared), self.subset(Subset::Candidate)].concat()
+    }
+
+    /// What g trains on: S_S, then S_I.
+    pub fn g_indices(&self) -> Vec<u32> {
+        [self.subset(Subset::Shared), self.subset(Subset::Independent)].concat()
+    }
+
+    /// The subset that a sample belongs to, if any.
+    pub fn of(&self, index: u32) -> Option<Subset> {
+        Subset::ALL.into_iter().find(|&subset| self.subset(subset).binary_search(&index).is_ok())
+    }
+
+    /// Refuse a split of other data.
+    ///
+    /// # Errors
+    /// The data has another digest, fewer samples, or other ids than the split was drawn from.
+    pub fn check(&self, source: &dyn Source) -> Result<()> {
+        let remedy = "draw a new split for this data, or name the data that the split was drawn from";
+        if self.digest != source.digest() {
+            let short = |digest: &str| digest.chars().take(12).collect::<String>();
+            let (split, data) = (short(&self.digest), short(source.digest()));
+            let what = format!("the split was drawn from other data ({} {split}) than this ({} {data})", self.data, source.name());
+            return Err(Error::config(what, remedy));
+        }
+        let pairs = self.indices.iter().flatten().zip(self.ids.iter().flatten());
+        for (&index, id) in pairs {
+            if index as usize >= source.len() {
+                return Err(Error::config(format!("the split names sample {index}, but the data has {}", source.len()), remedy));
+            }
+            if *id != source.id(index as usize) {
+                let what = format!("the split calls sample {index} `{id}`, but in the data it is `{}`", source.id(index as usize));
+                return Err(Error::config(what, remedy));
+            }
+        }
+        Ok(())
+    }
+
+    /// Write the split as JSON, all of it or nothing.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let subsets = Subset::ALL.map(|s| Members { indices: self.indices[s as usize].clone(), ids: self.ids[s as usize].clone() });
+        let [shared, candidate, independent, external] = subsets;
+        let file = File {
+            format: FORMAT.to_string(),
+            data: self.data.clone(),
+            digest: self.digest.clone(),
+            how: self.how,
+            shared,
+            candidate,
+            independent,
+            external,
+        };
+        let text = serde_json::to_string(&file).map_err(|e| Error::format(path, format!("cannot be written as JSON ({e})")))?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".tmp-{}", std::process::id()));
+        let part = Path::new(&name);
+        fs::write(part, text + "\n").and_then(|()| fs::rename(part, path)).map_err(|e| {
+            // The first error is the one to tell; a part that was never made cannot be removed.
+            let _ = fs::remove_file(part);
+            Error::io("write", path)(e)
+        })
+    }
+
+    /// Read a split that [`Split::write`] wrote. Whether it belongs to the data at hand is for [`Split::check`].
+    ///
+    /// # Errors
+    /// The file cannot be read, is no split, or names a sample twice.
+    pub fn read(path: impl AsRef<Path>) -> Result<Split> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let file: File = serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a split ({e})")))?;
+        if file.format != FORMAT {
+            return Err(Error::format(path, format!("has the format `{}`, but this program reads `{FORMAT}`", file.format)));
+        }
+        let members = [file.shared, file.candidate, file.independent, file.external];
+        if let Some(at) = members.iter().position(|m| m.ids.len() != m.indices.len()) {
+            let what = format!("{} has {} indices but {} ids", Subset::ALL[at].symbol(), members[at].indices.len(), members[at].ids.len());
+            return Err(Error::format(path, what));
+        }
+        let mut seen: Vec<u32> = members.iter().flat_map(|m| m.indices.iter().copied()).collect();
+        seen.sort_unstable();
+        if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::format(path, format!("names sample {} twice; the subsets must not overlap", twice[0])));
+        }
+        if members[Subset::Candidate as usize].indices.is_empty() {
+            return Err(Error::format(path, "has no candidates (S_C)"));
+        }
+        let (indices, ids) = (members.each_ref().map(|m| m.indices.clone()), members.map(|m| m.ids));
+        if indices.iter().any(|subset| !subset.is_sorted()) {
+            return Err(Error::format(path, "has indices that do not ascend"));
+        }
+        Ok(Split { data: file.data, digest: file.digest, how: file.how, indices, ids })
+    }
+}
+
+const FORMAT: &str = "sslmem split 1";
+
+/// A split as it stands in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    format: String,
+    data: String,
+    digest: String,
+    how: How,
+    shared: Members,
+    candidate: Members,
+    independent: Members,
+    external: Members,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    indices: Vec<u32>,
+    ids: Vec<String>,
+}
+
+impl Sizes {
+    /// How many samples each subset gets, by [`Subset::ALL`], from parts of these sizes.
+    ///
+    /// # Errors
+    /// More samples asked for than there are, and no candidates.
+    pub fn resolve(&self, train: usize, test: usize) -> Result<[usize; 4]> {
+        let scale = if test == 0 { self.excess() } else { 1.0 };
+        // The small addition keeps .1 of 50,000 from becoming 4,999.
+        let of = |fraction: f64, part: usize| (fraction / scale * part as f64 + 1e-6) as usize;
+        let count = |size: Size, part: usize, candidates: usize| match size {
+            Size::Fraction(fraction) => of(fraction, part),
+            Size::Count(count) => count,
+            Size::Candidates => candidates,
+        };
+        let candidate = count(self.candidate, train, 0);
+        let shared = count(self.shared, train, candidate);
+        let independent = count(self.independent, train, candidate);
+        let pool = if test == 0 { train } else { test };
+        let external = match self.external {
+            Size::Candidates if test > 0 => candidate.min(test),
+            size => count(size, pool, candidate),
+        };
+        if candidate == 0 {
+            let what = format!("no sample of {train} would be a candidate (S_C)");
+            return Err(Error::config(what, "make `candidate` larger or take more data"));
+        }
+        let from_train = [shared, candidate, independent, if test == 0 { external } else { 0 }];
+        let asked = from_train.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
+        if asked > train {
+            let names = if test == 0 { "S_S, S_C, S_I and S_E (there is no test part)" } else { "S_S, S_C and S_I" };
+            let what = format!("{names} ask for {asked} samples ({shared} + {candidate} + {independent}");
+            let what = if test == 0 { format!("{what} + {external})") } else { format!("{what})") };
+            return Err(Error::config(format!("{what}, but the training part has {train}"), "ask for fewer"));
+        }
+        if test > 0 && external > test {
+            let what = format!("S_E asks for {external} samples, but the test part has {test}");
+            return Err(Error::config(what, "ask for fewer, or for `candidates`"));
+        }
+        Ok([shared, candidate, independent, external])
+    }
+
+    /// What the four fractions must be divided by where S_E has to come from the training part, too.
+    fn excess(&self) -> f64 {
+        let (Size::Fraction(s), Size::Fraction(c), Size::Fraction(i), Size::Candidates) =
+            (self.shared, self.candidate, self.independent, self.external)
+        else {
+            return 1.0;
+        };
+        // Three fractions that exceed 1 by themselves are a mistake, and not for us to mend.
+        if s + c + i > 1.0 + 1e-9 { 1.0 } else { (s + c + i + c).max(1.0) }
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Size> {
+        let fault = || Error::config(format!("`{text}` is no size"), "write a fraction like `0.8`, a count like `40000`, or `candidates`");
+        if text == "candidates" {
+            return Ok(Size::Candidates);
+        }
+        if let Ok(count) = text.parse() {
+            return Ok(Size::Count(count));
+        }
+        Size::fraction(text.parse().map_err(|_| fault())?).ok_or_else(fault)
+    }
+}
+
+impl Size {
+    fn fraction(value: f64) -> Option<Size> {
+        (0.0..=1.0).contains(&value).then_some(Size::Fraction(value))
+    }
+}
+
+/// As `FromStr` reads it.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Size::Fraction(value) => write!(f, "{value:?}"),
+            Size::Count(count) => write!(f, "{count}"),
+            Size::Candidates => f.write_str("candidates"),
+        }
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        match *self {
+            Size::Fraction(value) => to.serialize_f64(value),
+            Size::Count(count) => to.serialize_u64(count as u64),
+            Size::Candidates => to.serialize_str("candidates"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> std::result::Result<Size, D::Error> {
+        from.deserialize_any(AnySize)
+    }
+}
+
+struct AnySize;
+
+impl de::Visitor<'_> for AnySize {
+    type Value = Size;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fraction like 0.8, a count like 40000, or \"candidates\"")
+    }
+    fn visit_f64<E: de::Error>(self, value: f64) -> std::result::Result<Size, E> {
+        Size::fraction(value).ok_or_else(|| E::invalid_value(de::Unexpected::Float(value), &self))
+    }
+    fn visit_u64<E: de::Error>(self, value: u64) -> std::result::Result<Size, E> {
+        usize::try_from(value).map(Size::Count).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> std::result::Result<Size, E> {
+        u64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self)).and_then(|v| self.visit_u64(v))
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Size, E> {
+        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }

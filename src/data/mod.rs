@@ -1,5 +1,109 @@
 //! Data sets: decoded 8-bit images by index, from many threads, with labels and ids.
 
+mod cifar;
+mod decode;
+mod folder;
+mod pattern;
 mod source;
+mod synthetic;
 
-pub use source::{Image, Source};
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+pub use cifar::Cifar;
+pub use folder::Folder;
+pub use source::{Image, Kind, Source};
+pub use synthetic::Synthetic;
+
+/// What to do with an image that cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadImage {
+    /// Stop with an error that names the file, when the file is met.
+    #[default]
+    Fail,
+    /// Decode every image when the data set is opened and leave the bad ones out; see [`Source::skipped`].
+    Skip,
+}
+
+impl FromStr for OnBadImage {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<OnBadImage> {
+        match text {
+            "fail" => Ok(OnBadImage::Fail),
+            "skip" => Ok(OnBadImage::Skip),
+            _ => Err(Error::config(format!("`{text}` is no way to treat a bad image"), "use `fail` or `skip`")),
+        }
+    }
+}
+
+/// A kind of data set: how it is asked for, and how it is opened.
+pub struct Dataset {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub example: &'static str,
+    /// Opens what stands after the colon of `NAME:REST`.
+    pub open: fn(&str, OnBadImage) -> Result<Box<dyn Source>>,
+}
+
+/// Every kind of data set there is.
+pub const DATASETS: [Dataset; 4] = [
+    Dataset {
+        name: "cifar10",
+        about: "CIFAR-10, the folder with the official binary version (data_batch_1.bin ... test_batch.bin)",
+        example: "cifar10:data/cifar10",
+        open: |rest, _| Ok(Box::new(Cifar::cifar10(rest)?)),
+    },
+    Dataset {
+        name: "cifar100",
+        about: "CIFAR-100 with fine labels, the folder with the official binary version (train.bin, test.bin)",
+        example: "cifar100:data/cifar100",
+        open: |rest, _| Ok(Box::new(Cifar::cifar100(rest)?)),
+    },
+    Dataset {
+        name: "folder",
+        about: "a folder of images, flat or with a sub-folder per class, optionally below train and test (or val)",
+        example: "folder:data/photos",
+        open: |rest, on_bad| Ok(Box::new(Folder::open(rest, on_bad)?)),
+    },
+    Dataset {
+        name: "synthetic",
+        about: "N procedural training images (and N/5 test images) with planted rare and atypical ones, from a seed",
+        example: "synthetic:1000@7",
+        open: |rest, _| Ok(Box::new(Synthetic::parse(rest)?)),
+    },
+];
+
+/// Open a data set by its specification, `NAME:REST`.
+///
+/// `on_bad` matters for folders; the other kinds have no image that could be bad by itself.
+///
+/// # Errors
+/// Unknown names (with the nearest known one), missing files, files that are not what they should be.
+pub fn open(spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+    let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
+    let Some(dataset) = DATASETS.iter().find(|d| d.name == name) else {
+        return Err(Error::config(format!("`{spec}` names no data set"), remedy(spec, name)));
+    };
+    if rest.is_empty() {
+        let remedy = format!("write it like `{}` ({})", dataset.example, dataset.about);
+        return Err(Error::config(format!("`{spec}` does not say which data to open"), remedy));
+    }
+    (dataset.open)(rest, on_bad)
+}
+
+/// What to write instead of a data set that does not exist.
+fn remedy(spec: &str, name: &str) -> String {
+    if Path::new(spec).is_dir() {
+        return format!("for a folder of images write `folder:{spec}`");
+    }
+    let nearest = DATASETS.iter().map(|d| (strsim::damerau_levenshtein(d.name, &name.to_lowercase()), d)).min_by_key(|(far, _)| *far);
+    match nearest {
+        Some((far, d)) if far <= 3 => format!("did you mean `{}`, as in `{}`?", d.name, d.example),
+        _ => format!("use one of {}", DATASETS.map(|d| format!("`{}`", d.example)).join(", ")),
+    }
+}

@@ -1,5 +1,7 @@
 //! What a data set is to everything else.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 
 /// One decoded image: 8-bit RGB, channels last.
@@ -10,8 +12,24 @@ pub struct Image {
     pub pixels: Vec<u8>, // [height, width, 3]
 }
 
+/// How usual a sample is, where that was planted and therefore known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One of its class's many.
+    Common,
+    /// One of its class's small sub-population.
+    Rare,
+    /// One of a kind.
+    Atypical,
+}
+
 /// A data set: the training part first, then the test part, in one index space.
 pub trait Source: Send + Sync {
+    /// What it is, without where it lies: a name of [`DATASETS`](super::DATASETS) such as `cifar10`.
+    fn name(&self) -> &str {
+        "data"
+    }
     /// How many samples there are, both parts together.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
@@ -32,5 +50,9 @@ pub trait Source: Send + Sync {
     /// Samples left out because they could not be decoded: (path, reason). Empty unless skipping was asked for.
     fn skipped(&self) -> &[(String, String)] {
         &[]
+    }
+    /// The planted truth about a sample; `None` for real data, about which nobody knows it.
+    fn truth(&self, _index: usize) -> Option<Kind> {
+        None
     }
 }

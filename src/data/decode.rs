@@ -1,0 +1,117 @@
+//! From the bytes of an image file to 8-bit RGB, as torchvision's `default_loader` does it.
+
+use std::ffi::OsStr;
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use super::Image;
+
+/// Bytes that one decoded image may need, and bytes that its file may have.
+pub const LIMIT: u64 = 512 << 20;
+
+/// Whether the name ends like an image that can be read here.
+pub fn is_image(name: &OsStr) -> bool {
+    ImageFormat::from_path(Path::new(name)).is_ok_and(|format| format.reading_enabled())
+}
+
+/// Height and width, from the header alone.
+pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
+    let (decoder, _) = decoder(bytes, name)?;
+    let (width, height) = decoder.dimensions();
+    Ok((height as usize, width as usize))
+}
+
+/// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), of 16 bits the upper eight
+/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored.
+///
+/// The one difference from Pillow is 16-bit grey, which Pillow clips at 255 instead of scaling.
+pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
+    let (decoder, format) = decoder(bytes, name)?;
+    if format == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
+        return Err("the JPEG is cut short (no end-of-image marker)".into());
+    }
+    let image = DynamicImage::from_decoder(decoder).map_err(plain)?;
+    let (height, width) = (image.height() as usize, image.width() as usize);
+    let (channels, pixels) = eight_bits(image).ok_or("the pixel format is not known")?;
+    let pixels = match channels {
+        3 => pixels,
+        4 => pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        _ => pixels.chunks_exact(channels).flat_map(|p| [p[0]; 3]).collect(),
+    };
+    Ok(Image { height, width, pixels })
+}
+
+/// A decoder that has read the header and found its demands acceptable. The format is told by the content
+/// where that is possible, else by the ending of the name.
+fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<(impl ImageDecoder + 'a, Option<ImageFormat>), String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes));
+    if let Ok(format) = ImageFormat::from_path(name) {
+        reader.set_format(format);
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(LIMIT);
+    reader.limits(limits);
+    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let format = reader.format();
+    let decoder = reader.into_decoder().map_err(plain)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err("the image has no pixels".into());
+    }
+    if decoder.total_bytes() > LIMIT {
+        return Err(format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20));
+    }
+    Ok((decoder, format))
+}
+
+/// Channels per pixel and their 8-bit values.
+fn eight_bits(image: DynamicImage) -> Option<(usize, Vec<u8>)> {
+    let upper = |values: &[u16]| values.iter().map(|v| (v >> 8) as u8).collect();
+    let unit = |values: &[f32]| values.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
+    Some(match image {
+        DynamicImage::ImageLuma8(i) => (1, i.into_raw()),
+        DynamicImage::ImageLumaA8(i) => (2, i.into_raw()),
+        DynamicImage::ImageRgb8(i) => (3, i.into_raw()),
+        DynamicImage::ImageRgba8(i) => (4, i.into_raw()),
+        DynamicImage::ImageLuma16(i) => (1, upper(i.as_raw())),
+        DynamicImage::ImageLumaA16(i) => (2, upper(i.as_raw())),
+        DynamicImage::ImageRgb16(i) => (3, upper(i.as_raw())),
+        DynamicImage::ImageRgba16(i) => (4, upper(i.as_raw())),
+        DynamicImage::ImageRgb32F(i) => (3, unit(i.as_raw())),
+        DynamicImage::ImageRgba32F(i) => (4, unit(i.as_raw())),
+        _ => return None,
+    })
+}
+
+/// Whether a JPEG reaches its end-of-image marker. The decoder pads a shorter one with grey, which would
+/// then be scored as if it were the image; Pillow refuses it, too.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while at + 1 < bytes.len() {
+        match (bytes[at], bytes[at + 1]) {
+            (0xFF, 0xD9) => return true,
+            // Fill bytes, stuffed zeros, restart markers and markers without a length.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, _) => match bytes.get(at + 2..at + 4) {
+                Some(length) => at += 2 + u16::from_be_bytes([length[0], length[1]]) as usize,
+                None => return false,
+            },
+            // Entropy-coded data.
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+/// The decoder's reason on one line.
+fn plain(error: ImageError) -> String {
+    let text = match error {
+        ImageError::Limits(_) => format!("the image would need more than {} MiB", LIMIT >> 20),
+        ImageError::Unsupported(e) => format!("this kind of image is not supported ({e})"),
+        other => other.to_string(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
