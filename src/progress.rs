@@ -1,0 +1,24 @@
+//! How long work tells what it is doing; who listens decides what to show.
+
+/// Told by the library, shown by the command line.
+pub trait Progress {
+    /// A piece of work of `total` units begins; the piece before it, if any, has ended.
+    fn start(&mut self, what: &str, total: u64, unit: &str);
+    /// `n` more units are done. `note` is what there is to say at this point (`loss 4.812`), often nothing.
+    fn advance(&mut self, n: u64, note: &str);
+    /// The piece of work has ended.
+    fn done(&mut self);
+    /// One line that stays.
+    fn line(&mut self, text: &str);
+}
+
+/// Says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&mut self, _: &str, _: u64, _: &str) {}
+    fn advance(&mut self, _: u64, _: &str) {}
+    fn done(&mut self) {}
+    fn line(&mut self, _: &str) {}
+}
