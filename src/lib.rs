@@ -9,9 +9,14 @@ pub mod files;
 pub mod ops;
 pub mod random;
 pub mod report;
+pub mod program;
+pub mod schedule;
 pub mod split;
 pub mod stats;
 pub mod table;
+pub mod tape;
+pub mod var;
 pub mod view;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,109 @@
+//! The distances that the alignment loss averages (paper, Eq. 1): for each sample, the l2 distance between
+//! the unit-length representations of pairs of its views.
+
+use super::Case;
+use crate::device::Host;
+use crate::tape::{Call, Cost, Mode, Operands, Scope};
+use crate::var::Var;
+use rayon::prelude::*;
+use std::rc::Rc;
+
+/// Which pairs of views count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// Every pair of the K views (the paper's Eq. 1).
+    All,
+    /// View 0, which is the image itself, against each other view (the released code).
+    Original,
+}
+
+impl Pairs {
+    /// The pairs of `views` views, in the order of the columns that [`Scope::alignment`] writes.
+    pub fn list(self, views: usize) -> Vec<(usize, usize)> {
+        match self {
+            Pairs::All => (0..views).flat_map(|a| (a + 1..views).map(move |b| (a, b))).collect(),
+            Pairs::Original => (1..views).map(|b| (0, b)).collect(),
+        }
+    }
+}
+
+impl Scope<'_> {
+    /// x [views * n, ..] with row v * n + i for view v of sample i, to distances [n, pairs] in [0, 2].
+    /// Rows are flattened, so an un-pooled map counts whole. Direct differences in f32: the usual
+    /// sqrt(2 - 2 cos) loses all digits for views that are close, which are the ones that matter.
+    pub fn alignment(&mut self, x: Var, views: usize, pairs: Pairs) -> Var {
+        let shape = self.shape(x);
+        let n = shape.dims()[0] / views;
+        assert_eq!(n * views, shape.dims()[0], "{}: {:?} does not hold {views} views of each sample", self.path(), shape);
+        let cols = shape.len() / (n * views);
+        let pairs: Rc<[(usize, usize)]> = pairs.list(views).into();
+        let y = self.tape.var([n, pairs.len()]);
+        self.tape.call(Forward { y, x, n, views, cols, pairs });
+        y
+    }
+}
+
+struct Forward {
+    y: Var, // [n, pairs]
+    x: Var, // [views * n, cols]
+    n: usize,
+    views: usize,
+    cols: usize,
+    pairs: Rc<[(usize, usize)]>,
+}
+
+const LANES: usize = 16;
+
+/// Sixteen running sums, added up in f64: the same bits on every machine.
+fn sum(values: impl Fn(usize) -> f32, len: usize) -> f64 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = len / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += values(at + l);
+        }
+    }
+    (whole..len).for_each(|i| lanes[i - whole] += values(i));
+    lanes.iter().map(|v| *v as f64).sum()
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "alignment_fwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.y], &[self.x])
+    }
+    fn cpu(&self, m: &Host) {
+        let (x, n, cols, views, pairs) = (m.f(self.x), self.n, self.cols, self.views, &self.pairs[..]);
+        let x = &*x;
+        m.f_mut(self.y).par_chunks_mut(pairs.len()).enumerate().for_each(|(i, y)| {
+            let row = |v: usize| &x[(v * n + i) * cols..][..cols];
+            let inverse: Vec<f32> = (0..views)
+                .map(|v| {
+                    let r = row(v);
+                    let length = sum(|k| r[k] * r[k], cols).sqrt();
+                    if length > 0.0 { (1.0 / length) as f32 } else { length as f32 }
+                })
+                .collect();
+            for (y, &(a, b)) in y.iter_mut().zip(pairs) {
+                let (ra, rb, sa, sb) = (row(a), row(b), inverse[a], inverse[b]);
+                let square = |k: usize| {
+                    let d = ra[k] * sa - rb[k] * sb;
+                    d * d
+                };
+                *y = sum(square, cols).sqrt() as f32;
+            }
+        });
+    }
+    fn cost(&self) -> Cost {
+        let all = (self.n * self.cols) as u64;
+        Cost { flops: all * (2 * self.views + 5 * self.pairs.len()) as u64, bytes: 4 * all * self.views as u64 }
+    }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "alignment/two_views", mode: Mode::Eval, inputs: &[&[2, 5]], build: |s, x| s.alignment(x[0], 2, Pairs::All) },
+    Case { name: "alignment/five_views", mode: Mode::Eval, inputs: &[&[35, 40]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
+    Case { name: "alignment/original", mode: Mode::Eval, inputs: &[&[9, 3, 3, 7]], build: |s, x| s.alignment(x[0], 3, Pairs::Original) },
+];

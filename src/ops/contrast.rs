@@ -1,0 +1,137 @@
+//! NT-Xent (Chen et al. 2020, Eq. 1): the mean over all 2N rows of
+//! -log(exp(s(i, pair(i)) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine similarity.
+
+use super::Case;
+use crate::device::{Host, product};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::Var;
+use rayon::prelude::*;
+
+impl Scope<'_> {
+    /// The loss [1] of embeddings z [2N, d]; rows i and i + N are the two views of one sample.
+    pub fn contrast(&mut self, z: Var, temperature: f32) -> Var {
+        let shape = self.shape(z);
+        let (rows, cols) = (shape.rows(), shape.cols());
+        assert!(rows >= 4 && rows % 2 == 0, "{}: contrast needs two views of at least two samples, got {rows} rows", self.path());
+        let t = &mut *self.tape;
+        let (loss, unit, saved) = (t.var([1]), t.var([rows, cols]), t.var([rows, 2]));
+        let sim = t.var([rows, rows]);
+        let call = Forward { loss, unit, saved, sim, z, temperature, rows, cols };
+        self.record(&[z], loss, call, move |t, dloss| {
+            if let Some(dz) = t.gradient_of(z) {
+                let (grad, back) = (t.var([rows, rows]), t.var([rows, cols]));
+                t.call(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
+            }
+        })
+    }
+}
+
+struct Forward {
+    loss: Var,  // [1]
+    unit: Var,  // [rows, cols]: z over its length
+    saved: Var, // [rows, 2]: 1/length, log of the sum
+    sim: Var,   // [rows, rows]: cosines; the CPU keeps them, a GPU computes them again
+    z: Var,     // [rows, cols]
+    temperature: f32,
+    rows: usize,
+    cols: usize,
+}
+
+/// A row of zeros has no direction; like PyTorch's normalize, its length counts as 1e-12.
+const SMALLEST: f64 = 1e-12;
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "contrast_fwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.loss, self.unit, self.saved, self.sim], &[self.z])
+    }
+    fn cpu(&self, m: &Host) {
+        let (z, rows, cols) = (m.f(self.z), self.rows, self.cols);
+        let (mut unit, mut saved, mut sim) = (m.f_mut(self.unit), m.f_mut(self.saved), m.f_mut(self.sim));
+        for ((u, s), z) in unit.chunks_exact_mut(cols).zip(saved.chunks_exact_mut(2)).zip(z.chunks_exact(cols)) {
+            let length = z.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
+            s[0] = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
+            u.iter_mut().zip(z).for_each(|(u, z)| *u = z * s[0]);
+        }
+        product::forward(rows, cols, rows, &unit, &unit, None, false, &mut sim);
+        let losses: Vec<f64> = saved
+            .par_chunks_mut(2)
+            .zip(sim.par_chunks(rows))
+            .enumerate()
+            .map(|(i, (saved, s))| {
+                let t = self.temperature as f64;
+                let others = || s.iter().enumerate().filter(|(k, _)| *k != i).map(|(_, s)| *s as f64 / t);
+                let top = others().fold(f64::NEG_INFINITY, f64::max);
+                let log_sum = top + others().map(|l| (l - top).exp()).sum::<f64>().ln();
+                saved[1] = log_sum as f32;
+                log_sum - s[(i + rows / 2) % rows] as f64 / t
+            })
+            .collect();
+        m.f_mut(self.loss)[0] = (losses.iter().sum::<f64>() / rows as f64) as f32;
+    }
+    fn cost(&self) -> Cost {
+        let (r, c) = (self.rows as u64, self.cols as u64);
+        Cost { flops: 2 * r * r * c, bytes: 8 * r * c }
+    }
+}
+
+struct Backward {
+    dz: Grad,   // [rows, cols]
+    grad: Var,  // [rows, rows]: gradient of the cosines, both directions added
+    back: Var,  // [rows, cols]: gradient of the unit vectors
+    dloss: Var, // [1]
+    unit: Var,  // [rows, cols]
+    saved: Var, // [rows, 2]
+    sim: Var,   // [rows, rows]
+    temperature: f32,
+    rows: usize,
+    cols: usize,
+}
+
+impl Call for Backward {
+    fn name(&self) -> &'static str {
+        "contrast_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.grad, self.back], &[self.dloss, self.unit, self.saved, self.sim]).grad(self.dz)
+    }
+    fn cpu(&self, m: &Host) {
+        let (rows, cols, t) = (self.rows, self.cols, self.temperature);
+        let (unit, saved, sim) = (m.f(self.unit), m.f(self.saved), m.f(self.sim));
+        let saved = &*saved;
+        let scale = m.f(self.dloss)[0] / (t * rows as f32);
+        let mut grad = m.f_mut(self.grad);
+        // Row i's own softmax and its part in every other row's: the sum is symmetric.
+        grad.par_chunks_mut(rows).zip(sim.par_chunks(rows)).enumerate().for_each(|(i, (grad, s))| {
+            let pair = (i + rows / 2) % rows;
+            for (k, (g, s)) in grad.iter_mut().zip(s).enumerate() {
+                let p = (s / t - saved[2 * i + 1]).exp() + (s / t - saved[2 * k + 1]).exp();
+                *g = scale * (p - if k == pair { 2.0 } else { 0.0 });
+            }
+            grad[i] = 0.0;
+        });
+        let mut back = m.f_mut(self.back);
+        product::backward_data(rows, cols, rows, &grad, &unit, &mut back, false);
+        let (mut dz, add) = (m.f_mut(self.dz.var), self.dz.add);
+        for (i, dz) in dz.chunks_exact_mut(cols).enumerate() {
+            let (du, u) = (&back[i * cols..][..cols], &unit[i * cols..][..cols]);
+            let along = du.iter().zip(u).map(|(d, u)| (*d * *u) as f64).sum::<f64>() as f32;
+            for ((dz, du), u) in dz.iter_mut().zip(du).zip(u) {
+                let g = (du - u * along) * saved[2 * i];
+                *dz = if add { *dz + g } else { g };
+            }
+        }
+    }
+    fn cost(&self) -> Cost {
+        let (r, c) = (self.rows as u64, self.cols as u64);
+        Cost { flops: 4 * r * r * c, bytes: 12 * r * c }
+    }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "contrast/two", mode: Mode::Train, inputs: &[&[4, 3]], build: |s, x| s.contrast(x[0], 0.5) },
+    Case { name: "contrast/ragged", mode: Mode::Train, inputs: &[&[22, 17]], build: |s, x| s.contrast(x[0], 0.5) },
+    Case { name: "contrast/cold", mode: Mode::Train, inputs: &[&[32, 32]], build: |s, x| s.contrast(x[0], 0.1) },
+];

@@ -1,0 +1,178 @@
+//! Convolution, weights [out, in, kernel, kernel] as in PyTorch, followed by batch norm: two calls in
+//! training, one with the norm folded into the epilogue in evaluation.
+
+use super::Case;
+use super::batch_norm::{EPS, Named};
+use crate::device::Host;
+use crate::device::conv::{self, Conv, Epilogue};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::Var;
+use crate::weights::Init;
+
+/// What a convolution is besides its input.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    pub outputs: usize,
+    pub kernel: usize,
+    pub stride: usize,
+}
+
+impl Scope<'_> {
+    /// x [n, h, w, c] to relu(batch_norm(conv(x)) + residual); `names` are those of the convolution and of
+    /// the norm below this scope. Padding is kernel / 2, no bias. Weights start as in torchvision's ResNet
+    /// (He et al. 2015, fan-out, normal).
+    pub fn conv_norm(&mut self, names: [&str; 2], x: Var, filter: Filter, residual: Option<Var>, relu: bool) -> Var {
+        let &[batch, height, width, channels] = self.shape(x).dims() else { panic!("{}: a convolution wants [n, h, w, c]", self.path()) };
+        let Filter { outputs, kernel, stride } = filter;
+        let c = Conv { batch, height, width, channels, outputs, kernel, stride, pad: kernel / 2 };
+        let std = (2.0 / (outputs * kernel * kernel) as f32).sqrt();
+        let w = self.at(names[0]).param("weight", [outputs, channels, kernel, kernel], Init::Normal(std));
+        let y = self.tape.var([batch, c.out_height(), c.out_width(), outputs]);
+        if self.mode() == Mode::Eval {
+            let norm = self.at(names[1]).norm_weights(outputs);
+            self.tape.call(Forward { y, x, w, norm: Some(norm), residual, relu, c });
+            return y;
+        }
+        let y = self.record(&[x, w], y, Forward { y, x, w, norm: None, residual: None, relu: false, c }, move |t, dy| {
+            if let Some(dx) = t.gradient_of(x) {
+                t.call(BackwardData { dx, dy, w, c })
+            }
+            if let Some(dw) = t.gradient_of(w) {
+                t.call(BackwardWeight { dw, dy, x, c })
+            }
+        });
+        self.at(names[1]).batch_norm(y, residual, relu)
+    }
+}
+
+fn cost(c: &Conv) -> Cost {
+    let (out, inner) = (c.batch * c.out_height() * c.out_width(), c.channels * c.kernel * c.kernel);
+    let bytes = out * c.outputs + c.batch * c.height * c.width * c.channels + inner * c.outputs;
+    Cost { flops: 2 * (out * c.outputs * inner) as u64, bytes: 4 * bytes as u64 }
+}
+
+struct Forward {
+    y: Var, // [batch, out_height, out_width, outputs]
+    x: Var, // [batch, height, width, channels]
+    w: Var, // [outputs, channels, kernel, kernel]
+    norm: Option<Named>,
+    residual: Option<Var>, // like y
+    relu: bool,
+    c: Conv,
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "conv_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
+        o.reads.extend(self.residual);
+        if let Some(n) = &self.norm {
+            o.reads.extend([n.gamma, n.beta, n.mean, n.var]);
+        }
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let folded = self.norm.as_ref().map(|n| {
+            let (gamma, beta, mean, var) = (m.f(n.gamma), m.f(n.beta), m.f(n.mean), m.f(n.var));
+            let scale: Vec<f32> = gamma.iter().zip(var.iter()).map(|(g, v)| g / (v + EPS).sqrt()).collect();
+            let shift: Vec<f32> = (0..scale.len()).map(|c| beta[c] - mean[c] * scale[c]).collect();
+            (scale, shift)
+        });
+        let residual = self.residual.map(|r| m.f(r));
+        let epilogue = Epilogue {
+            scale: folded.as_ref().map(|f| &f.0[..]),
+            shift: folded.as_ref().map(|f| &f.1[..]),
+            residual: residual.as_deref(),
+            relu: self.relu,
+        };
+        conv::forward(&self.c, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
+    }
+    fn cost(&self) -> Cost {
+        cost(&self.c)
+    }
+}
+
+struct BackwardData {
+    dx: Grad, // [batch, height, width, channels]
+    dy: Var,  // [batch, out_height, out_width, outputs]
+    w: Var,   // [outputs, channels, kernel, kernel]
+    c: Conv,
+}
+
+impl Call for BackwardData {
+    fn name(&self) -> &'static str {
+        "conv_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.w]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        conv::backward_data(&self.c, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+    }
+    fn cost(&self) -> Cost {
+        cost(&self.c)
+    }
+}
+
+struct BackwardWeight {
+    dw: Grad, // [outputs, channels, kernel, kernel]
+    dy: Var,  // [batch, out_height, out_width, outputs]
+    x: Var,   // [batch, height, width, channels]
+    c: Conv,
+}
+
+impl Call for BackwardWeight {
+    fn name(&self) -> &'static str {
+        "conv_bwd_w"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.x]).grad(self.dw)
+    }
+    fn cpu(&self, m: &Host) {
+        conv::backward_weight(&self.c, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+    }
+    fn cost(&self) -> Cost {
+        cost(&self.c)
+    }
+}
+
+const fn filter(outputs: usize, kernel: usize, stride: usize) -> Filter {
+    Filter { outputs, kernel, stride }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "conv/one", mode: Mode::Train, inputs: &[&[2, 1, 1, 1]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(1, 1, 1), None, false) },
+    Case { name: "conv/3x3", mode: Mode::Train, inputs: &[&[2, 6, 5, 7]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(9, 3, 1), None, true) },
+    Case { name: "conv/3x3_strided", mode: Mode::Train, inputs: &[&[3, 7, 8, 5]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(6, 3, 2), None, false) },
+    Case { name: "conv/1x1_strided", mode: Mode::Train, inputs: &[&[3, 6, 6, 8]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 1, 2), None, false) },
+    Case { name: "conv/stem", mode: Mode::Train, inputs: &[&[2, 17, 16, 3]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true) },
+    Case {
+        name: "conv/block",
+        mode: Mode::Train,
+        inputs: &[&[4, 8, 8, 16]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(16, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, filter(16, 3, 1), Some(x[0]), true)
+        },
+    },
+    Case {
+        name: "conv/twice",
+        mode: Mode::Train,
+        inputs: &[&[2, 5, 5, 8]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv", "bn"], x[0], filter(8, 3, 1), None, true);
+            s.conv_norm(["conv", "bn"], h, filter(8, 3, 1), Some(x[0]), false)
+        },
+    },
+    Case {
+        name: "conv/folded",
+        mode: Mode::Eval,
+        inputs: &[&[3, 9, 9, 8]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(8, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, filter(8, 1, 1), Some(x[0]), true)
+        },
+    },
+];

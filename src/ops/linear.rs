@@ -1,0 +1,167 @@
+//! y = x Wᵀ + b: the matrix product as every layer uses it, W [out, in] as in PyTorch.
+
+use super::{Case, chunk_rows};
+use crate::device::{Host, product};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::Var;
+use crate::weights::Init;
+use rayon::prelude::*;
+
+impl Scope<'_> {
+    /// x [rows, in] to [rows, out], with `weight` [out, in] and, if asked, `bias` [out]; both start uniform
+    /// in ±1/sqrt(in), as in PyTorch.
+    pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
+        let shape = self.shape(x);
+        let size = Size { rows: shape.rows(), inner: shape.cols(), out };
+        let bound = 1.0 / (size.inner as f32).sqrt();
+        let w = self.param("weight", [out, size.inner], Init::Uniform(bound));
+        let b = bias.then(|| self.param("bias", [out], Init::Uniform(bound)));
+        let y = self.tape.var([size.rows, out]);
+        let mut from = vec![x, w];
+        from.extend(b);
+        self.record(&from, y, Forward { y, x, w, b, size }, move |t, dy| {
+            if let Some(dx) = t.gradient_of(x) {
+                t.call(BackwardData { dx, dy, w, size })
+            }
+            if let Some(dw) = t.gradient_of(w) {
+                t.call(BackwardWeight { dw, dy, x, size })
+            }
+            if let Some(db) = b.and_then(|b| t.gradient_of(b)) {
+                t.call(BackwardBias { db, dy, size })
+            }
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    rows: usize,
+    inner: usize,
+    out: usize,
+}
+
+impl Size {
+    fn cost(&self) -> Cost {
+        let Size { rows, inner, out } = *self;
+        Cost { flops: 2 * (rows * inner * out) as u64, bytes: 4 * (rows * inner + inner * out + rows * out) as u64 }
+    }
+}
+
+struct Forward {
+    y: Var, // [rows, out]
+    x: Var, // [rows, in]
+    w: Var, // [out, in]
+    b: Option<Var>, // [out]
+    size: Size,
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "linear_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
+        o.reads.extend(self.b);
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let bias = self.b.map(|b| m.f(b));
+        product::forward(self.size.rows, self.size.inner, self.size.out, &m.f(self.x), &m.f(self.w), bias.as_deref(), false, &mut m.f_mut(self.y));
+    }
+    fn cost(&self) -> Cost {
+        self.size.cost()
+    }
+}
+
+struct BackwardData {
+    dx: Grad, // [rows, in]
+    dy: Var,  // [rows, out]
+    w: Var,   // [out, in]
+    size: Size,
+}
+
+impl Call for BackwardData {
+    fn name(&self) -> &'static str {
+        "linear_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.w]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        product::backward_data(self.size.rows, self.size.inner, self.size.out, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+    }
+    fn cost(&self) -> Cost {
+        self.size.cost()
+    }
+}
+
+struct BackwardWeight {
+    dw: Grad, // [out, in]
+    dy: Var,  // [rows, out]
+    x: Var,   // [rows, in]
+    size: Size,
+}
+
+impl Call for BackwardWeight {
+    fn name(&self) -> &'static str {
+        "linear_bwd_w"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.x]).grad(self.dw)
+    }
+    fn cpu(&self, m: &Host) {
+        product::backward_weight(self.size.rows, self.size.inner, self.size.out, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+    }
+    fn cost(&self) -> Cost {
+        self.size.cost()
+    }
+}
+
+struct BackwardBias {
+    db: Grad, // [out]
+    dy: Var,  // [rows, out]
+    size: Size,
+}
+
+impl Call for BackwardBias {
+    fn name(&self) -> &'static str {
+        "linear_bwd_b"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy]).grad(self.db)
+    }
+    fn cpu(&self, m: &Host) {
+        let (dy, cols) = (m.f(self.dy), self.size.out);
+        let chunks: Vec<Vec<f32>> = dy
+            .par_chunks(chunk_rows(cols) * cols)
+            .map(|dy| {
+                let mut sum = vec![0.0; cols];
+                dy.chunks_exact(cols).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, d)| *s += d));
+                sum
+            })
+            .collect();
+        for (c, db) in m.f_mut(self.db.var).iter_mut().enumerate() {
+            let sum = chunks.iter().map(|s| s[c] as f64).sum::<f64>() as f32;
+            *db = if self.db.add { *db + sum } else { sum };
+        }
+    }
+    fn cost(&self) -> Cost {
+        let n = (self.size.rows * self.size.out) as u64;
+        Cost { flops: n, bytes: 4 * n }
+    }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "linear/one", mode: Mode::Train, inputs: &[&[1, 1]], build: |s, x| s.at("fc").linear(x[0], 1, true) },
+    Case { name: "linear/ragged", mode: Mode::Train, inputs: &[&[19, 35]], build: |s, x| s.at("fc").linear(x[0], 21, true) },
+    Case { name: "linear/no_bias", mode: Mode::Train, inputs: &[&[40, 64]], build: |s, x| s.at("fc").linear(x[0], 48, false) },
+    Case {
+        name: "linear/twice",
+        mode: Mode::Train,
+        inputs: &[&[8, 16]],
+        build: |s, x| {
+            let h = s.at("fc").linear(x[0], 16, true);
+            s.at("fc").linear(h, 16, true)
+        },
+    },
+];

@@ -1,0 +1,81 @@
+//! y = max(x, 0); a NaN stays a NaN.
+
+use super::Case;
+use crate::device::Host;
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::Var;
+use rayon::prelude::*;
+
+const CHUNK: usize = 16384;
+
+impl Scope<'_> {
+    /// The positive part of every element; any shape.
+    pub fn relu(&mut self, x: Var) -> Var {
+        let shape = self.shape(x);
+        let y = self.tape.var(shape);
+        let n = shape.len();
+        self.record(&[x], y, Forward { y, x, n }, move |t, dy| {
+            if let Some(dx) = t.gradient_of(x) {
+                t.call(Backward { dx, dy, y, n })
+            }
+        })
+    }
+}
+
+struct Forward {
+    y: Var, // [n]
+    x: Var, // [n]
+    n: usize,
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "relu_fwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.y], &[self.x])
+    }
+    fn cpu(&self, m: &Host) {
+        let x = m.f(self.x);
+        m.f_mut(self.y).par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = if *x < 0.0 { 0.0 } else { *x });
+        });
+    }
+    fn cost(&self) -> Cost {
+        Cost { flops: self.n as u64, bytes: 8 * self.n as u64 }
+    }
+}
+
+struct Backward {
+    dx: Grad, // [n]
+    dy: Var,  // [n]
+    y: Var,   // [n]
+    n: usize,
+}
+
+impl Call for Backward {
+    fn name(&self) -> &'static str {
+        "relu_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.y]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        let (dy, y, add) = (m.f(self.dy), m.f(self.y), self.dx.add);
+        let mut dx = m.f_mut(self.dx.var);
+        dx.par_chunks_mut(CHUNK).zip(dy.par_chunks(CHUNK).zip(y.par_chunks(CHUNK))).for_each(|(dx, (dy, y))| {
+            for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
+                let g = if *y > 0.0 { *dy } else { 0.0 };
+                *dx = if add { *dx + g } else { g };
+            }
+        });
+    }
+    fn cost(&self) -> Cost {
+        Cost { flops: self.n as u64, bytes: (12 + 4 * self.dx.add as u64) * self.n as u64 }
+    }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "relu/one", mode: Mode::Train, inputs: &[&[1, 1]], build: |s, x| s.relu(x[0]) },
+    Case { name: "relu/ragged", mode: Mode::Train, inputs: &[&[37, 19]], build: |s, x| s.relu(x[0]) },
+];

@@ -1,0 +1,52 @@
+//! Everything that changes from step to step, as a table made before the first step: row = step. Calls read
+//! their row through a counter that lives beside it, so running a step needs nothing from the host.
+
+use crate::device::Host;
+use crate::tape::Tape;
+use crate::var::{Dtype, Var};
+use crate::weights::Init;
+
+/// A column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knob {
+    LearningRate,
+    WeightDecay,
+}
+
+const KNOBS: usize = 2;
+
+/// The table and the counter. The counter is named memory, so a checkpoint carries it.
+#[derive(Clone, Copy)]
+pub struct Schedule {
+    table: Var, // [steps, KNOBS]
+    pub step: Var, // [1] u32
+}
+
+impl Schedule {
+    /// One row per step: (learning rate, weight decay).
+    pub fn new(tape: &mut Tape, rows: &[[f32; KNOBS]]) -> Schedule {
+        let table = tape.constant([rows.len(), KNOBS], rows.concat());
+        let step = tape.root().state("schedule.step", [1], Dtype::U32, Init::Constant(0.0));
+        Schedule { table, step }
+    }
+    /// The variables a call reads when it asks for a knob.
+    pub(crate) fn vars(&self) -> [Var; 2] {
+        [self.table, self.step]
+    }
+    /// Steps done so far.
+    pub(crate) fn count(&self, m: &Host) -> u32 {
+        m.u(self.step)[0]
+    }
+    pub(crate) fn knob(&self, m: &Host, knob: Knob) -> f32 {
+        m.f(self.table)[self.count(m) as usize * KNOBS + knob as usize]
+    }
+}
+
+/// Linear warm-up to `peak` over `warmup` steps, then a cosine to zero at `steps`.
+pub fn warmup_cosine(peak: f64, warmup: usize, steps: usize, step: usize) -> f64 {
+    if step < warmup {
+        return peak * (step + 1) as f64 / warmup as f64;
+    }
+    let done = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
+    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+}

@@ -1,0 +1,249 @@
+//! Recording a network: calls over variables, with the backward demanded beside each forward.
+//!
+//! A network is recorded once as a flat list of calls; `backward` reverses the list; [`crate::program`]
+//! plans the memory and runs it. Whether a gradient is written or added is known while recording: the first
+//! use writes, later ones add, so nothing is ever zeroed.
+
+use crate::device::Host;
+use crate::var::{Dtype, Shape, Var};
+use crate::weights::Init;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+
+/// One kernel call with its operands bound: the unit of everything that runs.
+pub trait Call {
+    /// The kernel's name: `<op>_fwd`, `<op>_bwd`, ...
+    fn name(&self) -> &'static str;
+    /// What it reads and what it writes, for planning memory. A gradient that is added to is both.
+    fn operands(&self) -> Operands;
+    /// The meaning, on the CPU.
+    fn cpu(&self, m: &Host);
+    /// The floor of its work, which the profiler divides by.
+    fn cost(&self) -> Cost;
+}
+
+#[derive(Default)]
+pub struct Operands {
+    pub reads: Vec<Var>,
+    pub writes: Vec<Var>,
+}
+
+impl Operands {
+    pub fn new(writes: &[Var], reads: &[Var]) -> Operands {
+        Operands { reads: reads.to_vec(), writes: writes.to_vec() }
+    }
+    pub fn grad(mut self, g: Grad) -> Operands {
+        self.writes.push(g.var);
+        if g.add {
+            self.reads.push(g.var);
+        }
+        self
+    }
+}
+
+/// Floating point operations and bytes that a call cannot do without.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+pub struct Cost {
+    pub flops: u64,
+    pub bytes: u64,
+}
+
+/// Where a gradient goes, and whether something is there already.
+#[derive(Clone, Copy, Debug)]
+pub struct Grad {
+    pub var: Var,
+    pub add: bool,
+}
+
+/// Batch statistics and gradients, or running statistics and folded norms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Train,
+    Eval,
+}
+
+/// What a variable is to the planner.
+pub(crate) enum Kind {
+    /// Lives from its first write to its last use; its memory is used again afterwards.
+    Temporary,
+    /// Lives as long as the program; written or read by the host.
+    Fixed(Vec<f32>),
+    /// Lives in [`crate::weights::Weights`] under a name.
+    Named { name: String, init: Init, trained: bool },
+}
+
+pub(crate) struct Slot {
+    pub shape: Shape,
+    pub dtype: Dtype,
+    pub kind: Kind,
+}
+
+type Undo = Box<dyn FnOnce(&mut Tape)>;
+
+/// A recording in progress.
+pub struct Tape {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) calls: Vec<Box<dyn Call>>,
+    mode: Mode,
+    wants: Vec<bool>, // by variable: does a gradient flow here?
+    undo: Vec<Undo>,
+    grads: HashMap<Var, Var>,
+    names: BTreeMap<String, Var>,
+}
+
+impl Tape {
+    pub fn new(mode: Mode) -> Tape {
+        Tape { slots: vec![], calls: vec![], mode, wants: vec![], undo: vec![], grads: HashMap::new(), names: BTreeMap::new() }
+    }
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+    pub fn root(&mut self) -> Scope<'_> {
+        Scope { tape: self, path: String::new(), frozen: false }
+    }
+    fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
+        self.slots.push(Slot { shape, dtype, kind });
+        self.wants.push(false);
+        Var(self.slots.len() as u32 - 1)
+    }
+    /// An intermediate result, f32.
+    pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
+        self.slot(shape.into(), Dtype::F32, Kind::Temporary)
+    }
+    /// Memory that the host writes before a run or reads after it.
+    pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
+        self.slot(shape.into(), dtype, Kind::Fixed(vec![]))
+    }
+    /// Like [`Tape::fixed`], holding `data` from the start.
+    pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
+        let shape = shape.into();
+        assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
+        self.slot(shape, Dtype::F32, Kind::Fixed(data))
+    }
+    /// Keep an intermediate result until the host has read it.
+    pub fn keep(&mut self, v: Var) {
+        if let Kind::Temporary = self.slots[v.index()].kind {
+            self.slots[v.index()].kind = Kind::Fixed(vec![]);
+        }
+    }
+    pub fn shape(&self, v: Var) -> Shape {
+        self.slots[v.index()].shape
+    }
+    pub fn call(&mut self, call: impl Call + 'static) {
+        self.calls.push(Box::new(call));
+    }
+    /// The recorded calls, in order: (name, floor of its work).
+    pub fn calls(&self) -> impl Iterator<Item = (&'static str, Cost)> {
+        self.calls.iter().map(|c| (c.name(), c.cost()))
+    }
+    /// A persistent variable: the same name is the same memory.
+    pub(crate) fn named(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init, trained: bool) -> Var {
+        if let Some(&v) = self.names.get(name) {
+            assert_eq!(self.shape(v), shape, "{name} was recorded with another shape");
+            return v;
+        }
+        let v = self.slot(shape, dtype, Kind::Named { name: name.to_string(), init, trained });
+        self.wants[v.index()] = trained;
+        self.names.insert(name.to_string(), v);
+        v
+    }
+    /// Where the gradient of `x` goes; `None`: nobody asks for it.
+    pub fn gradient_of(&mut self, x: Var) -> Option<Grad> {
+        if !self.wants[x.index()] {
+            return None;
+        }
+        if let Some(&var) = self.grads.get(&x) {
+            return Some(Grad { var, add: true });
+        }
+        let var = self.var(self.shape(x));
+        self.grads.insert(x, var);
+        Some(Grad { var, add: false })
+    }
+    /// Ask for the gradient of a variable that is not a weight (an input).
+    pub fn want(&mut self, x: Var) {
+        self.wants[x.index()] = true;
+    }
+    /// The gradient of `x`, once [`Tape::backward`] has recorded it.
+    pub fn gradient(&self, x: Var) -> Option<Var> {
+        self.grads.get(&x).copied()
+    }
+    /// Record the backward of everything that `loss` [1] depends on.
+    pub fn backward(&mut self, loss: Var) {
+        assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
+        let one = self.constant([1], vec![1.0]);
+        self.grads.insert(loss, one);
+        while let Some(undo) = self.undo.pop() {
+            undo(self);
+        }
+    }
+    /// Every trained weight that got a gradient: (name, weight, gradient), in the order of recording.
+    pub fn gradients(&self) -> Vec<(String, Var, Var)> {
+        let named = self.slots.iter().enumerate().filter_map(|(i, s)| match &s.kind {
+            Kind::Named { name, trained: true, .. } => Some((name.clone(), Var(i as u32))),
+            _ => None,
+        });
+        named.filter_map(|(name, v)| Some((name, v, self.gradient(v)?))).collect()
+    }
+    /// Named variables below `prefix`.
+    pub fn below(&self, prefix: &str) -> Vec<(String, Var)> {
+        self.names.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(n, v)| (n.clone(), *v)).collect()
+    }
+}
+
+/// A point in the tree of names. Ops are its methods, each defined in its own file.
+pub struct Scope<'t> {
+    pub(crate) tape: &'t mut Tape,
+    path: String,
+    frozen: bool,
+}
+
+impl Scope<'_> {
+    pub fn at(&mut self, name: impl Display) -> Scope<'_> {
+        let path = self.name(&name.to_string());
+        Scope { tape: self.tape, path, frozen: self.frozen }
+    }
+    /// Like [`Scope::at`]; the weights below want no gradient.
+    pub fn frozen(&mut self, name: impl Display) -> Scope<'_> {
+        Scope { frozen: true, ..self.at(name) }
+    }
+    fn name(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+    pub fn mode(&self) -> Mode {
+        self.tape.mode
+    }
+    pub fn tape(&mut self) -> &mut Tape {
+        self.tape
+    }
+    pub fn shape(&self, v: Var) -> Shape {
+        self.tape.shape(v)
+    }
+    /// A trained weight; the same name is the same weight.
+    pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Var {
+        let (name, trained) = (self.name(name), !self.frozen);
+        self.tape.named(&name, shape.into(), Dtype::F32, init, trained)
+    }
+    /// Memory that persists between runs and gets no gradient: statistics, moments, queues.
+    pub fn state(&mut self, name: &str, shape: impl Into<Shape>, dtype: Dtype, init: Init) -> Var {
+        let name = self.name(name);
+        self.tape.named(&name, shape.into(), dtype, init, false)
+    }
+    /// Append `forward`, which makes `to` from `from`, and remember what undoes it. Both or nothing.
+    /// `backward` gets the gradient of `to`, which is complete when it is called.
+    pub fn record(&mut self, from: &[Var], to: Var, forward: impl Call + 'static, backward: impl FnOnce(&mut Tape, Var) + 'static) -> Var {
+        let tape = &mut *self.tape;
+        tape.call(forward);
+        if tape.mode == Mode::Train && from.iter().any(|x| tape.wants[x.index()]) {
+            tape.wants[to.index()] = true;
+            tape.undo.push(Box::new(move |t| {
+                if let Some(dy) = t.gradient(to) {
+                    backward(t, dy)
+                }
+            }));
+        }
+        to
+    }
+}

@@ -1,0 +1,78 @@
+//! The words that both sides of the device seam share: a place in memory, its shape, its type.
+
+/// A place in memory, decided when the network is recorded. An index into the tape's slots.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Var(pub(crate) u32);
+
+impl Var {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What one element is. On the CPU activations are always f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dtype {
+    F32,
+    U8,
+    U32,
+}
+
+impl Dtype {
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 | Dtype::U32 => 4,
+            Dtype::U8 => 1,
+        }
+    }
+}
+
+/// Up to four extents of a contiguous block, channels last. Anything is also `rows x cols`: cols is the
+/// last extent and rows the product of the others, so an image batch [n, h, w, c] is n*h*w rows of c.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    dims: [usize; 4],
+    rank: usize,
+}
+
+impl Shape {
+    pub fn new(extents: &[usize]) -> Shape {
+        assert!((1..=4).contains(&extents.len()), "a shape has one to four extents, not {extents:?}");
+        let mut dims = [1; 4];
+        dims[..extents.len()].copy_from_slice(extents);
+        Shape { dims, rank: extents.len() }
+    }
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+    pub fn len(&self) -> usize {
+        self.dims().iter().product()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn cols(&self) -> usize {
+        self.dims[self.rank - 1]
+    }
+    pub fn rows(&self) -> usize {
+        self.dims[..self.rank - 1].iter().product()
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(extents: [usize; N]) -> Shape {
+        Shape::new(&extents)
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(extents: &[usize]) -> Shape {
+        Shape::new(extents)
+    }
+}
+
+impl std::fmt::Debug for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
