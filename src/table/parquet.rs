@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical};
+use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, Repetition, Type as Physical};
+use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type};
 use parquet::errors::ParquetError;
@@ -189,6 +190,8 @@ impl Column<'_> {
         }
         let pages = SerializedPageReader::new(self.pages.clone(), chunk, self.rows(), None);
         let pages = pages.map_err(|error| self.broken(&error))?;
+        let optional = chunk.column_descr().max_def_level() > 0;
+        let pages = Checked { pages, optional, dictionary: false };
         Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(pages)))
     }
 
@@ -272,8 +275,8 @@ impl ChunkReader for Pages {
         let mut header = [0; 12];
         let mut probe = self.file.get_read(start)?;
         let read = std::io::Read::read(&mut probe, &mut header)?;
-        if decoded_size(&header[..read]).is_some_and(|size| size > LARGEST_PAGE) {
-            return Err(ParquetError::General("a page claims more than 64 MiB".into()));
+        if !decoded_size(&header[..read]).is_some_and(|size| (0..=LARGEST_PAGE).contains(&size)) {
+            return Err(ParquetError::General("a page has no believable size".into()));
         }
         self.file.get_read(start)
     }
@@ -284,4 +287,70 @@ impl ChunkReader for Pages {
         }
         self.file.get_bytes(start, length)
     }
+}
+
+/// The pages of a column, refusing what the decoder would panic at.
+struct Checked {
+    pages: SerializedPageReader<Pages>,
+    /// Whether values can be missing: then a page begins with the length of a list that says which.
+    optional: bool,
+    dictionary: bool,
+}
+
+impl PageReader for Checked {
+    fn get_next_page(&mut self) -> Outcome<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        let reason = match &page {
+            None => None,
+            Some(Page::DictionaryPage { .. }) => {
+                self.dictionary = true;
+                None
+            }
+            Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
+            Some(page) => match page.encoding() {
+                Encoding::PLAIN => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
+                _ => Some("values are neither plain nor in a dictionary"),
+            },
+        };
+        reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
+    }
+    fn peek_next_page(&mut self) -> Outcome<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+    fn skip_next_page(&mut self) -> Outcome<()> {
+        self.pages.skip_next_page()
+    }
+}
+
+impl Iterator for Checked {
+    type Item = Outcome<Page>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+/// The second field of a page header (Thrift's compact protocol: the kind of page, then this; each a byte
+/// that says "the next field, 32 bits" and a zigzag number of 7 bits a byte).
+fn decoded_size(header: &[u8]) -> Option<i64> {
+    let mut bytes = header.iter();
+    let mut field = || {
+        if *bytes.next()? != 0x15 {
+            return None;
+        }
+        let (mut number, mut shift) = (0u64, 0);
+        loop {
+            let byte = *bytes.next()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            shift += 7;
+            match byte & 0x80 {
+                0 => return Some((number >> 1) as i64 ^ -((number & 1) as i64)),
+                _ if shift > 28 => return None,
+                _ => {}
+            }
+        }
+    };
+    field()?;
+    field()
 }
