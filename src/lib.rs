@@ -16,8 +16,15 @@ pub mod split;
 pub mod stats;
 pub mod table;
 pub mod tape;
+pub mod tensors;
 pub mod var;
 pub mod view;
 pub mod weights;
 
+pub mod encoders;
+pub mod loader;
+pub mod methods;
+pub mod progress;
+pub mod score;
+pub mod train;
 pub use error::{Error, Result};

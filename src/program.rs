@@ -1,6 +1,7 @@
 //! A recorded network with its memory planned: run it, write to it, read from it.
 
 use crate::device::{Buffer, Cell, Host, Place};
+use crate::error::{Error, Result};
 use crate::tape::{Call, Cost, Kind, Tape};
 use crate::var::Var;
 use crate::weights::Weights;
@@ -27,29 +28,53 @@ pub struct Program {
     plan: Plan,
 }
 
+impl Plan {
+    pub fn total(&self) -> usize {
+        self.named + self.fixed + self.temporary
+    }
+    /// Refuse before anything is allocated what this machine cannot hold.
+    pub fn must_fit(&self, work: &str, remedy: &str) -> Result<()> {
+        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+        match crate::device::available_memory() {
+            Some(free) if self.total() > free => {
+                Err(Error::config(format!("{work} needs {:.1} GiB of memory and {:.1} GiB are free", gib(self.total()), gib(free)), remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Tape {
+    /// How much memory the program will need.
+    pub fn plan(&self) -> Plan {
+        let (_, sizes) = assign(self);
+        let mut plan = Plan { named: 0, fixed: 0, temporary: sizes.iter().sum(), without_reuse: 0 };
+        for slot in &self.slots {
+            let bytes = slot.shape.len() * slot.dtype.bytes();
+            match slot.kind {
+                Kind::Named { .. } => plan.named += bytes,
+                Kind::Fixed(_) => plan.fixed += bytes,
+                Kind::Temporary => plan.without_reuse += bytes,
+            }
+        }
+        plan
+    }
+
     /// Plan the memory and take what is named from `weights`, where it is made if it is new.
     pub fn compile(self, weights: &mut Weights) -> Program {
+        let plan = self.plan();
         let (rooms, sizes) = assign(&self);
         let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(bytes)).collect();
-        let mut plan = Plan { named: 0, fixed: 0, temporary: sizes.iter().sum(), without_reuse: 0 };
         let places = self.slots.into_iter().zip(rooms).map(|(slot, room)| {
             let bytes = slot.shape.len() * slot.dtype.bytes();
             let cell = match slot.kind {
-                Kind::Named { name, init, .. } => {
-                    plan.named += bytes;
-                    weights.cell(&name, slot.shape, slot.dtype, init)
-                }
+                Kind::Named { name, init, .. } => weights.cell(&name, slot.shape, slot.dtype, init),
                 Kind::Fixed(data) => {
-                    plan.fixed += bytes;
                     let cell = Buffer::cell(bytes);
                     cell.borrow_mut().slice_mut(data.len()).copy_from_slice(&data);
                     cell
                 }
-                Kind::Temporary => {
-                    plan.without_reuse += bytes;
-                    room.map_or_else(|| Buffer::cell(0), |r| cells[r].clone())
-                }
+                Kind::Temporary => room.map_or_else(|| Buffer::cell(0), |r| cells[r].clone()),
             };
             Place { cell, shape: slot.shape, dtype: slot.dtype }
         });

@@ -25,6 +25,14 @@ impl Dtype {
             Dtype::U8 => 1,
         }
     }
+    /// As safetensors calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::U8 => "U8",
+            Dtype::U32 => "U32",
+        }
+    }
 }
 
 /// Up to four extents of a contiguous block, channels last. Anything is also `rows x cols`: cols is the

@@ -4,8 +4,9 @@ use crate::device::{Buffer, Cell};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::random::{Purpose, Stream};
+use crate::tensors::{self, Entry};
 use crate::var::{Dtype, Shape};
-use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype as FileDtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub enum Init {
     Uniform(f32),
 }
 
-struct Entry {
+struct Place {
     shape: Shape,
     dtype: Dtype,
     cell: Cell, // [shape]
@@ -29,7 +30,7 @@ struct Entry {
 /// Name to buffer. Programs compiled with the same weights share them.
 pub struct Weights {
     seed: u64,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Place>,
 }
 
 impl Weights {
@@ -55,7 +56,7 @@ impl Weights {
             }
         }
         let cell = std::rc::Rc::new(std::cell::RefCell::new(buffer));
-        self.entries.insert(name.to_string(), Entry { shape, dtype, cell: cell.clone() });
+        self.entries.insert(name.to_string(), Place { shape, dtype, cell: cell.clone() });
         cell
     }
 
@@ -88,20 +89,13 @@ impl Weights {
     }
 
     /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
-    pub fn save(&self, path: &Path, prefix: &str, metadata: HashMap<String, String>) -> Result<()> {
+    pub fn save(&self, path: &Path, prefix: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         let chosen: Vec<_> = self.entries.iter().filter(|(n, _)| n.starts_with(prefix)).collect();
-        let bytes: Vec<Vec<u8>> =
-            chosen.iter().map(|(_, e)| e.cell.borrow().slice::<u8>(e.shape.len() * e.dtype.bytes()).to_vec()).collect();
-        let views = chosen.iter().zip(&bytes).map(|((name, e), bytes)| {
-            let dtype = match e.dtype {
-                Dtype::F32 => FileDtype::F32,
-                Dtype::U8 => FileDtype::U8,
-                Dtype::U32 => FileDtype::U32,
-            };
-            let view = TensorView::new(dtype, e.shape.dims().to_vec(), bytes).expect("the buffer has the shape's size");
-            (name[prefix.len()..].to_string(), view)
-        });
-        let file = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::format(path, format!("cannot be written: {e}")))?;
+        let entries: Vec<Entry> = chosen.iter().map(|(n, p)| Entry { name: &n[prefix.len()..], dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
+        let mut file = tensors::header(metadata, &entries);
+        for (_, p) in chosen {
+            file.extend_from_slice(p.cell.borrow().slice::<u8>(p.shape.len() * p.dtype.bytes()));
+        }
         files::write_whole(path, &file)
     }
 
@@ -133,7 +127,7 @@ impl Weights {
                 return Err(Error::format(path, format!("tensor `{name}` holds {value} at element {i}; these weights cannot be used")));
             }
             let cell = std::rc::Rc::new(std::cell::RefCell::new(buffer));
-            self.entries.insert(format!("{prefix}{name}"), Entry { shape, dtype, cell });
+            self.entries.insert(format!("{prefix}{name}"), Place { shape, dtype, cell });
         }
         Ok(header.metadata().clone().unwrap_or_default())
     }

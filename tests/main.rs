@@ -1,3 +1,5 @@
 //! The one integration test binary.
+
+mod augment;
 mod ops;
 mod table;

@@ -6,3 +6,10 @@ pub mod product;
 
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
+
+/// Bytes of memory that can still be used, where the system tells.
+pub fn available_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kb| kb * 1024)
+}

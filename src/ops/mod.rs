@@ -2,6 +2,7 @@
 //! and the cases that check it. [`ALL`] is the table that feeds every check.
 
 pub mod alignment;
+pub mod augment;
 
 pub mod batch_norm;
 pub mod contrast;

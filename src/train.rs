@@ -1,0 +1,268 @@
+//! Training one encoder: the whole step is one program; what is left here is the order of the samples,
+//! watching the loss, and checkpoints from which a killed run goes on to the same bytes.
+
+use crate::config::Recipe;
+use crate::data::Source;
+use crate::error::{Error, Result};
+use crate::loader::load;
+use crate::methods::Setting;
+use crate::ops::augment::Batch;
+use crate::ops::optimize::Rule;
+use crate::program::{Plan, Program};
+use crate::progress::Progress;
+use crate::random::{Purpose, Stream};
+use crate::schedule::{Schedule, warmup_cosine};
+use crate::tape::{Mode, Tape};
+use crate::var::Var;
+use crate::weights::Weights;
+use crate::{encoders, files, methods};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What to train, on what, and where to put it.
+pub struct Job<'a> {
+    pub recipe: &'a Recipe,
+    /// Of the start of the weights, of the order and of the views.
+    pub seed: u64,
+    pub source: &'a dyn Source,
+    /// The samples this encoder may see.
+    pub samples: &'a [u32],
+    /// `f` or `g`: the stem of the files' names.
+    pub name: &'a str,
+    pub dir: &'a Path,
+}
+
+/// A point of the training curve: means since the point before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    pub step: u64,
+    pub epoch: f64,
+    pub loss: f64,
+    /// Spread of the embeddings: 1 = all directions, 0 = collapsed.
+    pub std: f64,
+    pub lr: f64,
+}
+
+/// Seconds between checkpoints.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// Below this spread the embeddings all point the same way.
+const COLLAPSED: f64 = 0.01;
+
+impl Job<'_> {
+    /// The encoder's weights, torchvision's names.
+    pub fn weights_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.safetensors", self.name))
+    }
+    pub fn curve_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.curve.json", self.name))
+    }
+    fn checkpoint_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.checkpoint.safetensors", self.name))
+    }
+    fn steps_per_epoch(&self) -> usize {
+        self.samples.len() / self.recipe.train.batch
+    }
+    fn steps(&self) -> usize {
+        self.steps_per_epoch() * self.recipe.train.epochs
+    }
+    /// Everything the weights depend on, as one digest: what a checkpoint must match to be taken up again.
+    fn fingerprint(&self) -> Result<String> {
+        let r = self.recipe;
+        let mut hash = blake3::Hasher::new();
+        let parts = serde_json::to_string(&(&r.encoder, &r.method, &r.optim, &r.train)).map_err(|e| Error::config(format!("the recipe cannot be written: {e}"), "report this"))?;
+        hash.update(parts.as_bytes());
+        hash.update(self.source.digest().as_bytes());
+        hash.update(&self.seed.to_le_bytes());
+        hash.update(bytemuck::cast_slice(self.samples));
+        Ok(hash.finalize().to_hex().to_string())
+    }
+}
+
+/// The program of one step and its handles.
+struct Recording {
+    tape: Tape,
+    batch: Batch,
+    log: Var, // [every, 2]: loss, spread
+}
+
+fn rule(recipe: &Recipe) -> Rule {
+    let o = &recipe.optim;
+    match o.name.as_str() {
+        "sgd" => Rule::Sgd { momentum: o.momentum },
+        "lars" => Rule::Lars { momentum: o.momentum, trust: o.trust },
+        name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
+    }
+}
+
+/// Learning rate after scaling with the batch.
+pub fn peak_rate(recipe: &Recipe) -> f64 {
+    let (o, batches) = (&recipe.optim, recipe.train.batch as f64 / 256.0);
+    o.lr as f64
+        * match o.lr_scaling.as_str() {
+            "linear" => batches,
+            "sqrt" => batches.sqrt(),
+            _ => 1.0,
+        }
+}
+
+fn rates(job: &Job) -> Vec<[f32; 2]> {
+    let (o, steps) = (&job.recipe.optim, job.steps());
+    let warmup = ((o.warmup_epochs as f64 * job.steps_per_epoch() as f64).round() as usize).min(steps);
+    let peak = peak_rate(job.recipe);
+    let rate = |step| if o.schedule == "constant" && step >= warmup { peak } else { warmup_cosine(peak, warmup, steps, step) };
+    (0..steps).map(|step| [rate(step) as f32, o.weight_decay]).collect()
+}
+
+fn record(job: &Job, rates: &[[f32; 2]], every: usize) -> Result<Recording> {
+    let r = job.recipe;
+    let method = methods::find(&r.method.name)?;
+    let mut tape = Tape::new(Mode::Train);
+    let batch = tape.batch(r.train.batch, job.source.largest());
+    let policies = vec![r.train_view()?; method.views()];
+    let views = tape.augment(batch, policies, job.seed, Purpose::Train);
+    let setting = Setting { encoder: encoders::find(&r.encoder.arch)?, stem: r.encoder.stem, temperature: r.method.temperature, projector: r.method.projector };
+    let recorded = method.loss(&mut tape.root(), &setting, views);
+    let spread = tape.root().spread(recorded.embeddings);
+    tape.backward(recorded.loss);
+    let when = Schedule::new(&mut tape, rates);
+    tape.optimize(rule(r), true, when);
+    let log = tape.fixed([every, 2], crate::var::Dtype::F32);
+    tape.step(when, log, &[recorded.loss, spread]);
+    Ok(Recording { tape, batch, log })
+}
+
+/// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
+/// to the same recipe, data and samples. Returns the training curve.
+pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
+    let fingerprint = job.fingerprint()?;
+    if job.weights_path().exists() {
+        let metadata = Weights::new(job.seed).load(&job.weights_path(), "encoder.")?;
+        same_recipe(&metadata, &fingerprint, &job.weights_path())?;
+        return read_curve(&job.curve_path());
+    }
+    let (steps, per_epoch) = (job.steps(), job.steps_per_epoch());
+    if steps == 0 {
+        return Err(Error::config(
+            format!("{} has {} samples, fewer than one batch of {}", job.name, job.samples.len(), job.recipe.train.batch),
+            "lower train.batch or give it more samples",
+        ));
+    }
+    let every = (steps / 500).clamp(1, 50);
+    let rates = rates(job);
+    let recording = record(job, &rates, every)?;
+    let (batch, log) = (recording.batch, recording.log);
+
+    let mut weights = Weights::new(job.seed);
+    let (mut curve, mut done) = (vec![], 0);
+    if job.checkpoint_path().exists() {
+        let metadata = weights.load(&job.checkpoint_path(), "")?;
+        same_recipe(&metadata, &fingerprint, &job.checkpoint_path())?;
+        weights.check(&job.checkpoint_path(), &recording.tape, "")?;
+        curve = metadata.get("curve").and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
+        done = curve.last().map_or(0, |p: &Point| p.step as usize);
+    }
+    let plan = recording.tape.plan();
+    plan.must_fit("training", "lower train.batch or take a smaller encoder")?;
+    let mut program = recording.tape.compile(&mut weights);
+
+    progress.start(&format!("train {}", job.name), steps as u64, "step");
+    progress.line(&format!("{}: {} samples, {steps} steps of {}; memory {}", job.name, job.samples.len(), job.recipe.train.batch, Describe(plan)));
+    progress.advance(done as u64, "");
+    let mut saved = Instant::now();
+    let mut order = vec![];
+    for step in done..steps {
+        let (epoch, at) = (step / per_epoch, step % per_epoch);
+        if order.is_empty() || at == 0 {
+            order = Stream::new(job.seed, Purpose::Shuffle, epoch as u32, 0, 0).permutation(job.samples.len());
+        }
+        let ids: Vec<u32> = order[at * batch.n..][..batch.n].iter().map(|&i| job.samples[i as usize]).collect();
+        load(&mut program, &batch, job.source, &ids, epoch as u32)?;
+        program.run();
+        if (step + 1) % every == 0 || step + 1 == steps {
+            let rows = (step % every) + 1;
+            let point = point(&program, log, rows, step + 1, per_epoch, rates[step][0] as f64);
+            watch(job, &curve, &point)?;
+            curve.push(point);
+            progress.advance(rows as u64, &format!("loss {:.3}  spread {:.2}", point.loss, point.std));
+            if saved.elapsed() > CHECKPOINT_EVERY && step + 1 < steps {
+                let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
+                weights.save(&job.checkpoint_path(), "", &metadata.map(|(k, v)| (k.to_string(), v)).into())?;
+                saved = Instant::now();
+            }
+        }
+    }
+    progress.done();
+    files::write_whole(&job.curve_path(), to_json(&curve).as_bytes())?;
+    weights.save(&job.weights_path(), "encoder.", &metadata(job, fingerprint))?;
+    if job.checkpoint_path().exists() {
+        std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
+    }
+    Ok(curve)
+}
+
+/// The training curve that was written beside the weights.
+pub fn read_curve(path: &Path) -> Result<Vec<Point>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
+}
+
+fn to_json(curve: &[Point]) -> String {
+    serde_json::to_string(curve).expect("numbers and nothing else")
+}
+
+fn metadata(job: &Job, fingerprint: String) -> BTreeMap<String, String> {
+    let e = &job.recipe.encoder;
+    let stem = if e.stem == encoders::Stem::Cifar { "cifar" } else { "imagenet" };
+    let pairs = [
+        ("fingerprint", fingerprint),
+        ("arch", e.arch.clone()),
+        ("stem", stem.to_string()),
+        ("size", e.size.to_string()),
+        ("method", job.recipe.method.name.clone()),
+        ("epochs", job.recipe.train.epochs.to_string()),
+        ("seed", job.seed.to_string()),
+        ("samples", job.samples.len().to_string()),
+        ("data", job.source.digest().to_string()),
+        ("sslmem", env!("CARGO_PKG_VERSION").to_string()),
+    ];
+    pairs.map(|(k, v)| (k.to_string(), v)).into()
+}
+
+fn same_recipe(metadata: &HashMap<String, String>, fingerprint: &str, path: &Path) -> Result<()> {
+    if metadata.get("fingerprint").map(String::as_str) == Some(fingerprint) {
+        return Ok(());
+    }
+    let what = format!("{} was made by another recipe, on other data or other samples", path.display());
+    Err(Error::config(what, "choose another folder with --out, or delete the file"))
+}
+
+fn point(program: &Program, log: Var, rows: usize, step: usize, per_epoch: usize, lr: f64) -> Point {
+    let log: Vec<f32> = program.read(log);
+    let mean = |column: usize| log.chunks_exact(2).take(rows).map(|r| r[column] as f64).sum::<f64>() / rows as f64;
+    Point { step: step as u64, epoch: step as f64 / per_epoch as f64, loss: mean(0), std: mean(1), lr }
+}
+
+/// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.
+fn watch(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
+    let remedy = "lower optim.lr or lengthen optim.warmup_epochs";
+    if !now.loss.is_finite() || !now.std.is_finite() {
+        return Err(Error::diverged(format!("the loss of {} became {} at step {}", job.name, now.loss, now.step), remedy));
+    }
+    let last = &curve[curve.len().saturating_sub(20)..];
+    if last.len() == 20 && now.std < COLLAPSED && last.iter().all(|p| p.std < COLLAPSED) {
+        return Err(Error::diverged(format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step), remedy));
+    }
+    Ok(())
+}
+
+struct Describe(Plan);
+
+impl std::fmt::Display for Describe {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let mb = |bytes: usize| bytes as f64 / 1e6;
+        let p = &self.0;
+        write!(f, "{:.0} MB weights, {:.0} MB activations and gradients ({:.0} MB before reuse), {:.0} MB input", mb(p.named), mb(p.temporary), mb(p.without_reuse), mb(p.fixed))
+    }
+}
