@@ -1,5 +1,7 @@
 //! The one integration test binary.
 
 mod augment;
+mod conv;
+mod golden;
 mod ops;
 mod table;

@@ -60,6 +60,11 @@ impl Call for DotBack {
 fn dot(s: &mut Scope, x: Var, seed: u32) -> Var {
     let shape = s.shape(x);
     let r = s.tape().constant(shape, noise(seed, shape.len()));
+    dot_with(s, x, r)
+}
+
+/// sum(x * r) for a given r.
+pub fn dot_with(s: &mut Scope, x: Var, r: Var) -> Var {
     let loss = s.tape().var([1]);
     s.record(&[x], loss, Dot { loss, x, r }, move |t, dloss| {
         if let Some(dx) = t.gradient_of(x) {
@@ -89,12 +94,12 @@ impl Call for Add {
     }
 }
 
-struct Copy1 {
+struct AddBack {
     to: Grad,
     from: Var,
 }
 
-impl Call for Copy1 {
+impl Call for AddBack {
     fn name(&self) -> &'static str {
         "add_bwd"
     }
@@ -108,6 +113,18 @@ impl Call for Copy1 {
     fn cost(&self) -> Cost {
         Cost::default()
     }
+}
+
+/// The sum of losses.
+pub fn sum(s: &mut Scope, parts: &[Var]) -> Var {
+    let (y, parts) = (s.tape().var([1]), parts.to_vec());
+    s.record(&parts.clone(), y, Add { y, parts: parts.clone() }, move |t, dy| {
+        for &p in &parts {
+            if let Some(to) = t.gradient_of(p) {
+                t.call(AddBack { to, from: dy })
+            }
+        }
+    })
 }
 
 struct Checked {
@@ -141,15 +158,7 @@ fn record(case: &Case, shared: bool) -> Checked {
         total.extend(inputs.iter().enumerate().map(|(i, &x)| dot(&mut root, x, 60 + i as u32)));
     }
     total.extend(early);
-    let sum = root.tape().var([1]);
-    let parts = total.clone();
-    root.record(&parts.clone(), sum, Add { y: sum, parts: parts.clone() }, move |t, dy| {
-        for &p in &parts {
-            if let Some(to) = t.gradient_of(p) {
-                t.call(Copy1 { to, from: dy })
-            }
-        }
-    });
+    let sum = sum(&mut root, &total);
     for &loss in &total {
         tape.keep(loss);
     }

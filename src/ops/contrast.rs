@@ -2,7 +2,8 @@
 //! -log(exp(s(i, pair(i)) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine similarity.
 
 use super::Case;
-use crate::device::{Host, product};
+use crate::device::Host;
+use crate::device::conv::{self, Conv, Epilogue};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -55,7 +56,7 @@ impl Call for Forward {
             s[0] = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
             u.iter_mut().zip(z).for_each(|(u, z)| *u = z * s[0]);
         }
-        product::forward(rows, cols, rows, &unit, &unit, None, false, &mut sim);
+        conv::forward(&Conv::linear(rows, cols, rows), &unit, &unit, &Epilogue::default(), &mut sim);
         let losses: Vec<f64> = saved
             .par_chunks_mut(2)
             .zip(sim.par_chunks(rows))
@@ -113,7 +114,7 @@ impl Call for Backward {
             grad[i] = 0.0;
         });
         let mut back = m.f_mut(self.back);
-        product::backward_data(rows, cols, rows, &grad, &unit, &mut back, false);
+        conv::backward_data(&Conv::linear(rows, cols, rows), &grad, &unit, &mut back, false);
         let (mut dz, add) = (m.f_mut(self.dz.var), self.dz.add);
         for (i, dz) in dz.chunks_exact_mut(cols).enumerate() {
             let (du, u) = (&back[i * cols..][..cols], &unit[i * cols..][..cols]);

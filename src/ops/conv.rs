@@ -46,9 +46,7 @@ impl Scope<'_> {
 }
 
 fn cost(c: &Conv) -> Cost {
-    let (out, inner) = (c.batch * c.out_height() * c.out_width(), c.channels * c.kernel * c.kernel);
-    let bytes = out * c.outputs + c.batch * c.height * c.width * c.channels + inner * c.outputs;
-    Cost { flops: 2 * (out * c.outputs * inner) as u64, bytes: 4 * bytes as u64 }
+    Cost { flops: c.operations(), bytes: 4 * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {

@@ -1,7 +1,8 @@
 //! y = x Wᵀ + b: the matrix product as every layer uses it, W [out, in] as in PyTorch.
 
 use super::{Case, chunk_rows};
-use crate::device::{Host, product};
+use crate::device::Host;
+use crate::device::conv::{self, Conv, Epilogue};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use crate::weights::Init;
@@ -12,11 +13,11 @@ impl Scope<'_> {
     /// in ±1/sqrt(in), as in PyTorch.
     pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
         let shape = self.shape(x);
-        let size = Size { rows: shape.rows(), inner: shape.cols(), out };
-        let bound = 1.0 / (size.inner as f32).sqrt();
-        let w = self.param("weight", [out, size.inner], Init::Uniform(bound));
+        let size = Conv::linear(shape.rows(), shape.cols(), out);
+        let bound = 1.0 / (size.channels as f32).sqrt();
+        let w = self.param("weight", [out, size.channels], Init::Uniform(bound));
         let b = bias.then(|| self.param("bias", [out], Init::Uniform(bound)));
-        let y = self.tape.var([size.rows, out]);
+        let y = self.tape.var([size.batch, out]);
         let mut from = vec![x, w];
         from.extend(b);
         self.record(&from, y, Forward { y, x, w, b, size }, move |t, dy| {
@@ -33,18 +34,8 @@ impl Scope<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Size {
-    rows: usize,
-    inner: usize,
-    out: usize,
-}
-
-impl Size {
-    fn cost(&self) -> Cost {
-        let Size { rows, inner, out } = *self;
-        Cost { flops: 2 * (rows * inner * out) as u64, bytes: 4 * (rows * inner + inner * out + rows * out) as u64 }
-    }
+fn cost(c: &Conv) -> Cost {
+    Cost { flops: c.operations(), bytes: 4 * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {
@@ -52,7 +43,7 @@ struct Forward {
     x: Var, // [rows, in]
     w: Var, // [out, in]
     b: Option<Var>, // [out]
-    size: Size,
+    size: Conv,
 }
 
 impl Call for Forward {
@@ -66,10 +57,11 @@ impl Call for Forward {
     }
     fn cpu(&self, m: &Host) {
         let bias = self.b.map(|b| m.f(b));
-        product::forward(self.size.rows, self.size.inner, self.size.out, &m.f(self.x), &m.f(self.w), bias.as_deref(), false, &mut m.f_mut(self.y));
+        let epilogue = Epilogue { shift: bias.as_deref(), ..Epilogue::default() };
+        conv::forward(&self.size, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
     }
     fn cost(&self) -> Cost {
-        self.size.cost()
+        cost(&self.size)
     }
 }
 
@@ -77,7 +69,7 @@ struct BackwardData {
     dx: Grad, // [rows, in]
     dy: Var,  // [rows, out]
     w: Var,   // [out, in]
-    size: Size,
+    size: Conv,
 }
 
 impl Call for BackwardData {
@@ -88,10 +80,10 @@ impl Call for BackwardData {
         Operands::new(&[], &[self.dy, self.w]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        product::backward_data(self.size.rows, self.size.inner, self.size.out, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+        conv::backward_data(&self.size, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
     }
     fn cost(&self) -> Cost {
-        self.size.cost()
+        cost(&self.size)
     }
 }
 
@@ -99,7 +91,7 @@ struct BackwardWeight {
     dw: Grad, // [out, in]
     dy: Var,  // [rows, out]
     x: Var,   // [rows, in]
-    size: Size,
+    size: Conv,
 }
 
 impl Call for BackwardWeight {
@@ -110,17 +102,17 @@ impl Call for BackwardWeight {
         Operands::new(&[], &[self.dy, self.x]).grad(self.dw)
     }
     fn cpu(&self, m: &Host) {
-        product::backward_weight(self.size.rows, self.size.inner, self.size.out, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+        conv::backward_weight(&self.size, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
     }
     fn cost(&self) -> Cost {
-        self.size.cost()
+        cost(&self.size)
     }
 }
 
 struct BackwardBias {
     db: Grad, // [out]
     dy: Var,  // [rows, out]
-    size: Size,
+    size: Conv,
 }
 
 impl Call for BackwardBias {
@@ -131,7 +123,7 @@ impl Call for BackwardBias {
         Operands::new(&[], &[self.dy]).grad(self.db)
     }
     fn cpu(&self, m: &Host) {
-        let (dy, cols) = (m.f(self.dy), self.size.out);
+        let (dy, cols) = (m.f(self.dy), self.size.outputs);
         let chunks: Vec<Vec<f32>> = dy
             .par_chunks(chunk_rows(cols) * cols)
             .map(|dy| {
@@ -146,7 +138,7 @@ impl Call for BackwardBias {
         }
     }
     fn cost(&self) -> Cost {
-        let n = (self.size.rows * self.size.out) as u64;
+        let n = self.size.output_len() as u64;
         Cost { flops: n, bytes: 4 * n }
     }
 }

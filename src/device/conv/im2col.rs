@@ -1,0 +1,220 @@
+//! Convolutions of any kernel, stride and padding as matrix products over copied neighbourhoods.
+//!
+//! A neighbourhood is a row of kernel² · channels numbers (NHWC: kernel runs of kernel · channels). Rows are
+//! copied some tens at a time into a tile that stays in the cache, so each input is read from memory about
+//! once and the copy costs 1 / (2 · outputs) of the product's operations in bytes moved.
+
+use rayon::prelude::*;
+
+use super::Conv;
+use crate::device::product::{self, Epilogue, Left, Panels, Right, Rows};
+
+/// Columns of dw that one task sums.
+const COLUMNS: usize = 256;
+/// Rows of x and dy that are multiplied at a time for dw.
+const DEPTH: usize = 128;
+
+/// Weights as [kernel · kernel · channels, outputs].
+pub(super) fn pack_forward(c: &Conv, w: &[f32]) -> Panels {
+    let taps = c.kernel * c.kernel;
+    Panels::pack(taps * c.channels, c.outputs, |k, o| {
+        let (tap, i) = (k / c.channels, k % c.channels);
+        w[(o * c.channels + i) * taps + tap]
+    })
+}
+
+/// The neighbourhoods of x, one row per output pixel.
+struct Neighbourhoods<'a> {
+    c: &'a Conv,
+    x: &'a [f32],
+}
+
+impl Neighbourhoods<'_> {
+    /// Writes the columns `from..from + out.len()` of one row.
+    fn copy_row(&self, row: usize, from: usize, out: &mut [f32]) {
+        let c = self.c;
+        let (oh, ow) = (c.out_height(), c.out_width());
+        let (image, oy, ox) = (row / (oh * ow), row / ow % oh, row % ow);
+        let run = c.kernel * c.channels;
+        let left = (c.pad.saturating_sub(ox * c.stride) * c.channels).min(run);
+        let right = (c.width + c.pad).saturating_sub(ox * c.stride).min(c.kernel) * c.channels;
+        let (mut at, end) = (from, from + out.len());
+        let mut out = out;
+        while at < end {
+            let (ky, begin) = (at / run, at % run);
+            let stop = run.min(begin + end - at);
+            let (piece, rest) = out.split_at_mut(stop - begin);
+            let y = oy * c.stride + ky;
+            let (lo, hi) = (left.clamp(begin, stop), right.clamp(begin, stop));
+            if y < c.pad || y >= c.height + c.pad || lo >= hi {
+                piece.fill(0.0);
+            } else {
+                let line = (image * c.height + y - c.pad) * c.width;
+                let first = (line + ox * c.stride) * c.channels + lo - c.pad * c.channels;
+                piece[..lo - begin].fill(0.0);
+                piece[lo - begin..hi - begin].copy_from_slice(&self.x[first..first + hi - lo]);
+                piece[hi - begin..].fill(0.0);
+            }
+            at += stop - begin;
+            out = rest;
+        }
+    }
+}
+
+impl Rows for Neighbourhoods<'_> {
+    fn lend(&self, first: usize, count: usize) -> Option<Left<'_>> {
+        let c = self.c;
+        let lies = c.kernel == 1 && c.stride == 1 && c.pad == 0;
+        lies.then(|| Left {
+            data: &self.x[first * c.channels..(first + count) * c.channels],
+            row_step: c.channels,
+            depth_step: 1,
+        })
+    }
+
+    fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize) {
+        let depth = self.c.kernel * self.c.kernel * self.c.channels;
+        for row in 0..count {
+            self.copy_row(first + row, 0, &mut tile[row * stride..][..depth]);
+        }
+    }
+}
+
+pub(super) fn forward(c: &Conv, x: &[f32], w: &Panels, epilogue: &Epilogue, y: &mut [f32]) {
+    let rows = c.batch * c.out_height() * c.out_width();
+    product::rows_times(&Neighbourhoods { c, x }, rows, w, epilogue, false, y);
+}
+
+/// The input pixels with one remainder of (y + pad, x + pad) by the stride: their gradient is a dense
+/// product over the few taps of the kernel that reach them.
+pub(super) struct Residue {
+    y: usize,
+    x: usize,
+    taps: Vec<(usize, usize)>,
+    panels: Panels,
+}
+
+/// Weights as one [taps · outputs, channels] matrix for each residue.
+pub(super) fn pack_backward(c: &Conv, w: &[f32]) -> Vec<Residue> {
+    let reach = |r: usize| (r..c.kernel).step_by(c.stride);
+    (0..c.stride * c.stride)
+        .map(|residue| {
+            let (y, x) = (residue / c.stride, residue % c.stride);
+            let taps: Vec<_> = reach(y).flat_map(|ky| reach(x).map(move |kx| (ky, kx))).collect();
+            let panels = Panels::pack(taps.len() * c.outputs, c.channels, |k, i| {
+                let (ky, kx) = taps[k / c.outputs];
+                w[((k % c.outputs * c.channels + i) * c.kernel + ky) * c.kernel + kx]
+            });
+            Residue { y, x, taps, panels }
+        })
+        .collect()
+}
+
+/// Gathers: each input pixel collects what reached it, so no two tasks write the same number.
+pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[Residue], dx: &mut [f32], add: bool) {
+    if c.kernel == 1 && c.stride == 1 && c.pad == 0 {
+        let rows = product::Plain { data: dy, width: c.outputs };
+        product::rows_times(&rows, c.batch * c.height * c.width, &w[0].panels, &Epilogue::default(), add, dx);
+        return;
+    }
+    let deepest = w.iter().map(|r| r.panels.depth()).max().unwrap_or(0) + product::LANES;
+    let most = (131_072 / deepest).clamp(24, 96) * c.stride * c.stride / c.width;
+    let lines = product::rows_per_task(c.batch * c.height, most.max(c.stride));
+    let line = c.width * c.channels;
+    dx.par_chunks_mut(lines * line).enumerate().for_each(|(task, dx)| {
+        let mut pixels = Vec::new();
+        for residue in w {
+            pixels.clear();
+            for (index, number) in (task * lines..).take(dx.len() / line).enumerate() {
+                let y = number % c.height;
+                if (y + c.pad) % c.stride == residue.y {
+                    let columns = (0..c.width).filter(|x| (x + c.pad) % c.stride == residue.x);
+                    pixels.extend(columns.map(|x| (number / c.height, y, x, (index * c.width + x) * c.channels)));
+                }
+            }
+            collect(c, dy, residue, &pixels, dx, add);
+        }
+    });
+}
+
+/// The gradient of some pixels of one residue: (image, y, x, place in dx).
+fn collect(
+    c: &Conv, dy: &[f32], residue: &Residue, pixels: &[(usize, usize, usize, usize)], dx: &mut [f32], add: bool,
+) {
+    let depth = residue.panels.depth();
+    let stride = depth.next_multiple_of(product::LANES) + product::LANES;
+    let (oh, ow) = (c.out_height(), c.out_width());
+    product::with_scratch(pixels.len() * (stride + c.channels), |scratch| {
+        let (tile, result) = scratch.split_at_mut(pixels.len() * stride);
+        for (row, &(image, y, x, _)) in tile.chunks_exact_mut(stride).zip(pixels) {
+            for (part, &(ky, kx)) in row.chunks_exact_mut(c.outputs).zip(&residue.taps) {
+                let oy = (y + c.pad).wrapping_sub(ky) / c.stride;
+                let ox = (x + c.pad).wrapping_sub(kx) / c.stride;
+                if y + c.pad >= ky && x + c.pad >= kx && oy < oh && ox < ow {
+                    part.copy_from_slice(&dy[((image * oh + oy) * ow + ox) * c.outputs..][..c.outputs]);
+                } else {
+                    part.fill(0.0);
+                }
+            }
+        }
+        let left = Left { data: tile, row_step: stride, depth_step: 1 };
+        product::multiply(left, pixels.len(), depth, residue.panels.right(), result, c.channels, false);
+        for (from, &(.., place)) in result.chunks_exact(c.channels).zip(pixels) {
+            let to = &mut dx[place..place + c.channels];
+            if add {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            } else {
+                to.copy_from_slice(from);
+            }
+        }
+    });
+}
+
+/// `dw = dyᵀ · neighbourhoods`, summed over [`DEPTH`] rows at a time in order, in a number of parts that the
+/// shape alone decides.
+pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
+    let rows = c.batch * c.out_height() * c.out_width();
+    let width = c.kernel * c.kernel * c.channels;
+    let chunks = width.div_ceil(COLUMNS);
+    let parts = 16usize.div_ceil(chunks).min(rows.div_ceil(4 * DEPTH)).max(1);
+    let per_part = rows.div_ceil(parts).next_multiple_of(DEPTH);
+    let columns = COLUMNS.min(width);
+    let size = c.outputs * columns;
+    let stride = columns.next_multiple_of(product::LANES) + product::LANES;
+    let source = Neighbourhoods { c, x };
+    let mut sums = vec![0.0f32; chunks * parts * size];
+    sums.par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
+        let (chunk, part) = (task / parts, task % parts);
+        let from = chunk * columns;
+        let columns = columns.min(width - from);
+        product::with_scratch(DEPTH * stride, |tile| {
+            let end = rows.min((part + 1) * per_part);
+            for first in (part * per_part..end).step_by(DEPTH) {
+                let count = DEPTH.min(end - first);
+                for row in 0..count {
+                    source.copy_row(first + row, from, &mut tile[row * stride..][..columns]);
+                }
+                let dy = &dy[first * c.outputs..(first + count) * c.outputs];
+                let left = Left { data: dy, row_step: 1, depth_step: c.outputs };
+                let right = Right { data: tile, width: columns, panel_step: product::PANEL, stride };
+                product::multiply(left, c.outputs, count, right, sums, columns, true);
+            }
+        });
+    });
+    let taps = c.kernel * c.kernel;
+    dw.par_chunks_mut(c.channels * taps).enumerate().for_each(|(o, dw)| {
+        if !add {
+            dw.fill(0.0);
+        }
+        for chunk in 0..chunks {
+            let from = chunk * columns;
+            let columns = columns.min(width - from);
+            for part in 0..parts {
+                let sums = &sums[(chunk * parts + part) * size + o * columns..][..columns];
+                for (k, sum) in (from..).zip(sums) {
+                    dw[k % c.channels * taps + k / c.channels] += sum;
+                }
+            }
+        }
+    });
+}

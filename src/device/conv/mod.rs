@@ -1,0 +1,172 @@
+//! Convolutions of NHWC f32 activations with OIHW weights, forward and backward, on the CPU.
+//!
+//! A 3x3 convolution with stride 1 goes through Winograd's F(4x4, 3x3) ([`winograd`]): 36 products for 16
+//! results instead of 144. Every other one is a matrix product over the copied neighbourhoods of the
+//! outputs ([`im2col`]), which are made tile by tile.
+//!
+//! Floor of [`forward`]: 2 · batch · out_height · out_width · outputs · channels · kernel² operations, a
+//! quarter of them through Winograd, and one read of x and w and one write of y.
+//!
+//! The result of an image depends neither on the batch around it nor on the number of threads. Weight
+//! gradients sum over fixed groups of the batch in a fixed order.
+
+mod im2col;
+mod transform;
+mod winograd;
+mod winograd_weight;
+
+pub use super::product::Epilogue;
+use super::product::Panels;
+
+/// The shape of a convolution. `channels` come in, `outputs` go out; kernel, stride and padding are square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub outputs: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub pad: usize,
+}
+
+impl Conv {
+    /// A linear layer: a 1x1 convolution of `rows` images of one pixel.
+    pub fn linear(rows: usize, channels: usize, outputs: usize) -> Conv {
+        Conv { batch: rows, height: 1, width: 1, channels, outputs, kernel: 1, stride: 1, pad: 0 }
+    }
+
+    pub fn out_height(&self) -> usize {
+        (self.height + 2 * self.pad + 1).saturating_sub(self.kernel).div_ceil(self.stride)
+    }
+
+    pub fn out_width(&self) -> usize {
+        (self.width + 2 * self.pad + 1).saturating_sub(self.kernel).div_ceil(self.stride)
+    }
+
+    /// Numbers in x: `batch · height · width · channels`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Numbers in w: `outputs · channels · kernel²`.
+    pub fn weight_len(&self) -> usize {
+        self.outputs * self.channels * self.kernel * self.kernel
+    }
+
+    /// Numbers in y: `batch · out_height · out_width · outputs`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_height() * self.out_width() * self.outputs
+    }
+
+    /// Operations of the plain sum: two for each product of a weight and an input.
+    pub fn operations(&self) -> u64 {
+        2 * self.output_len() as u64 * (self.channels * self.kernel * self.kernel) as u64
+    }
+
+    /// The convolution whose forward is this one's gradient of x, when the stride is 1.
+    fn reversed(&self) -> Conv {
+        Conv {
+            height: self.out_height(),
+            width: self.out_width(),
+            channels: self.outputs,
+            outputs: self.channels,
+            pad: self.kernel - 1 - self.pad,
+            ..*self
+        }
+    }
+}
+
+/// Weights in the order that [`forward_packed`] or [`backward_data_packed`] reads; good for any batch.
+pub struct Packed(Kind);
+
+enum Kind {
+    Winograd(Vec<f32>),
+    Forward(Panels),
+    Backward(Vec<im2col::Residue>),
+}
+
+/// Packs w for [`forward_packed`].
+pub fn pack_forward(c: &Conv, w: &[f32]) -> Packed {
+    check(c, None, Some(w), None);
+    Packed(if winograd::fits(c) {
+        Kind::Winograd(winograd::pack(c.channels, c.outputs, |o, i| &w[(o * c.channels + i) * 9..][..9], false))
+    } else {
+        Kind::Forward(im2col::pack_forward(c, w))
+    })
+}
+
+/// Packs w for [`backward_data_packed`].
+pub fn pack_backward(c: &Conv, w: &[f32]) -> Packed {
+    check(c, None, Some(w), None);
+    Packed(if reverses(c) {
+        Kind::Winograd(winograd::pack(c.outputs, c.channels, |i, o| &w[(o * c.channels + i) * 9..][..9], true))
+    } else {
+        Kind::Backward(im2col::pack_backward(c, w))
+    })
+}
+
+/// Whether the gradient of x is itself a Winograd convolution.
+fn reverses(c: &Conv) -> bool {
+    c.kernel == 3 && c.stride == 1 && c.pad <= 2 && winograd::fits(&c.reversed())
+}
+
+/// `y = epilogue(x * w)`. x: [batch, height, width, channels], w: [outputs, channels, kernel, kernel],
+/// y: [batch, out_height, out_width, outputs].
+pub fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
+    forward_packed(c, x, &pack_forward(c, w), epilogue, y);
+}
+
+/// [`forward`] with weights that [`pack_forward`] packed for the same layer.
+pub fn forward_packed(c: &Conv, x: &[f32], w: &Packed, epilogue: &Epilogue, y: &mut [f32]) {
+    check(c, Some(x), None, Some(y));
+    epilogue.check(c.output_len() / c.outputs.max(1), c.outputs);
+    if y.is_empty() {
+        return;
+    }
+    match &w.0 {
+        Kind::Winograd(w) => winograd::forward(c, x, w, epilogue, false, y),
+        Kind::Forward(w) => im2col::forward(c, x, w, epilogue, y),
+        Kind::Backward(_) => panic!("weights packed for the backward pass"),
+    }
+}
+
+/// The gradient of x from dy: written to dx, or added to it with `add`.
+pub fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+    backward_data_packed(c, dy, &pack_backward(c, w), dx, add);
+}
+
+/// [`backward_data`] with weights that [`pack_backward`] packed for the same layer.
+pub fn backward_data_packed(c: &Conv, dy: &[f32], w: &Packed, dx: &mut [f32], add: bool) {
+    check(c, Some(dx), None, Some(dy));
+    if dx.is_empty() {
+        return;
+    }
+    match &w.0 {
+        Kind::Winograd(w) => winograd::forward(&c.reversed(), dy, w, &Epilogue::default(), add, dx),
+        Kind::Backward(w) => im2col::backward_data(c, dy, w, dx, add),
+        Kind::Forward(_) => panic!("weights packed for the forward pass"),
+    }
+}
+
+/// The gradient of w from x and dy: written to dw, or added to it with `add`.
+pub fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
+    check(c, Some(x), Some(dw), Some(dy));
+    if dw.is_empty() {
+        return;
+    }
+    if winograd::fits(c) && c.batch > 0 {
+        winograd_weight::backward_weight(c, x, dy, dw, add);
+    } else {
+        im2col::backward_weight(c, x, dy, dw, add);
+    }
+}
+
+/// Panics unless the slices have the layer's lengths: callers plan their buffers from [`Conv`].
+fn check(c: &Conv, x: Option<&[f32]>, w: Option<&[f32]>, y: Option<&[f32]>) {
+    assert!(c.kernel > 0 && c.stride > 0, "a kernel and a stride of at least 1");
+    assert!(x.is_none_or(|x| x.len() == c.input_len()), "x does not have the length of {c:?}");
+    assert!(w.is_none_or(|w| w.len() == c.weight_len()), "w does not have the length of {c:?}");
+    assert!(y.is_none_or(|y| y.len() == c.output_len()), "y does not have the length of {c:?}");
+}
