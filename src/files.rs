@@ -1,8 +1,174 @@
-//! temporary
+//! Files that are either whole or absent: written beside their place, then renamed into it.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::error::{Error, Result};
-use std::path::Path;
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = path.with_extension("tmp");
-    std::fs::write(&tmp, bytes).map_err(Error::io("write", &tmp))?;
-    std::fs::rename(&tmp, path).map_err(Error::io("write", path))
+
+/// What the name of an unfinished file ends in.
+const PART: &str = ".part";
+
+/// A file that appears under its name when [`Writer::commit`] has returned, and leaves nothing behind
+/// when it is dropped before.
+pub struct Writer {
+    file: BufWriter<File>,
+    part: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl Writer {
+    /// Opens an unfinished file in the folder of `path`. Whatever is at `path` stays until `commit`.
+    ///
+    /// # Errors
+    /// The folder is missing or not writable, or `path` is something other than a regular file.
+    pub fn create(path: impl AsRef<Path>) -> Result<Writer> {
+        let path = target(path.as_ref())?;
+        let part = part(&path)?;
+        let file = File::options().write(true).create_new(true).open(&part).map_err(Error::io("write", &path))?;
+        Ok(Writer { file: BufWriter::new(file), part, path, committed: false })
+    }
+
+    /// Brings the content to the disk and the file to its name.
+    ///
+    /// # Errors
+    /// The disk is full or failed; then the file under the name is what it was before.
+    pub fn commit(mut self) -> Result<()> {
+        self.file.flush().map_err(Error::io("write", &self.path))?;
+        self.file.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
+        fs::rename(&self.part, &self.path).map_err(Error::io("write", &self.path))?;
+        self.committed = true;
+        // Without this a power cut can undo the rename. Not every system can open a folder: best effort.
+        if let Ok(folder) = File::open(folder(&self.path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+
+    /// The name the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.part);
+        }
+    }
+}
+
+/// Writes a file so that a reader sees all of `bytes` or what was there before.
+///
+/// # Errors
+/// As [`Writer::create`] and [`Writer::commit`].
+pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let mut writer = Writer::create(path)?;
+    writer.write_all(bytes).map_err(Error::io("write", &writer.path))?;
+    writer.commit()
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// It is missing or not readable.
+pub fn read_whole(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    fs::read(&path).map_err(Error::io("read", &path))
+}
+
+/// Reads a whole file of text.
+///
+/// # Errors
+/// It is missing, not readable, or not UTF-8.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
+    String::from_utf8(read_whole(&path)?).map_err(|_| Error::format(path, "this is not a text file (UTF-8)"))
+}
+
+/// Makes a folder and the ones above it; one that exists is fine.
+///
+/// # Errors
+/// The system refuses, or a file has that name.
+pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
+    fs::create_dir_all(&path).map_err(Error::io("create the folder", &path))
+}
+
+/// Fails before long work instead of after it: makes and removes an unfinished file beside `path`.
+///
+/// # Errors
+/// As [`Writer::create`].
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    Writer::create(path).map(drop)
+}
+
+/// Removes what a killed process left unfinished in `folder`. Only for a folder that one process owns.
+///
+/// # Errors
+/// The folder cannot be listed or a file in it not removed.
+pub fn remove_unfinished(folder: impl AsRef<Path>) -> Result<()> {
+    for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
+        let entry = entry.map_err(Error::io("list", &folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(PART) {
+            fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// BLAKE3 of a file's content, hexadecimal.
+///
+/// # Errors
+/// The file is missing or not readable.
+pub fn digest_file(path: impl AsRef<Path>) -> Result<String> {
+    let file = File::open(&path).map_err(Error::io("read", &path))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(Error::io("read", &path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Where the bytes go: through a link to what it names, and never over a device or a folder.
+fn target(path: &Path) -> Result<PathBuf> {
+    let Ok(found) = fs::metadata(path) else {
+        return Ok(path.to_path_buf());
+    };
+    if found.is_file() {
+        fs::canonicalize(path).map_err(Error::io("write", path))
+    } else {
+        let kind = if found.is_dir() { "a folder" } else { "not a regular file" };
+        Err(Error::config(format!("cannot write {}: it is {kind}", path.display()), "give the name of a file"))
+    }
+}
+
+/// A name in the same folder, so that the rename stays on one disk, which nobody else uses.
+fn part(path: &Path) -> Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let Some(name) = path.file_name() else {
+        return Err(Error::config(
+            format!("cannot write {}: it names no file", path.display()),
+            "give the name of a file",
+        ));
+    };
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unique = format!(".{}.{}.{count}{PART}", name.to_string_lossy(), std::process::id());
+    Ok(folder(path).join(unique))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }

@@ -1,5 +1,12 @@
 //! The score table: one row per scored sample.
 
+mod csv;
+mod parquet;
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::files::Writer;
 use crate::split::Subset;
 
 /// What is known about one sample after scoring. Distances are of unit vectors, so they lie in [0, 2].
@@ -15,12 +22,180 @@ pub struct Row {
     pub align_g: f64,
     /// align_g - align_f, Eq. 2.
     pub delta: f64,
-    /// delta over the range (max - min) of delta over the candidates: the paper's SSLMem.
+    /// delta over the range (max - min) of delta over the candidates: the paper's SSLMem. NaN without candidates.
     pub score: f64,
     /// (g - f) / (g + f), the form of the follow-up paper (LayerMem).
     pub relative: f64,
-    /// delta minus what this pair of encoders shows on samples neither has seen (S_E).
+    /// delta minus what this pair of encoders shows on samples neither has seen (S_E). NaN without such samples.
     pub calibrated: f64,
     /// Standard error of delta over the views (jackknife) or, for several pairs of encoders, over the pairs.
     pub stderr: f64,
+}
+
+/// The columns of a table file, in order.
+pub const COLUMNS: [&str; 11] = [
+    "index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr",
+];
+
+impl Row {
+    /// The columns from `align_f` on, in order. NaN stands for "not known".
+    pub fn numbers(&self) -> [f64; 7] {
+        [self.align_f, self.align_g, self.delta, self.score, self.relative, self.calibrated, self.stderr]
+    }
+
+    fn with_numbers(&self, numbers: [f64; 7]) -> Row {
+        let [align_f, align_g, delta, score, relative, calibrated, stderr] = numbers;
+        Row { align_f, align_g, delta, score, relative, calibrated, stderr, ..self.clone() }
+    }
+}
+
+/// Computes `delta`, `score`, `relative` and `calibrated` of every row from `align_f` and `align_g`.
+///
+/// `score` is 0 when the candidates' range is 0 and NaN when there are no candidates; `calibrated` is NaN
+/// when there are no external samples to calibrate with. `stderr` stays as it is.
+pub fn finish(rows: &mut [Row]) {
+    for row in rows.iter_mut() {
+        row.delta = row.align_g - row.align_f;
+        let sum = row.align_g + row.align_f;
+        row.relative = if sum == 0.0 { 0.0 } else { row.delta / sum };
+    }
+    let range = range(rows);
+    let control = mean(rows.iter().filter(|r| r.subset == Subset::External).map(|r| r.delta));
+    for row in rows {
+        row.score = if range == 0.0 { 0.0 } else { row.delta / range };
+        row.calibrated = row.delta - control;
+    }
+}
+
+/// The largest minus the smallest `delta` of the candidates; NaN without candidates.
+pub fn range(rows: &[Row]) -> f64 {
+    let candidates = || rows.iter().filter(|r| r.subset == Subset::Candidate).map(|r| r.delta);
+    candidates().fold(f64::NAN, f64::max) - candidates().fold(f64::NAN, f64::min)
+}
+
+/// Several pairs of encoders over the same samples: the mean of every column over the pairs, and in
+/// `stderr` the standard error of `delta` over the pairs. One table is returned as it is.
+///
+/// Rows keep the order of the first table; the others may have any.
+///
+/// # Errors
+/// There is no table, or two tables are not of the same samples in the same subsets.
+pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
+    let remedy = "score every pair on the same data with the same split";
+    let Some((first, others)) = tables.split_first() else {
+        return Err(Error::config("there is no score table to average", "score at least one pair of encoders"));
+    };
+    if others.is_empty() {
+        return Ok(first.clone());
+    }
+    let sorted: Vec<Vec<&Row>> = tables.iter().map(|table| sorted(table)).collect();
+    let mut places: Vec<usize> = (0..first.len()).collect(); // of the n-th sample by index in the first table
+    places.sort_by_key(|&place| first[place].index);
+    let mut out = first.clone();
+    for (n, place) in places.into_iter().enumerate() {
+        let same = |a: &Row, b: &Row| (a.index, &a.id, a.label, a.subset) == (b.index, &b.id, b.label, b.subset);
+        for (number, table) in sorted.iter().enumerate() {
+            if table.len() != first.len() || !same(table[n], sorted[0][n]) {
+                return Err(Error::config(
+                    format!("table {} of the {} to average is not of the same samples as the first", number + 1, tables.len()),
+                    remedy,
+                ));
+            }
+        }
+        let pairs = sorted.len() as f64;
+        let numbers = std::array::from_fn(|column| mean(sorted.iter().map(|table| table[n].numbers()[column])));
+        let mut row = first[place].with_numbers(numbers);
+        let squares: f64 = sorted.iter().map(|table| (table[n].delta - row.delta).powi(2)).sum();
+        row.stderr = (squares / (pairs - 1.0) / pairs).sqrt();
+        out[place] = row;
+    }
+    Ok(out)
+}
+
+/// How a table is written, by the ending of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Parquet,
+    Csv,
+}
+
+impl Format {
+    /// # Errors
+    /// The name ends in something that is not a table.
+    pub fn of(path: &Path) -> Result<Format> {
+        match path.extension().map(|e| e.to_string_lossy().to_lowercase()).as_deref() {
+            None | Some("parquet") => Ok(Format::Parquet),
+            Some("csv") => Ok(Format::Csv),
+            Some(other) => Err(Error::config(
+                format!("{}: .{other} is not a kind of score table", path.display()),
+                "use a name that ends in .parquet or .csv",
+            )),
+        }
+    }
+}
+
+/// Writes a table: Parquet, or CSV when the name ends in `.csv`. The same rows give the same bytes.
+/// `metadata` (key, value) goes into the Parquet footer; CSV has no place for it.
+///
+/// # Errors
+/// The place is not writable, or a row holds a number that no score can have.
+pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]) -> Result<()> {
+    let path = path.as_ref();
+    let format = Format::of(path)?;
+    for row in rows {
+        check(row).map_err(|what| Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders"))?;
+    }
+    let mut writer = Writer::create(path)?;
+    match format {
+        Format::Parquet => parquet::write(&mut writer, rows, metadata),
+        Format::Csv => csv::write(&mut writer, rows).map_err(Error::io("write", path)),
+    }?;
+    writer.commit()
+}
+
+/// Reads a table that [`write`] wrote, or one with the same columns in any order and others beside them.
+///
+/// # Errors
+/// The file is missing, is not a table, lacks a column, or holds a value that no score table can have.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<Row>> {
+    let path = path.as_ref();
+    let rows = match Format::of(path)? {
+        Format::Parquet => parquet::read(path),
+        Format::Csv => csv::read(path),
+    }?;
+    for (line, row) in rows.iter().enumerate() {
+        check(row).map_err(|what| Error::format(path, format!("row {}: {what}", line + 1)))?;
+    }
+    let ordered = sorted(&rows);
+    if let Some(twice) = ordered.windows(2).find(|pair| pair[0].index == pair[1].index) {
+        return Err(Error::format(path, format!("sample {} occurs twice", twice[0].index)));
+    }
+    Ok(rows)
+}
+
+/// What every row must hold; the columns that may be unknown (NaN) are the last two and `score`.
+fn check(row: &Row) -> std::result::Result<(), String> {
+    for (name, value) in COLUMNS[4..].iter().zip(row.numbers()) {
+        let unknown_is_fine = matches!(*name, "score" | "calibrated" | "stderr");
+        if value.is_infinite() || value.is_nan() && !unknown_is_fine {
+            return Err(format!("{name} is {value}, not a finite number"));
+        }
+    }
+    Ok(())
+}
+
+/// An exact whole number that fits an index or a label.
+fn whole(value: f64) -> Option<u32> {
+    (value >= 0.0 && value <= u32::MAX as f64 && value.fract() == 0.0).then_some(value as u32)
+}
+
+fn sorted(rows: &[Row]) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = rows.iter().collect();
+    rows.sort_by_key(|row| row.index);
+    rows
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
 }

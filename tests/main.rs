@@ -1,8 +1,12 @@
 //! The one integration test binary.
 
 mod augment;
+mod config;
 mod conv;
+mod data;
 mod golden;
 mod ops;
 mod report;
+mod split;
 mod stats;
+mod table;

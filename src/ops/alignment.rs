@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use std::rc::Rc;
 
 /// Which pairs of views count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pairs {
     /// Every pair of the K views (the paper's Eq. 1).
     All,

@@ -1,0 +1,118 @@
+//! What a recipe must satisfy before anything starts.
+
+use super::{Recipe, Size};
+use crate::error::{Error, Result};
+use crate::ops::alignment::Pairs;
+use crate::{encoders, methods};
+
+impl Recipe {
+    /// Refuses what cannot work, before any file is opened.
+    ///
+    /// # Errors
+    /// `Config`, for the first key that is wrong.
+    pub fn validate(&self) -> Result<()> {
+        let Recipe { method, optim, train, score, .. } = self;
+        word("encoder.arch", &self.encoder.arch, encoders::ENCODERS.iter().map(|e| e.name()))?;
+        word("method.name", &method.name, methods::METHODS.iter().map(|m| m.name()))?;
+        word("optim.name", &optim.name, ["sgd", "adam", "adamw", "lars"].into_iter())?;
+        word("optim.lr_scaling", &optim.lr_scaling, ["none", "linear", "sqrt"].into_iter())?;
+        word("optim.schedule", &optim.schedule, ["cosine", "constant"].into_iter())?;
+        at_least("pairs", self.pairs, 1)?;
+        at_least("encoder.size", self.encoder.size, 1)?;
+        at_least("train.epochs", train.epochs, 1)?;
+        at_least("train.batch", train.batch, 2)?;
+        at_least("score.views", score.views, if score.pairs == Pairs::All { 2 } else { 1 })?;
+        at_least("score.batch", score.batch, 1)?;
+        positive("method.temperature", method.temperature)?;
+        positive("optim.lr", optim.lr)?;
+        positive("optim.eps", optim.eps)?;
+        positive("optim.trust", optim.trust)?;
+        not_negative("optim.weight_decay", optim.weight_decay)?;
+        not_negative("optim.warmup_epochs", optim.warmup_epochs)?;
+        below_one("optim.momentum", optim.momentum)?;
+        optim.betas.iter().try_for_each(|&beta| below_one("optim.betas", beta))?;
+        if optim.warmup_epochs > train.epochs as f32 {
+            let what = format!("optim.warmup_epochs is {}, but train.epochs is {}", optim.warmup_epochs, train.epochs);
+            return Err(Error::config(what, "choose a warm-up that ends before the training"));
+        }
+        self.validate_split()?;
+        self.validate_views()
+    }
+
+    fn validate_split(&self) -> Result<()> {
+        for (name, size) in [("candidate", self.split.candidate), ("shared", self.split.shared), ("independent", self.split.independent)] {
+            if size == Size::Candidates {
+                let what = format!("split.{name} is \"candidates\", which only split.external can be");
+                return Err(Error::config(what, "choose a fraction such as 0.1 or a count such as 5000"));
+            }
+        }
+        if matches!(self.split.candidate, Size::Count(0)) || self.split.candidate == Size::Fraction(0.0) {
+            return Err(Error::config("split.candidate is 0, so there is nothing to score", "choose a fraction such as 0.1 or a count such as 5000"));
+        }
+        Ok(())
+    }
+
+    fn validate_views(&self) -> Result<()> {
+        let (train, score, original) = (self.train_view()?, self.score_view()?, self.original_view()?);
+        for (key, view) in [("method.view", &train), ("score.view", &score), ("score.view", &original)] {
+            view.validate().map_err(|error| match error {
+                Error::Config { what, remedy } => Error::config(format!("{key}: {what}"), remedy),
+                other => other,
+            })?;
+        }
+        if (train.mean, train.std) != (score.mean, score.std) {
+            return Err(Error::config(
+                "method.view and score.view are normalised differently, so scoring would show the encoders what they never saw",
+                "give both the same mean and std",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The one of `options` that `typed` may have been meant to be.
+pub fn nearest<'a>(typed: &str, options: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let typed = typed.to_lowercase();
+    let near = options.map(|option| (strsim::damerau_levenshtein(&typed, option), option));
+    let (distance, option) = near.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2.max(option.len() / 3)).then_some(option)
+}
+
+/// What to write instead of `typed`: the nearest option, or all of them.
+pub(super) fn remedy<'a>(typed: &str, options: impl Iterator<Item = &'a str>) -> String {
+    let mut options: Vec<&str> = options.collect();
+    match nearest(typed, options.iter().copied()) {
+        Some(option) => format!("did you mean `{option}`?"),
+        None => {
+            options.dedup();
+            format!("choose one of {}", options.join(", "))
+        }
+    }
+}
+
+fn word<'a>(key: &str, value: &str, options: impl Iterator<Item = &'a str>) -> Result<()> {
+    let options: Vec<&str> = options.collect();
+    if options.contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(format!("{key}: there is no `{value}`"), remedy(value, options.into_iter())))
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+    if value >= least { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), format!("choose at least {least}"))) }
+}
+
+fn positive(key: &str, value: f32) -> Result<()> {
+    let holds = value > 0.0 && value.is_finite();
+    if holds { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), "choose a number above 0")) }
+}
+
+fn not_negative(key: &str, value: f32) -> Result<()> {
+    let holds = value >= 0.0 && value.is_finite();
+    if holds { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), "choose 0 or more")) }
+}
+
+fn below_one(key: &str, value: f32) -> Result<()> {
+    let holds = (0.0..1.0).contains(&value);
+    if holds { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), "choose a number from 0 to below 1")) }
+}

@@ -1,0 +1,135 @@
+//! A recipe from its layers: a preset, then files, then flags, then `--set`; the later wins.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::check::remedy;
+use super::{KEYS, Recipe};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A recipe in the making.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    table: Table,
+}
+
+impl Layers {
+    /// The lowest layer, which has every key.
+    ///
+    /// # Errors
+    /// A number does not fit TOML.
+    pub fn new(preset: &Recipe) -> Result<Layers> {
+        match Value::try_from(preset) {
+            Ok(Value::Table(table)) => Ok(Layers { table }),
+            _ => Err(Error::config("the recipe does not fit TOML", "choose seeds below 2^63")),
+        }
+    }
+
+    /// A TOML file with any of the keys.
+    ///
+    /// # Errors
+    /// The file is missing, is not TOML, or has a key that no recipe has.
+    pub fn file(self, path: &Path) -> Result<Layers> {
+        self.text(&path.display().to_string(), &files::read_text(path)?)
+    }
+
+    /// TOML from anywhere; `place` is what to call it in errors.
+    ///
+    /// # Errors
+    /// As [`Layers::file`].
+    pub fn text(mut self, place: &str, text: &str) -> Result<Layers> {
+        let layer: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let at = line.map(|line| format!(", line {line}")).unwrap_or_default();
+            Error::config(format!("{place}{at}: this is not TOML: {}", error.message()), "see `sslmem show recipe` for how it should look")
+        })?;
+        for (key, value) in layer {
+            match value {
+                Value::Table(section) => {
+                    for (name, value) in section {
+                        self.put(place, &format!("{key}.{name}"), value)?;
+                    }
+                }
+                value => self.put(place, &key, value)?,
+            }
+        }
+        Ok(self)
+    }
+
+    /// One key from a flag of the command line; the value as TOML, or as text where it is not TOML.
+    ///
+    /// # Errors
+    /// No recipe has such a key.
+    pub fn set(mut self, key: &str, value: &str) -> Result<Layers> {
+        let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        self.put("--set", key, parsed.unwrap_or_else(|| Value::String(value.to_string())))?;
+        Ok(self)
+    }
+
+    /// One argument of `--set`: `section.key=value`.
+    ///
+    /// # Errors
+    /// There is no `=`, or no recipe has such a key.
+    pub fn assign(self, assignment: &str) -> Result<Layers> {
+        let Some((key, value)) = assignment.split_once('=') else {
+            return Err(Error::config(format!("--set {assignment} has no value"), "write --set section.key=value, as in --set train.epochs=10"));
+        };
+        self.set(key.trim(), value.trim())
+    }
+
+    fn put(&mut self, place: &str, key: &str, value: Value) -> Result<()> {
+        let Some((known, _)) = KEYS.iter().find(|(known, _)| *known == key) else {
+            return Err(unknown(place, key, &value));
+        };
+        match known.split_once('.') {
+            None => self.table.insert(key.to_string(), value),
+            Some((section, name)) => match self.table.get_mut(section) {
+                Some(Value::Table(section)) => section.insert(name.to_string(), value),
+                _ => None,
+            },
+        };
+        Ok(())
+    }
+
+    /// The recipe, checked.
+    ///
+    /// # Errors
+    /// A value of the wrong kind, or [`Recipe::validate`].
+    pub fn resolve(self) -> Result<Recipe> {
+        let recipe: Recipe = Value::Table(self.table).try_into().map_err(|error: toml::de::Error| {
+            // "invalid type: ...\nin `train.epochs`\n"
+            let text = error.to_string();
+            let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
+            let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+            Error::config(format!("{key}{}", error.message()), "see `sslmem show recipe` for what each key takes")
+        })?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+}
+
+/// Says what is wrong with a key and which one may have been meant.
+fn unknown(place: &str, key: &str, value: &Value) -> Error {
+    let sections = || KEYS.iter().filter_map(|(known, _)| known.split_once('.'));
+    let (what, options): (String, Vec<&str>) = match key.split_once('.') {
+        Some((section, name)) if sections().any(|(known, _)| known == section) => {
+            let inside = sections().filter(|(known, _)| *known == section).map(|(_, name)| name);
+            (format!("{place}: unknown key `{name}` in [{section}]"), inside.collect())
+        }
+        Some((section, _)) => (format!("{place}: unknown section [{section}]"), sections().map(|(known, _)| known).collect()),
+        None if sections().any(|(known, _)| known == key) => {
+            let what = format!("{place}: `{key}` is a section, not a {}", value.type_str());
+            return Error::config(what, format!("write [{key}] and its keys below, or {key}.name=value"));
+        }
+        None => (format!("{place}: unknown key `{key}`"), KEYS.iter().map(|(known, _)| *known).collect()),
+    };
+    let typed = match key.split_once('.') {
+        Some((section, name)) => if sections().any(|(known, _)| known == section) { name } else { section },
+        None => key,
+    };
+    // `epochs` alone: the key exists, in a section.
+    let whole = sections().find(|(_, name)| *name == key).map(|(section, name)| format!("did you mean `{section}.{name}`?"));
+    Error::config(what, whole.unwrap_or_else(|| remedy(typed, options.into_iter())))
+}

@@ -1,0 +1,322 @@
+//! The recipe: everything a run depends on, with TOML in and out.
+
+mod check;
+mod layers;
+mod presets;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::OnBadImage;
+use crate::encoders::Stem;
+use crate::error::{Error, Result};
+use crate::methods::Projector;
+use crate::ops::alignment::Pairs;
+use crate::score::Features;
+use crate::split::{How, Size, Sizes};
+use crate::view::{self, View};
+
+pub use check::nearest;
+pub use layers::Layers;
+pub use presets::{DEFAULT, PRESETS, Preset, preset};
+
+/// Everything a run depends on. The same recipe on the same data gives the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub seed: u64,
+    pub pairs: usize,
+    pub data: Data,
+    pub split: Split,
+    pub encoder: Encoder,
+    pub method: Method,
+    pub optim: Optim,
+    pub train: Train,
+    pub score: Score,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub source: String,
+    pub on_bad_image: OnBadImage,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    pub shared: Size,
+    pub candidate: Size,
+    pub independent: Size,
+    pub external: Size,
+    pub order: Order,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoder {
+    pub arch: String,
+    pub stem: Stem,
+    pub size: usize,
+    pub normalize: Normalize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    pub name: String,
+    pub temperature: f32,
+    pub projector: Projector,
+    pub view: Policy,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optim {
+    pub name: String,
+    pub lr: f32,
+    pub lr_scaling: String,
+    pub warmup_epochs: f32,
+    pub schedule: String,
+    pub weight_decay: f32,
+    pub momentum: f32,
+    pub betas: [f32; 2],
+    pub eps: f32,
+    pub trust: f32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    pub epochs: usize,
+    pub batch: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    pub views: usize,
+    pub pairs: Pairs,
+    pub features: Features,
+    pub batch: usize,
+    pub view: Policy,
+}
+
+/// Every key of a recipe and what it means. A test holds it equal to the structures above.
+pub const KEYS: &[(&str, &str)] = &[
+    ("seed", "of everything random; pair p of encoders uses seed + p"),
+    ("pairs", "pairs of encoders (f, g) to train and average over"),
+    ("data.source", "which images: see `sslmem show data`"),
+    ("data.on_bad_image", "fail, or skip and list what was skipped"),
+    ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),
+    ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
+    ("split.independent", "S_I, only g sees it, in place of S_C"),
+    ("split.external", "S_E, nobody sees it; \"candidates\" is as many as S_C"),
+    ("split.order", "\"ordered\" by index as in the paper, or the seed of a random order"),
+    ("encoder.arch", "see `sslmem show encoders`"),
+    ("encoder.stem", "cifar: 3x3 and no max-pool; imagenet: 7x7, stride 2, max-pool"),
+    ("encoder.size", "height and width of the views, pixels"),
+    ("encoder.normalize", "channel statistics of views with a name: cifar10, imagenet, half (-1..1), unit (0..1)"),
+    ("method.name", "see `sslmem show methods`"),
+    ("method.temperature", "of the softmax over similarities"),
+    ("method.projector", "paper: 512, norm, ReLU, 128; reference: 1024, ReLU, 128"),
+    ("method.view", "what training sees: a name (`sslmem show policies`) or a table"),
+    ("optim.name", "sgd, adam, adamw or lars"),
+    ("optim.lr", "peak learning rate, before scaling"),
+    ("optim.lr_scaling", "none; linear: times batch / 256; sqrt: times the root of batch / 256"),
+    ("optim.warmup_epochs", "epochs of linear rise to the peak"),
+    ("optim.schedule", "after the warm-up: cosine (to zero) or constant"),
+    ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere"),
+    ("optim.momentum", "of sgd and lars"),
+    ("optim.betas", "of adam and adamw"),
+    ("optim.eps", "of adam and adamw"),
+    ("optim.trust", "of lars"),
+    ("train.epochs", "passes over the samples of an encoder"),
+    ("train.batch", "samples in a step; what is left of an epoch is not used"),
+    ("score.views", "K, augmented views of each sample"),
+    ("score.pairs", "all: every pair of views (Eq. 1); original: the image against each view (the released code)"),
+    ("score.features", "pooled: after average pooling; map: the whole feature map"),
+    ("score.batch", "samples at a time; scores do not depend on it"),
+    ("score.view", "what scoring sees: a name or a table"),
+];
+
+impl Recipe {
+    /// What training sees, at the encoder's size.
+    ///
+    /// # Errors
+    /// As [`Recipe::validate`].
+    pub fn train_view(&self) -> Result<View> {
+        self.view("method.view", &self.method.view)
+    }
+
+    /// What scoring sees, at the encoder's size.
+    ///
+    /// # Errors
+    /// As [`Recipe::validate`].
+    pub fn score_view(&self) -> Result<View> {
+        self.view("score.view", &self.score.view)
+    }
+
+    /// The image itself, without augmentation, normalised as [`Recipe::score_view`] is.
+    ///
+    /// # Errors
+    /// As [`Recipe::validate`].
+    pub fn original_view(&self) -> Result<View> {
+        let name = if self.encoder.stem == Stem::Imagenet { "original_imagenet" } else { "original" };
+        let View { mean, std, .. } = self.score_view()?;
+        Ok(self.view("original", &Policy::Named(name.into()))?.normalized(mean, std))
+    }
+
+    fn view(&self, key: &str, policy: &Policy) -> Result<View> {
+        let view = match policy {
+            Policy::Own(view) => view.clone(),
+            Policy::Named(name) => {
+                let [mean, std] = self.encoder.normalize.statistics();
+                let made = view::policy(name, self.encoder.size).ok_or_else(|| {
+                    Error::config(format!("{key}: there is no policy `{name}`"), check::remedy(name, view::POLICIES.iter().map(|p| p.0)))
+                })?;
+                made.normalized(mean, std)
+            }
+        };
+        if view.size != self.encoder.size {
+            let what = format!("{key}.size is {}, but encoder.size is {}", view.size, self.encoder.size);
+            return Err(Error::config(what, "give both the same size"));
+        }
+        Ok(view)
+    }
+
+    /// The sizes of the split, as the split wants them.
+    pub fn sizes(&self) -> Sizes {
+        let Split { shared, candidate, independent, external, .. } = self.split;
+        Sizes { shared, candidate, independent, external }
+    }
+
+    /// The order of the split, as the split wants it.
+    pub fn how(&self) -> How {
+        match self.split.order {
+            Order::Ordered => How::Ordered,
+            Order::Seed(seed) => How::Seeded(seed),
+        }
+    }
+
+    /// The recipe as TOML, every key with its value; reading it back gives the same recipe.
+    ///
+    /// # Errors
+    /// A number does not fit TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::config(format!("the recipe does not fit TOML: {error}"), "choose a seed below 2^63"))
+    }
+
+    /// The recipe as TOML with what each key means.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`].
+    pub fn explained(&self) -> Result<String> {
+        let text = self.to_toml()?;
+        let mut section = String::new();
+        let mut out = String::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                section = format!("{name}.");
+            }
+            let key = line.split_once(" = ").map(|(key, _)| format!("{section}{key}"));
+            match KEYS.iter().find(|(known, _)| Some(*known) == key.as_deref()) {
+                Some((_, meaning)) => out.push_str(&format!("{line:<30} # {meaning}\n")),
+                None => out.push_str(&format!("{line}\n")),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// How the samples are dealt to the subsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Ordered,
+    Seed(u64),
+}
+
+/// What kind of views: a name in [`view::POLICIES`], or all of its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Policy {
+    Named(String),
+    Own(View),
+}
+
+/// What is subtracted from the channels of a view, and what the difference is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalize {
+    Cifar10,
+    Imagenet,
+    Half,
+    Unit,
+}
+
+impl Normalize {
+    /// Mean and standard deviation of the three channels.
+    pub fn statistics(self) -> [[f32; 3]; 2] {
+        match self {
+            Normalize::Cifar10 => view::CIFAR10,
+            Normalize::Imagenet => view::IMAGENET,
+            Normalize::Half => view::HALF,
+            Normalize::Unit => view::UNIT,
+        }
+    }
+}
+
+impl Serialize for Order {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        match *self {
+            Order::Ordered => to.serialize_str("ordered"),
+            Order::Seed(seed) => to.serialize_u64(seed),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Order {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Order, D::Error> {
+        from.deserialize_any(AnyOrder)
+    }
+}
+
+struct AnyOrder;
+
+impl serde::de::Visitor<'_> for AnyOrder {
+    type Value = Order;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("\"ordered\" or a seed, a whole number")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Order, E> {
+        let wrong = || E::invalid_value(serde::de::Unexpected::Str(text), &self);
+        if text == "ordered" { Ok(Order::Ordered) } else { Err(wrong()) }
+    }
+    fn visit_u64<E: serde::de::Error>(self, seed: u64) -> std::result::Result<Order, E> {
+        Ok(Order::Seed(seed))
+    }
+    fn visit_i64<E: serde::de::Error>(self, seed: i64) -> std::result::Result<Order, E> {
+        let wrong = || E::invalid_value(serde::de::Unexpected::Signed(seed), &self);
+        u64::try_from(seed).map(Order::Seed).map_err(|_| wrong())
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Policy, D::Error> {
+        from.deserialize_any(AnyPolicy)
+    }
+}
+
+struct AnyPolicy;
+
+impl<'de> serde::de::Visitor<'de> for AnyPolicy {
+    type Value = Policy;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the name of a policy or a table with all of its parameters")
+    }
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Policy, E> {
+        Ok(Policy::Named(name.to_string()))
+    }
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> std::result::Result<Policy, A::Error> {
+        View::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Policy::Own)
+    }
+}

@@ -1,0 +1,356 @@
+//! Score tables as Parquet: one row group per 65,536 rows, the same bytes for the same rows.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, Repetition, Type as Physical};
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{Type, TypePtr};
+
+use super::{COLUMNS, Row, whole};
+use crate::error::{Error, Result};
+use crate::files::Writer;
+use crate::split::Subset;
+
+const GROUP: usize = 65_536;
+/// Pages are about 1 MB in practice; a header that promises more than this is broken.
+const LARGEST_PAGE: i64 = 64 << 20;
+/// The longest id: the longest path that Linux takes.
+const LONGEST_ID: usize = 4096;
+
+type Outcome<T> = std::result::Result<T, ParquetError>;
+
+pub fn write(out: &mut Writer, rows: &[Row], metadata: &[(String, String)]) -> Result<()> {
+    let path = out.path().to_path_buf();
+    encode(out, rows, metadata).map_err(|error| match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(source) => Error::io("write", &path)(*source),
+            Err(other) => Error::format(&path, other.to_string()),
+        },
+        other => Error::format(&path, sentence(&other)),
+    })
+}
+
+fn encode(out: &mut Writer, rows: &[Row], metadata: &[(String, String)]) -> Outcome<()> {
+    let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
+        .set_key_value_metadata(Some(pairs))
+        .build();
+    let mut file = SerializedFileWriter::new(out as &mut (dyn Write + Send), schema()?, Arc::new(properties))?;
+    for rows in rows.chunks(GROUP) {
+        let mut group = file.next_row_group()?;
+        let whole = |values: Vec<u32>| values.into_iter().map(|value| value as i32).collect::<Vec<_>>();
+        let words = |values: Vec<&str>| values.into_iter().map(ByteArray::from).collect::<Vec<_>>();
+        column::<Int32Type>(&mut group, &whole(rows.iter().map(|r| r.index).collect()), None)?;
+        column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.id.as_str()).collect()), None)?;
+        let levels: Vec<i16> = rows.iter().map(|r| r.label.is_some() as i16).collect();
+        column::<Int32Type>(&mut group, &whole(rows.iter().filter_map(|r| r.label).collect()), Some(&levels))?;
+        column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.subset.symbol()).collect()), None)?;
+        for number in 0..COLUMNS.len() - 4 {
+            let all: Vec<f64> = rows.iter().map(|r| r.numbers()[number]).collect();
+            let levels: Vec<i16> = all.iter().map(|value| !value.is_nan() as i16).collect();
+            let known: Vec<f64> = all.into_iter().filter(|value| !value.is_nan()).collect();
+            column::<DoubleType>(&mut group, &known, Some(&levels))?;
+        }
+        group.close()?;
+    }
+    file.close()?;
+    Ok(())
+}
+
+fn column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, &mut (dyn Write + Send)>,
+    values: &[T::T],
+    levels: Option<&[i16]>,
+) -> Outcome<()> {
+    let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("more values than columns".into()))?;
+    column.typed::<T>().write_batch(values, levels, None)?;
+    column.close()
+}
+
+/// What is not known (a label, a calibrated score) is null.
+fn schema() -> Outcome<TypePtr> {
+    let mut fields = Vec::new();
+    for name in COLUMNS {
+        let optional = !matches!(name, "index" | "id" | "subset");
+        let (physical, logical) = match name {
+            "index" | "label" => (Physical::INT32, Some(LogicalType::integer(32, false))),
+            "id" | "subset" => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+            _ => (Physical::DOUBLE, None),
+        };
+        let repetition = if optional { Repetition::OPTIONAL } else { Repetition::REQUIRED };
+        let field = Type::primitive_type_builder(name, physical).with_repetition(repetition);
+        fields.push(Arc::new(field.with_logical_type(logical).build()?));
+    }
+    Ok(Arc::new(Type::group_type_builder("scores").with_fields(fields).build()?))
+}
+
+pub fn read(path: &Path) -> Result<Vec<Row>> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    // The decoder asserts things that a broken file can violate.
+    match catch_unwind(AssertUnwindSafe(|| decode(file))) {
+        Ok(rows) => rows.map_err(|what| Error::format(path, what)),
+        Err(_) => Err(Error::format(path, "this Parquet file is broken")),
+    }
+}
+
+fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
+    let broken = |error: ParquetError| format!("this is not a whole Parquet file: {}", sentence(&error));
+    let pages = Arc::new(Pages { length: file.len(), file });
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&pages.file).map_err(broken)?;
+    check(&metadata, pages.length)?;
+    let schema = metadata.file_metadata().schema_descr();
+    let mut places = [0; COLUMNS.len()];
+    for (place, name) in places.iter_mut().zip(COLUMNS) {
+        let found = schema.columns().iter().position(|column| column.path().string() == name);
+        *place = found.ok_or_else(|| format!("there is no column `{name}`"))?;
+    }
+    let mut rows = Vec::new();
+    let mut ids = 0; // bytes
+    for group in metadata.row_groups() {
+        let column = |n: usize| Column { pages: &pages, group, place: places[n], name: COLUMNS[n] };
+        let index = column(0).numbers()?;
+        let id = column(1).words()?;
+        let label = column(2).numbers()?;
+        let subset = column(3).words()?;
+        let mut numbers = Vec::new();
+        for n in 4..COLUMNS.len() {
+            numbers.push(column(n).numbers()?);
+        }
+        // Ids differ, so they compress a little; a file that claims otherwise would fill the memory.
+        ids += id.iter().map(|id| id.len()).sum::<usize>();
+        if ids as u64 > 64 * pages.length + (1 << 20) {
+            return Err("the ids are longer than the file".into());
+        }
+        for (n, id) in id.into_iter().enumerate() {
+            let count = |values: &[f64], name| whole(values[n]).ok_or_else(|| format!("row {}: {name} is {}, not a whole number", rows.len() + 1, values[n]));
+            let number = |column: usize| numbers[column][n];
+            rows.push(Row {
+                index: count(&index, "index")?,
+                id,
+                label: if label[n].is_nan() { None } else { Some(count(&label, "label")?) },
+                subset: Subset::parse(&subset[n])
+                    .ok_or_else(|| format!("row {}: subset is `{}`, not S_S, S_C, S_I or S_E", rows.len() + 1, subset[n]))?,
+                align_f: number(0),
+                align_g: number(1),
+                delta: number(2),
+                score: number(3),
+                relative: number(4),
+                calibrated: number(5),
+                stderr: number(6),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// Refuses sizes that the file cannot hold, before anything is reserved for them.
+fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), String> {
+    let fits = |value: i64| value >= 0 && value as u64 <= length;
+    let mut total = 0i64;
+    for group in metadata.row_groups() {
+        // Two alignment losses a row are as good as random bytes, so a row takes more than one byte.
+        total = total.checked_add(group.num_rows()).filter(|&total| group.num_rows() >= 0 && fits(total)).ok_or("it claims more rows than it can hold")?;
+        for chunk in group.columns() {
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            if !fits(start) || !fits(chunk.compressed_size()) || !fits(start.saturating_add(chunk.compressed_size())) {
+                return Err(format!("the column `{}` lies outside the file", chunk.column_path().string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One column of one row group.
+struct Column<'a> {
+    pages: &'a Arc<Pages>,
+    group: &'a RowGroupMetaData,
+    place: usize,
+    name: &'static str,
+}
+
+impl Column<'_> {
+    fn reader(&self) -> std::result::Result<ColumnReader, String> {
+        let chunk = self.group.column(self.place);
+        if chunk.column_descr().max_rep_level() > 0 {
+            return Err(format!("the column `{}` holds lists", self.name));
+        }
+        let pages = SerializedPageReader::new(self.pages.clone(), chunk, self.rows(), None);
+        let pages = pages.map_err(|error| self.broken(&error))?;
+        let optional = chunk.column_descr().max_def_level() > 0;
+        let pages = Checked { pages, optional, dictionary: false };
+        Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(pages)))
+    }
+
+    /// The values of a column of numbers of any width; null is NaN.
+    fn numbers(&self) -> std::result::Result<Vec<f64>, String> {
+        // Files by others have signed integers; ours are unsigned, which Parquet stores in the signed type.
+        let unsigned = self.group.column(self.place).column_descr().converted_type() == ConvertedType::UINT_32;
+        match self.reader()? {
+            ColumnReader::Int32ColumnReader(reader) if unsigned => self.values(reader, |v| v as u32 as f64),
+            ColumnReader::Int32ColumnReader(reader) => self.values(reader, |v| v as f64),
+            ColumnReader::Int64ColumnReader(reader) => self.values(reader, |v| v as f64),
+            ColumnReader::FloatColumnReader(reader) => self.values(reader, |v| v as f64),
+            ColumnReader::DoubleColumnReader(reader) => self.values(reader, |v| v),
+            _ => return Err(format!("the column `{}` does not hold numbers", self.name)),
+        }
+        .map(|values| values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
+    }
+
+    fn words(&self) -> std::result::Result<Vec<String>, String> {
+        let ColumnReader::ByteArrayColumnReader(reader) = self.reader()? else {
+            return Err(format!("the column `{}` does not hold text", self.name));
+        };
+        let values = self.values(reader, |value| value)?;
+        let text = values.into_iter().map(|value| {
+            let value = value.filter(|value| value.len() <= LONGEST_ID)?;
+            String::from_utf8(value.data().to_vec()).ok()
+        });
+        text.collect::<Option<_>>().ok_or_else(|| format!("the column `{}` holds something that is not a short text", self.name))
+    }
+
+    fn values<T: DataType, V>(
+        &self,
+        mut reader: ColumnReaderImpl<T>,
+        convert: impl Fn(T::T) -> V,
+    ) -> std::result::Result<Vec<Option<V>>, String> {
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let read = reader.read_records(self.rows(), Some(&mut levels), None, &mut values);
+        let (records, ..) = read.map_err(|error| self.broken(&error))?;
+        if records != self.rows() {
+            return Err(format!("the column `{}` ends after {records} of {} rows", self.name, self.rows()));
+        }
+        let present = self.group.column(self.place).column_descr().max_def_level();
+        let mut values = values.into_iter().map(convert);
+        if present == 0 {
+            return Ok(values.map(Some).collect());
+        }
+        Ok(levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect())
+    }
+
+    fn rows(&self) -> usize {
+        self.group.num_rows() as usize // checked to lie within the file's length
+    }
+
+    fn broken(&self, error: &ParquetError) -> String {
+        format!("the column `{}` is broken: {}", self.name, sentence(error))
+    }
+}
+
+/// The file, refusing page headers that promise more than memory should be risked for.
+struct Pages {
+    file: File,
+    length: u64,
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+fn sentence(error: &ParquetError) -> String {
+    let text = error.to_string();
+    text.split_once(": ").map(|(_, what)| what).unwrap_or(&text).trim().to_string()
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<File>;
+
+    /// Called with the place of every page header, whose second field is the size of the decoded page.
+    fn get_read(&self, start: u64) -> Outcome<Self::T> {
+        let mut header = [0; 12];
+        let mut probe = self.file.get_read(start)?;
+        let read = std::io::Read::read(&mut probe, &mut header)?;
+        if !decoded_size(&header[..read]).is_some_and(|size| (0..=LARGEST_PAGE).contains(&size)) {
+            return Err(ParquetError::General("a page has no believable size".into()));
+        }
+        self.file.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Outcome<bytes::Bytes> {
+        if start.saturating_add(length as u64) > self.length {
+            return Err(ParquetError::EOF("a page ends after the file".into()));
+        }
+        self.file.get_bytes(start, length)
+    }
+}
+
+/// The pages of a column, refusing what the decoder would panic at.
+struct Checked {
+    pages: SerializedPageReader<Pages>,
+    /// Whether values can be missing: then a page begins with the length of a list that says which.
+    optional: bool,
+    dictionary: bool,
+}
+
+impl PageReader for Checked {
+    fn get_next_page(&mut self) -> Outcome<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        let reason = match &page {
+            None => None,
+            Some(Page::DictionaryPage { .. }) => {
+                self.dictionary = true;
+                None
+            }
+            Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
+            Some(page) => match page.encoding() {
+                Encoding::PLAIN => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
+                _ => Some("values are neither plain nor in a dictionary"),
+            },
+        };
+        reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
+    }
+    fn peek_next_page(&mut self) -> Outcome<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+    fn skip_next_page(&mut self) -> Outcome<()> {
+        self.pages.skip_next_page()
+    }
+}
+
+impl Iterator for Checked {
+    type Item = Outcome<Page>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+/// The second field of a page header (Thrift's compact protocol: the kind of page, then this; each a byte
+/// that says "the next field, 32 bits" and a zigzag number of 7 bits a byte).
+fn decoded_size(header: &[u8]) -> Option<i64> {
+    let mut bytes = header.iter();
+    let mut field = || {
+        if *bytes.next()? != 0x15 {
+            return None;
+        }
+        let (mut number, mut shift) = (0u64, 0);
+        loop {
+            let byte = *bytes.next()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            shift += 7;
+            match byte & 0x80 {
+                0 => return Some((number >> 1) as i64 ^ -((number & 1) as i64)),
+                _ if shift > 28 => return None,
+                _ => {}
+            }
+        }
+    };
+    field()?;
+    field()
+}
