@@ -14,6 +14,7 @@ use crate::random::{Purpose, Stream};
 use crate::schedule::{Schedule, warmup_cosine};
 use crate::tape::{Mode, Tape};
 use crate::var::Var;
+use crate::view::View;
 use crate::weights::Weights;
 use crate::{encoders, files, methods};
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub struct Job<'a> {
     pub dir: &'a Path,
 }
 
-/// A point of the training curve: means since the point before.
+/// A point of the training curve: means since the point before; what was not measured is NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     pub step: u64,
@@ -195,7 +196,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     }
     progress.done();
     files::write_whole(&job.curve_path(), to_json(&curve).as_bytes())?;
-    weights.save(&job.weights_path(), "encoder.", &metadata(job, fingerprint))?;
+    weights.save(&job.weights_path(), "encoder.", &metadata(job, &job.recipe.train_view()?, fingerprint))?;
     if job.checkpoint_path().exists() {
         std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
     }
@@ -212,7 +213,7 @@ fn to_json(curve: &[Point]) -> String {
     serde_json::to_string(curve).expect("numbers and nothing else")
 }
 
-fn metadata(job: &Job, fingerprint: String) -> BTreeMap<String, String> {
+fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, String> {
     let e = &job.recipe.encoder;
     let stem = if e.stem == encoders::Stem::Cifar { "cifar" } else { "imagenet" };
     let pairs = [
@@ -220,6 +221,8 @@ fn metadata(job: &Job, fingerprint: String) -> BTreeMap<String, String> {
         ("arch", e.arch.clone()),
         ("stem", stem.to_string()),
         ("size", e.size.to_string()),
+        ("mean", format!("{:?}", view.mean)),
+        ("std", format!("{:?}", view.std)),
         ("method", job.recipe.method.name.clone()),
         ("epochs", job.recipe.train.epochs.to_string()),
         ("seed", job.seed.to_string()),

@@ -102,7 +102,8 @@ struct Net {
 fn net(golden: &Golden, arch: &str, stem: Stem, mode: Mode, [batch, size]: [usize; 2], prefix: &str) -> Net {
     let encoder = find(arch).unwrap();
     let mut tape = Tape::new(mode);
-    let images = tape.constant([batch, size, size, 3], signed(1000, batch * size * size * 3));
+    let number = golden.get(&format!("{prefix}images"))[0] as u32;
+    let images = tape.constant([batch, size, size, 3], signed(number, batch * size * size * 3));
     let mut root = tape.root();
     let mut s = root.at("encoder");
     let map = encoder.map(&mut s, stem, images);

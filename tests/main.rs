@@ -1,7 +1,6 @@
 //! The one integration test binary.
 
 mod augment;
-mod config;
 mod conv;
 mod data;
 mod golden;

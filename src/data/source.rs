@@ -24,6 +24,16 @@ pub enum Kind {
     Atypical,
 }
 
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Common => "common",
+            Kind::Rare => "rare",
+            Kind::Atypical => "atypical",
+        }
+    }
+}
+
 /// A data set: the training part first, then the test part, in one index space.
 pub trait Source: Send + Sync {
     /// What it is, without where it lies: a name of [`DATASETS`](super::DATASETS) such as `cifar10`.

@@ -10,7 +10,9 @@ use std::path::Path;
 
 use crate::data::Source;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::table::Row;
+pub use crate::train::Point;
 
 /// What a report is made from.
 pub struct Input<'a> {
@@ -32,16 +34,6 @@ pub struct Input<'a> {
 pub struct Curve {
     pub name: String,
     pub points: Vec<Point>,
-}
-
-/// One logged training step; what was not measured is NaN.
-pub struct Point {
-    pub step: u64,
-    pub epoch: f64,
-    pub loss: f64,
-    /// Standard deviation of the normalised embeddings, mean over dimensions; 0 is collapse.
-    pub std: f64,
-    pub lr: f64,
 }
 
 /// Write the page to `out` and, where there is something to show, `figures/{histogram,scatter,curves}.svg` and
@@ -81,23 +73,14 @@ pub fn write(out: &Path, input: &Input) -> Result<()> {
         let png = tiles.map(|tiles| gallery::png(&gallery::sheet(tiles)));
         figure(&folder.join(name), png.as_deref())?;
     }
-    whole(out, html::page(input, histogram, scatter, galleries).as_bytes())
+    files::write_whole(out, html::page(input, histogram, scatter, galleries).as_bytes())
 }
 
 /// Write a figure, or remove that of an earlier report if there is nothing to show now.
 fn figure(path: &Path, bytes: Option<&[u8]>) -> Result<()> {
     match bytes {
-        Some(bytes) => whole(path, bytes),
+        Some(bytes) => files::write_whole(path, bytes),
         None if path.exists() => std::fs::remove_file(path).map_err(Error::io("remove", path)),
         None => Ok(()),
     }
-}
-
-/// Write under another name first and rename, so that nobody ever reads half a file.
-fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    std::fs::write(&partial, bytes).map_err(Error::io("write", path))?;
-    std::fs::rename(&partial, path).map_err(Error::io("write", path))
 }

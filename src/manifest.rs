@@ -1,0 +1,75 @@
+//! What made a result: written as JSON beside it, so that it can be checked and made again.
+
+use crate::data::Source;
+use crate::error::{Error, Result};
+use crate::files;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this program.
+    pub sslmem: String,
+    pub device: String,
+    pub data: DataFacts,
+    /// The encoders, f and g of each pair.
+    pub encoders: Vec<EncoderFacts>,
+    /// How the scores were taken: every setting, by name.
+    pub settings: serde_json::Value,
+    pub rows: usize,
+    /// BLAKE3 of the table file.
+    pub table: String,
+    /// Wall time of scoring.
+    pub seconds: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataFacts {
+    pub name: String,
+    pub digest: String,
+    pub samples: usize,
+    /// Images left out: (path, reason).
+    pub skipped: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncoderFacts {
+    pub role: String,
+    pub arch: String,
+    pub file: String,
+    /// BLAKE3 of the file.
+    pub digest: String,
+}
+
+impl DataFacts {
+    pub fn of(source: &dyn Source) -> DataFacts {
+        DataFacts { name: source.name().into(), digest: source.digest().into(), samples: source.len(), skipped: source.skipped().to_vec() }
+    }
+}
+
+impl EncoderFacts {
+    pub fn of(role: impl Into<String>, arch: &str, file: &Path) -> Result<EncoderFacts> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(EncoderFacts { role: role.into(), arch: arch.into(), file: name, digest: files::digest_file(file)? })
+    }
+}
+
+impl Manifest {
+    /// Beside `table`, with the ending `.json`.
+    pub fn path(table: &Path) -> PathBuf {
+        table.with_extension("json")
+    }
+    pub fn write(&self, table: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
+        files::write_whole(Manifest::path(table), text.as_bytes())
+    }
+    pub fn read(table: &Path) -> Result<Manifest> {
+        let path = Manifest::path(table);
+        serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))
+    }
+}
+
+/// The processor and what of it is used, for manifests.
+pub fn device() -> String {
+    format!("cpu ({}), {} threads", std::env::consts::ARCH, rayon::current_num_threads())
+}
