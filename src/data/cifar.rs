@@ -77,11 +77,11 @@ impl Cifar {
             unpacked if unpacked.is_dir() => unpacked,
             _ => folder.to_path_buf(),
         };
-        let mut records = Vec::new();
+        let train = layout.train.len() * layout.records[0];
+        let mut records = Vec::with_capacity((train + layout.records[1]) * layout.record());
         for file in layout.train {
             read_records(layout, &folder, file, layout.records[0], &mut records)?;
         }
-        let train = layout.train.len() * layout.records[0];
         read_records(layout, &folder, layout.test, layout.records[1], &mut records)?;
         let mut digest = blake3::Hasher::new();
         digest.update(layout.name.as_bytes()).update(&records);

@@ -45,8 +45,8 @@ struct Look {
 }
 
 impl Folder {
-    /// Reads every file once, in parallel: the digest covers all of their content. With `Skip` every image
-    /// is decoded as well.
+    /// Reads every file once, in parallel, because the digest covers all of their content: opening takes as
+    /// long as the disk needs for that. With `Skip` every image is decoded as well.
     ///
     /// # Errors
     /// No such folder, no image in it, images beside class folders, names that are not UTF-8; with `Fail`
