@@ -8,7 +8,7 @@
 //! 384 multiply-adds, so the right matrix, which streams from the second cache, costs 64 x 4 bytes in 24
 //! cycles of a core that starts one 512-bit multiply-add a cycle.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
@@ -39,47 +39,42 @@ pub struct Right<'a> {
     pub stride: usize,
 }
 
-/// A right matrix that owns its panels.
-pub struct Panels {
-    data: Vec<f32>,
-    depth: usize,
-    width: usize,
-}
-
 /// The columns that one packed panel stores for a matrix of this width.
 pub fn panel_stride(width: usize) -> usize {
     width.next_multiple_of(LANES).min(PANEL)
 }
 
-impl Panels {
-    /// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)`.
-    pub fn pack(depth: usize, width: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Panels {
-        let stride = panel_stride(width);
-        let mut data = vec![0.0; width.div_ceil(PANEL) * depth * stride];
-        if depth * width > 0 {
-            data.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, data)| {
-                let first = panel * PANEL;
-                let columns = stride.min(width - first);
-                // Sixteen steps of depth at a time: a weight's neighbours are read while their line is hot.
-                for base in (0..depth).step_by(16) {
-                    for column in 0..columns {
-                        for k in base..(base + 16).min(depth) {
-                            data[k * stride + column] = at(k, first + column);
-                        }
-                    }
+/// How many numbers [`pack`] writes.
+pub fn packed_len(depth: usize, width: usize) -> usize {
+    width.div_ceil(PANEL) * depth * panel_stride(width)
+}
+
+/// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels.
+pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usize) -> f32 + Sync) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    if out.is_empty() {
+        return;
+    }
+    let stride = panel_stride(width);
+    out.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, out)| {
+        let first = panel * PANEL;
+        let columns = stride.min(width - first);
+        // Some steps of depth at a time: a weight's neighbours are read while their line is in the cache.
+        for begin in (0..depth).step_by(LANES) {
+            for column in 0..columns {
+                for k in begin..(begin + LANES).min(depth) {
+                    out[k * stride + column] = at(k, first + column);
                 }
-            });
+            }
         }
-        Panels { data, depth, width }
-    }
+    });
+}
 
-    pub fn right(&self) -> Right<'_> {
-        let stride = panel_stride(self.width);
-        Right { data: &self.data, width: self.width, panel_step: self.depth * stride, stride }
-    }
-
-    pub fn depth(&self) -> usize {
-        self.depth
+impl Right<'_> {
+    /// A matrix that [`pack`] wrote.
+    pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {
+        let stride = panel_stride(width);
+        Right { data, width, panel_step: depth * stride, stride }
     }
 }
 
@@ -212,6 +207,27 @@ unsafe fn tile<const W: usize, const FUSED: bool>(
 fn write<const W: usize>(
     sums: [[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool,
 ) {
+    if count < TILE_ROWS || columns < W {
+        write_part(&std::hint::black_box(sums), count, columns, out, stride, add);
+        return;
+    }
+    for r in 0..TILE_ROWS {
+        let out: &mut [f32; W] = out[r * stride..].first_chunk_mut().expect("checked when the product began");
+        if add {
+            for j in 0..W {
+                out[j] += sums[r][j];
+            }
+        } else {
+            *out = sums[r];
+        }
+    }
+}
+
+/// [`write`] at the edge.
+#[inline(never)]
+fn write_part<const W: usize>(
+    sums: &[[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool,
+) {
     for (r, sums) in sums.iter().enumerate().take(count) {
         let out = &mut out[r * stride..][..columns];
         if add {
@@ -223,19 +239,19 @@ fn write<const W: usize>(
 }
 
 thread_local! {
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `work` a buffer of `len` numbers of unknown value that begins at a cache line. Each thread keeps
-/// one; work inside work gets another.
+/// Lends `work` a buffer of `len` numbers of unknown value that begins at a cache line. Each thread keeps its
+/// buffers; work inside work gets another one.
 pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.take();
+    let mut buffer = SCRATCH.with_borrow_mut(|pool| pool.pop()).unwrap_or_default();
     if buffer.len() < len + LANES {
-        buffer.resize(len + LANES, 0.0);
+        buffer = vec![0.0; len + LANES];
     }
     let start = buffer.as_ptr().align_offset(64).min(LANES);
     let result = work(&mut buffer[start..start + len]);
-    SCRATCH.set(buffer);
+    SCRATCH.with_borrow_mut(|pool| pool.push(buffer));
     result
 }
 
@@ -246,27 +262,29 @@ pub fn rows_per_task(rows: usize, most: usize) -> usize {
     share.clamp(TILE_ROWS, most.max(TILE_ROWS))
 }
 
-/// `y[row, ..] = epilogue(left row . right)` for all `rows`, in parallel. `left` either lends rows as they
-/// lie in memory or copies them into a tile.
-pub fn rows_times(left: &impl Rows, rows: usize, right: &Panels, epilogue: &Epilogue, add: bool, y: &mut [f32]) {
-    let (depth, width) = (right.depth, right.width);
-    assert_eq!(y.len(), rows * width, "the output has one row of {width} per row");
+/// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
+/// its rows where they lie in memory or copies them into a tile.
+pub fn rows_times(
+    left: &impl Rows, rows: usize, depth: usize, right: Right, epilogue: &Epilogue, add: bool, y: &mut [f32],
+) {
+    let width = right.width;
+    assert_eq!(y.len(), rows * width, "the output has {width} numbers per row");
     epilogue.check(rows, width);
     if y.is_empty() {
         return;
     }
     let stride = depth.next_multiple_of(LANES) + LANES;
-    // A tile of half a megabyte of left rows leaves the second cache room for a panel.
+    // A tile of half a megabyte leaves the second cache room for a panel.
     let per_task = rows_per_task(rows, (131_072 / stride / TILE_ROWS * TILE_ROWS).clamp(24, 96));
     y.par_chunks_mut(per_task * width).enumerate().for_each(|(task, y)| {
         let first = task * per_task;
         let count = y.len() / width;
         match left.lend(first, count) {
-            Some(left) => multiply(left, count, depth, right.right(), y, width, add),
+            Some(left) => multiply(left, count, depth, right, y, width, add),
             None => with_scratch(count * stride, |tile| {
                 left.copy(first, count, tile, stride);
                 let left = Left { data: tile, row_step: stride, depth_step: 1 };
-                multiply(left, count, depth, right.right(), y, width, add);
+                multiply(left, count, depth, right, y, width, add);
             }),
         }
         epilogue.apply(first, width, y);

@@ -4,23 +4,29 @@
 //! copied some tens at a time into a tile that stays in the cache, so each input is read from memory about
 //! once and the copy costs 1 / (2 · outputs) of the product's operations in bytes moved.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::Conv;
-use crate::device::product::{self, Epilogue, Left, Panels, Right, Rows};
+use crate::device::product::{self, Epilogue, Left, Right, Rows};
 
 /// Columns of dw that one task sums.
 const COLUMNS: usize = 256;
-/// Rows of x and dy that are multiplied at a time for dw.
-const DEPTH: usize = 128;
+/// Rows of x and dy that are multiplied at a time for dw: their panel of 64 columns fits the first cache.
+const DEPTH: usize = 64;
 
-/// Weights as [kernel · kernel · channels, outputs].
-pub(super) fn pack_forward(c: &Conv, w: &[f32]) -> Panels {
+pub(super) fn forward_len(c: &Conv) -> usize {
+    product::packed_len(c.kernel * c.kernel * c.channels, c.outputs)
+}
+
+/// Packs the weights as [kernel · kernel · channels, outputs].
+pub(super) fn pack_forward(c: &Conv, w: &[f32], out: &mut [f32]) {
     let taps = c.kernel * c.kernel;
-    Panels::pack(taps * c.channels, c.outputs, |k, o| {
+    product::pack(taps * c.channels, c.outputs, out, |k, o| {
         let (tap, i) = (k / c.channels, k % c.channels);
         w[(o * c.channels + i) * taps + tap]
-    })
+    });
 }
 
 /// The neighbourhoods of x, one row per output pixel.
@@ -80,50 +86,74 @@ impl Rows for Neighbourhoods<'_> {
     }
 }
 
-pub(super) fn forward(c: &Conv, x: &[f32], w: &Panels, epilogue: &Epilogue, y: &mut [f32]) {
+pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
     let rows = c.batch * c.out_height() * c.out_width();
-    product::rows_times(&Neighbourhoods { c, x }, rows, w, epilogue, false, y);
+    let depth = c.kernel * c.kernel * c.channels;
+    product::rows_times(&Neighbourhoods { c, x }, rows, depth, Right::packed(w, depth, c.outputs), epilogue, false, y);
 }
 
 /// The input pixels with one remainder of (y + pad, x + pad) by the stride: their gradient is a dense
 /// product over the few taps of the kernel that reach them.
-pub(super) struct Residue {
+struct Residue {
     y: usize,
     x: usize,
     taps: Vec<(usize, usize)>,
-    panels: Panels,
 }
 
-/// Weights as one [taps · outputs, channels] matrix for each residue.
-pub(super) fn pack_backward(c: &Conv, w: &[f32]) -> Vec<Residue> {
-    let reach = |r: usize| (r..c.kernel).step_by(c.stride);
-    (0..c.stride * c.stride)
-        .map(|residue| {
-            let (y, x) = (residue / c.stride, residue % c.stride);
-            let taps: Vec<_> = reach(y).flat_map(|ky| reach(x).map(move |kx| (ky, kx))).collect();
-            let panels = Panels::pack(taps.len() * c.outputs, c.channels, |k, i| {
-                let (ky, kx) = taps[k / c.outputs];
-                w[((k % c.outputs * c.channels + i) * c.kernel + ky) * c.kernel + kx]
-            });
-            Residue { y, x, taps, panels }
+impl Residue {
+    fn all(c: &Conv) -> impl Iterator<Item = Residue> {
+        let Conv { kernel, stride, .. } = *c;
+        (0..stride * stride).map(move |residue| {
+            let (y, x) = (residue / stride, residue % stride);
+            let taps = |ky| (x..kernel).step_by(stride).map(move |kx| (ky, kx));
+            Residue { y, x, taps: (y..kernel).step_by(stride).flat_map(taps).collect() }
         })
-        .collect()
+    }
+
+    fn depth(&self, c: &Conv) -> usize {
+        self.taps.len() * c.outputs
+    }
+
+    fn packed_len(&self, c: &Conv) -> usize {
+        product::packed_len(self.depth(c), c.channels)
+    }
+}
+
+pub(super) fn backward_len(c: &Conv) -> usize {
+    Residue::all(c).map(|residue| residue.packed_len(c)).sum()
+}
+
+/// Packs the weights as one [taps · outputs, channels] matrix for each residue.
+pub(super) fn pack_backward(c: &Conv, w: &[f32], mut out: &mut [f32]) {
+    for residue in Residue::all(c) {
+        let (matrix, rest) = out.split_at_mut(residue.packed_len(c));
+        product::pack(residue.depth(c), c.channels, matrix, |k, i| {
+            let (ky, kx) = residue.taps[k / c.outputs];
+            w[((k % c.outputs * c.channels + i) * c.kernel + ky) * c.kernel + kx]
+        });
+        out = rest;
+    }
 }
 
 /// Gathers: each input pixel collects what reached it, so no two tasks write the same number.
-pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[Residue], dx: &mut [f32], add: bool) {
+pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     if c.kernel == 1 && c.stride == 1 && c.pad == 0 {
-        let rows = product::Plain { data: dy, width: c.outputs };
-        product::rows_times(&rows, c.batch * c.height * c.width, &w[0].panels, &Epilogue::default(), add, dx);
+        let (rows, right) = (product::Plain { data: dy, width: c.outputs }, Right::packed(w, c.outputs, c.channels));
+        let pixels = c.batch * c.height * c.width;
+        product::rows_times(&rows, pixels, c.outputs, right, &Epilogue::default(), add, dx);
         return;
     }
-    let deepest = w.iter().map(|r| r.panels.depth()).max().unwrap_or(0) + product::LANES;
+    let residues: Vec<_> = Residue::all(c).collect();
+    let deepest = residues.iter().map(|r| r.depth(c)).max().unwrap_or(0) + product::LANES;
     let most = (131_072 / deepest).clamp(24, 96) * c.stride * c.stride / c.width;
     let lines = product::rows_per_task(c.batch * c.height, most.max(c.stride));
     let line = c.width * c.channels;
     dx.par_chunks_mut(lines * line).enumerate().for_each(|(task, dx)| {
         let mut pixels = Vec::new();
-        for residue in w {
+        let mut w = w;
+        for residue in &residues {
+            let (matrix, rest) = w.split_at(residue.packed_len(c));
+            w = rest;
             pixels.clear();
             for (index, number) in (task * lines..).take(dx.len() / line).enumerate() {
                 let y = number % c.height;
@@ -132,16 +162,17 @@ pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[Residue], dx: &mut [f32],
                     pixels.extend(columns.map(|x| (number / c.height, y, x, (index * c.width + x) * c.channels)));
                 }
             }
-            collect(c, dy, residue, &pixels, dx, add);
+            collect(c, dy, residue, matrix, &pixels, dx, add);
         }
     });
 }
 
 /// The gradient of some pixels of one residue: (image, y, x, place in dx).
 fn collect(
-    c: &Conv, dy: &[f32], residue: &Residue, pixels: &[(usize, usize, usize, usize)], dx: &mut [f32], add: bool,
+    c: &Conv, dy: &[f32], residue: &Residue, w: &[f32], pixels: &[(usize, usize, usize, usize)], dx: &mut [f32],
+    add: bool,
 ) {
-    let depth = residue.panels.depth();
+    let depth = residue.depth(c);
     let stride = depth.next_multiple_of(product::LANES) + product::LANES;
     let (oh, ow) = (c.out_height(), c.out_width());
     product::with_scratch(pixels.len() * (stride + c.channels), |scratch| {
@@ -158,7 +189,7 @@ fn collect(
             }
         }
         let left = Left { data: tile, row_step: stride, depth_step: 1 };
-        product::multiply(left, pixels.len(), depth, residue.panels.right(), result, c.channels, false);
+        product::multiply(left, pixels.len(), depth, Right::packed(w, depth, c.channels), result, c.channels, false);
         for (from, &(.., place)) in result.chunks_exact(c.channels).zip(pixels) {
             let to = &mut dx[place..place + c.channels];
             if add {
@@ -176,45 +207,53 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
     let rows = c.batch * c.out_height() * c.out_width();
     let width = c.kernel * c.kernel * c.channels;
     let chunks = width.div_ceil(COLUMNS);
-    let parts = 16usize.div_ceil(chunks).min(rows.div_ceil(4 * DEPTH)).max(1);
+    let parts = 16usize.div_ceil(chunks).min(rows.div_ceil(8 * DEPTH)).max(1);
     let per_part = rows.div_ceil(parts).next_multiple_of(DEPTH);
     let columns = COLUMNS.min(width);
     let size = c.outputs * columns;
-    let stride = columns.next_multiple_of(product::LANES) + product::LANES;
-    let source = Neighbourhoods { c, x };
-    let mut sums = vec![0.0f32; chunks * parts * size];
-    sums.par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
-        let (chunk, part) = (task / parts, task % parts);
-        let from = chunk * columns;
-        let columns = columns.min(width - from);
-        product::with_scratch(DEPTH * stride, |tile| {
-            let end = rows.min((part + 1) * per_part);
-            for first in (part * per_part..end).step_by(DEPTH) {
-                let count = DEPTH.min(end - first);
-                for row in 0..count {
-                    source.copy_row(first + row, from, &mut tile[row * stride..][..columns]);
-                }
-                let dy = &dy[first * c.outputs..(first + count) * c.outputs];
-                let left = Left { data: dy, row_step: 1, depth_step: c.outputs };
-                let right = Right { data: tile, width: columns, panel_step: product::PANEL, stride };
-                product::multiply(left, c.outputs, count, right, sums, columns, true);
-            }
-        });
-    });
-    let taps = c.kernel * c.kernel;
-    dw.par_chunks_mut(c.channels * taps).enumerate().for_each(|(o, dw)| {
-        if !add {
-            dw.fill(0.0);
-        }
-        for chunk in 0..chunks {
+    product::with_scratch(chunks * parts * size, |sums| {
+        sums.par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
+            let (chunk, part) = (task / parts, task % parts);
             let from = chunk * columns;
-            let columns = columns.min(width - from);
-            for part in 0..parts {
-                let sums = &sums[(chunk * parts + part) * size + o * columns..][..columns];
-                for (k, sum) in (from..).zip(sums) {
+            let part = (part * per_part).min(rows)..((part + 1) * per_part).min(rows);
+            sum_part(c, x, dy, part, from..(from + columns).min(width), columns, sums);
+        });
+        let taps = c.kernel * c.kernel;
+        dw.par_chunks_mut(c.channels * taps).enumerate().for_each(|(o, dw)| {
+            if !add {
+                dw.fill(0.0);
+            }
+            for (task, sums) in sums.chunks_exact(size).enumerate() {
+                let from = task / parts * columns;
+                for (k, sum) in (from..width).zip(&sums[o * columns..][..columns]) {
                     dw[k % c.channels * taps + k / c.channels] += sum;
                 }
             }
+        });
+    });
+}
+
+/// Sums `columns` of dw over `rows` of dy into `sums`: [outputs, stride].
+fn sum_part(
+    c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<usize>, stride: usize, sums: &mut [f32],
+) {
+    let source = Neighbourhoods { c, x };
+    // Steps that are not multiples of a page, so that a column's numbers fall into different cache sets.
+    let (left_step, right_step) =
+        (c.outputs + product::LANES, columns.len().next_multiple_of(product::LANES) + product::LANES);
+    sums.fill(0.0);
+    product::with_scratch(DEPTH * (left_step + right_step), |scratch| {
+        let (left, right) = scratch.split_at_mut(DEPTH * left_step);
+        for first in rows.clone().step_by(DEPTH) {
+            let count = DEPTH.min(rows.end - first);
+            for row in 0..count {
+                left[row * left_step..][..c.outputs].copy_from_slice(&dy[(first + row) * c.outputs..][..c.outputs]);
+                source.copy_row(first + row, columns.start, &mut right[row * right_step..][..columns.len()]);
+            }
+            let left = Left { data: left, row_step: 1, depth_step: left_step };
+            let right =
+                Right { data: right, width: columns.len(), panel_step: product::PANEL, stride: right_step };
+            product::multiply(left, c.outputs, count, right, sums, stride, true);
         }
     });
 }

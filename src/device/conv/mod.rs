@@ -16,7 +16,7 @@ mod winograd;
 mod winograd_weight;
 
 pub use super::product::Epilogue;
-use super::product::Panels;
+use super::product::with_scratch;
 
 /// The shape of a convolution. `channels` come in, `outputs` go out; kernel, stride and padding are square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,75 +78,116 @@ impl Conv {
     }
 }
 
-/// Weights in the order that [`forward_packed`] or [`backward_data_packed`] reads; good for any batch.
-pub struct Packed(Kind);
-
-enum Kind {
-    Winograd(Vec<f32>),
-    Forward(Panels),
-    Backward(Vec<im2col::Residue>),
+/// Weights in the order that the passes read, to be used again and again; good for any batch and map.
+pub struct Packed {
+    pass: Pass,
+    data: Vec<f32>,
 }
 
-/// Packs w for [`forward_packed`].
-pub fn pack_forward(c: &Conv, w: &[f32]) -> Packed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    BackwardData,
+}
+
+impl Packed {
+    /// For [`forward_packed`].
+    pub fn forward(c: &Conv, w: &[f32]) -> Packed {
+        Packed::new(c, w, Pass::Forward)
+    }
+
+    /// For [`backward_data_packed`].
+    pub fn backward_data(c: &Conv, w: &[f32]) -> Packed {
+        Packed::new(c, w, Pass::BackwardData)
+    }
+
+    fn new(c: &Conv, w: &[f32], pass: Pass) -> Packed {
+        let mut data = vec![0.0; packed_len(c, pass)];
+        pack(c, w, pass, &mut data);
+        Packed { pass, data }
+    }
+}
+
+/// The stride-1 convolution that this pass is, if Winograd computes it.
+fn winograd_of(c: &Conv, pass: Pass) -> Option<Conv> {
+    let like = match pass {
+        Pass::Forward => *c,
+        Pass::BackwardData if c.kernel == 3 && c.stride == 1 && c.pad <= 2 => c.reversed(),
+        Pass::BackwardData => return None,
+    };
+    winograd::fits(&like).then_some(like)
+}
+
+fn packed_len(c: &Conv, pass: Pass) -> usize {
+    match (winograd_of(c, pass), pass) {
+        (Some(like), _) => winograd::packed_len(&like),
+        (None, Pass::Forward) => im2col::forward_len(c),
+        (None, Pass::BackwardData) => im2col::backward_len(c),
+    }
+}
+
+fn pack(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
     check(c, None, Some(w), None);
-    Packed(if winograd::fits(c) {
-        Kind::Winograd(winograd::pack(c.channels, c.outputs, |o, i| &w[(o * c.channels + i) * 9..][..9], false))
-    } else {
-        Kind::Forward(im2col::pack_forward(c, w))
-    })
-}
-
-/// Packs w for [`backward_data_packed`].
-pub fn pack_backward(c: &Conv, w: &[f32]) -> Packed {
-    check(c, None, Some(w), None);
-    Packed(if reverses(c) {
-        Kind::Winograd(winograd::pack(c.outputs, c.channels, |i, o| &w[(o * c.channels + i) * 9..][..9], true))
-    } else {
-        Kind::Backward(im2col::pack_backward(c, w))
-    })
-}
-
-/// Whether the gradient of x is itself a Winograd convolution.
-fn reverses(c: &Conv) -> bool {
-    c.kernel == 3 && c.stride == 1 && c.pad <= 2 && winograd::fits(&c.reversed())
+    let nine = |o: usize, i: usize| &w[(o * c.channels + i) * 9..][..9];
+    match (winograd_of(c, pass), pass) {
+        (Some(like), Pass::Forward) => winograd::pack(&like, nine, false, out),
+        (Some(like), Pass::BackwardData) => winograd::pack(&like, |o, i| nine(i, o), true, out),
+        (None, Pass::Forward) => im2col::pack_forward(c, w, out),
+        (None, Pass::BackwardData) => im2col::pack_backward(c, w, out),
+    }
 }
 
 /// `y = epilogue(x * w)`. x: [batch, height, width, channels], w: [outputs, channels, kernel, kernel],
 /// y: [batch, out_height, out_width, outputs].
 pub fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
-    forward_packed(c, x, &pack_forward(c, w), epilogue, y);
+    with_scratch(packed_len(c, Pass::Forward), |packed| {
+        pack(c, w, Pass::Forward, packed);
+        run_forward(c, x, packed, epilogue, y);
+    });
 }
 
-/// [`forward`] with weights that [`pack_forward`] packed for the same layer.
+/// [`forward`] with weights that [`Packed::forward`] packed for the same layer.
 pub fn forward_packed(c: &Conv, x: &[f32], w: &Packed, epilogue: &Epilogue, y: &mut [f32]) {
+    assert_eq!((w.pass, w.data.len()), (Pass::Forward, packed_len(c, Pass::Forward)), "weights of this layer");
+    run_forward(c, x, &w.data, epilogue, y);
+}
+
+fn run_forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
     check(c, Some(x), None, Some(y));
-    epilogue.check(c.output_len() / c.outputs.max(1), c.outputs);
     if y.is_empty() {
         return;
     }
-    match &w.0 {
-        Kind::Winograd(w) => winograd::forward(c, x, w, epilogue, false, y),
-        Kind::Forward(w) => im2col::forward(c, x, w, epilogue, y),
-        Kind::Backward(_) => panic!("weights packed for the backward pass"),
+    epilogue.check(y.len() / c.outputs, c.outputs);
+    if winograd::fits(c) {
+        winograd::forward(c, x, w, epilogue, false, y);
+    } else {
+        im2col::forward(c, x, w, epilogue, y);
     }
 }
 
 /// The gradient of x from dy: written to dx, or added to it with `add`.
 pub fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
-    backward_data_packed(c, dy, &pack_backward(c, w), dx, add);
+    with_scratch(packed_len(c, Pass::BackwardData), |packed| {
+        pack(c, w, Pass::BackwardData, packed);
+        run_backward_data(c, dy, packed, dx, add);
+    });
 }
 
-/// [`backward_data`] with weights that [`pack_backward`] packed for the same layer.
+/// [`backward_data`] with weights that [`Packed::backward_data`] packed for the same layer.
 pub fn backward_data_packed(c: &Conv, dy: &[f32], w: &Packed, dx: &mut [f32], add: bool) {
+    let expected = (Pass::BackwardData, packed_len(c, Pass::BackwardData));
+    assert_eq!((w.pass, w.data.len()), expected, "weights of this layer");
+    run_backward_data(c, dy, &w.data, dx, add);
+}
+
+fn run_backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     check(c, Some(dx), None, Some(dy));
     if dx.is_empty() {
         return;
     }
-    match &w.0 {
-        Kind::Winograd(w) => winograd::forward(&c.reversed(), dy, w, &Epilogue::default(), add, dx),
-        Kind::Backward(w) => im2col::backward_data(c, dy, w, dx, add),
-        Kind::Forward(_) => panic!("weights packed for the forward pass"),
+    match winograd_of(c, Pass::BackwardData) {
+        Some(like) => winograd::forward(&like, dy, w, &Epilogue::default(), add, dx),
+        None => im2col::backward_data(c, dy, w, dx, add),
     }
 }
 

@@ -11,8 +11,8 @@ use multiversion::{multiversion, target::selected_target};
 use rayon::prelude::*;
 
 use super::Conv;
-use super::transform::{self, Lanes};
-use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, panel_stride, with_scratch};
+use super::transform::{self, Vector};
+use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel_stride, with_scratch};
 
 pub(super) const POINTS: usize = 36;
 
@@ -52,6 +52,23 @@ impl Tiling<'_> {
         (self.line(row) * self.out_width + x, height, width)
     }
 
+    /// The places in x of a tile's 6x6 pixels.
+    fn inputs_of(&self, row: usize, column: usize) -> [[usize; 6]; 6] {
+        let c = self.c;
+        let (image, y, x) = (row / self.down, row % self.down * 4, column * 4);
+        let mut places = [[OUTSIDE; 6]; 6];
+        for (i, places) in places.iter_mut().enumerate() {
+            let y = (y + i).wrapping_sub(c.pad);
+            for (j, place) in places.iter_mut().enumerate() {
+                let x = (x + j).wrapping_sub(c.pad);
+                if y < c.height && x < c.width {
+                    *place = ((image * c.height + y) * c.width + x) * c.channels;
+                }
+            }
+        }
+        places
+    }
+
     /// Output lines above a tile row, counted through the batch.
     fn line(&self, row: usize) -> usize {
         row / self.down * self.out_height + row % self.down * 4
@@ -73,14 +90,18 @@ impl Layout {
     }
 }
 
-/// The weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine weights,
-/// which are turned by 180 degrees if `turned`.
+pub(super) fn packed_len(c: &Conv) -> usize {
+    POINTS * product::packed_len(c.channels, c.outputs)
+}
+
+/// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
+/// weights, which are turned by 180 degrees if `turned`.
 pub(super) fn pack<'a>(
-    channels: usize, outputs: usize, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool,
-) -> Vec<f32> {
+    c: &Conv, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool, out: &mut [f32],
+) {
+    let (channels, outputs) = (c.channels, c.outputs);
     let stride = panel_stride(outputs);
-    let mut packed = vec![0.0; outputs.div_ceil(PANEL) * POINTS * channels * stride];
-    packed.par_chunks_mut(POINTS * channels * stride).enumerate().for_each(|(panel, packed)| {
+    out.par_chunks_mut(POINTS * channels * stride).enumerate().for_each(|(panel, packed)| {
         let first = panel * PANEL;
         let columns = stride.min(outputs - first);
         with_scratch(LANES * 9 * PANEL, |block| {
@@ -100,67 +121,69 @@ pub(super) fn pack<'a>(
             }
         });
     });
-    packed
 }
 
 /// Transforms the columns of `weights` ([tap, PANEL]); point p goes to `out[p * step ..]`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usize) {
     const FUSED: bool = selected_target!().supports_feature_str("fma");
+    let mut half = transform::half();
     for column in (0..columns).step_by(LANES) {
-        let mut half = [[Lanes::ZERO; 3]; 6];
-        for kx in 0..3 {
-            let g = [0, 1, 2].map(|ky| Lanes::load(&weights[(ky * 3 + kx) * PANEL + column..]));
-            let points = transform::weight::<FUSED>(g);
-            for i in 0..6 {
-                half[i][kx] = points[i];
-            }
-        }
-        for (i, half) in half.into_iter().enumerate() {
-            for (j, point) in transform::weight::<FUSED>(half).into_iter().enumerate() {
-                point.store(&mut out[(i * 6 + j) * step + column..]);
+        let at = |i: usize, j: usize| channels::<LANES>(weights, (i * 3 + j) * PANEL + column);
+        transform::columns(&mut half, at, transform::weight::<FUSED>);
+        for i in 0..6 {
+            let points = transform::line(&half, i, 0, transform::weight::<FUSED>);
+            for (j, point) in points.0.iter().enumerate() {
+                out[(i * 6 + j) * step + column..][..LANES].copy_from_slice(point);
             }
         }
     }
+}
+
+/// `W` numbers from `place` on.
+#[inline(always)]
+pub(super) fn channels<const W: usize>(from: &[f32], place: usize) -> &[f32; W] {
+    from[place..].first_chunk().expect("whole vectors of channels")
 }
 
 /// Transforms the inputs of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
     const FUSED: bool = selected_target!().supports_feature_str("fma");
-    const OUTSIDE: usize = usize::MAX;
-    let (c, channels) = (t.c, t.c.channels);
+    let channels = t.c.channels;
+    let mut half = transform::half();
     for tile in 0..count * t.across {
-        let row = first + tile / t.across;
-        let (image, y, across) = (row / t.down, row % t.down * 4, tile % t.across * 4);
-        let mut places = [[OUTSIDE; 6]; 6];
-        for (i, places) in places.iter_mut().enumerate() {
-            let y = (y + i).wrapping_sub(c.pad);
-            for (j, place) in places.iter_mut().enumerate() {
-                let x = (across + j).wrapping_sub(c.pad);
-                if y < c.height && x < c.width {
-                    *place = ((image * c.height + y) * c.width + x) * channels;
-                }
-            }
+        let places = t.inputs_of(first + tile / t.across, tile % t.across);
+        let wide = channels / PANEL * PANEL;
+        for channel in (0..wide).step_by(PANEL) {
+            let out = &mut out[tile * layout.stride + channel..];
+            input_square::<FUSED, PANEL>(x, &places, channel, &mut half, out, layout.step);
         }
-        for channel in (0..channels).step_by(LANES) {
-            let mut half = [[Lanes::ZERO; 6]; 6];
-            for j in 0..6 {
-                let mut d = [Lanes::ZERO; 6];
-                for i in 0..6 {
-                    if places[i][j] != OUTSIDE {
-                        d[i] = Lanes::load(&x[places[i][j] + channel..]);
-                    }
-                }
-                let points = transform::input::<FUSED>(d);
-                for i in 0..6 {
-                    half[i][j] = points[i];
-                }
-            }
-            for (i, half) in half.into_iter().enumerate() {
-                for (j, point) in transform::input::<FUSED>(half).into_iter().enumerate() {
-                    point.store(&mut out[(i * 6 + j) * layout.step + tile * layout.stride + channel..]);
-                }
+        for channel in (wide..channels).step_by(LANES) {
+            let out = &mut out[tile * layout.stride + channel..];
+            input_square::<FUSED, LANES>(x, &places, channel, &mut half, out, layout.step);
+        }
+    }
+}
+
+/// Stands for a pixel of the padding.
+pub(super) const OUTSIDE: usize = usize::MAX;
+pub(super) static ZEROS: [f32; PANEL] = [0.0; PANEL];
+
+#[inline(always)]
+fn input_square<const FUSED: bool, const W: usize>(
+    x: &[f32], places: &[[usize; 6]; 6], channel: usize, half: &mut transform::Half<6, 6>, out: &mut [f32],
+    step: usize,
+) {
+    let at = |i: usize, j: usize| {
+        if places[i][j] == OUTSIDE { channels::<W>(&ZEROS, 0) } else { channels(x, places[i][j] + channel) }
+    };
+    transform::columns(half, at, transform::input::<FUSED>);
+    for i in 0..6 {
+        for v in 0..W / LANES {
+            let points = transform::line(half, i, v, transform::input::<FUSED>);
+            for (j, point) in points.0.iter().enumerate() {
+                out[(i * 6 + j) * step + v * LANES..][..LANES].copy_from_slice(point);
             }
         }
     }
@@ -174,86 +197,125 @@ struct Output<'a, 'b> {
 }
 
 /// Transforms the products of `count` tile rows from `first` back and applies the epilogue. `m` begins at
-/// the first tile; the channels `columns` of y are written from its channel 0 on.
+/// the first tile and at channel `columns.start` of y.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn transform_output(
     t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>,
     out: &mut Output,
 ) {
     const FUSED: bool = selected_target!().supports_feature_str("fma");
-    let outputs = t.c.outputs;
-    let top = t.line(first) * t.out_width;
+    let mut half = transform::half();
+    let wide = columns.start + columns.len() / PANEL * PANEL;
     for tile in 0..count * t.across {
-        let (start, height, width) = t.outputs_of(first + tile / t.across, tile % t.across);
-        let start = (start - top) * outputs;
-        for channel in columns.clone().step_by(LANES) {
-            let mut half = [[Lanes::ZERO; 6]; 4];
-            for j in 0..6 {
-                let at = tile * layout.stride + channel - columns.start;
-                let points = [0, 1, 2, 3, 4, 5].map(|i| Lanes::load(&m[(i * 6 + j) * layout.step + at..]));
-                let values = transform::output::<FUSED>(points);
-                for i in 0..4 {
-                    half[i][j] = values[i];
+        let place = t.outputs_of(first + tile / t.across, tile % t.across);
+        let m = &m[tile * layout.stride..];
+        for channel in (columns.start..wide).step_by(PANEL) {
+            let m = &m[channel - columns.start..];
+            output_square::<FUSED, PANEL>(t, first, m, layout.step, place, channel, &mut half, out);
+        }
+        for channel in (wide..columns.end).step_by(LANES) {
+            let m = &m[channel - columns.start..];
+            output_square::<FUSED, LANES>(t, first, m, layout.step, place, channel, &mut half, out);
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn output_square<const FUSED: bool, const W: usize>(
+    t: &Tiling, first: usize, m: &[f32], step: usize, place: (usize, usize, usize), channel: usize,
+    half: &mut transform::Half<6, 4>, out: &mut Output,
+) {
+    let (pixel, height, width) = place;
+    let outputs = t.c.outputs;
+    let top = t.line(first) * t.out_width * outputs;
+    let Epilogue { scale, shift, residual, relu } = *out.epilogue;
+    let at = |i: usize, j: usize| channels::<W>(m, (i * 6 + j) * step);
+    transform::columns(half, at, transform::output::<FUSED>);
+    for i in 0..height {
+        for v in 0..W / LANES {
+            let values = transform::line(half, i, v, transform::output::<FUSED>);
+            let channel = channel + v * LANES;
+            for (j, value) in values.0.iter().enumerate().take(width) {
+                let place = (pixel + i * t.out_width + j) * outputs + channel;
+                let y: &mut Vector = out.y[place - top..].first_chunk_mut().expect("whole vectors of channels");
+                let mut value = *value;
+                if let Some(scale) = scale {
+                    let scale: &Vector = channels(scale, channel);
+                    for lane in 0..LANES {
+                        value[lane] *= scale[lane];
+                    }
                 }
-            }
-            let scale = out.epilogue.scale.map(|s| Lanes::load(&s[channel..]));
-            let shift = out.epilogue.shift.map_or(Lanes::ZERO, |s| Lanes::load(&s[channel..]));
-            for (i, half) in half.into_iter().enumerate().take(height) {
-                for (j, value) in transform::output::<FUSED>(half).into_iter().enumerate().take(width) {
-                    let place = start + (i * t.out_width + j) * outputs + channel;
-                    let mut value = scale.map_or(value, |s| value * s) + shift;
-                    if let Some(residual) = out.epilogue.residual {
-                        value = value + Lanes::load(&residual[top * outputs + place..]);
+                if let Some(shift) = shift {
+                    let shift: &Vector = channels(shift, channel);
+                    for lane in 0..LANES {
+                        value[lane] += shift[lane];
                     }
-                    if out.add {
-                        value = value + Lanes::load(&out.y[place..]);
+                }
+                if let Some(residual) = residual {
+                    let residual: &Vector = channels(residual, place);
+                    for lane in 0..LANES {
+                        value[lane] += residual[lane];
                     }
-                    if out.epilogue.relu {
-                        value = value.at_least_zero();
+                }
+                if relu {
+                    for lane in 0..LANES {
+                        value[lane] = value[lane].max(0.0);
                     }
-                    value.store(&mut out.y[place..]);
+                }
+                if out.add {
+                    for lane in 0..LANES {
+                        y[lane] += value[lane];
+                    }
+                } else {
+                    *y = value;
                 }
             }
         }
     }
 }
 
-/// Numbers of V and M together that a task's tiles may have: they should stay in a second cache of 1 MB.
-const TASK: usize = 180_000;
+/// Numbers of V that a task's tiles may have: they should stay in a second cache of 1 MB.
+const TASK: usize = 130_000;
 /// Above this many numbers of weights at the points, a task's own read of all of them costs more than the
 /// way of V and M through the third cache.
 const SHARED_WEIGHTS: usize = 1_000_000;
 /// Numbers of V and M together that the tasks share at a time in that case.
 const SHARED: usize = 8_000_000;
-/// Tiles that are at least transformed together there.
-const TILE: usize = 24;
+
+/// About `tiles` tiles as tile rows, in whole register tiles where there are enough.
+fn rows_of(tiles: usize, across: usize) -> usize {
+    let rows = (tiles / across).max(1);
+    (1..=rows).rev().find(|rows| rows * across % TILE_ROWS == 0 && 2 * rows * across >= tiles).unwrap_or(rows)
+}
 
 /// `y = epilogue(x * w)`, or `y += x * w`, for weights from [`pack`].
 pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: bool, y: &mut [f32]) {
     let t = Tiling::new(c);
-    let tile = POINTS * (c.channels + c.outputs + 2 * LANES);
-    let share = t.rows().div_ceil(rayon::current_num_threads());
     if POINTS * c.channels * c.outputs <= SHARED_WEIGHTS {
-        let rows = (TASK / tile / t.across).clamp(1, share.max(1));
+        let width = c.channels.max(c.outputs);
+        let share = (t.rows() * t.across).div_ceil(rayon::current_num_threads());
+        let rows = rows_of((TASK / POINTS / (width + LANES)).min(share), t.across);
         split(&t, 0, t.rows(), rows, y).into_par_iter().for_each(|(first, y)| {
             let count = rows.min(t.rows() - first);
             let tiles = count * t.across;
-            let (from, to) = (Layout::new(tiles, c.channels), Layout::new(tiles, c.outputs));
-            with_scratch(POINTS * (from.step + to.step), |scratch| {
-                let (v, m) = scratch.split_at_mut(POINTS * from.step);
-                transform_input(&t, x, first, count, v, from);
-                for point in 0..POINTS {
-                    let left = Left { data: &v[point * from.step..], row_step: from.stride, depth_step: 1 };
-                    let m = &mut m[point * to.step..];
-                    product::multiply(left, tiles, c.channels, weights(c, w, point), m, to.stride, false);
+            let layout = Layout::new(tiles, width);
+            with_scratch(POINTS * layout.step + tiles * layout.stride, |scratch| {
+                let (v, tile) = scratch.split_at_mut(POINTS * layout.step);
+                transform_input(&t, x, first, count, v, layout);
+                for (point, v) in v.chunks_exact_mut(layout.step).enumerate() {
+                    // M takes the place of V.
+                    tile.copy_from_slice(v);
+                    let left = Left { data: tile, row_step: layout.stride, depth_step: 1 };
+                    product::multiply(left, tiles, c.channels, weights(c, w, point), v, layout.stride, false);
                 }
                 let out = &mut Output { epilogue, add, y };
-                transform_output(&t, m, to, first, count, 0..c.outputs, out);
+                transform_output(&t, v, layout, first, count, 0..c.outputs, out);
             });
         });
         return;
     }
-    let group = (SHARED / tile / t.across).max(1);
+    let group = (SHARED / POINTS / (c.channels + c.outputs + 2 * LANES) / t.across).max(1);
     for begin in (0..t.rows()).step_by(group) {
         let end = (begin + group).min(t.rows());
         shared(&t, x, w, begin..end, epilogue, add, y);
@@ -290,7 +352,7 @@ fn shared(
 ) {
     let c = t.c;
     let total = range.len() * t.across;
-    let rows = range.len().div_ceil(4 * rayon::current_num_threads()).max(TILE / t.across).max(1);
+    let rows = rows_of((total / rayon::current_num_threads()).clamp(TILE_ROWS, 48), t.across);
     let (from, to) = (Layout::new(rows * t.across, c.channels), Layout::new(total, PANEL));
     let pieces = range.len().div_ceil(rows);
     with_scratch(pieces * POINTS * from.step + c.outputs.div_ceil(PANEL) * POINTS * to.step, |scratch| {

@@ -7,58 +7,61 @@ use multiversion::{multiversion, target::selected_target};
 use rayon::prelude::*;
 
 use super::Conv;
-use super::transform::{self, Lanes};
-use super::winograd::{Layout, POINTS, Tiling, transform_input};
-use crate::device::product::{self, LANES, Left, PANEL, Right, with_scratch};
+use super::transform;
+use super::winograd::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, transform_input};
+use crate::device::product::{self, LANES, Left, PANEL, Right, panel_stride, with_scratch};
 
-/// Tiles whose products are summed in one go.
+/// Tiles whose products are summed in one go: their panel of 64 columns fits the first cache.
 const DEPTH: usize = 64;
-/// Numbers of V and Z together that are made at a time.
-const GROUP: usize = 4_000_000;
-/// Rows (input channels) of one task.
-const ROWS: usize = 96;
+/// Numbers of V and Z together that each thread makes at a time.
+const GROUP: usize = 1_000_000;
 
 /// `dw = x * dy`, or `dw += x * dy`.
+///
+/// By turns, V and Z of some pieces of the batch are made, piece by piece in parallel, and their products
+/// added to the sums, in parallel by points and panels of outputs, but piece after piece: where the turns
+/// change makes no difference.
 pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
     let t = Tiling::new(c);
     let rows = (DEPTH / t.across).max(1);
     let (from, to) = (Layout::new(rows * t.across, c.channels), Layout::new(rows * t.across, c.outputs));
     let piece = POINTS * (from.step + to.step);
-    let pieces = (GROUP / piece).max(1).min(t.rows().div_ceil(rows));
-    let matrix = c.channels * c.outputs;
-    with_scratch(POINTS * matrix + pieces * piece, |scratch| {
-        let (du, vz) = scratch.split_at_mut(POINTS * matrix);
+    let threads = rayon::current_num_threads();
+    let pieces = ((GROUP / piece).max(1) * threads).min(t.rows().div_ceil(rows));
+    let width = panel_stride(c.outputs);
+    let matrix = c.channels * width;
+    let sums = c.outputs.div_ceil(PANEL) * POINTS * matrix;
+    with_scratch(sums + pieces * piece, |scratch| {
+        let (sums, vz) = scratch.split_at_mut(sums);
         for begin in (0..t.rows()).step_by(pieces * rows) {
             let end = (begin + pieces * rows).min(t.rows());
-            let tiles = |index: usize| rows.min(end - begin - index * rows) * t.across;
+            let count = |index: usize| rows.min(end - begin - index * rows);
             let vz = &mut vz[..(end - begin).div_ceil(rows) * piece];
             vz.par_chunks_mut(piece).enumerate().for_each(|(index, vz)| {
                 let (v, z) = vz.split_at_mut(POINTS * from.step);
-                let first = begin + index * rows;
-                transform_input(&t, x, first, tiles(index) / t.across, v, from);
-                transform_gradient(&t, dy, first, tiles(index) / t.across, z, to);
+                transform_input(&t, x, begin + index * rows, count(index), v, from);
+                transform_gradient(&t, dy, begin + index * rows, count(index), z, to);
             });
-            let size = ROWS.min(c.channels) * c.outputs;
-            let per_point = matrix.div_ceil(size);
-            let mut tasks: Vec<_> = du.chunks_mut(matrix).flat_map(|du| du.chunks_mut(size)).collect();
-            tasks.par_iter_mut().enumerate().for_each(|(task, du)| {
-                let (point, channel) = (task / per_point, task % per_point * ROWS);
+            sums.par_chunks_mut(matrix).enumerate().for_each(|(task, sums)| {
+                let (panel, point) = (task / POINTS, task % POINTS);
                 for (index, vz) in vz.chunks(piece).enumerate() {
                     let (v, z) = vz.split_at(POINTS * from.step);
-                    let left = Left { data: &v[point * from.step + channel..], row_step: 1, depth_step: from.stride };
+                    let left = Left { data: &v[point * from.step..], row_step: 1, depth_step: from.stride };
                     let right = Right {
-                        data: &z[point * to.step..],
-                        width: c.outputs,
-                        panel_step: PANEL,
+                        data: &z[point * to.step + panel * PANEL..],
+                        width: width.min(c.outputs - panel * PANEL),
+                        panel_step: 0,
                         stride: to.stride,
                     };
-                    let channels = du.len() / c.outputs;
-                    product::multiply(left, channels, tiles(index), right, du, c.outputs, begin + index > 0);
+                    let tiles = count(index) * t.across;
+                    product::multiply(left, c.channels, tiles, right, sums, width, begin + index > 0);
                 }
             });
         }
         dw.par_chunks_mut(LANES * c.channels * 9).enumerate().for_each(|(chunk, dw)| {
-            transform_back(c, du, chunk * LANES, dw, add);
+            let output = chunk * LANES;
+            let sums = &sums[output / PANEL * POINTS * matrix + output % PANEL..];
+            transform_back(c.channels, sums, width, dw, add);
         });
     });
 }
@@ -68,49 +71,74 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
 fn transform_gradient(t: &Tiling, dy: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
     const FUSED: bool = selected_target!().supports_feature_str("fma");
     let outputs = t.c.outputs;
+    let mut half = transform::half();
     for tile in 0..count * t.across {
-        let (start, height, width) = t.outputs_of(first + tile / t.across, tile % t.across);
-        for channel in (0..outputs).step_by(LANES) {
-            let mut half = [[Lanes::ZERO; 4]; 6];
-            for j in 0..width {
-                let mut d = [Lanes::ZERO; 4];
-                for i in 0..height {
-                    d[i] = Lanes::load(&dy[(start + i * t.out_width + j) * outputs + channel..]);
-                }
-                let points = transform::output_gradient::<FUSED>(d);
-                for i in 0..6 {
-                    half[i][j] = points[i];
-                }
+        let (pixel, height, width) = t.outputs_of(first + tile / t.across, tile % t.across);
+        let mut places = [[OUTSIDE; 4]; 4];
+        for (i, places) in places.iter_mut().enumerate().take(height) {
+            for (j, place) in places.iter_mut().enumerate().take(width) {
+                *place = (pixel + i * t.out_width + j) * outputs;
             }
-            for (i, half) in half.into_iter().enumerate() {
-                for (j, point) in transform::output_gradient::<FUSED>(half).into_iter().enumerate() {
-                    point.store(&mut out[(i * 6 + j) * layout.step + tile * layout.stride + channel..]);
-                }
+        }
+        let wide = outputs / PANEL * PANEL;
+        for channel in (0..wide).step_by(PANEL) {
+            let out = &mut out[tile * layout.stride + channel..];
+            gradient_square::<FUSED, PANEL>(dy, &places, channel, &mut half, out, layout.step);
+        }
+        for channel in (wide..outputs).step_by(LANES) {
+            let out = &mut out[tile * layout.stride + channel..];
+            gradient_square::<FUSED, LANES>(dy, &places, channel, &mut half, out, layout.step);
+        }
+    }
+}
+
+#[inline(always)]
+fn gradient_square<const FUSED: bool, const W: usize>(
+    dy: &[f32], places: &[[usize; 4]; 4], channel: usize, half: &mut transform::Half<4, 6>, out: &mut [f32],
+    step: usize,
+) {
+    let at = |i: usize, j: usize| {
+        if places[i][j] == OUTSIDE { channels::<W>(&ZEROS, 0) } else { channels(dy, places[i][j] + channel) }
+    };
+    transform::columns(half, at, transform::output_gradient::<FUSED>);
+    for i in 0..6 {
+        for v in 0..W / LANES {
+            let points = transform::line(half, i, v, transform::output_gradient::<FUSED>);
+            for (j, point) in points.0.iter().enumerate() {
+                out[(i * 6 + j) * step + v * LANES..][..LANES].copy_from_slice(point);
             }
         }
     }
 }
 
-/// The gradients of the weights of [`LANES`] outputs from `output`, from the sums at the points.
+/// The gradients of the weights of [`LANES`] outputs from their sums at the points: [point, channel, stride].
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn transform_back(c: &Conv, du: &[f32], output: usize, dw: &mut [f32], add: bool) {
+fn transform_back(count: usize, sums: &[f32], stride: usize, dw: &mut [f32], add: bool) {
     const FUSED: bool = selected_target!().supports_feature_str("fma");
-    for channel in 0..c.channels {
-        let at = |point: usize| (point * c.channels + channel) * c.outputs + output;
-        let mut half = [[Lanes::ZERO; 6]; 3];
-        for j in 0..6 {
-            let points = [0, 1, 2, 3, 4, 5].map(|i| Lanes::load(&du[at(i * 6 + j)..]));
-            let values = transform::weight_gradient::<FUSED>(points);
+    let mut half = transform::half();
+    // [output, channel, tap] of some channels: dw is then written in runs and not number by number.
+    let mut block = [[[0.0; 9]; LANES]; LANES];
+    for base in (0..count).step_by(LANES) {
+        for channel in 0..LANES {
+            let at = |i: usize, j: usize| {
+                channels::<LANES>(sums, ((i * 6 + j) * count + base + channel) * stride)
+            };
+            transform::columns(&mut half, at, transform::weight_gradient::<FUSED>);
             for i in 0..3 {
-                half[i][j] = values[i];
+                let values = transform::line(&half, i, 0, transform::weight_gradient::<FUSED>);
+                for j in 0..3 {
+                    for lane in 0..LANES {
+                        block[lane][channel][i * 3 + j] = values.0[j][lane];
+                    }
+                }
             }
         }
-        for (i, half) in half.into_iter().enumerate() {
-            for (j, value) in transform::weight_gradient::<FUSED>(half).into_iter().enumerate() {
-                for lane in 0..LANES {
-                    let dw = &mut dw[(lane * c.channels + channel) * 9 + i * 3 + j];
-                    *dw = if add { *dw + value.0[lane] } else { value.0[lane] };
-                }
+        for (output, block) in block.iter().enumerate() {
+            let dw = &mut dw[(output * count + base) * 9..][..LANES * 9];
+            if add {
+                dw.iter_mut().zip(block.as_flattened()).for_each(|(dw, value)| *dw += value);
+            } else {
+                dw.copy_from_slice(block.as_flattened());
             }
         }
     }
