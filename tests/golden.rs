@@ -174,10 +174,13 @@ fn resnet_gradients_and_running_statistics_equal_torchvision() {
         close(&format!("{prefix}loss"), &program.read::<f32>(loss), golden.get(&format!("{prefix}train.loss")), 1e-4);
         for name in golden.with(&format!("{prefix}train.grad.")) {
             let got: Vec<f32> = program.read(gradients[&format!("encoder.{name}")]);
+            // In the bottleneck nets the nearest relu lies only twice the rounding error from its kink
+            // (tests/golden/margins.py): one that flips costs up to 1e-2 of a gradient, here as in PyTorch's f32.
+            let tolerance = if arch == "resnet18" { 1e-4 } else { 1e-2 };
             let norm = got.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt() as f32;
-            close(&format!("{prefix}|d{name}|"), &[norm], golden.get(&format!("{prefix}train.grad_norm.{name}")), 1e-4);
+            close(&format!("{prefix}|d{name}|"), &[norm], golden.get(&format!("{prefix}train.grad_norm.{name}")), tolerance);
             let picked: Vec<f32> = got.iter().step_by((got.len() / 256).saturating_sub(1).max(1)).take(256).copied().collect();
-            close(&format!("{prefix}d{name}"), &picked, golden.get(&format!("{prefix}train.grad.{name}")), 1e-4);
+            close(&format!("{prefix}d{name}"), &picked, golden.get(&format!("{prefix}train.grad.{name}")), tolerance);
         }
         for name in golden.with(&format!("{prefix}train.after.")) {
             let got = n.weights.get(&format!("encoder.{name}")).unwrap();
