@@ -289,7 +289,7 @@ def bench_augment(size):
         ways = [(kind, processes) for processes in sorted({1, ARGS.threads}) for kind in kinds]
         value, (kind, processes) = max((measure(*way), way) for way in ways)
         value = max(value, measure(kind, processes), measure(kind, processes))
-    return value, "views/s", f"torchvision v2, {kind}, {processes} processes"
+    return value, "views/s", f"torchvision v2, {kind}, " + ("one process" if processes == 1 else f"{processes} processes")
 
 
 # ---------------------------------------------------------------- scoring
@@ -334,7 +334,7 @@ def bench_score():
     if not ARGS.quick:
         value = max(value, score_run((f, g), layout, *best), score_run((f, g), layout, *best))
     workers, kind = best
-    return value, "samples/s", f"{how}; views by torchvision v2, {kind}, DataLoader with {workers} workers"
+    return value, "samples/s", f"{how}; views by torchvision v2, {kind}, DataLoader, num_workers={workers}"
 
 
 # ---------------------------------------------------------------- main
