@@ -15,7 +15,7 @@ use crate::report::{self, Curve};
 use crate::score::{Protocol, Side, score};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
-use crate::train::{Job, read_curve, train};
+use crate::train::{CHECKPOINT, Job, read_curve, train};
 use crate::{encoders, files};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -96,7 +96,7 @@ impl Run {
             for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
                 if which != skipped {
                     let seed = self.recipe.seed + pair as u64;
-                    train(&Job { recipe: &self.recipe, seed, source: &*self.source, samples: &samples, name, dir: &dir }, progress)?;
+                    train(&Job { recipe: &self.recipe, seed, source: &*self.source, samples: &samples, name, dir: &dir, checkpoint: CHECKPOINT }, progress)?;
                 }
             }
         }

@@ -33,6 +33,8 @@ pub struct Job<'a> {
     /// `f` or `g`: the stem of the files' names.
     pub name: &'a str,
     pub dir: &'a Path,
+    /// Least time between checkpoints; writing them never takes more than a fiftieth of the training.
+    pub checkpoint: Duration,
 }
 
 /// A point of the training curve: means since the point before; what was not measured is NaN.
@@ -46,8 +48,8 @@ pub struct Point {
     pub lr: f64,
 }
 
-/// Seconds between checkpoints.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// The usual time between checkpoints.
+pub const CHECKPOINT: Duration = Duration::from_secs(10);
 /// Below this spread the embeddings all point the same way.
 const COLLAPSED: f64 = 0.01;
 
@@ -171,7 +173,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     progress.start(&format!("train {}", job.name), steps as u64, "step");
     progress.line(&format!("{}: {} samples, {steps} steps of {}; memory {}", job.name, job.samples.len(), job.recipe.train.batch, Describe(plan)));
     progress.advance(done as u64, "");
-    let mut saved = Instant::now();
+    let (mut saved, mut pause) = (Instant::now(), job.checkpoint);
     let mut order = vec![];
     for step in done..steps {
         let (epoch, at) = (step / per_epoch, step % per_epoch);
@@ -187,10 +189,12 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
             watch(job, &curve, &point)?;
             curve.push(point);
             progress.advance(rows as u64, &format!("loss {:.3}  spread {:.2}", point.loss, point.std));
-            if saved.elapsed() > CHECKPOINT_EVERY && step + 1 < steps {
+            if saved.elapsed() >= pause && step + 1 < steps {
+                let start = Instant::now();
                 let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
                 weights.save(&job.checkpoint_path(), "", &metadata.map(|(k, v)| (k.to_string(), v)).into())?;
                 saved = Instant::now();
+                pause = job.checkpoint.max(50 * (saved - start).min(job.checkpoint));
             }
         }
     }

@@ -4,6 +4,8 @@ mod augment;
 mod conv;
 mod data;
 mod golden;
+mod layers;
+mod learn;
 mod ops;
 mod report;
 mod split;

@@ -22,8 +22,8 @@ pub struct ResNet {
     base: usize,
 }
 
-/// Three stages of one block, for laptops: 0.3 million weights.
-pub static RESNET8: ResNet = ResNet { name: "resnet8", block: Block::Basic, depths: &[1, 1, 1], base: 32 };
+/// Three stages of one block, for laptops: 0.08 million weights.
+pub static RESNET8: ResNet = ResNet { name: "resnet8", block: Block::Basic, depths: &[1, 1, 1], base: 16 };
 pub static RESNET18: ResNet = ResNet { name: "resnet18", block: Block::Basic, depths: &[2, 2, 2, 2], base: 64 };
 pub static RESNET34: ResNet = ResNet { name: "resnet34", block: Block::Basic, depths: &[3, 4, 6, 3], base: 64 };
 pub static RESNET50: ResNet = ResNet { name: "resnet50", block: Block::Bottleneck { widen: 1 }, depths: &[3, 4, 6, 3], base: 64 };

@@ -1,0 +1,109 @@
+//! The layer rules of ARCHITECTURE.md, held against the `use crate::` lines.
+
+use std::path::{Path, PathBuf};
+
+/// Module and what it may use besides `error`. Longest prefix wins.
+const RULES: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("random", &[]),
+    ("var", &[]),
+    ("progress", &[]),
+    ("files", &[]),
+    ("tensors", &[]),
+    ("device", &["var"]),
+    ("tape", &["device", "var", "weights"]),
+    ("program", &["device", "tape", "var", "weights"]),
+    ("weights", &["device", "files", "random", "tape", "tensors", "var"]),
+    ("schedule", &["device", "tape", "var", "weights"]),
+    ("data", &["files", "random"]),
+    ("split", &["data", "files", "random"]),
+    ("view", &["data", "files", "random", "tensors"]),
+    ("ops", &["device", "random", "schedule", "tape", "var", "view", "weights"]),
+    ("encoders", &["ops", "tape", "var"]),
+    ("methods", &["encoders", "tape", "var"]),
+    ("table", &["files", "split"]),
+    ("stats", &["split", "table"]),
+    ("config", &["data", "encoders", "files", "methods", "ops", "score", "split", "view"]),
+    ("loader", &["data", "ops", "program"]),
+    ("train", &["config", "data", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule", "tape", "var", "view", "weights"]),
+    ("score", &["data", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view", "weights"]),
+    ("manifest", &["data", "files"]),
+    ("report", &["data", "files", "split", "stats", "table", "train"]),
+    ("run", &["config", "data", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found)
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path)
+        }
+    }
+}
+
+fn files() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = vec![];
+    sources(&root, &mut found);
+    let name = |p: &PathBuf| p.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+    found.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
+}
+
+/// The modules named by `use crate::a::b` and `use crate::{a::b, c}`.
+fn used(text: &str) -> Vec<String> {
+    let mut modules = vec![];
+    for part in text.split("use crate::").skip(1) {
+        let statement = part.split(';').next().unwrap_or_default();
+        let first = |s: &str| s.trim().split([':', ',', '}', ' ']).next().unwrap_or_default().to_string();
+        match statement.strip_prefix('{') {
+            None => modules.push(first(statement)),
+            Some(list) => {
+                let mut depth = 0;
+                let top = list.split(|c| {
+                    depth += (c == '{') as i32 - (c == '}') as i32;
+                    c == ',' && depth == 0
+                });
+                modules.extend(top.map(first).filter(|m| !m.is_empty()));
+            }
+        }
+    }
+    modules
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    for (name, text) in files() {
+        let module = name.split(['/', '.']).next().unwrap();
+        if ["lib", "main", "cmd"].contains(&module) {
+            continue;
+        }
+        let rule = RULES.iter().find(|(m, _)| *m == module).unwrap_or_else(|| panic!("{name}: no rule for this module; add one here and in ARCHITECTURE.md"));
+        for other in used(&text) {
+            let fine = other == "error" || other == "Error" || other == "Result" || other == module || rule.1.contains(&other.as_str());
+            assert!(fine, "src/{name} uses `{other}`, which {module} may not know");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_lies_in_device_and_says_why() {
+    for (name, text) in files() {
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| l.split("//").next().unwrap_or_default().contains("unsafe ")) {
+            assert!(name.starts_with("device/"), "src/{name}:{}: unsafe outside device", i + 1);
+            let before: Vec<&str> = text.lines().take(i + 1).collect();
+            let near = before.iter().rev().take(6).any(|l| l.contains("SAFETY"));
+            assert!(near, "src/{name}:{}: unsafe without a SAFETY line: {line}", i + 1);
+        }
+        assert!(!text.contains("cfg("), "src/{name}: conditional compilation");
+    }
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    for (name, text) in files() {
+        let prints = ["println!", "eprintln!", "print!(", "dbg!"].iter().any(|p| text.contains(p));
+        assert!(!prints || name.starts_with("cmd/") || name == "main.rs", "src/{name} prints");
+    }
+}
