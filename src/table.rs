@@ -33,9 +33,8 @@ pub struct Row {
 }
 
 /// The columns of a table file, in order.
-pub const COLUMNS: [&str; 11] = [
-    "index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr",
-];
+pub const COLUMNS: [&str; 11] =
+    ["index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr"];
 
 impl Row {
     /// The columns from `align_f` on, in order. NaN stands for "not known".
@@ -97,7 +96,11 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
         for (number, table) in sorted.iter().enumerate() {
             if table.len() != first.len() || !same(table[n], sorted[0][n]) {
                 return Err(Error::config(
-                    format!("table {} of the {} to average is not of the same samples as the first", number + 1, tables.len()),
+                    format!(
+                        "table {} of the {} to average is not of the same samples as the first",
+                        number + 1,
+                        tables.len()
+                    ),
                     remedy,
                 ));
             }
@@ -143,7 +146,9 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
     let path = path.as_ref();
     let format = Format::of(path)?;
     for row in rows {
-        check(row).map_err(|what| Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders"))?;
+        check(row).map_err(|what| {
+            Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders")
+        })?;
     }
     let mut writer = Writer::create(path)?;
     match format {

@@ -1,8 +1,11 @@
 //! The one integration test binary.
 
 mod augment;
+mod cli;
+mod config;
 mod conv;
 mod data;
+mod files;
 mod golden;
 mod layers;
 mod learn;

@@ -1,1 +1,127 @@
-//! (to be written)
+//! The command line: one file per verb. The only code that prints.
+
+mod args;
+mod demo;
+mod embed;
+mod progress;
+mod report;
+mod run;
+mod score;
+mod show;
+mod split;
+mod train;
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Silent};
+
+/// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
+#[derive(Parser)]
+#[command(
+    name = "sslmem",
+    version,
+    max_term_width = 110,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every verb takes.
+#[derive(Args)]
+struct Global {
+    /// Threads to compute with [default: one per core]; results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Everywhere")]
+    threads: Option<u16>,
+    /// Seed of everything random [default: the recipe's]
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    seed: Option<u64>,
+    /// No progress on stderr
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Run(run::Verb),
+    Demo(demo::Verb),
+    Split(split::Verb),
+    Train(train::Verb),
+    Score(score::Verb),
+    Embed(embed::Verb),
+    Report(report::Verb),
+    Show(show::Verb),
+}
+
+/// Runs the program and returns its exit status: 0 done, 1 failed, 2 misuse. A reader that went away
+/// (`sslmem show recipe | head -1`) is no failure.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be listening, which is not worth a word to nobody.
+            let _ = error.print();
+            return error.exit_code() as u8;
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => 0,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    let Cli { verb, global } = cli;
+    if let Some(threads) = global.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        pool.map_err(|error| Error::config(format!("cannot start {threads} threads: {error}"), "choose fewer"))?;
+    }
+    match verb {
+        Verb::Run(verb) => run::run(verb, &global),
+        Verb::Demo(verb) => demo::run(verb, &global),
+        Verb::Split(verb) => split::run(verb, &global),
+        Verb::Train(verb) => train::run(verb, &global),
+        Verb::Score(verb) => score::run(verb, &global),
+        Verb::Embed(verb) => embed::run(verb, &global),
+        Verb::Report(verb) => report::run(verb),
+        Verb::Show(verb) => show::run(verb, &global),
+    }
+}
+
+impl Global {
+    /// Who listens to long work.
+    fn progress(&self) -> Box<dyn Progress> {
+        if self.quiet { Box::new(Silent) } else { progress::terminal() }
+    }
+}
+
+/// Results go to standard output.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(Error::io("write to", "standard output"))
+}
+
+/// A file that would be replaced needs `--force`.
+fn keep(path: &Path, force: bool) -> Result<()> {
+    if path.exists() && !force {
+        return Err(Error::config(
+            format!("{} exists already", path.display()),
+            "choose another name, or replace it with --force",
+        ));
+    }
+    Ok(())
+}

@@ -43,7 +43,10 @@ impl Layers {
         let layer: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let at = line.map(|line| format!(", line {line}")).unwrap_or_default();
-            Error::config(format!("{place}{at}: this is not TOML: {}", error.message()), "see `sslmem show recipe` for how it should look")
+            Error::config(
+                format!("{place}{at}: this is not TOML: {}", error.message()),
+                "see `sslmem show recipe` for how it should look",
+            )
         })?;
         for (key, value) in layer {
             match value {
@@ -74,14 +77,17 @@ impl Layers {
     /// There is no `=`, or no recipe has such a key.
     pub fn assign(self, assignment: &str) -> Result<Layers> {
         let Some((key, value)) = assignment.split_once('=') else {
-            return Err(Error::config(format!("--set {assignment} has no value"), "write --set section.key=value, as in --set train.epochs=10"));
+            return Err(Error::config(
+                format!("--set {assignment} has no value"),
+                "write --set section.key=value, as in --set train.epochs=10",
+            ));
         };
         self.set(key.trim(), value.trim())
     }
 
     fn put(&mut self, place: &str, key: &str, value: Value) -> Result<()> {
         let Some((known, _)) = KEYS.iter().find(|(known, _)| *known == key) else {
-            return Err(unknown(place, key, &value));
+            return Err(unknown(place, key));
         };
         match known.split_once('.') {
             None => self.table.insert(key.to_string(), value),
@@ -103,7 +109,13 @@ impl Layers {
             let text = error.to_string();
             let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
-            Error::config(format!("{key}{}", error.message()), "see `sslmem show recipe` for what each key takes")
+            // Serde names Rust's types, which are nobody's business.
+            let what = error
+                .message()
+                .replace("usize", "a whole number")
+                .replace("u64", "a whole number")
+                .replace("f32", "a number");
+            Error::config(format!("{key}{what}"), "see `sslmem show recipe` for what each key takes")
         })?;
         recipe.validate()?;
         Ok(recipe)
@@ -111,25 +123,34 @@ impl Layers {
 }
 
 /// Says what is wrong with a key and which one may have been meant.
-fn unknown(place: &str, key: &str, value: &Value) -> Error {
+fn unknown(place: &str, key: &str) -> Error {
     let sections = || KEYS.iter().filter_map(|(known, _)| known.split_once('.'));
     let (what, options): (String, Vec<&str>) = match key.split_once('.') {
         Some((section, name)) if sections().any(|(known, _)| known == section) => {
             let inside = sections().filter(|(known, _)| *known == section).map(|(_, name)| name);
             (format!("{place}: unknown key `{name}` in [{section}]"), inside.collect())
         }
-        Some((section, _)) => (format!("{place}: unknown section [{section}]"), sections().map(|(known, _)| known).collect()),
+        Some((section, _)) => {
+            (format!("{place}: unknown section [{section}]"), sections().map(|(known, _)| known).collect())
+        }
         None if sections().any(|(known, _)| known == key) => {
-            let what = format!("{place}: `{key}` is a section, not a {}", value.type_str());
-            return Error::config(what, format!("write [{key}] and its keys below, or {key}.name=value"));
+            let what = format!("{place}: `{key}` is a section and takes no value");
+            return Error::config(what, format!("write [{key}] and its keys below it, or {key}.name=value"));
         }
         None => (format!("{place}: unknown key `{key}`"), KEYS.iter().map(|(known, _)| *known).collect()),
     };
     let typed = match key.split_once('.') {
-        Some((section, name)) => if sections().any(|(known, _)| known == section) { name } else { section },
+        Some((section, name)) => {
+            if sections().any(|(known, _)| known == section) {
+                name
+            } else {
+                section
+            }
+        }
         None => key,
     };
     // `epochs` alone: the key exists, in a section.
-    let whole = sections().find(|(_, name)| *name == key).map(|(section, name)| format!("did you mean `{section}.{name}`?"));
+    let whole =
+        sections().find(|(_, name)| *name == key).map(|(section, name)| format!("did you mean `{section}.{name}`?"));
     Error::config(what, whole.unwrap_or_else(|| remedy(typed, options.into_iter())))
 }

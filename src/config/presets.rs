@@ -36,7 +36,11 @@ pub const PRESETS: &[Preset] = &[
         about: "300 images of CIFAR-10 and a small encoder: memorization one can see within an hour on two cores",
         recipe: cifar_small,
     },
-    Preset { name: "demo", about: "a procedural data set and a small encoder: minutes on two cores, no files needed", recipe: demo },
+    Preset {
+        name: "demo",
+        about: "a procedural data set and a small encoder: minutes on two cores, no files needed",
+        recipe: demo,
+    },
 ];
 
 /// The preset of this name.

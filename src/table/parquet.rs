@@ -136,14 +136,18 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
             return Err("the ids are longer than the file".into());
         }
         for (n, id) in id.into_iter().enumerate() {
-            let count = |values: &[f64], name| whole(values[n]).ok_or_else(|| format!("row {}: {name} is {}, not a whole number", rows.len() + 1, values[n]));
+            let count = |values: &[f64], name| {
+                whole(values[n])
+                    .ok_or_else(|| format!("row {}: {name} is {}, not a whole number", rows.len() + 1, values[n]))
+            };
             let number = |column: usize| numbers[column][n];
             rows.push(Row {
                 index: count(&index, "index")?,
                 id,
                 label: if label[n].is_nan() { None } else { Some(count(&label, "label")?) },
-                subset: Subset::parse(&subset[n])
-                    .ok_or_else(|| format!("row {}: subset is `{}`, not S_S, S_C, S_I or S_E", rows.len() + 1, subset[n]))?,
+                subset: Subset::parse(&subset[n]).ok_or_else(|| {
+                    format!("row {}: subset is `{}`, not S_S, S_C, S_I or S_E", rows.len() + 1, subset[n])
+                })?,
                 align_f: number(0),
                 align_g: number(1),
                 delta: number(2),
@@ -163,7 +167,10 @@ fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), Str
     let mut total = 0i64;
     for group in metadata.row_groups() {
         // Two alignment losses a row are as good as random bytes, so a row takes more than one byte.
-        total = total.checked_add(group.num_rows()).filter(|&total| group.num_rows() >= 0 && fits(total)).ok_or("it claims more rows than it can hold")?;
+        total = total
+            .checked_add(group.num_rows())
+            .filter(|&total| group.num_rows() >= 0 && fits(total))
+            .ok_or("it claims more rows than it can hold")?;
         for chunk in group.columns() {
             let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
             if !fits(start) || !fits(chunk.compressed_size()) || !fits(start.saturating_add(chunk.compressed_size())) {
@@ -219,7 +226,8 @@ impl Column<'_> {
             let value = value.filter(|value| value.len() <= LONGEST_ID)?;
             String::from_utf8(value.data().to_vec()).ok()
         });
-        text.collect::<Option<_>>().ok_or_else(|| format!("the column `{}` holds something that is not a short text", self.name))
+        text.collect::<Option<_>>()
+            .ok_or_else(|| format!("the column `{}` holds something that is not a short text", self.name))
     }
 
     fn values<T: DataType, V>(

@@ -1,0 +1,116 @@
+//! Arguments that several verbs share, and the way from them to a recipe.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Global;
+use crate::config::{DEFAULT, Layers, Recipe, preset};
+use crate::data::{self, Source};
+use crate::error::Result;
+
+/// Where the recipe comes from.
+#[derive(Args, Default)]
+pub struct Origin {
+    /// Recipe to start from (see `sslmem show presets`) [default: reference]
+    #[arg(long, value_name = "NAME", help_heading = "Recipe")]
+    pub preset: Option<String>,
+    /// TOML file with any keys of a recipe (see `sslmem show recipe`); wins over the preset
+    #[arg(long, value_name = "FILE", help_heading = "Recipe")]
+    pub recipe: Option<PathBuf>,
+    /// Any key of the recipe, as in --set train.epochs=10; wins over everything
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Recipe")]
+    pub set: Vec<String>,
+}
+
+/// Which images.
+#[derive(Args, Default)]
+pub struct Images {
+    /// Which images: cifar10:DIR, cifar100:DIR, folder:DIR or synthetic:N
+    #[arg(long, value_name = "KIND:WHERE", help_heading = "Data")]
+    pub data: Option<String>,
+    /// What to do with an image that cannot be decoded: fail or skip
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
+    pub on_bad_image: Option<String>,
+}
+
+/// Which network.
+#[derive(Args, Default)]
+pub struct Network {
+    /// Encoder (see `sslmem show encoders`)
+    #[arg(long, value_name = "NAME", help_heading = "Encoder")]
+    pub arch: Option<String>,
+    /// First layers: cifar (3x3, no max-pool) or imagenet (7x7, max-pool)
+    #[arg(long, value_name = "NAME", help_heading = "Encoder")]
+    pub stem: Option<String>,
+    /// Height and width of the views in pixels
+    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    pub size: Option<usize>,
+    /// Channel statistics the encoder was trained with: cifar10, imagenet, half or unit
+    #[arg(long, value_name = "NAME", help_heading = "Encoder")]
+    pub normalize: Option<String>,
+}
+
+/// How long.
+#[derive(Args, Default)]
+pub struct Length {
+    /// Passes over the samples
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub epochs: Option<usize>,
+    /// Samples in a training step
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub batch: Option<usize>,
+}
+
+/// Flags of the command line as keys of the recipe.
+#[derive(Default)]
+pub struct Flags(Vec<(&'static str, String)>);
+
+impl Flags {
+    pub fn with<T: ToString>(mut self, key: &'static str, value: &Option<T>) -> Flags {
+        self.0.extend(value.as_ref().map(|value| (key, value.to_string())));
+        self
+    }
+    pub fn images(self, images: &Images) -> Flags {
+        self.with("data.source", &images.data).with("data.on_bad_image", &images.on_bad_image)
+    }
+    pub fn network(self, network: &Network) -> Flags {
+        let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
+        flags.with("encoder.size", &network.size).with("encoder.normalize", &network.normalize)
+    }
+    pub fn length(self, length: &Length) -> Flags {
+        self.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub fn seed(self, global: &Global) -> Flags {
+        self.with("seed", &global.seed)
+    }
+}
+
+impl Origin {
+    pub fn is_empty(&self) -> bool {
+        self.preset.is_none() && self.recipe.is_none() && self.set.is_empty()
+    }
+
+    /// The recipe: preset, then file, then flags, then `--set`.
+    pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
+        let mut layers = Layers::new(&preset(self.preset.as_deref().unwrap_or(DEFAULT))?)?;
+        if let Some(path) = &self.recipe {
+            layers = layers.file(path)?;
+        }
+        for (key, value) in &flags.0 {
+            layers = layers.set(key, value)?;
+        }
+        for assignment in &self.set {
+            layers = layers.assign(assignment)?;
+        }
+        layers.resolve()
+    }
+}
+
+/// Opens the data of a recipe.
+pub fn open(recipe: &Recipe) -> Result<Box<dyn Source>> {
+    data::open(&recipe.data.source, recipe.data.on_bad_image)
+}

@@ -1,0 +1,80 @@
+//! `sslmem embed`: the features of every sample of a data set.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::args::{Flags, Images, Network, Origin, open};
+use super::score::side;
+use super::{Global, keep};
+use crate::error::{Error, Result};
+use crate::files::{self, Writer};
+use crate::score::embed;
+use crate::tensors;
+
+/// Write the features of every sample of a data set
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  sslmem embed --encoder resnet18.safetensors --arch resnet18 --stem imagenet --size 224 --normalize imagenet \\\n    --data folder:photos --out features.safetensors"
+)]
+pub struct Verb {
+    /// Weights, with torchvision's names
+    #[arg(long, value_name = "FILE")]
+    encoder: PathBuf,
+    /// File to write: `features` [samples, width] in the order of the data, f32
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// Pooled features or the whole map
+    #[arg(long, value_name = "WHICH")]
+    features: Option<String>,
+    /// Samples at a time; features do not depend on it
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Replace a file that exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let recipe = verb.origin.resolve(&flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
+    keep(&verb.out, verb.force)?;
+    files::check_writable(&verb.out)?;
+    let source = open(&recipe)?;
+    let mut out = Writer::create(&verb.out)?;
+    let path = out.path().to_path_buf();
+    // The header holds the width, which the first samples tell.
+    let mut started = false;
+    let (view, features, batch) = (recipe.original_view()?, recipe.score.features, recipe.score.batch);
+    embed(
+        side(&recipe, &verb.encoder)?,
+        &view,
+        features,
+        batch,
+        source.as_ref(),
+        global.progress().as_mut(),
+        |values| {
+            if !started {
+                started = true;
+                let width = values.len() / batch.min(source.len());
+                let shape = vec![source.len(), width];
+                let metadata = [
+                    ("data".to_string(), source.digest().to_string()),
+                    ("encoder".to_string(), recipe.encoder.arch.clone()),
+                ];
+                let header =
+                    tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape }]);
+                out.write_all(&header).map_err(Error::io("write", &path))?;
+            }
+            out.write_all(bytemuck::cast_slice(values)).map_err(Error::io("write", &path))
+        },
+    )?;
+    out.commit()
+}

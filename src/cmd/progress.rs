@@ -1,0 +1,124 @@
+//! Progress on stderr: a bar on a terminal, a line now and then elsewhere.
+
+use std::fmt::Write;
+use std::io::{IsTerminal, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+
+use crate::progress::Progress;
+
+/// Time between two lines where there is no terminal.
+const PAUSE: Duration = Duration::from_secs(5);
+
+pub fn terminal() -> Box<dyn Progress> {
+    if std::io::stderr().is_terminal() { Box::new(Bar(None)) } else { Box::new(Lines(None)) }
+}
+
+struct Bar(Option<ProgressBar>);
+
+impl Progress for Bar {
+    fn start(&mut self, what: &str, total: u64, unit: &str) {
+        self.done();
+        let template = format!(
+            "{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s  {{rate}}  {{eta}} left  {{msg}}"
+        );
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{:.1}/s", state.per_sec()); // a bar that cannot be drawn is not worth a word
+        });
+        let bar = ProgressBar::new(total).with_style(style).with_prefix(what.to_string());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        self.0 = Some(bar);
+    }
+    fn advance(&mut self, n: u64, note: &str) {
+        if let Some(bar) = &self.0 {
+            bar.inc(n);
+            if !note.is_empty() {
+                bar.set_message(note.to_string());
+            }
+        }
+    }
+    fn done(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish();
+        }
+    }
+    fn line(&mut self, text: &str) {
+        match &self.0 {
+            Some(bar) => bar.println(text),
+            None => say(text),
+        }
+    }
+}
+
+struct Lines(Option<Work>);
+
+/// A piece of work that lines are written about.
+struct Work {
+    what: String,
+    unit: String,
+    total: u64,
+    done: u64,
+    /// What was done before the first second of this process: a resumed training starts in the middle.
+    before: Option<u64>,
+    note: String,
+    started: Instant,
+    said: Instant,
+}
+
+impl Work {
+    fn say(&mut self) {
+        self.said = Instant::now();
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = (self.done - self.before.unwrap_or(0)) as f64 / seconds.max(1e-9);
+        let Work { what, unit, total, done, note, .. } = self;
+        let mut line = format!("{what}: {done}/{total} {unit}s");
+        if rate > 0.0 {
+            let left = Duration::from_secs_f64(((*total).saturating_sub(*done) as f64 / rate).min(1e9));
+            line += &format!(
+                ", {rate:.1}/s, {}",
+                if left.is_zero() { "done".to_string() } else { format!("{} left", HumanDuration(left)) }
+            );
+        }
+        if !note.is_empty() {
+            line += &format!(", {note}");
+        }
+        say(&line);
+    }
+}
+
+impl Progress for Lines {
+    fn start(&mut self, what: &str, total: u64, unit: &str) {
+        self.done();
+        let now = Instant::now();
+        let (what, unit, note) = (what.to_string(), unit.to_string(), String::new());
+        self.0 = Some(Work { what, unit, total, done: 0, before: None, note, started: now, said: now });
+    }
+    fn advance(&mut self, n: u64, note: &str) {
+        let Some(work) = &mut self.0 else { return };
+        work.done += n;
+        let first = work.before.is_none();
+        // An instant jump at the beginning is what an earlier process did.
+        work.before.get_or_insert(if work.started.elapsed() < Duration::from_millis(1) { n } else { 0 });
+        if !note.is_empty() {
+            work.note = note.to_string();
+        }
+        if !first && work.said.elapsed() >= PAUSE {
+            work.say();
+        }
+    }
+    fn done(&mut self) {
+        if let Some(mut work) = self.0.take() {
+            work.say();
+        }
+    }
+    fn line(&mut self, text: &str) {
+        say(text);
+    }
+}
+
+/// A reader of stderr that went away is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

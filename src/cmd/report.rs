@@ -1,0 +1,74 @@
+//! `sslmem report`: the page that shows what a table of scores says.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{keep, print};
+use crate::data::{self, OnBadImage};
+use crate::error::{Error, Result};
+use crate::report::{Input, write};
+use crate::run::Run;
+use crate::table;
+
+/// Write the report of a run or of a table: one HTML file, and its figures beside it
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  sslmem report runs/demo\n  sslmem report scores.csv --data cifar10:data/cifar10 --out page.html"
+)]
+pub struct Verb {
+    /// Folder of a run, or a table of scores
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Page to write, for a table [default: report.html beside it]
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
+    /// Images for the galleries, for a table [default: no galleries]
+    #[arg(long, value_name = "KIND:WHERE")]
+    data: Option<String>,
+    /// Replace a page that exists, for a table
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(verb: Verb) -> Result<()> {
+    let page = if verb.run.is_file() {
+        of_table(&verb)?
+    } else if verb.out.is_some() || verb.data.is_some() {
+        let what = format!("{} is no table, and the report of a run has its images and its place", verb.run.display());
+        return Err(Error::config(what, "leave --out and --data out, or name a table such as RUN/scores.parquet"));
+    } else {
+        Run::read(&verb.run)?.report()?
+    };
+    print(&format!("{}\n", page.display()))
+}
+
+fn of_table(verb: &Verb) -> Result<PathBuf> {
+    let beside = verb.run.parent().unwrap_or(Path::new("")).join("report.html");
+    let out = verb.out.clone().unwrap_or(beside);
+    keep(&out, verb.force)?;
+    let rows = table::read(&verb.run)?;
+    let source = verb.data.as_ref().map(|spec| data::open(spec, OnBadImage::Fail)).transpose()?;
+    if let Some(source) = &source
+        && let Some(row) =
+            rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
+    {
+        let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
+        return Err(Error::config(what, "name the data that was scored"));
+    }
+    let name = verb.run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let input = Input {
+        title: "SSLMem".into(),
+        subtitle: name,
+        rows: &rows,
+        source: source.as_deref(),
+        curves: vec![],
+        facts: vec![],
+        truth: source.as_ref().and_then(|s| {
+            rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()
+        }),
+        skipped: source.as_ref().map(|s| s.skipped().to_vec()).unwrap_or_default(),
+    };
+    write(&out, &input)?;
+    Ok(out)
+}

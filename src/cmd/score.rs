@@ -1,0 +1,117 @@
+//! `sslmem score`: the alignment of f and g on the same views of the same samples.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use super::args::{Flags, Images, Network, Origin, open};
+use super::{Global, keep};
+use crate::config::{Recipe, Score};
+use crate::error::{Error, Result};
+use crate::manifest::{self, DataFacts, EncoderFacts, Manifest};
+use crate::score::{Protocol, Side, score};
+use crate::split::{Split, Subset};
+use crate::{encoders, files, table};
+
+/// Score every sample with a pair of encoders
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  sslmem score --f f.safetensors --g g.safetensors --data cifar10:data/cifar10 --split split.json --out scores.parquet"
+)]
+pub struct Verb {
+    /// Weights of f, the encoder that saw the candidates
+    #[arg(long, value_name = "FILE")]
+    f: PathBuf,
+    /// Weights of g, which did not
+    #[arg(long, value_name = "FILE")]
+    g: PathBuf,
+    /// Table to write, Parquet or CSV by its ending; a manifest is written beside it
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Which sample belongs to which subset; without it all are candidates
+    #[arg(long, value_name = "FILE.json")]
+    split: Option<PathBuf>,
+    /// Augmented views of each sample
+    #[arg(long, value_name = "K", help_heading = "Scoring")]
+    views: Option<usize>,
+    /// Which views are compared: all pairs (Eq. 1) or the original with each (the released code)
+    #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
+    pairs: Option<String>,
+    /// What is compared: pooled features or the whole map
+    #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
+    features: Option<String>,
+    /// Kind of views (see `sslmem show policies`)
+    #[arg(long, value_name = "NAME", help_heading = "Scoring")]
+    view: Option<String>,
+    /// Samples at a time; scores do not depend on it
+    #[arg(long, value_name = "N", help_heading = "Scoring")]
+    batch: Option<usize>,
+    /// Replace a table that exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags =
+        flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
+    let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
+    keep(&verb.out, verb.force)?;
+    keep(&Manifest::path(&verb.out), verb.force)?;
+    table::Format::of(&verb.out)?;
+    files::check_writable(&verb.out)?;
+    let source = open(&recipe)?;
+    let samples = match &verb.split {
+        None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
+        Some(path) => {
+            let split = Split::read(path)?;
+            split.check(source.as_ref())?;
+            let of = |subset: Subset| split.subset(subset).iter().map(move |&index| (index, subset));
+            Subset::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
+        }
+    };
+    let [f, g] = [side(&recipe, &verb.f)?, side(&recipe, &verb.g)?];
+    let start = Instant::now();
+    let mut rows = score(f, g, &protocol(&recipe)?, source.as_ref(), &samples, global.progress().as_mut())?;
+    table::finish(&mut rows);
+    let facts = |role: &str, path: &Path| EncoderFacts::of(role, &recipe.encoder.arch, path);
+    let settings = serde_json::to_value(&recipe)
+        .map_err(|error| Error::format(&verb.out, format!("its recipe cannot be written: {error}")))?;
+    let encoders = vec![facts("f", &verb.f)?, facts("g", &verb.g)?];
+    table::write(&verb.out, &rows, &[])?;
+    let manifest = Manifest {
+        sslmem: env!("CARGO_PKG_VERSION").into(),
+        device: manifest::device(),
+        data: DataFacts::of(source.as_ref()),
+        encoders,
+        settings,
+        rows: rows.len(),
+        table: files::digest_file(&verb.out)?,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    manifest.write(&verb.out)
+}
+
+pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {
+    Ok(Side { path, encoder: encoders::find(&recipe.encoder.arch)?, stem: recipe.encoder.stem })
+}
+
+fn protocol(recipe: &Recipe) -> Result<Protocol> {
+    let Score { views, pairs, features, batch, .. } = recipe.score;
+    Ok(Protocol {
+        view: recipe.score_view()?,
+        original: recipe.original_view()?,
+        views,
+        pairs,
+        features,
+        seed: recipe.seed,
+        batch,
+    })
+}

@@ -1,0 +1,190 @@
+//! `sslmem show`: what there is to choose from, every default, and what augmentation does.
+
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use image::ImageFormat;
+
+use super::args::{Flags, Images, Origin, open};
+use super::{Global, keep, print};
+use crate::config::{PRESETS, nearest};
+use crate::data::DATASETS;
+use crate::encoders::ENCODERS;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::methods::METHODS;
+use crate::view::{Crop, POLICIES, View, policy, sheet};
+
+/// Show what there is to choose from, every default, and what augmentation does
+#[derive(Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  sslmem show recipe paper\n  sslmem show augment --data cifar10:data/cifar10 --policy score --out views.png"
+)]
+pub struct Verb {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A recipe with every key, its value and its meaning
+    #[command(
+        after_help = "Examples:\n  sslmem show recipe paper > mine.toml\n  sslmem show recipe --recipe mine.toml --set train.epochs=10"
+    )]
+    Recipe {
+        /// Preset to show
+        #[arg(value_name = "PRESET")]
+        named: Option<String>,
+        #[command(flatten)]
+        origin: Origin,
+    },
+    /// Recipes that have a name
+    #[command(after_help = "Example:\n  sslmem show presets")]
+    Presets,
+    /// Ways to train
+    #[command(after_help = "Example:\n  sslmem show methods")]
+    Methods,
+    /// Networks
+    #[command(after_help = "Example:\n  sslmem show encoders")]
+    Encoders,
+    /// Kinds of data sets
+    #[command(after_help = "Example:\n  sslmem show data")]
+    Data,
+    /// Kinds of views; with a name, its parameters, to be put into a recipe
+    #[command(after_help = "Example:\n  sslmem show policies simclr")]
+    Policies {
+        #[arg(value_name = "POLICY")]
+        name: Option<String>,
+        /// Height and width of the views in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+        size: usize,
+    },
+    /// Views of some samples: as a picture, or as numbers with what was drawn for each
+    #[command(
+        after_help = "Examples:\n  sslmem show augment --data cifar10:data/cifar10 --policy simclr --out views.png\n  sslmem show augment --data folder:photos --policy simclr_imagenet --size 224 --out views.safetensors"
+    )]
+    Augment(Augment),
+}
+
+#[derive(Args)]
+struct Augment {
+    /// Picture (.png), or views and drawn parameters (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Kind of views (see `sslmem show policies`)
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    policy: String,
+    /// How many samples, evenly spread over the data
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    samples: usize,
+    /// Views of each sample
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    views: usize,
+    /// Height and width of the views in pixels [default: the recipe's]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Replace a file that exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    match verb.what {
+        What::Recipe { named, mut origin } => {
+            origin.preset = named.or(origin.preset);
+            print(&origin.resolve(&Flags::default().seed(global))?.explained()?)
+        }
+        What::Presets => list(PRESETS.iter().map(|preset| (preset.name, preset.about.to_string()))),
+        What::Methods => list(METHODS.iter().map(|method| (method.name(), format!("{} views", method.views())))),
+        What::Encoders => {
+            list(ENCODERS.iter().map(|encoder| (encoder.name(), format!("{} features", encoder.width()))))
+        }
+        What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
+        What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, describe(&make(size))))),
+        What::Policies { name: Some(name), size } => {
+            let view = policy(&name, size).ok_or_else(|| no_policy(&name))?;
+            let text = toml::to_string(&view).map_err(|error| {
+                Error::config(format!("{name} does not fit TOML: {error}"), "choose a smaller size")
+            })?;
+            print(&text)
+        }
+        What::Augment(verb) => augment(verb, global),
+    }
+}
+
+fn augment(verb: Augment, global: &Global) -> Result<()> {
+    let ending = verb.out.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    let picture = match ending.as_deref() {
+        Some("png") => true,
+        Some("safetensors") => false,
+        _ => {
+            let what = format!("{} is neither a picture nor a file of numbers", verb.out.display());
+            return Err(Error::config(what, "use a name that ends in .png or .safetensors"));
+        }
+    };
+    let recipe =
+        verb.origin.resolve(&Flags::default().images(&verb.images).with("encoder.size", &verb.size).seed(global))?;
+    let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?;
+    keep(&verb.out, verb.force)?;
+    files::check_writable(&verb.out)?;
+    let source = open(&recipe)?;
+    let count = verb.samples.min(source.len());
+    let samples: Vec<usize> = (0..count).map(|n| n * source.len() / count).collect();
+    if picture {
+        let image = sheet::draw(source.as_ref(), &view, &samples, verb.views, recipe.seed)?;
+        let mut bytes = Cursor::new(Vec::new());
+        let encoded = image.write_to(&mut bytes, ImageFormat::Png);
+        encoded.map_err(|error| Error::format(&verb.out, format!("cannot be drawn: {error}")))?;
+        files::write_whole(&verb.out, bytes.get_ref())
+    } else {
+        sheet::export(source.as_ref(), &view, &samples, verb.views, recipe.seed, &verb.out)
+    }
+}
+
+fn no_policy(name: &str) -> Error {
+    let remedy = match nearest(name, POLICIES.iter().map(|policy| policy.0)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "see `sslmem show policies`".to_string(),
+    };
+    Error::config(format!("there is no policy `{name}`"), remedy)
+}
+
+fn list<'a>(entries: impl Iterator<Item = (&'a str, String)>) -> Result<()> {
+    let entries: Vec<_> = entries.collect();
+    let width = entries.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines = entries.iter().map(|(name, about)| format!("{name:<width$}  {about}\n"));
+    print(&lines.collect::<String>())
+}
+
+/// A policy in one line.
+fn describe(view: &View) -> String {
+    let mut parts = vec![match &view.crop {
+        Crop::Random { scale: [low, high], .. } => format!("crop {low} to {high} of the area"),
+        Crop::Center { resize } if *resize == view.size => "centre".to_string(),
+        Crop::Center { resize } => format!("centre of {resize}"),
+        Crop::Whole => "whole image".to_string(),
+    }];
+    let mut part = |holds: bool, text: String| {
+        if holds {
+            parts.push(text)
+        }
+    };
+    part(view.flip > 0.0, format!("flip {}", view.flip));
+    if let Some(j) = &view.jitter {
+        part(true, format!("jitter {} {} {} {} p {}", j.brightness, j.contrast, j.saturation, j.hue, j.p));
+    }
+    part(view.gray > 0.0, format!("gray {}", view.gray));
+    if let Some(b) = &view.blur {
+        part(true, format!("blur {} to {} p {}", b.sigma[0], b.sigma[1], b.p));
+    }
+    if let Some(s) = &view.solarize {
+        part(true, format!("solarize {} p {}", s.threshold, s.p));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,59 @@
+//! `sslmem train`: train f, g or both.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Global;
+use super::args::{Flags, Images, Length, Network, Origin};
+use super::run::{open, take};
+use crate::error::Result;
+use crate::run::Which;
+
+/// Train f (on S_S and S_C), g (on S_S and S_I) or both
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  sslmem train --preset paper --data cifar10:data/cifar10 --out runs/paper\n  sslmem train --out runs/paper --resume"
+)]
+pub struct Verb {
+    /// Folder for the weights, the split and the recipe
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Which encoder
+    #[arg(long, value_enum, default_value = "both")]
+    which: Encoders,
+    /// Split to train on [default: one drawn as the recipe says]
+    #[arg(long, value_name = "FILE.json")]
+    split: Option<PathBuf>,
+    /// Go on with what the folder holds; without other flags by the recipe in it
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    length: Length,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Encoders {
+    F,
+    G,
+    Both,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
+    if let Some(split) = &verb.split {
+        take(split, &verb.out)?;
+    }
+    let which = match verb.which {
+        Encoders::F => Which::F,
+        Encoders::G => Which::G,
+        Encoders::Both => Which::Both,
+    };
+    open(&verb.out, &verb.origin, &flags, verb.resume)?.train(which, global.progress().as_mut())
+}

@@ -1,0 +1,172 @@
+//! Recipes: layers, there and back, what is refused and what is suggested.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use sslmem::Error;
+use sslmem::config::{DEFAULT, KEYS, Layers, Normalize, Order, PRESETS, Policy, Recipe, nearest, preset};
+use sslmem::split::{How, Size};
+use sslmem::view;
+
+fn base() -> Layers {
+    Layers::new(&Recipe::default()).unwrap()
+}
+
+fn refused<T>(result: Result<T, Error>) -> String {
+    let Err(error) = result else { panic!("this should have been refused") };
+    assert_eq!(error.exit_code(), 2, "{error}");
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "one sentence: {text}");
+    text
+}
+
+/// Sets some keys and resolves; the error's text.
+fn wrong(assignments: &[&str]) -> String {
+    refused(assignments.iter().try_fold(base(), |layers, a| layers.assign(a)).and_then(Layers::resolve))
+}
+
+#[test]
+fn every_preset_is_valid_and_comes_back_from_toml() {
+    assert_eq!(preset(DEFAULT).unwrap(), Recipe::default());
+    for preset in PRESETS {
+        let recipe = (preset.recipe)();
+        recipe.validate().unwrap();
+        for text in [recipe.to_toml().unwrap(), recipe.explained().unwrap()] {
+            assert_eq!(base().text("t", &text).unwrap().resolve().unwrap(), recipe, "{}", preset.name);
+        }
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe, "{}", preset.name);
+    }
+    assert_eq!(refused(preset("papr")), "there is no preset `papr`; did you mean `paper`?");
+    assert!(refused(preset("quux")).ends_with("choose one of reference, paper, cifar_small, demo"));
+}
+
+#[test]
+fn every_key_has_a_meaning_and_every_meaning_a_key() {
+    let table: toml::Table = Recipe::default().to_toml().unwrap().parse().unwrap();
+    let mut keys = BTreeSet::new();
+    for (name, value) in &table {
+        match value {
+            toml::Value::Table(section) => keys.extend(section.keys().map(|key| format!("{name}.{key}"))),
+            _ => drop(keys.insert(name.clone())),
+        }
+    }
+    let known: BTreeSet<String> = KEYS.iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(keys, known);
+    let text = Recipe::default().explained().unwrap();
+    for (key, meaning) in KEYS {
+        assert!(text.contains(&format!("# {meaning}")), "{key} is not explained");
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.toml");
+    fs::write(&path, "seed = 4\n[train]\nepochs = 7\nbatch = 64\n[split]\norder = 9\nshared = 240\nexternal = 0.5\n")
+        .unwrap();
+    let layers = Layers::new(&preset("paper").unwrap()).unwrap().file(&path).unwrap();
+    let layers = layers.set("train.batch", "32").unwrap().set("data.source", "folder:x").unwrap();
+    let recipe = layers.assign("data.source=cifar10:a b=c").unwrap().resolve().unwrap();
+    assert_eq!((recipe.seed, recipe.train.epochs, recipe.train.batch), (4, 7, 32));
+    assert_eq!(recipe.data.source, "cifar10:a b=c");
+    assert_eq!(recipe.encoder.arch, "resnet50", "from the preset");
+    assert_eq!(recipe.how(), How::Seeded(9));
+    assert_eq!((recipe.split.shared, recipe.split.external), (Size::Count(240), Size::Fraction(0.5)));
+    assert_eq!(Recipe::default().split.order, Order::Ordered);
+}
+
+#[test]
+fn views_have_the_size_and_the_statistics_of_the_encoder() {
+    let recipe =
+        base().assign("encoder.size=64").unwrap().assign("encoder.normalize=imagenet").unwrap().resolve().unwrap();
+    for view in [recipe.train_view(), recipe.score_view(), recipe.original_view()] {
+        let view = view.unwrap();
+        assert_eq!((view.size, [view.mean, view.std]), (64, view::IMAGENET));
+    }
+    assert_eq!(Normalize::Unit.statistics(), view::UNIT);
+}
+
+#[test]
+fn a_view_can_be_a_table() {
+    let own = toml::to_string(&view::policy("simclr", 32).unwrap()).unwrap();
+    let text = |own: &str| {
+        format!("[encoder]\nnormalize = \"cifar10\"\n[method.view]\n{}", own.replace("\n[", "\n[method.view."))
+    };
+    let recipe = base().text("t", &text(&own)).unwrap().resolve().unwrap();
+    assert_eq!(recipe.method.view, Policy::Own(view::policy("simclr", 32).unwrap()));
+    assert_eq!(base().text("t", &recipe.to_toml().unwrap()).unwrap().resolve().unwrap(), recipe);
+    let error = refused(base().text("t", &text(&own.replace("flip", "flop"))).unwrap().resolve());
+    assert!(error.starts_with("method.view: unknown field `flop`, expected one of `size`"), "{error}");
+    let error = refused(base().text("t", &text(&own.replace("size = 32", "size = 64"))).unwrap().resolve());
+    assert!(error.starts_with("method.view.size is 64, but encoder.size is 32"), "{error}");
+    let error = refused(base().text("t", &text(&own).replace("cifar10", "unit")).unwrap().resolve());
+    assert!(error.starts_with("method.view and score.view are normalised differently"), "{error}");
+    let error = refused(base().text("t", &text(&own.replace("flip = 0.5", "flip = 1.5"))).unwrap().resolve());
+    assert!(error.starts_with("method.view: flip is 1.5"), "{error}");
+}
+
+#[test]
+fn unknown_keys_are_errors_with_a_suggestion() {
+    for (assignment, expected) in [
+        ("train.epoch=3", "--set: unknown key `epoch` in [train]; did you mean `epochs`?"),
+        ("trian.epochs=3", "--set: unknown section [trian]; did you mean `train`?"),
+        ("epochs=3", "--set: unknown key `epochs`; did you mean `train.epochs`?"),
+        ("sed=3", "--set: unknown key `sed`; did you mean `seed`?"),
+        (
+            "train=3",
+            "--set: `train` is a section and takes no value; write [train] and its keys below it, or train.name=value",
+        ),
+        ("train.zzzzzzzz=3", "--set: unknown key `zzzzzzzz` in [train]; choose one of epochs, batch"),
+        ("train.epochs", "--set train.epochs has no value; write --set section.key=value, as in --set train.epochs=10"),
+    ] {
+        assert_eq!(refused(base().assign(assignment)), expected);
+    }
+    assert_eq!(
+        refused(base().text("r.toml", "[train]\nepoch = 3\n")),
+        "r.toml: unknown key `epoch` in [train]; did you mean `epochs`?"
+    );
+    let error = refused(base().text("r.toml", "seed = 1\n[train\n"));
+    assert!(error.starts_with("r.toml, line 2: this is not TOML: "), "{error}");
+    assert_eq!(nearest("ResNet18", ["resnet8", "resnet18"].into_iter()), Some("resnet18"));
+    assert_eq!(nearest("vit_base", ["resnet8", "resnet18"].into_iter()), None);
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_it_starts() {
+    for (assignments, expected) in [
+        (&["train.epochs=x"][..], "train.epochs: invalid type: string \"x\", expected a whole number; see"),
+        (&["train.epochs=1.5"], "train.epochs: invalid type: floating point `1.5`, expected a whole number; see"),
+        (&["train.epochs=-1"], "train.epochs: invalid value: integer `-1`, expected a whole number; see"),
+        (&["encoder.stem=cifa"], "encoder.stem: unknown variant `cifa`, expected `cifar` or `imagenet`; see"),
+        (&["split.order=random"], "split.order: invalid value: string \"random\", expected \"ordered\" or a seed"),
+        (&["split.shared=1.5"], "split.shared: invalid value: floating point `1.5`, expected a fraction"),
+        (&["split.shared=candidates"], "split.shared is \"candidates\", which only split.external can be"),
+        (&["split.candidate=0"], "split.candidate is 0, so there is nothing to score"),
+        (&["encoder.arch=resnet19"], "encoder.arch: there is no `resnet19`; did you mean `resnet18`?"),
+        (&["method.name=simclrr"], "method.name: there is no `simclrr`; did you mean `simclr`?"),
+        (&["method.view=simcl"], "method.view: there is no policy `simcl`; did you mean `simclr`?"),
+        (&["score.view=qqqqqqqqqq"], "score.view: there is no policy `qqqqqqqqqq`; choose one of original"),
+        (&["optim.name=adm"], "optim.name: there is no `adm`; did you mean `adam`?"),
+        (&["optim.lr_scaling=lin"], "optim.lr_scaling: there is no `lin`"),
+        (&["optim.schedule=cos"], "optim.schedule: there is no `cos`"),
+        (&["optim.lr=0"], "optim.lr is 0; choose a number above 0"),
+        (&["optim.lr=nan"], "optim.lr is NaN; choose a number above 0"),
+        (&["optim.momentum=1"], "optim.momentum is 1; choose a number from 0 to below 1"),
+        (&["optim.betas=[0.9, 2]"], "optim.betas is 2;"),
+        (&["optim.weight_decay=-1"], "optim.weight_decay is -1; choose 0 or more"),
+        (&["optim.warmup_epochs=101"], "optim.warmup_epochs is 101, but train.epochs is 100"),
+        (&["method.temperature=0"], "method.temperature is 0; choose a number above 0"),
+        (&["pairs=0"], "pairs is 0; choose at least 1"),
+        (&["train.epochs=0"], "train.epochs is 0; choose at least 1"),
+        (&["train.batch=1"], "train.batch is 1; choose at least 2"),
+        (&["encoder.size=0"], "encoder.size is 0; choose at least 1"),
+        (&["score.batch=0"], "score.batch is 0; choose at least 1"),
+        (&["score.views=1"], "score.views is 1; choose at least 2"),
+        (&["score.views=0", "score.pairs=original"], "score.views is 0; choose at least 1"),
+    ] {
+        let error = wrong(assignments);
+        assert!(error.starts_with(expected), "{assignments:?}: {error}");
+    }
+    base().assign("score.pairs=original").unwrap().assign("score.views=1").unwrap().resolve().unwrap();
+}
