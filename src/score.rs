@@ -60,6 +60,9 @@ impl Protocol {
         if self.views < least {
             return Err(Error::config(format!("{} cannot make a pair of views", plural(self.views)), format!("choose score.views of at least {least}")));
         }
+        if self.views > MOST_VIEWS {
+            return Err(Error::config(format!("{} views of each sample are too many", self.views), format!("choose score.views of at most {MOST_VIEWS}")));
+        }
         if self.batch == 0 {
             return Err(Error::config("score.batch is 0", "choose at least 1"));
         }
@@ -75,6 +78,9 @@ impl Protocol {
         first.into_iter().chain(std::iter::repeat_n(self.view.clone(), self.views)).collect()
     }
 }
+
+/// Pairs grow with the square of the views; the standard error of 1,000 is far below any effect.
+const MOST_VIEWS: usize = 1000;
 
 fn plural(views: usize) -> String {
     if views == 1 { "1 view".into() } else { format!("{views} views") }

@@ -31,6 +31,7 @@ pub fn header(metadata: &BTreeMap<String, String>, entries: &[Entry]) -> Vec<u8>
     // Readers map the data in place: it starts at a multiple of eight.
     let width = text.len().next_multiple_of(8);
     let mut bytes = (width as u64).to_le_bytes().to_vec();
-    bytes.extend(format!("{text:width$}").bytes());
+    bytes.extend(text.bytes());
+    bytes.resize(8 + width, b' ');
     bytes
 }

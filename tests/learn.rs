@@ -177,8 +177,8 @@ fn too_few_views_and_too_many_are_refused_in_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let source = pair(dir.path());
     let f = dir.path().join("f.safetensors");
-    for (views, part) in [(0, "0 views"), (1, "1 view "), (9_000_000, "GiB")] {
-        let protocol = Protocol { views, ..protocol(4, Pairs::All, Features::Pooled) };
+    for (views, batch, part) in [(0, 4, "0 views"), (1, 4, "1 view "), (9_000_000, 4, "too many"), (1000, 100_000, "GiB")] {
+        let protocol = Protocol { views, ..protocol(batch, Pairs::All, Features::Pooled) };
         let error = score(side(&f), side(&f), &protocol, &*source, &[(0, Subset::Candidate)], &mut Silent).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
         assert_eq!(error.exit_code(), 2);
