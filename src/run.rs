@@ -44,6 +44,7 @@ impl Run {
     pub fn open(recipe: Recipe, dir: &Path) -> Result<Run> {
         recipe.validate()?;
         files::create_dir(dir)?;
+        files::remove_unfinished(dir)?;
         let at = dir.join("recipe.toml");
         if at.exists() {
             if files::read_text(&at)? != recipe.to_toml()? {
@@ -93,6 +94,7 @@ impl Run {
         for pair in 0..self.recipe.pairs {
             let dir = self.folder(pair);
             files::create_dir(&dir)?;
+            files::remove_unfinished(&dir)?;
             for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
                 if which != skipped {
                     let seed = self.recipe.seed + pair as u64;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, de};
 
 use crate::data::Source;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::random::{Purpose, Stream};
 
 /// The four subsets. f trains on Shared and Candidate, g on Shared and Independent, nobody on External.
@@ -189,14 +190,7 @@ impl Split {
             external,
         };
         let text = serde_json::to_string(&file).map_err(|e| Error::format(path, format!("cannot be written as JSON ({e})")))?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".tmp-{}", std::process::id()));
-        let part = Path::new(&name);
-        fs::write(part, text + "\n").and_then(|()| fs::rename(part, path)).map_err(|e| {
-            // The first error is the one to tell; a part that was never made cannot be removed.
-            let _ = fs::remove_file(part);
-            Error::io("write", path)(e)
-        })
+        files::write_whole(path, (text + "\n").as_bytes())
     }
 
     /// Read a split that [`Split::write`] wrote. Whether it belongs to the data at hand is for [`Split::check`].

@@ -93,7 +93,7 @@ fn unsafe_code_lies_in_device_and_says_why() {
         for (i, line) in text.lines().enumerate().filter(|(_, l)| l.split("//").next().unwrap_or_default().contains("unsafe ")) {
             assert!(name.starts_with("device/"), "src/{name}:{}: unsafe outside device", i + 1);
             let before: Vec<&str> = text.lines().take(i + 1).collect();
-            let near = before.iter().rev().take(6).any(|l| l.contains("SAFETY"));
+            let near = before.iter().rev().take(8).any(|l| l.contains("SAFETY") || l.contains("# Safety"));
             assert!(near, "src/{name}:{}: unsafe without a SAFETY line: {line}", i + 1);
         }
         assert!(!text.contains("cfg("), "src/{name}: conditional compilation");

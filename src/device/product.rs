@@ -143,7 +143,8 @@ pub fn multiply(
     unsafe { multiply_unchecked(left, rows, depth, right, out, out_stride, add) }
 }
 
-// SAFETY: to call it, every element that its loops touch must lie inside its slice.
+/// # Safety
+/// Every element that the loops touch must lie inside its slice, as [`multiply`] checks.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 unsafe fn multiply_unchecked(
     left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool,

@@ -1,8 +1,7 @@
 //! Views to look at and to take elsewhere: a contact sheet, and a file with the views and what was drawn.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use image::{Rgb, RgbImage, imageops};
@@ -11,8 +10,9 @@ use rayon::prelude::*;
 use super::{Drawn, Scratch, View, render};
 use crate::data::{Image, Source};
 use crate::error::{Error, Result};
-use crate::tensors::{self, Entry};
+use crate::files::Writer;
 use crate::random::{Purpose, Stream};
+use crate::tensors::{self, Entry};
 
 /// A cell of the sheet is at least this wide: small views are magnified by a whole number.
 const CELL: usize = 96;
@@ -108,23 +108,7 @@ pub fn export(
     path: &Path,
 ) -> Result<()> {
     check(source, view, samples, views)?;
-    let Some(name) = path.file_name() else {
-        return Err(Error::config(format!("{} is not a file name", path.display()), "name a file"));
-    };
-    let mut part = name.to_os_string();
-    part.push(".part");
-    let part = path.with_file_name(part);
-    let written = write(source, view, samples, views, seed, &part)
-        .and_then(|()| std::fs::rename(&part, path).map_err(Error::io("write", path)));
-    if written.is_err() {
-        // Best effort: the first error is the one to report.
-        let _ = std::fs::remove_file(&part);
-    }
-    written
-}
-
-fn write(source: &dyn Source, view: &View, samples: &[usize], views: usize, seed: u64, path: &Path) -> Result<()> {
-    let mut file = BufWriter::new(File::create(path).map_err(Error::io("write", path))?);
+    let mut file = Writer::create(path)?;
     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));
     let header = header(view, samples.len(), views, seed);
     put(&header)?;
@@ -158,7 +142,7 @@ fn write(source: &dyn Source, view: &View, samples: &[usize], views: usize, seed
     for flag in flags {
         put(&drawn.iter().map(|d| flag(d) as u8).collect::<Vec<_>>())?;
     }
-    file.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).map_err(Error::io("write", path))
+    file.commit()
 }
 
 /// The head of the file; the views are never in memory all at once.
