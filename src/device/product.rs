@@ -168,6 +168,7 @@ unsafe fn multiply_unchecked(
                             _ => write(tile::<64, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
                         },
                         "x86_64+fma" => write(tile::<16, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
+                        "aarch64+neon" => write(tile::<16, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
                         _ => write(tile::<16, false>(left, a, right, b, depth), count, columns, out, out_stride, add),
                     }
                 }

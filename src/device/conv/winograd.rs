@@ -7,7 +7,7 @@
 //!
 //! A task owns some rows of tiles, whose outputs lie together in y.
 
-use multiversion::{multiversion, target::selected_target};
+use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
@@ -83,15 +83,20 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Strides that are not multiples of a page, so that the rows of a tile fall into different cache sets.
     pub fn new(tiles: usize, channels: usize) -> Layout {
         let stride = channels + LANES;
-        Layout { step: tiles * stride, stride }
+        Layout { step: odd_lines(tiles * stride), stride }
     }
 }
 
+/// The next odd number of cache lines: steps of that length fall into all sets of a cache in turn, those of
+/// a power of two into one.
+pub(super) fn odd_lines(len: usize) -> usize {
+    len.next_multiple_of(LANES) | LANES
+}
+
 pub(super) fn packed_len(c: &Conv) -> usize {
-    POINTS * product::packed_len(c.channels, c.outputs)
+    c.outputs.div_ceil(PANEL) * POINTS * odd_lines(c.channels * panel_stride(c.outputs))
 }
 
 /// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
@@ -101,7 +106,8 @@ pub(super) fn pack<'a>(
 ) {
     let (channels, outputs) = (c.channels, c.outputs);
     let stride = panel_stride(outputs);
-    out.par_chunks_mut(POINTS * channels * stride).enumerate().for_each(|(panel, packed)| {
+    let step = odd_lines(channels * stride);
+    out.par_chunks_mut(POINTS * step).enumerate().for_each(|(panel, packed)| {
         let first = panel * PANEL;
         let columns = stride.min(outputs - first);
         with_scratch(LANES * 9 * PANEL, |block| {
@@ -116,7 +122,7 @@ pub(super) fn pack<'a>(
                 }
                 for channel in 0..LANES {
                     let weights = &block[channel * 9 * PANEL..][..9 * PANEL];
-                    transform_weights(weights, columns, &mut packed[(base + channel) * stride..], channels * stride);
+                    transform_weights(weights, columns, &mut packed[(base + channel) * stride..], step);
                 }
             }
         });
@@ -126,7 +132,7 @@ pub(super) fn pack<'a>(
 /// Transforms the columns of `weights` ([tap, PANEL]); point p goes to `out[p * step ..]`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usize) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     for column in (0..columns).step_by(LANES) {
         let at = |i: usize, j: usize| channels::<LANES>(weights, (i * 3 + j) * PANEL + column);
@@ -149,7 +155,7 @@ pub(super) fn channels<const W: usize>(from: &[f32], place: usize) -> &[f32; W] 
 /// Transforms the inputs of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let channels = t.c.channels;
     let mut half = transform::half();
     for tile in 0..count * t.across {
@@ -203,7 +209,7 @@ fn transform_output(
     t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>,
     out: &mut Output,
 ) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     let wide = columns.start + columns.len() / PANEL * PANEL;
     for tile in 0..count * t.across {
@@ -305,7 +311,7 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
                 transform_input(&t, x, first, count, v, layout);
                 for (point, v) in v.chunks_exact_mut(layout.step).enumerate() {
                     // M takes the place of V.
-                    tile.copy_from_slice(v);
+                    tile.copy_from_slice(&v[..tile.len()]);
                     let left = Left { data: tile, row_step: layout.stride, depth_step: 1 };
                     product::multiply(left, tiles, c.channels, weights(c, w, point), v, layout.stride, false);
                 }
@@ -325,8 +331,8 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
 /// The matrix of one point of packed weights.
 fn weights<'a>(c: &Conv, w: &'a [f32], point: usize) -> Right<'a> {
     let stride = panel_stride(c.outputs);
-    let size = c.channels * stride;
-    Right { data: &w[point * size..], width: c.outputs, panel_step: POINTS * size, stride }
+    let step = odd_lines(c.channels * stride);
+    Right { data: &w[point * step..], width: c.outputs, panel_step: POINTS * step, stride }
 }
 
 /// Splits the lines of y that belong to tile rows `begin..end` into pieces of `rows` tile rows, each with
@@ -365,12 +371,12 @@ fn shared(
             let (panel, point) = (matrix / POINTS, matrix % POINTS);
             let stride = panel_stride(c.outputs);
             let right = Right {
-                data: &w[matrix * c.channels * stride..],
+                data: &w[matrix * odd_lines(c.channels * stride)..],
                 width: PANEL.min(c.outputs - panel * PANEL),
                 panel_step: 0,
                 stride,
             };
-            for (piece, m) in m.chunks_mut(rows * t.across * to.stride).enumerate() {
+            for (piece, m) in m[..total * to.stride].chunks_mut(rows * t.across * to.stride).enumerate() {
                 let data = &v[(piece * POINTS + point) * from.step..];
                 let left = Left { data, row_step: from.stride, depth_step: 1 };
                 product::multiply(left, m.len() / to.stride, c.channels, right, m, to.stride, false);
