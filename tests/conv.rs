@@ -195,6 +195,17 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn not_a_number_is_not_hidden() {
+    for c in paths() {
+        let (mut x, w) = (normal(1, c.input_len()), normal(2, c.weight_len()));
+        x[0] = f32::NAN;
+        let mut y = vec![0.0; c.output_len()];
+        conv::forward(&c, &x, &w, &Epilogue { relu: true, ..Epilogue::default() }, &mut y);
+        assert!(y.iter().any(|y| y.is_nan()), "{c:?}");
+    }
+}
+
+#[test]
 fn nothing_in_gives_nothing_out() {
     let empty = shape(0, (8, 8), (16, 16), 3, 1, 1);
     let w = normal(1, empty.weight_len());

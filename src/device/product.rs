@@ -88,6 +88,12 @@ pub struct Epilogue<'a> {
     pub relu: bool,
 }
 
+/// Zero below zero. NaN stays NaN, so that it is seen where it does harm.
+#[inline(always)]
+pub fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 impl Epilogue<'_> {
     /// Panics unless every part fits `rows` results of `width` columns.
     pub fn check(&self, rows: usize, width: usize) {
@@ -113,7 +119,7 @@ impl Epilogue<'_> {
                 y.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
             }
             if self.relu {
-                y.iter_mut().for_each(|y| *y = y.max(0.0));
+                y.iter_mut().for_each(|y| *y = relu(*y));
             }
         }
     }
@@ -298,23 +304,4 @@ pub trait Rows: Sync {
     fn lend(&self, first: usize, count: usize) -> Option<Left<'_>>;
     /// Writes row `first + r` to `tile[r * stride ..]`.
     fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize);
-}
-
-/// Rows that lie in memory one after the other.
-pub struct Plain<'a> {
-    pub data: &'a [f32],
-    pub width: usize,
-}
-
-impl Rows for Plain<'_> {
-    fn lend(&self, first: usize, count: usize) -> Option<Left<'_>> {
-        let data = &self.data[first * self.width..(first + count) * self.width];
-        Some(Left { data, row_step: self.width, depth_step: 1 })
-    }
-
-    fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize) {
-        for row in 0..count {
-            tile[row * stride..][..self.width].copy_from_slice(&self.data[(first + row) * self.width..][..self.width]);
-        }
-    }
 }

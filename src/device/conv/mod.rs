@@ -11,6 +11,7 @@
 //! gradients sum over fixed groups of the batch in a fixed order.
 
 mod im2col;
+mod tiles;
 mod transform;
 mod winograd;
 mod winograd_weight;

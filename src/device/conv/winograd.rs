@@ -11,88 +11,16 @@ use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
+use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
 use super::transform::{self, Vector};
 use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel_stride, with_scratch};
-
-pub(super) const POINTS: usize = 36;
 
 /// Whether Winograd computes this layer: whole vectors of channels, and maps that do not waste the tiles.
 pub(super) fn fits(c: &Conv) -> bool {
     let (oh, ow) = (c.out_height(), c.out_width());
     let tiles = oh.div_ceil(4) * ow.div_ceil(4);
-    let shape = c.kernel == 3 && c.stride == 1 && c.channels % LANES == 0 && c.outputs % LANES == 0;
+    let shape = c.kernel == 3 && c.stride == 1 && c.channels.is_multiple_of(LANES) && c.outputs.is_multiple_of(LANES);
     shape && c.channels > 0 && c.outputs > 0 && tiles * POINTS * 3 < oh * ow * 9 * 2
-}
-
-/// A layer's tiles: tile rows are numbered through the batch.
-#[derive(Clone, Copy)]
-pub(super) struct Tiling<'a> {
-    pub c: &'a Conv,
-    out_height: usize,
-    pub out_width: usize,
-    down: usize,
-    pub across: usize,
-}
-
-impl Tiling<'_> {
-    pub fn new(c: &Conv) -> Tiling<'_> {
-        let (out_height, out_width) = (c.out_height(), c.out_width());
-        Tiling { c, out_height, out_width, down: out_height.div_ceil(4), across: out_width.div_ceil(4) }
-    }
-
-    /// Tile rows of the whole batch.
-    pub fn rows(&self) -> usize {
-        self.c.batch * self.down
-    }
-
-    /// The number of a tile's first output pixel in y and how many lines and columns of it lie inside.
-    pub fn outputs_of(&self, row: usize, column: usize) -> (usize, usize, usize) {
-        let (y, x) = (row % self.down * 4, column * 4);
-        let (height, width) = ((self.out_height - y).min(4), (self.out_width - x).min(4));
-        (self.line(row) * self.out_width + x, height, width)
-    }
-
-    /// The places in x of a tile's 6x6 pixels.
-    fn inputs_of(&self, row: usize, column: usize) -> [[usize; 6]; 6] {
-        let c = self.c;
-        let (image, y, x) = (row / self.down, row % self.down * 4, column * 4);
-        let mut places = [[OUTSIDE; 6]; 6];
-        for (i, places) in places.iter_mut().enumerate() {
-            let y = (y + i).wrapping_sub(c.pad);
-            for (j, place) in places.iter_mut().enumerate() {
-                let x = (x + j).wrapping_sub(c.pad);
-                if y < c.height && x < c.width {
-                    *place = ((image * c.height + y) * c.width + x) * c.channels;
-                }
-            }
-        }
-        places
-    }
-
-    /// Output lines above a tile row, counted through the batch.
-    fn line(&self, row: usize) -> usize {
-        row / self.down * self.out_height + row % self.down * 4
-    }
-}
-
-/// Points of one task: number `[point, tile, channel]` is at `point * step + tile * stride + channel`.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
-    pub step: usize,
-    pub stride: usize,
-}
-
-impl Layout {
-    pub fn new(tiles: usize, channels: usize) -> Layout {
-        let stride = channels + LANES;
-        Layout { step: odd_lines(tiles * stride), stride }
-    }
-}
-
-/// The next odd number of cache lines: steps of that length fall into all sets of a cache in turn, those of
-/// a power of two into one.
-pub(super) fn odd_lines(len: usize) -> usize {
-    len.next_multiple_of(LANES) | LANES
 }
 
 pub(super) fn packed_len(c: &Conv) -> usize {
@@ -146,12 +74,6 @@ fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usi
     }
 }
 
-/// `W` numbers from `place` on.
-#[inline(always)]
-pub(super) fn channels<const W: usize>(from: &[f32], place: usize) -> &[f32; W] {
-    from[place..].first_chunk().expect("whole vectors of channels")
-}
-
 /// Transforms the inputs of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
@@ -171,10 +93,6 @@ pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize,
         }
     }
 }
-
-/// Stands for a pixel of the padding.
-pub(super) const OUTSIDE: usize = usize::MAX;
-pub(super) static ZEROS: [f32; PANEL] = [0.0; PANEL];
 
 #[inline(always)]
 fn input_square<const FUSED: bool, const W: usize>(
@@ -265,9 +183,7 @@ fn output_square<const FUSED: bool, const W: usize>(
                     }
                 }
                 if relu {
-                    for lane in 0..LANES {
-                        value[lane] = value[lane].max(0.0);
-                    }
+                    value.iter_mut().for_each(|v| *v = product::relu(*v));
                 }
                 if out.add {
                     for lane in 0..LANES {
@@ -292,7 +208,7 @@ const SHARED: usize = 8_000_000;
 /// About `tiles` tiles as tile rows, in whole register tiles where there are enough.
 fn rows_of(tiles: usize, across: usize) -> usize {
     let rows = (tiles / across).max(1);
-    (1..=rows).rev().find(|rows| rows * across % TILE_ROWS == 0 && 2 * rows * across >= tiles).unwrap_or(rows)
+    (1..=rows).rev().find(|rows| (rows * across).is_multiple_of(TILE_ROWS) && 2 * rows * across >= tiles).unwrap_or(rows)
 }
 
 /// `y = epilogue(x * w)`, or `y += x * w`, for weights from [`pack`].

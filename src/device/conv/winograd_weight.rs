@@ -7,8 +7,9 @@ use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
+use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
 use super::transform;
-use super::winograd::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines, transform_input};
+use super::winograd::transform_input;
 use crate::device::product::{self, LANES, Left, PANEL, Right, panel_stride, with_scratch};
 
 /// Tiles whose products are summed in one go: their panel of 64 columns fits the first cache.
