@@ -217,3 +217,24 @@ fn nothing_in_gives_nothing_out() {
     conv::backward_weight(&empty, &[], &[], &mut dw, false);
     assert!(dw.iter().all(|&d| d == 0.0));
 }
+
+#[test]
+fn short_slices_are_refused() {
+    use sslmem::device::product::{Left, Right, multiply};
+    let numbers = vec![1.0; 6 * 64];
+    let left = Left { data: &numbers[..12], row_step: 4, depth_step: 1 };
+    let right = Right { data: &numbers[..64], width: 16, panel_step: 64, stride: 16 };
+    let mut out = vec![0.0; 48];
+    multiply(left, 3, 4, right, &mut out, 16, false);
+    assert_eq!(out, [4.0; 48]);
+    let refused = |rows, depth, right: Right, out_stride| {
+        let mut out = vec![0.0; 48];
+        let call = std::panic::AssertUnwindSafe(|| multiply(left, rows, depth, right, &mut out, out_stride, false));
+        std::panic::catch_unwind(call).is_err()
+    };
+    assert!(refused(4, 4, right, 8), "left rows");
+    assert!(refused(3, 5, right, 16), "depth");
+    assert!(refused(3, 4, Right { width: 17, ..right }, 16), "columns that are rounded up");
+    assert!(refused(3, 4, Right { stride: usize::MAX, ..right }, 16), "a stride that overflows");
+    assert!(refused(3, 4, right, 17), "the output");
+}

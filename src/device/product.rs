@@ -134,21 +134,29 @@ pub fn multiply(
     if rows == 0 || width == 0 {
         return;
     }
-    let last_panel = (width - 1) / PANEL;
-    let last_width = (width - last_panel * PANEL).next_multiple_of(LANES);
-    assert!((rows - 1) * out_stride + width <= out.len(), "the product's output is too short");
+    // The last place that is touched, or usize::MAX if that does not fit.
+    let last = |a: usize, a_step: usize, b: usize, b_step: usize| {
+        a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step))
+    };
+    let panels = width.div_ceil(PANEL);
+    let end = last(rows - 1, out_stride, 1, width);
+    assert!(end <= out.len(), "the product's output is too short");
     if depth > 0 {
-        let left_end = (rows - 1) * left.row_step + (depth - 1) * left.depth_step;
-        assert!(left_end < left.data.len(), "the product's left matrix is too short");
-        let widest = if last_panel > 0 { (last_panel - 1) * right.panel_step + PANEL } else { 0 };
-        let right_end = (depth - 1) * right.stride + widest.max(last_panel * right.panel_step + last_width);
-        assert!(right_end <= right.data.len(), "the product's right matrix is too short");
+        let end = last(rows - 1, left.row_step, depth - 1, left.depth_step);
+        assert!(end < left.data.len(), "the product's left matrix is too short");
+        for panel in panels.saturating_sub(2)..panels {
+            let columns = (width - panel * PANEL).min(PANEL).next_multiple_of(LANES);
+            let end = last(depth - 1, right.stride, panel, right.panel_step).saturating_add(columns);
+            assert!(end <= right.data.len(), "the product's right matrix is too short");
+        }
     }
     // SAFETY: every element (row < rows, depth < depth) of `left` and every vector of LANES columns of
     // `right` up to the rounded width was checked above to lie inside its slice.
     unsafe { multiply_unchecked(left, rows, depth, right, out, out_stride, add) }
 }
 
+/// # Safety
+/// What [`multiply`] asserts must hold.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 unsafe fn multiply_unchecked(
     left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool,
