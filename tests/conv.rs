@@ -195,6 +195,17 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn not_a_number_is_not_hidden() {
+    for c in paths() {
+        let (mut x, w) = (normal(1, c.input_len()), normal(2, c.weight_len()));
+        x[0] = f32::NAN;
+        let mut y = vec![0.0; c.output_len()];
+        conv::forward(&c, &x, &w, &Epilogue { relu: true, ..Epilogue::default() }, &mut y);
+        assert!(y.iter().any(|y| y.is_nan()), "{c:?}");
+    }
+}
+
+#[test]
 fn nothing_in_gives_nothing_out() {
     let empty = shape(0, (8, 8), (16, 16), 3, 1, 1);
     let w = normal(1, empty.weight_len());
@@ -205,4 +216,25 @@ fn nothing_in_gives_nothing_out() {
     assert_eq!(dw, w);
     conv::backward_weight(&empty, &[], &[], &mut dw, false);
     assert!(dw.iter().all(|&d| d == 0.0));
+}
+
+#[test]
+fn short_slices_are_refused() {
+    use sslmem::device::product::{Left, Right, multiply};
+    let numbers = vec![1.0; 6 * 64];
+    let left = Left { data: &numbers[..12], row_step: 4, depth_step: 1 };
+    let right = Right { data: &numbers[..64], width: 16, panel_step: 64, stride: 16 };
+    let mut out = vec![0.0; 48];
+    multiply(left, 3, 4, right, &mut out, 16, false);
+    assert_eq!(out, [4.0; 48]);
+    let refused = |rows, depth, right: Right, out_stride| {
+        let mut out = vec![0.0; 48];
+        let call = std::panic::AssertUnwindSafe(|| multiply(left, rows, depth, right, &mut out, out_stride, false));
+        std::panic::catch_unwind(call).is_err()
+    };
+    assert!(refused(4, 4, right, 8), "left rows");
+    assert!(refused(3, 5, right, 16), "depth");
+    assert!(refused(3, 4, Right { width: 17, ..right }, 16), "columns that are rounded up");
+    assert!(refused(3, 4, Right { stride: usize::MAX, ..right }, 16), "a stride that overflows");
+    assert!(refused(3, 4, right, 17), "the output");
 }

@@ -88,6 +88,12 @@ pub struct Epilogue<'a> {
     pub relu: bool,
 }
 
+/// Zero below zero. NaN stays NaN, so that it is seen where it does harm.
+#[inline(always)]
+pub fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 impl Epilogue<'_> {
     /// Panics unless every part fits `rows` results of `width` columns.
     pub fn check(&self, rows: usize, width: usize) {
@@ -113,7 +119,7 @@ impl Epilogue<'_> {
                 y.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
             }
             if self.relu {
-                y.iter_mut().for_each(|y| *y = y.max(0.0));
+                y.iter_mut().for_each(|y| *y = relu(*y));
             }
         }
     }
@@ -128,15 +134,21 @@ pub fn multiply(
     if rows == 0 || width == 0 {
         return;
     }
-    let last_panel = (width - 1) / PANEL;
-    let last_width = (width - last_panel * PANEL).next_multiple_of(LANES);
-    assert!((rows - 1) * out_stride + width <= out.len(), "the product's output is too short");
+    // The last place that is touched, or usize::MAX if that does not fit.
+    let last = |a: usize, a_step: usize, b: usize, b_step: usize| {
+        a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step))
+    };
+    let panels = width.div_ceil(PANEL);
+    let end = last(rows - 1, out_stride, 1, width);
+    assert!(end <= out.len(), "the product's output is too short");
     if depth > 0 {
-        let left_end = (rows - 1) * left.row_step + (depth - 1) * left.depth_step;
-        assert!(left_end < left.data.len(), "the product's left matrix is too short");
-        let widest = if last_panel > 0 { (last_panel - 1) * right.panel_step + PANEL } else { 0 };
-        let right_end = (depth - 1) * right.stride + widest.max(last_panel * right.panel_step + last_width);
-        assert!(right_end <= right.data.len(), "the product's right matrix is too short");
+        let end = last(rows - 1, left.row_step, depth - 1, left.depth_step);
+        assert!(end < left.data.len(), "the product's left matrix is too short");
+        for panel in panels.saturating_sub(2)..panels {
+            let columns = (width - panel * PANEL).min(PANEL).next_multiple_of(LANES);
+            let end = last(depth - 1, right.stride, panel, right.panel_step).saturating_add(columns);
+            assert!(end <= right.data.len(), "the product's right matrix is too short");
+        }
     }
     // SAFETY: every element (row < rows, depth < depth) of `left` and every vector of LANES columns of
     // `right` up to the rounded width was checked above to lie inside its slice.
@@ -144,7 +156,7 @@ pub fn multiply(
 }
 
 /// # Safety
-/// Every element that the loops touch must lie inside its slice, as [`multiply`] checks.
+/// What [`multiply`] asserts must hold.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 unsafe fn multiply_unchecked(
     left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool,
@@ -170,6 +182,7 @@ unsafe fn multiply_unchecked(
                             _ => write(tile::<64, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
                         },
                         "x86_64+fma" => write(tile::<16, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
+                        "aarch64+neon" => write(tile::<16, true>(left, a, right, b, depth), count, columns, out, out_stride, add),
                         _ => write(tile::<16, false>(left, a, right, b, depth), count, columns, out, out_stride, add),
                     }
                 }
@@ -299,23 +312,4 @@ pub trait Rows: Sync {
     fn lend(&self, first: usize, count: usize) -> Option<Left<'_>>;
     /// Writes row `first + r` to `tile[r * stride ..]`.
     fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize);
-}
-
-/// Rows that lie in memory one after the other.
-pub struct Plain<'a> {
-    pub data: &'a [f32],
-    pub width: usize,
-}
-
-impl Rows for Plain<'_> {
-    fn lend(&self, first: usize, count: usize) -> Option<Left<'_>> {
-        let data = &self.data[first * self.width..(first + count) * self.width];
-        Some(Left { data, row_step: self.width, depth_step: 1 })
-    }
-
-    fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize) {
-        for row in 0..count {
-            tile[row * stride..][..self.width].copy_from_slice(&self.data[(first + row) * self.width..][..self.width]);
-        }
-    }
 }

@@ -138,9 +138,10 @@ pub(super) fn pack_backward(c: &Conv, w: &[f32], mut out: &mut [f32]) {
 /// Gathers: each input pixel collects what reached it, so no two tasks write the same number.
 pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     if c.kernel == 1 && c.stride == 1 && c.pad == 0 {
-        let (rows, right) = (product::Plain { data: dy, width: c.outputs }, Right::packed(w, c.outputs, c.channels));
-        let pixels = c.batch * c.height * c.width;
-        product::rows_times(&rows, pixels, c.outputs, right, &Epilogue::default(), add, dx);
+        let reversed = c.reversed();
+        let rows = Neighbourhoods { c: &reversed, x: dy };
+        let right = Right::packed(w, c.outputs, c.channels);
+        product::rows_times(&rows, c.batch * c.height * c.width, c.outputs, right, &Epilogue::default(), add, dx);
         return;
     }
     let residues: Vec<_> = Residue::all(c).collect();

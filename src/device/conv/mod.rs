@@ -1,8 +1,8 @@
 //! Convolutions of NHWC f32 activations with OIHW weights, forward and backward, on the CPU.
 //!
-//! A 3x3 convolution with stride 1 goes through Winograd's F(4x4, 3x3) ([`winograd`]): 36 products for 16
+//! A 3x3 convolution with stride 1 goes through Winograd's F(4x4, 3x3) (winograd.rs): 36 products for 16
 //! results instead of 144. Every other one is a matrix product over the copied neighbourhoods of the
-//! outputs ([`im2col`]), which are made tile by tile.
+//! outputs (im2col.rs), which are made tile by tile.
 //!
 //! Floor of [`forward`]: 2 · batch · out_height · out_width · outputs · channels · kernel² operations, a
 //! quarter of them through Winograd, and one read of x and w and one write of y.
@@ -11,6 +11,7 @@
 //! gradients sum over fixed groups of the batch in a fixed order.
 
 mod im2col;
+mod tiles;
 mod transform;
 mod winograd;
 mod winograd_weight;

@@ -7,91 +7,24 @@
 //!
 //! A task owns some rows of tiles, whose outputs lie together in y.
 
-use multiversion::{multiversion, target::selected_target};
+use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
+use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
 use super::transform::{self, Vector};
 use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel_stride, with_scratch};
-
-pub(super) const POINTS: usize = 36;
 
 /// Whether Winograd computes this layer: whole vectors of channels, and maps that do not waste the tiles.
 pub(super) fn fits(c: &Conv) -> bool {
     let (oh, ow) = (c.out_height(), c.out_width());
     let tiles = oh.div_ceil(4) * ow.div_ceil(4);
-    let shape = c.kernel == 3 && c.stride == 1 && c.channels % LANES == 0 && c.outputs % LANES == 0;
+    let shape = c.kernel == 3 && c.stride == 1 && c.channels.is_multiple_of(LANES) && c.outputs.is_multiple_of(LANES);
     shape && c.channels > 0 && c.outputs > 0 && tiles * POINTS * 3 < oh * ow * 9 * 2
 }
 
-/// A layer's tiles: tile rows are numbered through the batch.
-#[derive(Clone, Copy)]
-pub(super) struct Tiling<'a> {
-    pub c: &'a Conv,
-    out_height: usize,
-    pub out_width: usize,
-    down: usize,
-    pub across: usize,
-}
-
-impl Tiling<'_> {
-    pub fn new(c: &Conv) -> Tiling<'_> {
-        let (out_height, out_width) = (c.out_height(), c.out_width());
-        Tiling { c, out_height, out_width, down: out_height.div_ceil(4), across: out_width.div_ceil(4) }
-    }
-
-    /// Tile rows of the whole batch.
-    pub fn rows(&self) -> usize {
-        self.c.batch * self.down
-    }
-
-    /// The number of a tile's first output pixel in y and how many lines and columns of it lie inside.
-    pub fn outputs_of(&self, row: usize, column: usize) -> (usize, usize, usize) {
-        let (y, x) = (row % self.down * 4, column * 4);
-        let (height, width) = ((self.out_height - y).min(4), (self.out_width - x).min(4));
-        (self.line(row) * self.out_width + x, height, width)
-    }
-
-    /// The places in x of a tile's 6x6 pixels.
-    fn inputs_of(&self, row: usize, column: usize) -> [[usize; 6]; 6] {
-        let c = self.c;
-        let (image, y, x) = (row / self.down, row % self.down * 4, column * 4);
-        let mut places = [[OUTSIDE; 6]; 6];
-        for (i, places) in places.iter_mut().enumerate() {
-            let y = (y + i).wrapping_sub(c.pad);
-            for (j, place) in places.iter_mut().enumerate() {
-                let x = (x + j).wrapping_sub(c.pad);
-                if y < c.height && x < c.width {
-                    *place = ((image * c.height + y) * c.width + x) * c.channels;
-                }
-            }
-        }
-        places
-    }
-
-    /// Output lines above a tile row, counted through the batch.
-    fn line(&self, row: usize) -> usize {
-        row / self.down * self.out_height + row % self.down * 4
-    }
-}
-
-/// Points of one task: number `[point, tile, channel]` is at `point * step + tile * stride + channel`.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
-    pub step: usize,
-    pub stride: usize,
-}
-
-impl Layout {
-    /// Strides that are not multiples of a page, so that the rows of a tile fall into different cache sets.
-    pub fn new(tiles: usize, channels: usize) -> Layout {
-        let stride = channels + LANES;
-        Layout { step: tiles * stride, stride }
-    }
-}
-
 pub(super) fn packed_len(c: &Conv) -> usize {
-    POINTS * product::packed_len(c.channels, c.outputs)
+    c.outputs.div_ceil(PANEL) * POINTS * odd_lines(c.channels * panel_stride(c.outputs))
 }
 
 /// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
@@ -101,7 +34,8 @@ pub(super) fn pack<'a>(
 ) {
     let (channels, outputs) = (c.channels, c.outputs);
     let stride = panel_stride(outputs);
-    out.par_chunks_mut(POINTS * channels * stride).enumerate().for_each(|(panel, packed)| {
+    let step = odd_lines(channels * stride);
+    out.par_chunks_mut(POINTS * step).enumerate().for_each(|(panel, packed)| {
         let first = panel * PANEL;
         let columns = stride.min(outputs - first);
         with_scratch(LANES * 9 * PANEL, |block| {
@@ -116,7 +50,7 @@ pub(super) fn pack<'a>(
                 }
                 for channel in 0..LANES {
                     let weights = &block[channel * 9 * PANEL..][..9 * PANEL];
-                    transform_weights(weights, columns, &mut packed[(base + channel) * stride..], channels * stride);
+                    transform_weights(weights, columns, &mut packed[(base + channel) * stride..], step);
                 }
             }
         });
@@ -126,7 +60,7 @@ pub(super) fn pack<'a>(
 /// Transforms the columns of `weights` ([tap, PANEL]); point p goes to `out[p * step ..]`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usize) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     for column in (0..columns).step_by(LANES) {
         let at = |i: usize, j: usize| channels::<LANES>(weights, (i * 3 + j) * PANEL + column);
@@ -140,16 +74,10 @@ fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usi
     }
 }
 
-/// `W` numbers from `place` on.
-#[inline(always)]
-pub(super) fn channels<const W: usize>(from: &[f32], place: usize) -> &[f32; W] {
-    from[place..].first_chunk().expect("whole vectors of channels")
-}
-
 /// Transforms the inputs of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let channels = t.c.channels;
     let mut half = transform::half();
     for tile in 0..count * t.across {
@@ -165,10 +93,6 @@ pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize,
         }
     }
 }
-
-/// Stands for a pixel of the padding.
-pub(super) const OUTSIDE: usize = usize::MAX;
-pub(super) static ZEROS: [f32; PANEL] = [0.0; PANEL];
 
 #[inline(always)]
 fn input_square<const FUSED: bool, const W: usize>(
@@ -203,7 +127,7 @@ fn transform_output(
     t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>,
     out: &mut Output,
 ) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     let wide = columns.start + columns.len() / PANEL * PANEL;
     for tile in 0..count * t.across {
@@ -259,9 +183,7 @@ fn output_square<const FUSED: bool, const W: usize>(
                     }
                 }
                 if relu {
-                    for lane in 0..LANES {
-                        value[lane] = value[lane].max(0.0);
-                    }
+                    value.iter_mut().for_each(|v| *v = product::relu(*v));
                 }
                 if out.add {
                     for lane in 0..LANES {
@@ -286,7 +208,7 @@ const SHARED: usize = 8_000_000;
 /// About `tiles` tiles as tile rows, in whole register tiles where there are enough.
 fn rows_of(tiles: usize, across: usize) -> usize {
     let rows = (tiles / across).max(1);
-    (1..=rows).rev().find(|rows| rows * across % TILE_ROWS == 0 && 2 * rows * across >= tiles).unwrap_or(rows)
+    (1..=rows).rev().find(|rows| (rows * across).is_multiple_of(TILE_ROWS) && 2 * rows * across >= tiles).unwrap_or(rows)
 }
 
 /// `y = epilogue(x * w)`, or `y += x * w`, for weights from [`pack`].
@@ -305,7 +227,7 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
                 transform_input(&t, x, first, count, v, layout);
                 for (point, v) in v.chunks_exact_mut(layout.step).enumerate() {
                     // M takes the place of V.
-                    tile.copy_from_slice(v);
+                    tile.copy_from_slice(&v[..tile.len()]);
                     let left = Left { data: tile, row_step: layout.stride, depth_step: 1 };
                     product::multiply(left, tiles, c.channels, weights(c, w, point), v, layout.stride, false);
                 }
@@ -325,8 +247,8 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
 /// The matrix of one point of packed weights.
 fn weights<'a>(c: &Conv, w: &'a [f32], point: usize) -> Right<'a> {
     let stride = panel_stride(c.outputs);
-    let size = c.channels * stride;
-    Right { data: &w[point * size..], width: c.outputs, panel_step: POINTS * size, stride }
+    let step = odd_lines(c.channels * stride);
+    Right { data: &w[point * step..], width: c.outputs, panel_step: POINTS * step, stride }
 }
 
 /// Splits the lines of y that belong to tile rows `begin..end` into pieces of `rows` tile rows, each with
@@ -365,12 +287,12 @@ fn shared(
             let (panel, point) = (matrix / POINTS, matrix % POINTS);
             let stride = panel_stride(c.outputs);
             let right = Right {
-                data: &w[matrix * c.channels * stride..],
+                data: &w[matrix * odd_lines(c.channels * stride)..],
                 width: PANEL.min(c.outputs - panel * PANEL),
                 panel_step: 0,
                 stride,
             };
-            for (piece, m) in m.chunks_mut(rows * t.across * to.stride).enumerate() {
+            for (piece, m) in m[..total * to.stride].chunks_mut(rows * t.across * to.stride).enumerate() {
                 let data = &v[(piece * POINTS + point) * from.step..];
                 let left = Left { data, row_step: from.stride, depth_step: 1 };
                 product::multiply(left, m.len() / to.stride, c.channels, right, m, to.stride, false);

@@ -3,17 +3,18 @@
 //! With V the inputs and Z the output gradients at the 36 points, the weights' gradient at a point is
 //! Vᵀ Z summed over all tiles of the batch, and transforms back to nine weights.
 
-use multiversion::{multiversion, target::selected_target};
+use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
+use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
 use super::transform;
-use super::winograd::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, transform_input};
+use super::winograd::transform_input;
 use crate::device::product::{self, LANES, Left, PANEL, Right, panel_stride, with_scratch};
 
 /// Tiles whose products are summed in one go: their panel of 64 columns fits the first cache.
 const DEPTH: usize = 64;
-/// Numbers of V and Z together that each thread makes at a time.
+/// Numbers of V and Z together that each thread makes at a time, at least.
 const GROUP: usize = 1_000_000;
 
 /// `dw = x * dy`, or `dw += x * dy`.
@@ -27,10 +28,11 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
     let (from, to) = (Layout::new(rows * t.across, c.channels), Layout::new(rows * t.across, c.outputs));
     let piece = POINTS * (from.step + to.step);
     let threads = rayon::current_num_threads();
-    let pieces = ((GROUP / piece).max(1) * threads).min(t.rows().div_ceil(rows));
     let width = panel_stride(c.outputs);
-    let matrix = c.channels * width;
+    let matrix = odd_lines(c.channels * width);
     let sums = c.outputs.div_ceil(PANEL) * POINTS * matrix;
+    // Each turn reads and writes all sums: let it do as much with them.
+    let pieces = (GROUP * threads).max(sums).div_ceil(piece).next_multiple_of(threads).min(t.rows().div_ceil(rows));
     with_scratch(sums + pieces * piece, |scratch| {
         let (sums, vz) = scratch.split_at_mut(sums);
         for begin in (0..t.rows()).step_by(pieces * rows) {
@@ -58,10 +60,8 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
                 }
             });
         }
-        dw.par_chunks_mut(LANES * c.channels * 9).enumerate().for_each(|(chunk, dw)| {
-            let output = chunk * LANES;
-            let sums = &sums[output / PANEL * POINTS * matrix + output % PANEL..];
-            transform_back(c.channels, sums, width, dw, add);
+        dw.par_chunks_mut(PANEL * c.channels * 9).enumerate().for_each(|(panel, dw)| {
+            transform_back(c.channels, &sums[panel * POINTS * matrix..], matrix, width, dw, add);
         });
     });
 }
@@ -69,7 +69,7 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
 /// Transforms the output gradients of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn transform_gradient(t: &Tiling, dy: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let outputs = t.c.outputs;
     let mut half = transform::half();
     for tile in 0..count * t.across {
@@ -111,34 +111,29 @@ fn gradient_square<const FUSED: bool, const W: usize>(
     }
 }
 
-/// The gradients of the weights of [`LANES`] outputs from their sums at the points: [point, channel, stride].
+/// The gradients of the weights of one panel of outputs from their sums at the points: `[point, channel,
+/// column]` at `point * step + channel * stride + column`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn transform_back(count: usize, sums: &[f32], stride: usize, dw: &mut [f32], add: bool) {
-    const FUSED: bool = selected_target!().supports_feature_str("fma");
+fn transform_back(count: usize, sums: &[f32], step: usize, stride: usize, dw: &mut [f32], add: bool) {
+    const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
-    // [output, channel, tap] of some channels: dw is then written in runs and not number by number.
-    let mut block = [[[0.0; 9]; LANES]; LANES];
-    for base in (0..count).step_by(LANES) {
-        for channel in 0..LANES {
-            let at = |i: usize, j: usize| {
-                channels::<LANES>(sums, ((i * 6 + j) * count + base + channel) * stride)
-            };
-            transform::columns(&mut half, at, transform::weight_gradient::<FUSED>);
-            for i in 0..3 {
-                let values = transform::line(&half, i, 0, transform::weight_gradient::<FUSED>);
-                for j in 0..3 {
-                    for lane in 0..LANES {
-                        block[lane][channel][i * 3 + j] = values.0[j][lane];
-                    }
+    let mut block = [[[0.0; LANES]; 9]; LANES];
+    for (vector, dw) in dw.chunks_exact_mut(LANES * count * 9).enumerate() {
+        for base in (0..count).step_by(LANES) {
+            for (channel, block) in block.iter_mut().enumerate() {
+                let at = |i: usize, j: usize| {
+                    channels::<LANES>(sums, (i * 6 + j) * step + (base + channel) * stride + vector * LANES)
+                };
+                transform::columns(&mut half, at, transform::weight_gradient::<FUSED>);
+                for (i, block) in block.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                    *block = transform::line(&half, i, 0, transform::weight_gradient::<FUSED>).0;
                 }
             }
-        }
-        for (output, block) in block.iter().enumerate() {
-            let dw = &mut dw[(output * count + base) * 9..][..LANES * 9];
-            if add {
-                dw.iter_mut().zip(block.as_flattened()).for_each(|(dw, value)| *dw += value);
-            } else {
-                dw.copy_from_slice(block.as_flattened());
+            for (output, dw) in dw.chunks_exact_mut(count * 9).enumerate() {
+                let dw = dw[base * 9..][..LANES * 9].iter_mut();
+                for (dw, value) in dw.zip(block.as_flattened()) {
+                    *dw = if add { *dw + value[output] } else { value[output] };
+                }
             }
         }
     }
