@@ -1,6 +1,6 @@
 //! How fast, and beside what: `cargo bench` measures this program; `cargo bench -- --rival PYTHON` runs
 //! benches/rival.py (PyTorch) in the same run, with as many threads, and prints the ratios; `cargo bench --
-//! --calls` lists every call of a training step and of an inference with its distance to the machine's rate.
+//! --calls [ARCH]` lists every call of a training step and of an inference with its distance to the machine's rate.
 
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::conv::{self, Conv, Epilogue};
@@ -62,20 +62,20 @@ fn matmul() -> f64 {
     rate(2.0 * (n as f64).powi(3) / 1e9, || conv::forward(&c, &x, &w, &Epilogue::default(), &mut y))
 }
 
-fn inference_program() -> Program {
+fn inference_program(arch: &str) -> Program {
     let mut tape = Tape::new(Mode::Eval);
     let x = tape.constant([64, 32, 32, 3], (0..64 * 32 * 32 * 3).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect());
-    let encoder = encoders::find("resnet18").expect("is in the table");
+    let encoder = encoders::find(arch).expect("is in the table");
     let y = encoder.features(&mut tape.root().at("encoder"), Stem::Cifar, x);
     tape.keep(y);
     tape.compile(&mut Weights::new(0))
 }
 
 /// SimCLR, ResNet-18, 64 images; the views are there already, as they are for the rival.
-fn training_program() -> Program {
+fn training_program(arch: &str) -> Program {
     let mut tape = Tape::new(Mode::Train);
     let views = tape.constant([128, 32, 32, 3], (0..128 * 32 * 32 * 3).map(|i| (i % 89) as f32 / 89.0 - 0.5).collect());
-    let encoder = encoders::find("resnet18").expect("is in the table");
+    let encoder = encoders::find(arch).expect("is in the table");
     let setting = Setting { encoder, stem: Stem::Cifar, temperature: 0.5, projector: Projector::Reference };
     let method = methods::find("simclr").expect("is in the table");
     let recorded = method.loss(&mut tape.root(), &setting, views);
@@ -135,11 +135,11 @@ fn measure(name: &'static str) -> Line {
     let (per_second, unit) = match name {
         "matmul" => (matmul(), "GFLOP/s"),
         "inference" => {
-            let mut program = inference_program();
+            let mut program = inference_program("resnet18");
             (rate(64.0, || program.run()), "images/s")
         }
         "train_step" => {
-            let mut program = training_program();
+            let mut program = training_program("resnet18");
             (rate(128.0, || program.run()), "views/s")
         }
         "augment_32" => (augment("simclr", 32, 256, [32, 32]), "views/s"),
@@ -181,9 +181,9 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let value = |flag: &str| args.iter().position(|a| a == flag).and_then(|i| args.get(i + 1)).cloned();
     if args.iter().any(|a| a == "--calls") {
-        let peak = matmul();
-        calls("one SimCLR step, ResNet-18, 128 views", training_program(), peak);
-        calls("inference, ResNet-18, 64 images", inference_program(), peak);
+        let (peak, arch) = (matmul(), value("--calls").unwrap_or("resnet18".into()));
+        calls(&format!("one SimCLR step, {arch}, 128 views"), training_program(&arch), peak);
+        calls(&format!("inference, {arch}, 64 images"), inference_program(&arch), peak);
         return;
     }
     let only = value("--only");

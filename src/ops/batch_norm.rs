@@ -276,6 +276,23 @@ fn spread_back(dx: &mut [f32], dy: &[f32], y: &[f32], x: &[f32], floor: f32, add
     }
 }
 
+/// A gradient in chunks, or as many times nothing.
+fn chunks(gradient: Option<(&mut [f32], bool)>, size: usize, len: usize) -> Vec<Option<(&mut [f32], bool)>> {
+    match gradient {
+        Some((d, add)) => d.chunks_mut(size).map(|d| Some((d, add))).collect(),
+        None => (0..len.div_ceil(size)).map(|_| None).collect(),
+    }
+}
+
+/// The gradient where the output was not cut.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn cut(dr: &mut [f32], dy: &[f32], y: &[f32], floor: f32, add: bool) {
+    for ((dr, dy), y) in dr.iter_mut().zip(dy).zip(y) {
+        let d = if *y > floor { *dy } else { 0.0 };
+        *dr = if add { *dr + d } else { d };
+    }
+}
+
 impl Call for Backward {
     fn name(&self) -> &'static str {
         "batch_norm_bwd"
@@ -293,30 +310,27 @@ impl Call for Backward {
         let (dy, y, x) = (&*dy, &*y, &*x);
         let floor = floor(self.relu);
         let n = self.rows as f32;
-        if let Some(g) = self.dx {
-            let mut abc = vec![0.0; 3 * cols];
-            for c in 0..cols {
-                let (mean, rstd) = (saved[c], saved[cols + c]);
-                let (a, slope) = (gamma[c] * rstd, sums[cols + c] / n * rstd);
-                abc[c] = a;
-                abc[cols + c] = -a * slope;
-                abc[2 * cols + c] = a * (slope * mean - sums[c] / n);
+        let mut abc = vec![0.0; 3 * cols];
+        for c in 0..cols {
+            let (mean, rstd) = (saved[c], saved[cols + c]);
+            let (a, slope) = (gamma[c] * rstd, sums[cols + c] / n * rstd);
+            abc[c] = a;
+            abc[cols + c] = -a * slope;
+            abc[2 * cols + c] = a * (slope * mean - sums[c] / n);
+        }
+        let mut dx = self.dx.map(|g| (m.f_mut(g.var), g.add));
+        let mut dr = self.dresidual.map(|g| (m.f_mut(g.var), g.add));
+        // Chunk by chunk both gradients, so that the second finds dy and y in the cache.
+        let (dxs, drs) = (chunks(dx.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()), chunks(dr.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()));
+        dxs.into_par_iter().zip(drs).enumerate().for_each(|(i, (dx, dr))| {
+            let at = i * size..(i * size + size).min(dy.len());
+            if let Some((dx, add)) = dx {
+                spread_back(dx, &dy[at.clone()], &y[at.clone()], &x[at.clone()], floor, add, &abc);
             }
-            let mut dx = m.f_mut(g.var);
-            dx.par_chunks_mut(size).enumerate().for_each(|(i, dx)| {
-                let at = i * size..i * size + dx.len();
-                spread_back(dx, &dy[at.clone()], &y[at.clone()], &x[at], floor, g.add, &abc);
-            });
-        }
-        if let Some(g) = self.dresidual {
-            let mut dr = m.f_mut(g.var);
-            dr.par_chunks_mut(size).zip(dy.par_chunks(size).zip(y.par_chunks(size))).for_each(|(dr, (dy, y))| {
-                for ((dr, dy), y) in dr.iter_mut().zip(dy).zip(y) {
-                    let d = if *y > floor { *dy } else { 0.0 };
-                    *dr = if g.add { *dr + d } else { d };
-                }
-            });
-        }
+            if let Some((dr, add)) = dr {
+                cut(dr, &dy[at.clone()], &y[at], floor, add);
+            }
+        });
     }
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;
