@@ -68,7 +68,7 @@ fn inference_program(arch: &str) -> Program {
     let encoder = encoders::find(arch).expect("is in the table");
     let y = encoder.features(&mut tape.root().at("encoder"), Stem::Cifar, x);
     tape.keep(y);
-    tape.compile(&mut Weights::new(0))
+    tape.compile(&mut Weights::new(0)).unwrap()
 }
 
 /// SimCLR, ResNet-18, 64 images; the views are there already, as they are for the rival.
@@ -84,7 +84,7 @@ fn training_program(arch: &str) -> Program {
     tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false }, true, when);
     let log = tape.fixed([1, 1], Dtype::F32);
     tape.step(when, log, &[recorded.loss]);
-    tape.compile(&mut Weights::new(0))
+    tape.compile(&mut Weights::new(0)).unwrap()
 }
 
 fn augment_program(name: &str, size: usize, n: usize, source: &[u8], [h, w]: [usize; 2]) -> Program {
@@ -92,19 +92,19 @@ fn augment_program(name: &str, size: usize, n: usize, source: &[u8], [h, w]: [us
     let batch: Batch = tape.batch(n, source.len());
     let y = tape.augment(batch, vec![policy(name, size).expect("is in the table")], 0, Purpose::Train);
     tape.keep(y);
-    let mut program = tape.compile(&mut Weights::new(0));
-    program.write(batch.pixels, source);
+    let mut program = tape.compile(&mut Weights::new(0)).unwrap();
+    program.write(batch.pixels, source).unwrap();
     let table: Vec<u32> = (0..n).flat_map(|_| [0, h as u32, w as u32]).collect();
     let keys: Vec<u32> = (0..n).flat_map(|i| [0, i as u32]).collect();
-    program.write(batch.table, &table);
-    program.write(batch.keys, &keys);
+    program.write(batch.table, &table).unwrap();
+    program.write(batch.keys, &keys).unwrap();
     program
 }
 
 fn augment(name: &str, size: usize, n: usize, image: [usize; 2]) -> f64 {
     let pixels: Vec<u8> = (0..image[0] * image[1] * 3).map(|i| (i * 7919 % 251) as u8).collect();
     let mut program = augment_program(name, size, n, &pixels, image);
-    rate(n as f64, || program.run())
+    rate(n as f64, || program.run().unwrap())
 }
 
 /// From decoded images to two alignment losses per sample: K = 5 views, two ResNet-18.
@@ -119,12 +119,20 @@ fn scoring() -> f64 {
         let views = tape.augment(batch, vec![policy("score", 32).expect("is in the table")], 0, Purpose::Score);
         encoder.features(&mut tape.root().at("encoder"), Stem::Cifar, views);
         let mut weights = Weights::new(seed as u64);
-        load(&mut tape.compile(&mut weights), &batch, &*source, &[0], 0).expect("synthetic images decode");
+        load(&mut tape.compile(&mut weights).unwrap(), &batch, &*source, &[0], 0).expect("synthetic images decode");
         weights.save(path, "encoder.", &BTreeMap::new()).expect("the temporary folder is writable");
     }
     let side = |i: usize| Side { path: &paths[i], encoder, stem: Stem::Cifar };
     let view = |name| policy(name, 32).expect("is in the table");
-    let protocol = Protocol { view: view("score"), original: view("original"), views: 5, pairs: Pairs::All, features: Features::Pooled, seed: 0, batch: 32 };
+    let protocol = Protocol {
+        view: view("score"),
+        original: view("original"),
+        views: 5,
+        pairs: Pairs::All,
+        features: Features::Pooled,
+        seed: 0,
+        batch: 32,
+    };
     let samples: Vec<(u32, Subset)> = (0..96).map(|i| (i, Subset::Candidate)).collect();
     rate(samples.len() as f64, || {
         score(side(0), side(1), &protocol, &*source, &samples, &mut Silent).expect("two whole encoders");
@@ -136,11 +144,11 @@ fn measure(name: &'static str) -> Line {
         "matmul" => (matmul(), "GFLOP/s"),
         "inference" => {
             let mut program = inference_program("resnet18");
-            (rate(64.0, || program.run()), "images/s")
+            (rate(64.0, || program.run().unwrap()), "images/s")
         }
         "train_step" => {
             let mut program = training_program("resnet18");
-            (rate(128.0, || program.run()), "views/s")
+            (rate(128.0, || program.run().unwrap()), "views/s")
         }
         "augment_32" => (augment("simclr", 32, 256, [32, 32]), "views/s"),
         "augment_224" => (augment("simclr_imagenet", 224, 32, [400, 500]), "views/s"),
@@ -163,9 +171,9 @@ fn rival(python: &str, name: &str) -> Result<(f64, String), String> {
 
 fn calls(title: &str, mut program: Program, peak: f64) {
     println!("\n{title}: milliseconds, GFLOP/s of the plain sum, share of the {peak:.0} GFLOP/s of a matrix product");
-    program.run();
+    program.run().unwrap();
     let mut sums: BTreeMap<&str, (f64, u64, u64, usize)> = BTreeMap::new();
-    for (name, seconds, cost) in program.profile() {
+    for (name, seconds, cost) in program.profile().unwrap() {
         let s = sums.entry(name).or_default();
         *s = (s.0 + seconds, s.1 + cost.flops, s.2 + cost.bytes, s.3 + 1);
     }
@@ -173,7 +181,12 @@ fn calls(title: &str, mut program: Program, peak: f64) {
     rows.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
     for (name, (seconds, flops, bytes, count)) in rows {
         let rate = flops as f64 / seconds / 1e9;
-        println!("{name:>22} x{count:<3} {:9.2} ms {rate:8.1} GFLOP/s {:5.0} % {:7.1} GB/s", seconds * 1e3, 100.0 * rate / peak, bytes as f64 / seconds / 1e9);
+        println!(
+            "{name:>22} x{count:<3} {:9.2} ms {rate:8.1} GFLOP/s {:5.0} % {:7.1} GB/s",
+            seconds * 1e3,
+            100.0 * rate / peak,
+            bytes as f64 / seconds / 1e9
+        );
     }
 }
 

@@ -156,10 +156,7 @@ fn target(path: &Path) -> Result<PathBuf> {
 fn part(path: &Path) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let Some(name) = path.file_name() else {
-        return Err(Error::config(
-            format!("cannot write {}: it names no file", path.display()),
-            "give the name of a file",
-        ));
+        return Err(Error::config(format!("cannot write {}: it names no file", path.display()), "give the name of a file"));
     };
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let unique = format!(".{}.{}.{count}{PART}", name.to_string_lossy(), std::process::id());

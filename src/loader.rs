@@ -20,8 +20,8 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
         table.extend_from_within(table.len() - 3..);
         keys.extend_from_within(keys.len() - 2..);
     }
-    program.write(batch.pixels, &pixels);
-    program.write(batch.table, &table);
-    program.write(batch.keys, &keys);
+    program.write(batch.pixels, &pixels)?;
+    program.write(batch.table, &table)?;
+    program.write(batch.keys, &keys)?;
     Ok(())
 }

@@ -65,7 +65,8 @@ impl Manifest {
     }
     pub fn read(table: &Path) -> Result<Manifest> {
         let path = Manifest::path(table);
-        serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))
+        serde_json::from_str(&files::read_text(&path)?)
+            .map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))
     }
 }
 

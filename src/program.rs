@@ -1,11 +1,12 @@
 //! A recorded network with its memory planned: run it, write to it, read from it.
 
-use crate::device::{Buffer, Cell, Host, Place};
+use crate::device::{Buffer, Cell, Device, Gpu, Host, Place};
 use crate::error::{Error, Result};
 use crate::tape::{Call, Cost, Kind, Tape};
 use crate::var::Var;
 use crate::weights::Weights;
 use bytemuck::Pod;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// How much memory a program needs, known before its first run. Bytes.
@@ -24,8 +25,30 @@ pub struct Plan {
 /// A flat list of calls over memory that does not move.
 pub struct Program {
     calls: Vec<Box<dyn Call>>,
-    host: Host,
+    places: Rc<Vec<Place>>, // by variable
+    memory: Memory,
     plan: Plan,
+}
+
+/// The places as the calls of a device see them.
+enum Memory {
+    Host(Host),
+    Gpu(Gpu),
+}
+
+impl Memory {
+    fn run(&self, call: &dyn Call) {
+        match self {
+            Memory::Host(m) => call.cpu(m),
+            Memory::Gpu(g) => call.gpu(g),
+        }
+    }
+    fn finish(&self) -> Result<()> {
+        match self {
+            Memory::Host(_) => Ok(()),
+            Memory::Gpu(g) => g.finish(),
+        }
+    }
 }
 
 impl Plan {
@@ -60,26 +83,35 @@ impl Tape {
         plan
     }
 
-    /// Plan the memory and take what is named from `weights`, where it is made if it is new.
-    pub fn compile(self, weights: &mut Weights) -> Program {
-        let plan = self.plan();
+    /// Plan the memory and take what is named from `weights`, where it is made if it is new, on their device.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub fn compile(self, weights: &mut Weights) -> Result<Program> {
+        let (plan, device) = (self.plan(), weights.device().clone());
         let (rooms, sizes) = assign(&self);
-        let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(bytes)).collect();
-        let places = self.slots.into_iter().zip(rooms).map(|(slot, room)| {
+        let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(&device, bytes)).collect::<Result<_>>()?;
+        let mut places = vec![];
+        for (slot, room) in self.slots.into_iter().zip(rooms) {
             let bytes = slot.shape.len() * slot.dtype.bytes();
-            let cell = match slot.kind {
-                Kind::Named { name, init, .. } => weights.cell(&name, slot.shape, slot.dtype, init),
-                Kind::Fixed(data) => {
-                    let cell = Buffer::cell(bytes);
-                    cell.borrow_mut().slice_mut(data.len()).copy_from_slice(&data);
+            let cell = match (slot.kind, room) {
+                (Kind::Named { name, init, .. }, _) => weights.cell(&name, slot.shape, slot.dtype, init)?,
+                (Kind::Temporary, Some(room)) => cells[room].clone(),
+                (Kind::Temporary, None) => Buffer::cell(&device, 0)?,
+                (Kind::Fixed(data), _) => {
+                    let cell = Buffer::cell(&device, bytes)?;
+                    cell.borrow_mut().set(&data)?;
                     cell
                 }
-                Kind::Temporary => room.map_or_else(|| Buffer::cell(0), |r| cells[r].clone()),
             };
-            Place { cell, shape: slot.shape, dtype: slot.dtype }
-        });
-        let host = Host::new(places.collect());
-        Program { calls: self.calls, host, plan }
+            places.push(Place { cell, shape: slot.shape, dtype: slot.dtype });
+        }
+        let places = Rc::new(places);
+        let memory = match device {
+            Device::Cpu => Memory::Host(Host::new(places.clone())),
+            Device::Gpu(queue) => Memory::Gpu(Gpu::new(queue, places.clone())),
+        };
+        Ok(Program { calls: self.calls, places, memory, plan })
     }
 }
 
@@ -125,27 +157,34 @@ fn assign(tape: &Tape) -> (Vec<Option<usize>>, Vec<usize>) {
 }
 
 impl Program {
-    pub fn run(&mut self) {
-        self.calls.iter().for_each(|c| c.cpu(&self.host));
+    /// Every call, in order.
+    ///
+    /// # Errors
+    /// The GPU failed, or a call has no kernel. A CPU cannot fail.
+    pub fn run(&mut self) -> Result<()> {
+        self.calls.iter().for_each(|c| self.memory.run(&**c));
+        self.memory.finish()
     }
     pub fn plan(&self) -> Plan {
         self.plan
     }
     /// Write the first `data.len()` elements of `to`.
-    pub fn write<T: Pod>(&mut self, to: Var, data: &[T]) {
-        self.host.write(to, data);
+    pub fn write<T: Pod>(&mut self, to: Var, data: &[T]) -> Result<()> {
+        self.places[to.index()].write(data)
     }
     /// Read a whole variable. Temporaries hold something only if [`Tape::keep`] was called for them.
-    pub fn read<T: Pod>(&self, from: Var) -> Vec<T> {
-        self.host.read(from)
+    pub fn read<T: Pod>(&self, from: Var) -> Result<Vec<T>> {
+        self.places[from.index()].read()
     }
     /// Run once and time every call: (name, seconds, floor of its work).
-    pub fn profile(&mut self) -> Vec<(&'static str, f64, Cost)> {
-        let timed = |c: &Box<dyn Call>| {
+    pub fn profile(&mut self) -> Result<Vec<(&'static str, f64, Cost)>> {
+        let mut timed = vec![];
+        for c in &self.calls {
             let start = Instant::now();
-            c.cpu(&self.host);
-            (c.name(), start.elapsed().as_secs_f64(), c.cost())
-        };
-        self.calls.iter().map(timed).collect()
+            self.memory.run(&**c);
+            self.memory.finish()?;
+            timed.push((c.name(), start.elapsed().as_secs_f64(), c.cost()));
+        }
+        Ok(timed)
     }
 }

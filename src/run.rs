@@ -49,7 +49,10 @@ impl Run {
         if at.exists() {
             if files::read_text(&at)? != recipe.to_toml()? {
                 let what = format!("{} holds a run of another recipe", dir.display());
-                return Err(Error::config(what, format!("choose another folder with --out, or `sslmem show recipe --recipe {}` to see the difference", at.display())));
+                return Err(Error::config(
+                    what,
+                    format!("choose another folder with --out, or `sslmem show recipe --recipe {}` to see the difference", at.display()),
+                ));
             }
         } else {
             files::check_writable(&at)?;
@@ -98,7 +101,18 @@ impl Run {
             for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
                 if which != skipped {
                     let seed = self.recipe.seed + pair as u64;
-                    train(&Job { recipe: &self.recipe, seed, source: &*self.source, samples: &samples, name, dir: &dir, checkpoint: CHECKPOINT }, progress)?;
+                    train(
+                        &Job {
+                            recipe: &self.recipe,
+                            seed,
+                            source: &*self.source,
+                            samples: &samples,
+                            name,
+                            dir: &dir,
+                            checkpoint: CHECKPOINT,
+                        },
+                        progress,
+                    )?;
                 }
             }
         }
@@ -126,7 +140,8 @@ impl Run {
         for pair in 0..self.recipe.pairs {
             let dir = self.folder(pair);
             let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
-            let facts = [("f", &f), ("g", &g)].map(|(role, path)| EncoderFacts::of(format!("{role}{}", pair + 1), &self.recipe.encoder.arch, path));
+            let facts =
+                [("f", &f), ("g", &g)].map(|(role, path)| EncoderFacts::of(format!("{role}{}", pair + 1), &self.recipe.encoder.arch, path));
             let facts = facts.into_iter().collect::<Result<Vec<_>>>()?;
             let path = dir.join("scores.parquet");
             let done = Manifest::read(&path).is_ok_and(|m| m.encoders == facts) && path.exists();
@@ -138,7 +153,15 @@ impl Run {
         Ok(rows)
     }
 
-    fn score_pair(&self, f: &Path, g: &Path, samples: &[(u32, Subset)], facts: Vec<EncoderFacts>, path: &Path, progress: &mut dyn Progress) -> Result<Vec<Row>> {
+    fn score_pair(
+        &self,
+        f: &Path,
+        g: &Path,
+        samples: &[(u32, Subset)],
+        facts: Vec<EncoderFacts>,
+        path: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Row>> {
         let (start, r) = (Instant::now(), &self.recipe);
         let encoder = encoders::find(&r.encoder.arch)?;
         let side = |path| Side { path, encoder, stem: r.encoder.stem };
@@ -159,7 +182,8 @@ impl Run {
 
     fn write_table(&self, path: &Path, rows: &[Row], encoders: Vec<EncoderFacts>, start: Instant) -> Result<()> {
         table::write(path, rows, &[])?;
-        let settings = serde_json::to_value(&self.recipe).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
+        let settings =
+            serde_json::to_value(&self.recipe).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
         let manifest = Manifest {
             sslmem: env!("CARGO_PKG_VERSION").into(),
             device: manifest::device(),

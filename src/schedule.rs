@@ -18,7 +18,7 @@ const KNOBS: usize = 2;
 /// The table and the counter. The counter is named memory, so a checkpoint carries it.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    table: Var, // [steps, KNOBS]
+    table: Var,    // [steps, KNOBS]
     pub step: Var, // [1] u32
 }
 

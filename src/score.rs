@@ -58,10 +58,16 @@ impl Protocol {
     fn validate(&self) -> Result<()> {
         let least = if self.pairs == Pairs::All { 2 } else { 1 };
         if self.views < least {
-            return Err(Error::config(format!("{} cannot make a pair of views", plural(self.views)), format!("choose score.views of at least {least}")));
+            return Err(Error::config(
+                format!("{} cannot make a pair of views", plural(self.views)),
+                format!("choose score.views of at least {least}"),
+            ));
         }
         if self.views > MOST_VIEWS {
-            return Err(Error::config(format!("{} views of each sample are too many", self.views), format!("choose score.views of at most {MOST_VIEWS}")));
+            return Err(Error::config(
+                format!("{} views of each sample are too many", self.views),
+                format!("choose score.views of at most {MOST_VIEWS}"),
+            ));
         }
         if self.batch == 0 {
             return Err(Error::config("score.batch is 0", "choose at least 1"));
@@ -118,15 +124,16 @@ impl Scorer {
         }
         distances.iter().for_each(|d| tape.keep(*d));
         tape.plan().must_fit("scoring", "lower score.batch or score.views")?;
-        let program = tape.compile(&mut weights);
+        let program = tape.compile(&mut weights)?;
         Ok(Scorer { program, batch, distances: [distances[0], distances[1]], protocol_views: count, pairs: protocol.pairs.list(count) })
     }
 
     /// (align_f, align_g, stderr of their difference) of each sample.
     fn measure(&mut self, source: &dyn Source, samples: &[u32]) -> Result<Vec<[f64; 3]>> {
         load(&mut self.program, &self.batch, source, samples, 0)?;
-        self.program.run();
-        let [f, g]: [Vec<f32>; 2] = self.distances.map(|d| self.program.read(d));
+        self.program.run()?;
+        let [f, g] = self.distances;
+        let (f, g): (Vec<f32>, Vec<f32>) = (self.program.read(f)?, self.program.read(g)?);
         let p = self.pairs.len();
         Ok((0..samples.len()).map(|i| self.reduce(&f[i * p..][..p], &g[i * p..][..p])).collect())
     }
@@ -155,7 +162,14 @@ fn jackknife(delta: &[f64], pairs: &[(usize, usize)], views: usize) -> f64 {
 
 /// Measure `samples` and return a row for each, in their order, with the alignment of f and of g; the columns
 /// that need the whole table are filled by [`crate::table::finish`].
-pub fn score(f: Side, g: Side, protocol: &Protocol, source: &dyn Source, samples: &[(u32, Subset)], progress: &mut dyn Progress) -> Result<Vec<Row>> {
+pub fn score(
+    f: Side,
+    g: Side,
+    protocol: &Protocol,
+    source: &dyn Source,
+    samples: &[(u32, Subset)],
+    progress: &mut dyn Progress,
+) -> Result<Vec<Row>> {
     protocol.validate()?;
     let mut scorer = Scorer::new(f, g, protocol, source.largest())?;
     let mut rows = Vec::with_capacity(samples.len());
@@ -165,10 +179,28 @@ pub fn score(f: Side, g: Side, protocol: &Protocol, source: &dyn Source, samples
         for (&(index, subset), [align_f, align_g, stderr]) in part.iter().zip(scorer.measure(source, &ids)?) {
             if !(align_f.is_finite() && align_g.is_finite()) {
                 let (who, path) = if align_f.is_finite() { ("g", g.path) } else { ("f", f.path) };
-                return Err(Error::format(path, format!("{who} gives features that are not finite for sample {}; these weights cannot be used", source.id(index as usize))));
+                return Err(Error::format(
+                    path,
+                    format!(
+                        "{who} gives features that are not finite for sample {}; these weights cannot be used",
+                        source.id(index as usize)
+                    ),
+                ));
             }
             let (id, label) = (source.id(index as usize), source.label(index as usize));
-            rows.push(Row { index, id, label, subset, align_f, align_g, delta: 0.0, score: 0.0, relative: 0.0, calibrated: f64::NAN, stderr });
+            rows.push(Row {
+                index,
+                id,
+                label,
+                subset,
+                align_f,
+                align_g,
+                delta: 0.0,
+                score: 0.0,
+                relative: 0.0,
+                calibrated: f64::NAN,
+                stderr,
+            });
         }
         progress.advance(part.len() as u64, "");
     }
@@ -177,7 +209,15 @@ pub fn score(f: Side, g: Side, protocol: &Protocol, source: &dyn Source, samples
 }
 
 /// The features of un-augmented samples, one batch at a time to `take`, as [samples, width].
-pub fn embed(side: Side, view: &View, features: Features, batch: usize, source: &dyn Source, progress: &mut dyn Progress, mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+pub fn embed(
+    side: Side,
+    view: &View,
+    features: Features,
+    batch: usize,
+    source: &dyn Source,
+    progress: &mut dyn Progress,
+    mut take: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
     view.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch(batch, source.largest());
@@ -194,13 +234,13 @@ pub fn embed(side: Side, view: &View, features: Features, batch: usize, source: 
     weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
     tape.plan().must_fit("embedding", "lower the batch")?;
-    let mut program = tape.compile(&mut weights);
+    let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();
     for part in all.chunks(batch) {
         load(&mut program, &input, source, part, 0)?;
-        program.run();
-        take(&program.read::<f32>(x)[..part.len() * width])?;
+        program.run()?;
+        take(&program.read::<f32>(x)?[..part.len() * width])?;
         progress.advance(part.len() as u64, "");
     }
     progress.done();

@@ -78,12 +78,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes {
-            shared: Size::Fraction(0.8),
-            candidate: Size::Fraction(0.1),
-            independent: Size::Fraction(0.1),
-            external: Size::Candidates,
-        }
+        Sizes { shared: Size::Fraction(0.8), candidate: Size::Fraction(0.1), independent: Size::Fraction(0.1), external: Size::Candidates }
     }
 }
 

@@ -162,9 +162,7 @@ pub struct Auc {
 
 /// Area under the ROC curve, the Mann-Whitney U of `high` over the number of couples. `None` if a side is empty.
 pub fn auc(high: &[f64], low: &[f64]) -> Option<Auc> {
-    let tag = |values: &[f64], side: bool| -> Vec<(f64, bool)> {
-        values.iter().filter(|v| v.is_finite()).map(|&v| (v, side)).collect()
-    };
+    let tag = |values: &[f64], side: bool| -> Vec<(f64, bool)> { values.iter().filter(|v| v.is_finite()).map(|&v| (v, side)).collect() };
     let mut all = tag(high, true);
     all.extend(tag(low, false));
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -240,10 +238,7 @@ pub struct Tests {
 
 /// The paper's tests on its own score and on the calibrated one.
 pub fn tables(rows: &[Row]) -> Tests {
-    Tests {
-        score: CLAIMS.map(|claim| claim.test(rows, |r| r.score)),
-        calibrated: CLAIMS.map(|claim| claim.test(rows, |r| r.calibrated)),
-    }
+    Tests { score: CLAIMS.map(|claim| claim.test(rows, |r| r.score)), calibrated: CLAIMS.map(|claim| claim.test(rows, |r| r.calibrated)) }
 }
 
 /// The finite values of one subset, in the order of the rows.

@@ -96,11 +96,7 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
         for (number, table) in sorted.iter().enumerate() {
             if table.len() != first.len() || !same(table[n], sorted[0][n]) {
                 return Err(Error::config(
-                    format!(
-                        "table {} of the {} to average is not of the same samples as the first",
-                        number + 1,
-                        tables.len()
-                    ),
+                    format!("table {} of the {} to average is not of the same samples as the first", number + 1, tables.len()),
                     remedy,
                 ));
             }
@@ -146,9 +142,8 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
     let path = path.as_ref();
     let format = Format::of(path)?;
     for row in rows {
-        check(row).map_err(|what| {
-            Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders")
-        })?;
+        check(row)
+            .map_err(|what| Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders"))?;
     }
     let mut writer = Writer::create(path)?;
     match format {

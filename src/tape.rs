@@ -4,7 +4,7 @@
 //! plans the memory and runs it. Whether a gradient is written or added is known while recording: the first
 //! use writes, later ones add, so nothing is ever zeroed.
 
-use crate::device::Host;
+use crate::device::{Gpu, Host};
 use crate::var::{Dtype, Shape, Var};
 use crate::weights::Init;
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +18,10 @@ pub trait Call {
     fn operands(&self) -> Operands;
     /// The meaning, on the CPU.
     fn cpu(&self, m: &Host);
+    /// The same as launches of kernels.
+    fn gpu(&self, g: &Gpu) {
+        g.missing(self.name());
+    }
     /// The floor of its work, which the profiler divides by.
     fn cost(&self) -> Cost;
 }

@@ -74,7 +74,8 @@ impl Job<'_> {
     fn fingerprint(&self) -> Result<String> {
         let r = self.recipe;
         let mut hash = blake3::Hasher::new();
-        let parts = serde_json::to_string(&(&r.encoder, &r.method, &r.optim, &r.train)).map_err(|e| Error::config(format!("the recipe cannot be written: {e}"), "report this"))?;
+        let parts = serde_json::to_string(&(&r.encoder, &r.method, &r.optim, &r.train))
+            .map_err(|e| Error::config(format!("the recipe cannot be written: {e}"), "report this"))?;
         hash.update(parts.as_bytes());
         hash.update(self.source.digest().as_bytes());
         hash.update(&self.seed.to_le_bytes());
@@ -125,7 +126,12 @@ fn record(job: &Job, rates: &[[f32; 2]], every: usize) -> Result<Recording> {
     let batch = tape.batch(r.train.batch, job.source.largest());
     let policies = vec![r.train_view()?; method.views()];
     let views = tape.augment(batch, policies, job.seed, Purpose::Train);
-    let setting = Setting { encoder: encoders::find(&r.encoder.arch)?, stem: r.encoder.stem, temperature: r.method.temperature, projector: r.method.projector };
+    let setting = Setting {
+        encoder: encoders::find(&r.encoder.arch)?,
+        stem: r.encoder.stem,
+        temperature: r.method.temperature,
+        projector: r.method.projector,
+    };
     let recorded = method.loss(&mut tape.root(), &setting, views);
     let spread = tape.root().spread(recorded.embeddings);
     tape.backward(recorded.loss);
@@ -168,24 +174,30 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     }
     let plan = recording.tape.plan();
     plan.must_fit("training", "lower train.batch or take a smaller encoder")?;
-    let mut program = recording.tape.compile(&mut weights);
+    let mut program = recording.tape.compile(&mut weights)?;
 
     progress.start(&format!("train {}", job.name), steps as u64, "step");
-    progress.line(&format!("{}: {} samples, {steps} steps of {}; memory {}", job.name, job.samples.len(), job.recipe.train.batch, Describe(plan)));
+    progress.line(&format!(
+        "{}: {} samples, {steps} steps of {}; memory {}",
+        job.name,
+        job.samples.len(),
+        job.recipe.train.batch,
+        Describe(plan)
+    ));
     progress.advance(done as u64, "");
     let (mut saved, mut pause) = (Instant::now(), job.checkpoint);
     let mut order = vec![];
-    for step in done..steps {
+    for (step, rate) in rates.iter().enumerate().skip(done) {
         let (epoch, at) = (step / per_epoch, step % per_epoch);
         if order.is_empty() || at == 0 {
             order = Stream::new(job.seed, Purpose::Shuffle, epoch as u32, 0, 0).permutation(job.samples.len());
         }
         let ids: Vec<u32> = order[at * batch.n..][..batch.n].iter().map(|&i| job.samples[i as usize]).collect();
         load(&mut program, &batch, job.source, &ids, epoch as u32)?;
-        program.run();
+        program.run()?;
         if (step + 1) % every == 0 || step + 1 == steps {
             let rows = (step % every) + 1;
-            let point = point(&program, log, rows, step + 1, per_epoch, rates[step][0] as f64);
+            let point = point(&program, log, rows, step + 1, per_epoch, rate[0] as f64)?;
             watch(job, &curve, &point)?;
             curve.push(point);
             progress.advance(rows as u64, &format!("loss {:.3}  spread {:.2}", point.loss, point.std));
@@ -199,7 +211,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         }
     }
     progress.done();
-    files::write_whole(&job.curve_path(), to_json(&curve).as_bytes())?;
+    files::write_whole(job.curve_path(), to_json(&curve).as_bytes())?;
     weights.save(&job.weights_path(), "encoder.", &metadata(job, &job.recipe.train_view()?, fingerprint))?;
     if job.checkpoint_path().exists() {
         std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
@@ -245,10 +257,10 @@ fn same_recipe(metadata: &HashMap<String, String>, fingerprint: &str, path: &Pat
     Err(Error::config(what, "choose another folder with --out, or delete the file"))
 }
 
-fn point(program: &Program, log: Var, rows: usize, step: usize, per_epoch: usize, lr: f64) -> Point {
-    let log: Vec<f32> = program.read(log);
+fn point(program: &Program, log: Var, rows: usize, step: usize, per_epoch: usize, lr: f64) -> Result<Point> {
+    let log: Vec<f32> = program.read(log)?;
     let mean = |column: usize| log.chunks_exact(2).take(rows).map(|r| r[column] as f64).sum::<f64>() / rows as f64;
-    Point { step: step as u64, epoch: step as f64 / per_epoch as f64, loss: mean(0), std: mean(1), lr }
+    Ok(Point { step: step as u64, epoch: step as f64 / per_epoch as f64, loss: mean(0), std: mean(1), lr })
 }
 
 /// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.
@@ -259,7 +271,10 @@ fn watch(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
     }
     let last = &curve[curve.len().saturating_sub(20)..];
     if last.len() == 20 && now.std < COLLAPSED && last.iter().all(|p| p.std < COLLAPSED) {
-        return Err(Error::diverged(format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step), remedy));
+        return Err(Error::diverged(
+            format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step),
+            remedy,
+        ));
     }
     Ok(())
 }
@@ -270,6 +285,13 @@ impl std::fmt::Display for Describe {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let mb = |bytes: usize| bytes as f64 / 1e6;
         let p = &self.0;
-        write!(f, "{:.0} MB weights, {:.0} MB activations and gradients ({:.0} MB before reuse), {:.0} MB input", mb(p.named), mb(p.temporary), mb(p.without_reuse), mb(p.fixed))
+        write!(
+            f,
+            "{:.0} MB weights, {:.0} MB activations and gradients ({:.0} MB before reuse), {:.0} MB input",
+            mb(p.named),
+            mb(p.temporary),
+            mb(p.without_reuse),
+            mb(p.fixed)
+        )
     }
 }

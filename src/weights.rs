@@ -1,6 +1,6 @@
 //! Weights and other named memory, and their safetensors files.
 
-use crate::device::{Buffer, Cell};
+use crate::device::{Buffer, Cell, Device, Place};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::random::{Purpose, Stream};
@@ -21,43 +21,45 @@ pub enum Init {
     Uniform(f32),
 }
 
-struct Place {
-    shape: Shape,
-    dtype: Dtype,
-    cell: Cell, // [shape]
-}
-
 /// Name to buffer. Programs compiled with the same weights share them.
 pub struct Weights {
     seed: u64,
+    device: Device,
     entries: BTreeMap<String, Place>,
 }
 
 impl Weights {
-    /// Empty; what a program asks for is made on demand from `seed`.
+    /// Empty, on the CPU; what a program asks for is made on demand from `seed`.
     pub fn new(seed: u64) -> Weights {
-        Weights { seed, entries: BTreeMap::new() }
+        Weights::on(Device::Cpu, seed)
+    }
+    /// The same on another device: programs run where their weights are.
+    pub fn on(device: Device, seed: u64) -> Weights {
+        Weights { seed, device, entries: BTreeMap::new() }
+    }
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The buffer of `name`, made if it is new.
-    pub(crate) fn cell(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Cell {
+    pub(crate) fn cell(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<Cell> {
         if let Some(e) = self.entries.get(name) {
             assert_eq!((e.shape, e.dtype), (shape, dtype), "{name} is in use with another shape");
-            return e.cell.clone();
+            return Ok(e.cell.clone());
         }
-        let mut buffer = Buffer::new(shape.len() * dtype.bytes());
+        let place = Place { shape, dtype, cell: Buffer::cell(&self.device, shape.len() * dtype.bytes())? };
         if dtype == Dtype::F32 {
-            let values: &mut [f32] = buffer.slice_mut(shape.len());
             let mut stream = Stream::new(self.seed, Purpose::Init, 0, hash(name), 0);
-            match init {
-                Init::Constant(c) => values.fill(c),
-                Init::Normal(std) => values.iter_mut().for_each(|v| *v = std * stream.normal()),
-                Init::Uniform(bound) => values.iter_mut().for_each(|v| *v = stream.range(-bound, bound)),
-            }
+            let mut value = || match init {
+                Init::Constant(c) => c,
+                Init::Normal(std) => std * stream.normal(),
+                Init::Uniform(bound) => stream.range(-bound, bound),
+            };
+            place.write(&(0..shape.len()).map(|_| value()).collect::<Vec<f32>>())?;
         }
-        let cell = std::rc::Rc::new(std::cell::RefCell::new(buffer));
-        self.entries.insert(name.to_string(), Place { shape, dtype, cell: cell.clone() });
-        cell
+        let cell = place.cell.clone();
+        self.entries.insert(name.to_string(), place);
+        Ok(cell)
     }
 
     /// Names, shapes and types, sorted by name.
@@ -66,35 +68,26 @@ impl Weights {
     }
 
     /// A copy of one named f32 buffer.
-    pub fn get(&self, name: &str) -> Option<Vec<f32>> {
-        let e = self.entries.get(name).filter(|e| e.dtype == Dtype::F32)?;
-        Some(e.cell.borrow().slice(e.shape.len()).to_vec())
+    pub fn get(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        self.entries.get(name).filter(|e| e.dtype == Dtype::F32).map(Place::read).transpose()
     }
 
     /// Overwrite or create one named f32 buffer.
-    pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) {
+    pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) -> Result<()> {
         let shape = shape.into();
-        let cell = self.cell(name, shape, Dtype::F32, Init::Constant(0.0));
-        cell.borrow_mut().slice_mut(shape.len()).copy_from_slice(values);
-    }
-
-    /// BLAKE3 over names and bytes below `prefix`, hexadecimal.
-    pub fn digest(&self, prefix: &str) -> String {
-        let mut hash = blake3::Hasher::new();
-        for (name, e) in self.entries.range(prefix.to_string()..).take_while(|(n, _)| n.starts_with(prefix)) {
-            hash.update(name.as_bytes());
-            hash.update(e.cell.borrow().slice::<u8>(e.shape.len() * e.dtype.bytes()));
-        }
-        hash.finalize().to_hex().to_string()
+        let cell = self.cell(name, shape, Dtype::F32, Init::Constant(0.0))?;
+        assert_eq!(shape.len(), values.len(), "{name} has shape {shape:?}");
+        cell.borrow_mut().set(values)
     }
 
     /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
     pub fn save(&self, path: &Path, prefix: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         let chosen: Vec<_> = self.entries.iter().filter(|(n, _)| n.starts_with(prefix)).collect();
-        let entries: Vec<Entry> = chosen.iter().map(|(n, p)| Entry { name: &n[prefix.len()..], dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
+        let entries: Vec<Entry> =
+            chosen.iter().map(|(n, p)| Entry { name: &n[prefix.len()..], dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
         let mut file = tensors::header(metadata, &entries);
         for (_, p) in chosen {
-            file.extend_from_slice(p.cell.borrow().slice::<u8>(p.shape.len() * p.dtype.bytes()));
+            file.extend(p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?);
         }
         files::write_whole(path, &file)
     }
@@ -117,16 +110,15 @@ impl Weights {
                 FileDtype::I64 if name.ends_with("num_batches_tracked") => continue,
                 other => return Err(Error::format(path, format!("tensor `{name}` is {other:?}; convert the file to float32"))),
             };
-            let mut buffer = Buffer::new(view.data().len());
-            buffer.slice_mut(view.data().len()).copy_from_slice(view.data());
             let shape = Shape::new(dims);
+            let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             if dtype == Dtype::F32
-                && let Some(i) = buffer.slice::<f32>(shape.len()).iter().position(|v| !v.is_finite())
+                && let Some((i, value)) = view.data().chunks_exact(4).map(number).enumerate().find(|(_, v)| !v.is_finite())
             {
-                let value = buffer.slice::<f32>(shape.len())[i];
                 return Err(Error::format(path, format!("tensor `{name}` holds {value} at element {i}; these weights cannot be used")));
             }
-            let cell = std::rc::Rc::new(std::cell::RefCell::new(buffer));
+            let cell = Buffer::cell(&self.device, view.data().len())?;
+            cell.borrow_mut().set(view.data())?;
             self.entries.insert(format!("{prefix}{name}"), Place { shape, dtype, cell });
         }
         Ok(header.metadata().clone().unwrap_or_default())
@@ -138,12 +130,21 @@ impl Weights {
         let missing: Vec<&str> = wanted.iter().map(|(n, _)| n.as_str()).filter(|n| !self.entries.contains_key(*n)).collect();
         if let Some(first) = missing.first() {
             let (n, name) = (missing.len(), &first[prefix.len()..]);
-            return Err(Error::format(path, format!("lacks {n} of the {} tensors of this architecture (first: `{name}`); check --arch and --stem", wanted.len())));
+            return Err(Error::format(
+                path,
+                format!("lacks {n} of the {} tensors of this architecture (first: `{name}`); check --arch and --stem", wanted.len()),
+            ));
         }
         for (name, v) in &wanted {
             let (have, want) = (self.entries[name].shape, tape.shape(*v));
             if have != want {
-                return Err(Error::format(path, format!("tensor `{}` has shape {have:?}, this architecture needs {want:?}; check --arch and --stem", &name[prefix.len()..])));
+                return Err(Error::format(
+                    path,
+                    format!(
+                        "tensor `{}` has shape {have:?}, this architecture needs {want:?}; check --arch and --stem",
+                        &name[prefix.len()..]
+                    ),
+                ));
             }
         }
         Ok(())

@@ -30,8 +30,7 @@ fn fails(folder: &Path, args: &[&str], status: i32, sentence: &str) {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -54,26 +53,14 @@ fn every_verb_has_help_with_an_example() {
 #[test]
 fn misuse_is_two() {
     let folder = tempfile::tempdir().unwrap();
-    for args in [
-        &[][..],
-        &["trian"],
-        &["show"],
-        &["show", "recipe", "--epoch", "3"],
-        &["split"],
-        &["--threads", "0", "show", "data"],
-    ] {
+    for args in [&[][..], &["trian"], &["show"], &["show", "recipe", "--epoch", "3"], &["split"], &["--threads", "0", "show", "data"]] {
         let output = sslmem(folder.path(), args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
     }
     let f = folder.path();
     fails(f, &["show", "recipe", "papr"], 2, "there is no preset `papr`; did you mean `paper`?");
-    fails(
-        f,
-        &["show", "recipe", "--set", "train.epoch=3"],
-        2,
-        "--set: unknown key `epoch` in [train]; did you mean `epochs`?",
-    );
+    fails(f, &["show", "recipe", "--set", "train.epoch=3"], 2, "--set: unknown key `epoch` in [train]; did you mean `epochs`?");
     fails(f, &["run", "--out", "r", "--data", "cifa10:x"], 2, "`cifa10:x` names no data set");
     fails(f, &["show", "augment", "--data", "synthetic:20", "--out", "a.jpg"], 2, "a.jpg is neither a picture");
     fails(
@@ -91,24 +78,14 @@ fn failure_is_one_sentence_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
     fails(f, &["split", "--data", "cifar10:nowhere", "--out", "s.json"], 1, "cannot open the folder nowhere: ");
-    fails(
-        f,
-        &["split", "--data", "synthetic:60", "--out", "no/s.json"],
-        1,
-        "cannot write no/s.json: no such file or directory",
-    );
+    fails(f, &["split", "--data", "synthetic:60", "--out", "no/s.json"], 1, "cannot write no/s.json: no such file or directory");
     fails(f, &["show", "recipe", "--recipe", "no.toml"], 1, "cannot read no.toml: no such file or directory");
     fails(f, &["report", "no.csv"], 2, "no.csv is not the folder of a run");
     let weights = ["--f", "f.safetensors", "--g", "g.safetensors", "--data", "synthetic:60"];
     let score = |more: &[&'static str]| [&["score"], &weights[..], more].concat();
     fails(f, &score(&["--out", "s.json"]), 2, "s.json: .json is not a kind of score table");
     fails(f, &score(&["--out", "s.csv", "--views", "1"]), 2, "score.views is 1; choose at least 2");
-    fails(
-        f,
-        &score(&["--out", "s.csv", "--views", "0", "--pairs", "original"]),
-        2,
-        "score.views is 0; choose at least 1",
-    );
+    fails(f, &score(&["--out", "s.csv", "--views", "0", "--pairs", "original"]), 2, "score.views is 0; choose at least 1");
     fails(f, &score(&["--out", "no/s.csv"]), 1, "cannot write no/s.csv: no such file or directory");
     fails(f, &score(&["--out", "s.csv"]), 1, "cannot read f.safetensors: no such file or directory");
     assert_eq!(names(f), [""; 0]);
@@ -116,20 +93,11 @@ fn failure_is_one_sentence_and_leaves_nothing() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sslmem"))
-        .args(["show", "recipe"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_sslmem")).args(["show", "recipe"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(
-        (output.status.code(), output.stderr.len()),
-        (Some(0), 0),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -140,24 +108,14 @@ fn what_is_shown_can_be_used() {
     assert!(recipe.starts_with("seed = 5 "));
     fs::write(f.join("r.toml"), &recipe).unwrap();
     assert_eq!(done(f, &["show", "recipe", "--recipe", "r.toml"]), recipe);
-    for (what, word) in [
-        ("methods", "simclr"),
-        ("encoders", "resnet50"),
-        ("data", "cifar10:"),
-        ("policies", "score"),
-        ("presets", "paper"),
-    ] {
+    for (what, word) in [("methods", "simclr"), ("encoders", "resnet50"), ("data", "cifar10:"), ("policies", "score"), ("presets", "paper")]
+    {
         assert!(done(f, &["show", what]).contains(word), "{what}");
     }
     assert!(done(f, &["show", "policies", "simclr"]).contains("[jitter]"));
     for name in ["v.png", "v.safetensors"] {
         done(f, &["show", "augment", "--data", "synthetic:20", "--samples", "2", "--views", "3", "--out", name]);
-        fails(
-            f,
-            &["show", "augment", "--data", "synthetic:20", "--out", name],
-            2,
-            &format!("{name} exists already; choose another name"),
-        );
+        fails(f, &["show", "augment", "--data", "synthetic:20", "--out", name], 2, &format!("{name} exists already; choose another name"));
     }
     assert_eq!(names(f), ["r.toml", "v.png", "v.safetensors"]);
 }
@@ -167,7 +125,9 @@ fn what_is_shown_can_be_used() {
 fn the_whole_way_by_verbs_and_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
-    let recipe = ["--preset", "demo", "--data", "synthetic:60", "--set", "score.views=3"];
+    let settings = ["split.shared=0.8", "split.candidate=0.1", "split.independent=0.1", "split.external=candidates"];
+    let settings = settings.into_iter().chain(["encoder.size=32", "optim.warmup_epochs=0", "score.view=score", "score.views=3"]);
+    let recipe: Vec<&str> = ["--preset", "demo", "--data", "synthetic:60"].into_iter().chain(settings.flat_map(|s| ["--set", s])).collect();
     let split = done(f, &[&["split", "--out", "s.json"], &recipe[..]].concat());
     assert_eq!(split, "s.json: S_S 48, S_C 6, S_I 6, S_E 6\n");
     fails(f, &[&["split", "--out", "s.json"], &recipe[..]].concat(), 2, "s.json exists already");
@@ -193,39 +153,25 @@ fn the_whole_way_by_verbs_and_at_once() {
 
     let network = ["--arch", "resnet8", "--normalize", "cifar10", "--views", "3"];
     let weights = ["score", "--f", "t/pair1/f.safetensors", "--g", "t/pair1/g.safetensors"];
-    let score =
-        |out, more: &[&'static str]| [&weights[..], &network, &["--data", "synthetic:60", "--out", out], more].concat();
+    let score = |out, more: &[&'static str]| [&weights[..], &network, &["--data", "synthetic:60", "--out", out], more].concat();
     done(f, &score("a.parquet", &["--split", "s.json"]));
     done(f, &score("b.csv", &["--split", "s.json", "--batch", "7", "--threads", "1"]));
     let (a, b) = (table::read(f.join("a.parquet")).unwrap(), table::read(f.join("b.csv")).unwrap());
     assert!(a == b && a.len() == 66, "scores do not depend on batch, threads or format");
     let inside = table::read(f.join("r/scores.parquet")).unwrap();
     let find = |index: u32| a.iter().find(|row| row.index == index).map(|row| (row.align_f, row.align_g, row.stderr));
-    assert!(
-        inside.iter().all(|row| find(row.index) == Some((row.align_f, row.align_g, row.stderr))),
-        "the run scores alike"
-    );
+    assert!(inside.iter().all(|row| find(row.index) == Some((row.align_f, row.align_g, row.stderr))), "the run scores alike");
     fails(f, &score("a.parquet", &[]), 2, "a.parquet exists already; choose another name, or replace it with --force");
     let other = [&weights[..], &network, &["--data", "synthetic:61", "--split", "s.json", "--out", "c.csv"]].concat();
     fails(f, &other, 2, "the split was drawn from other data");
     let other = [&weights[..], &["--arch", "resnet18", "--data", "synthetic:60", "--out", "c.csv"]].concat();
     fails(f, &other, 1, "t/pair1/f.safetensors: lacks ");
 
-    let embed = [
-        "embed",
-        "--encoder",
-        "t/pair1/f.safetensors",
-        "--arch",
-        "resnet8",
-        "--data",
-        "synthetic:60",
-        "--out",
-        "e.safetensors",
-    ];
+    let embed = ["embed", "--encoder", "t/pair1/f.safetensors", "--arch", "resnet8", "--data", "synthetic:60", "--out", "e.safetensors"];
     done(f, &embed);
     let bytes = fs::read(f.join("e.safetensors")).unwrap();
     let features = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    assert_eq!(features.tensor("features").unwrap().shape(), [72, 128]);
+    assert_eq!(features.tensor("features").unwrap().shape(), [72, 64]);
     assert_eq!(done(f, &["report", "b.csv", "--data", "synthetic:60", "--out", "page.html"]), "page.html\n");
     fails(f, &["report", "b.csv", "--out", "page.html"], 2, "page.html exists already");
     assert!(!names(f).iter().any(|name| name.contains("part") || name == "c.csv"), "{:?}", names(f));

@@ -63,8 +63,7 @@ fn every_key_has_a_meaning_and_every_meaning_a_key() {
 fn later_layers_win() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("r.toml");
-    fs::write(&path, "seed = 4\n[train]\nepochs = 7\nbatch = 64\n[split]\norder = 9\nshared = 240\nexternal = 0.5\n")
-        .unwrap();
+    fs::write(&path, "seed = 4\n[train]\nepochs = 7\nbatch = 64\n[split]\norder = 9\nshared = 240\nexternal = 0.5\n").unwrap();
     let layers = Layers::new(&preset("paper").unwrap()).unwrap().file(&path).unwrap();
     let layers = layers.set("train.batch", "32").unwrap().set("data.source", "folder:x").unwrap();
     let recipe = layers.assign("data.source=cifar10:a b=c").unwrap().resolve().unwrap();
@@ -78,8 +77,7 @@ fn later_layers_win() {
 
 #[test]
 fn views_have_the_size_and_the_statistics_of_the_encoder() {
-    let recipe =
-        base().assign("encoder.size=64").unwrap().assign("encoder.normalize=imagenet").unwrap().resolve().unwrap();
+    let recipe = base().assign("encoder.size=64").unwrap().assign("encoder.normalize=imagenet").unwrap().resolve().unwrap();
     for view in [recipe.train_view(), recipe.score_view(), recipe.original_view()] {
         let view = view.unwrap();
         assert_eq!((view.size, [view.mean, view.std]), (64, view::IMAGENET));
@@ -90,9 +88,7 @@ fn views_have_the_size_and_the_statistics_of_the_encoder() {
 #[test]
 fn a_view_can_be_a_table() {
     let own = toml::to_string(&view::policy("simclr", 32).unwrap()).unwrap();
-    let text = |own: &str| {
-        format!("[encoder]\nnormalize = \"cifar10\"\n[method.view]\n{}", own.replace("\n[", "\n[method.view."))
-    };
+    let text = |own: &str| format!("[encoder]\nnormalize = \"cifar10\"\n[method.view]\n{}", own.replace("\n[", "\n[method.view."));
     let recipe = base().text("t", &text(&own)).unwrap().resolve().unwrap();
     assert_eq!(recipe.method.view, Policy::Own(view::policy("simclr", 32).unwrap()));
     assert_eq!(base().text("t", &recipe.to_toml().unwrap()).unwrap().resolve().unwrap(), recipe);
@@ -113,19 +109,13 @@ fn unknown_keys_are_errors_with_a_suggestion() {
         ("trian.epochs=3", "--set: unknown section [trian]; did you mean `train`?"),
         ("epochs=3", "--set: unknown key `epochs`; did you mean `train.epochs`?"),
         ("sed=3", "--set: unknown key `sed`; did you mean `seed`?"),
-        (
-            "train=3",
-            "--set: `train` is a section and takes no value; write [train] and its keys below it, or train.name=value",
-        ),
+        ("train=3", "--set: `train` is a section and takes no value; write [train] and its keys below it, or train.name=value"),
         ("train.zzzzzzzz=3", "--set: unknown key `zzzzzzzz` in [train]; choose one of epochs, batch"),
         ("train.epochs", "--set train.epochs has no value; write --set section.key=value, as in --set train.epochs=10"),
     ] {
         assert_eq!(refused(base().assign(assignment)), expected);
     }
-    assert_eq!(
-        refused(base().text("r.toml", "[train]\nepoch = 3\n")),
-        "r.toml: unknown key `epoch` in [train]; did you mean `epochs`?"
-    );
+    assert_eq!(refused(base().text("r.toml", "[train]\nepoch = 3\n")), "r.toml: unknown key `epoch` in [train]; did you mean `epochs`?");
     let error = refused(base().text("r.toml", "seed = 1\n[train\n"));
     assert!(error.starts_with("r.toml, line 2: this is not TOML: "), "{error}");
     assert_eq!(nearest("ResNet18", ["resnet8", "resnet18"].into_iter()), Some("resnet18"));

@@ -8,9 +8,7 @@ use sslmem::random::{Purpose, Stream};
 fn normal(seed: u64, len: usize) -> Vec<f32> {
     let mut stream = Stream::new(seed, Purpose::Synthetic, 0, 0, 0);
     let mut uniform = || f64::from(stream.uniform());
-    (0..len)
-        .map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
-        .collect()
+    (0..len).map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32).collect()
 }
 
 fn shape(batch: usize, map: (usize, usize), io: (usize, usize), kernel: usize, stride: usize, pad: usize) -> Conv {
@@ -42,8 +40,7 @@ fn products(c: &Conv, mut each: impl FnMut(usize, usize, usize)) {
 fn error(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(1e-30f64, |m, e| m.max(e.abs()));
-    got.iter().zip(expected).fold(0.0f64, |m, (&g, e)| m.max(if g.is_nan() { f64::MAX } else { (f64::from(g) - e).abs() }))
-        / largest
+    got.iter().zip(expected).fold(0.0f64, |m, (&g, e)| m.max(if g.is_nan() { f64::MAX } else { (f64::from(g) - e).abs() })) / largest
 }
 
 /// Shapes of every path: Winograd, copied neighbourhoods, plain rows; whole and partial tiles and panels.

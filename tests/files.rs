@@ -9,9 +9,7 @@ use sslmem::files::{self, Writer};
 fn a_file_appears_when_it_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.txt");
-    let names = || {
-        fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
-    };
+    let names = || fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
     files::write_whole(&path, b"old").unwrap();
     let mut writer = Writer::create(&path).unwrap();
     writer.write_all(b"new").unwrap();

@@ -25,7 +25,13 @@ const RULES: &[(&str, &[&str])] = &[
     ("stats", &["split", "table"]),
     ("config", &["data", "encoders", "files", "methods", "ops", "score", "split", "view"]),
     ("loader", &["data", "ops", "program"]),
-    ("train", &["config", "data", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule", "tape", "var", "view", "weights"]),
+    (
+        "train",
+        &[
+            "config", "data", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule", "tape", "var",
+            "view", "weights",
+        ],
+    ),
     ("score", &["data", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view", "weights"]),
     ("manifest", &["data", "files"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
@@ -79,7 +85,10 @@ fn modules_use_only_what_lies_below_them() {
         if ["lib", "main", "cmd"].contains(&module) {
             continue;
         }
-        let rule = RULES.iter().find(|(m, _)| *m == module).unwrap_or_else(|| panic!("{name}: no rule for this module; add one here and in ARCHITECTURE.md"));
+        let rule = RULES
+            .iter()
+            .find(|(m, _)| *m == module)
+            .unwrap_or_else(|| panic!("{name}: no rule for this module; add one here and in ARCHITECTURE.md"));
         for other in used(&text) {
             let fine = other == "error" || other == "Error" || other == "Result" || other == module || rule.1.contains(&other.as_str());
             assert!(fine, "src/{name} uses `{other}`, which {module} may not know");

@@ -194,7 +194,8 @@ fn unusable_weights_are_named() {
     let try_with = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let error = score(side(&path), side(&good), &protocol(4, Pairs::All, Features::Pooled), &*source, &[(0, Subset::Candidate)], &mut Silent);
+        let error =
+            score(side(&path), side(&good), &protocol(4, Pairs::All, Features::Pooled), &*source, &[(0, Subset::Candidate)], &mut Silent);
         let error = error.unwrap_err();
         assert_eq!(error.exit_code(), 1, "{error}");
         error.to_string()

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod conv;
 mod data;
+mod device;
 mod files;
 mod golden;
 mod layers;

@@ -144,7 +144,7 @@ fn record(case: &Case, shared: bool) -> Checked {
         .iter()
         .enumerate()
         .map(|(i, dims)| {
-            weights.set(&format!("in.{i}"), *dims, &noise(i as u32 + 1, dims.iter().product()));
+            weights.set(&format!("in.{i}"), *dims, &noise(i as u32 + 1, dims.iter().product())).unwrap();
             root.at("in").param(&i.to_string(), *dims, sslmem::weights::Init::Constant(0.0))
         })
         .collect();
@@ -167,7 +167,7 @@ fn record(case: &Case, shared: bool) -> Checked {
     for (_, _, g) in &wanted {
         tape.keep(*g);
     }
-    Checked { program: tape.compile(&mut weights), total, wanted }
+    Checked { program: tape.compile(&mut weights).unwrap(), total, wanted }
 }
 
 fn cases() -> impl Iterator<Item = &'static Case> {
@@ -179,12 +179,12 @@ fn gradients_agree_with_central_differences() {
     for case in cases().filter(|c| c.mode == Mode::Train) {
         for shared in [false, true] {
             let mut c = record(case, shared);
-            c.program.run();
+            c.program.run().unwrap();
             let inputs = case.inputs.len();
             assert!(c.wanted.len() >= inputs, "{}: an input got no gradient", case.name);
-            let gradients: Vec<Vec<f32>> = c.wanted.iter().map(|(_, _, g)| c.program.read(*g)).collect();
+            let gradients: Vec<Vec<f32>> = c.wanted.iter().map(|(_, _, g)| c.program.read(*g).unwrap()).collect();
             for ((name, v, _), got) in c.wanted.iter().zip(&gradients) {
-                let start: Vec<f32> = c.program.read(*v);
+                let start: Vec<f32> = c.program.read(*v).unwrap();
                 let scale = got.iter().fold(1e-3f32, |m, g| m.max(g.abs()));
                 let n = start.len();
                 let mut bad = 0;
@@ -195,17 +195,22 @@ fn gradients_agree_with_central_differences() {
                         let mut at = |d: f32| {
                             let mut x = start.clone();
                             x[i] += d;
-                            c.program.write(*v, &x);
-                            c.program.run();
-                            c.total.iter().map(|&l| c.program.read::<f32>(l)[0] as f64).sum::<f64>()
+                            c.program.write(*v, &x).unwrap();
+                            c.program.run().unwrap();
+                            c.total.iter().map(|&l| c.program.read::<f32>(l).unwrap()[0] as f64).sum::<f64>()
                         };
                         let slope = (at(h) - at(-h)) / (2.0 * h as f64);
                         (slope as f32 - got[i]).abs() < 2e-2 * scale
                     });
                     bad += !close as usize;
                 }
-                c.program.write(*v, &start);
-                assert!(bad * 5 <= picks.len(), "{} (shared: {shared}): {bad} of {} differences disagree for {name}", case.name, picks.len());
+                c.program.write(*v, &start).unwrap();
+                assert!(
+                    bad * 5 <= picks.len(),
+                    "{} (shared: {shared}): {bad} of {} differences disagree for {name}",
+                    case.name,
+                    picks.len()
+                );
             }
         }
     }
@@ -217,13 +222,14 @@ fn every_output_is_finite_and_runs_repeat_bit_for_bit() {
         let run = || {
             let mut tape = Tape::new(case.mode);
             let mut root = tape.root();
-            let inputs: Vec<Var> = case.inputs.iter().enumerate().map(|(i, d)| root.tape().constant(*d, noise(i as u32, d.iter().product()))).collect();
+            let inputs: Vec<Var> =
+                case.inputs.iter().enumerate().map(|(i, d)| root.tape().constant(*d, noise(i as u32, d.iter().product()))).collect();
             let y = (case.build)(&mut root.at("op"), &inputs);
             tape.keep(y);
-            let mut program = tape.compile(&mut Weights::new(1));
-            program.run();
-            program.run();
-            program.read::<f32>(y)
+            let mut program = tape.compile(&mut Weights::new(1)).unwrap();
+            program.run().unwrap();
+            program.run().unwrap();
+            program.read::<f32>(y).unwrap()
         };
         let (a, b) = (run(), run());
         assert!(a.iter().all(|v| v.is_finite()), "{}: not finite", case.name);

@@ -61,7 +61,8 @@ fn source() -> Fake {
 
 /// Rows like those of a real run: an offset of .17 that belongs to the encoders, +.12 and -.2 around it.
 fn rows(sizes: [usize; 4], source: &dyn Source) -> Vec<Row> {
-    let of = [(Subset::Candidate, 0.30, 0.2), (Subset::External, 0.10, 0.13), (Subset::Shared, 0.0, 0.12), (Subset::Independent, -0.3, 0.22)];
+    let of =
+        [(Subset::Candidate, 0.30, 0.2), (Subset::External, 0.10, 0.13), (Subset::Shared, 0.0, 0.12), (Subset::Independent, -0.3, 0.22)];
     let mut rows = Vec::new();
     for ((subset, mean, std), size) in of.into_iter().zip(sizes) {
         for _ in 0..size {
@@ -72,7 +73,19 @@ fn rows(sizes: [usize; 4], source: &dyn Source) -> Vec<Row> {
             let (delta, label) = (score * 0.4, source.label(index));
             let (id, align_g) = (source.id(index), align_f + delta);
             let relative = delta / (align_f + align_g);
-            rows.push(Row { index: index as u32, id, label, subset, align_f, align_g, delta, score, relative, calibrated: delta - 0.04, stderr: 0.02 });
+            rows.push(Row {
+                index: index as u32,
+                id,
+                label,
+                subset,
+                align_f,
+                align_g,
+                delta,
+                score,
+                relative,
+                calibrated: delta - 0.04,
+                stderr: 0.02,
+            });
         }
     }
     rows
@@ -80,9 +93,16 @@ fn rows(sizes: [usize; 4], source: &dyn Source) -> Vec<Row> {
 
 fn curve(name: &str, shift: f64) -> Curve {
     let point = |step: u64| {
-        let (t, noise) = (step as f64 / 2000.0, Stream::new(1, Purpose::Statistics, shift.to_bits() as u32, step as u32, 0).normal() as f64);
+        let (t, noise) =
+            (step as f64 / 2000.0, Stream::new(1, Purpose::Statistics, shift.to_bits() as u32, step as u32, 0).normal() as f64);
         let lr = 2e-3 * (1.0 - t).powi(2).min(t * 10.0);
-        Point { step, epoch: t * 400.0, loss: 1.9 + (3.4 + shift) * (-5.0 * t).exp() + 0.05 * noise, std: 0.055 + 0.02 * t + 0.001 * noise, lr }
+        Point {
+            step,
+            epoch: t * 400.0,
+            loss: 1.9 + (3.4 + shift) * (-5.0 * t).exp() + 0.05 * noise,
+            std: 0.055 + 0.02 * t + 0.001 * noise,
+            lr,
+        }
     };
     Curve { name: name.into(), points: (0..2000).map(point).collect() }
 }
@@ -165,12 +185,21 @@ fn a_full_report() {
     let mut all = input(&rows, Some(&source));
     all.curves = vec![curve("f", 0.0), curve("g", 0.2), curve("f pair 2", 0.1), curve("g pair 2", 0.3)];
     all.facts = vec![("recipe".into(), "arch = \"resnet18\"\nepochs = 400".into())];
-    all.truth = Some(rows.iter().map(|r| ["common", "atypical", "rare"][(r.score > 0.4) as usize + (r.index % 5 == 0) as usize].to_string()).collect());
+    all.truth = Some(
+        rows.iter().map(|r| ["common", "atypical", "rare"][(r.score > 0.4) as usize + (r.index % 5 == 0) as usize].to_string()).collect(),
+    );
     all.skipped = vec![("a/b.jpg".into(), "not an image".into())];
     let (folder, page) = written(&all);
     assert_eq!(figures(folder.path()), ["curves.svg", "histogram.svg", "least.png", "most.png", "scatter.svg"]);
     assert_eq!(page.matches("<img ").count(), 48);
-    for word in ["remembers what only it has seen", "f (2 runs)", "AUC", "How to read this", "arch = &quot;resnet18&quot;\nepochs", "1 image left out"] {
+    for word in [
+        "remembers what only it has seen",
+        "f (2 runs)",
+        "AUC",
+        "How to read this",
+        "arch = &quot;resnet18&quot;\nepochs",
+        "1 image left out",
+    ] {
         assert!(page.contains(word), "no {word}");
     }
     assert!(page.find(">common<").unwrap() < page.find(">rare<").unwrap(), "kinds in reading order");
@@ -265,7 +294,12 @@ fn a_broken_image_is_a_tile_with_the_reason() {
     let mut rows = rows([20, 5, 5, 5], &source);
     rows[3].id = "another".into();
     let (folder, page) = written(&input(&rows, Some(&source)));
-    for reason in ["train/a&lt;b&gt;.jpg: the file ends in the middle of the image", "has no pixels", "the data set has train/00003 at this index", "index 15 is beyond the data set&#39;s 12 images"] {
+    for reason in [
+        "train/a&lt;b&gt;.jpg: the file ends in the middle of the image",
+        "has no pixels",
+        "the data set has train/00003 at this index",
+        "index 15 is beyond the data set&#39;s 12 images",
+    ] {
         assert!(page.contains(reason), "no {reason}");
     }
     assert_eq!(figures(folder.path()), ["histogram.svg", "least.png", "most.png", "scatter.svg"]);

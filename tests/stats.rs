@@ -60,7 +60,19 @@ fn rows(subset: Subset, n: usize, mean: f64, std: f64) -> Vec<Row> {
         .map(|(i, v)| {
             let score = mean + std * (v - s.mean) / s.std.unwrap();
             let (id, calibrated) = (format!("{i}"), score - 0.09958);
-            Row { index: i as u32, id, label: None, subset, align_f: 0.5, align_g: 0.5 + score, delta: score, score, relative: 0.0, calibrated, stderr: 0.01 }
+            Row {
+                index: i as u32,
+                id,
+                label: None,
+                subset,
+                align_f: 0.5,
+                align_g: 0.5 + score,
+                delta: score,
+                score,
+                relative: 0.0,
+                calibrated,
+                stderr: 0.01,
+            }
         })
         .collect()
 }
@@ -68,7 +80,12 @@ fn rows(subset: Subset, n: usize, mean: f64, std: f64) -> Vec<Row> {
 #[test]
 fn papers_table_follows_from_its_means() {
     // Means are printed in the paper; the standard deviations follow from its tests against 0 (Table 16).
-    let subsets = [(Subset::Candidate, 0.30723, 0.2146), (Subset::Shared, -0.00136, 0.117), (Subset::External, 0.09958, 0.1323), (Subset::Independent, -0.31182, 0.2196)];
+    let subsets = [
+        (Subset::Candidate, 0.30723, 0.2146),
+        (Subset::Shared, -0.00136, 0.117),
+        (Subset::External, 0.09958, 0.1323),
+        (Subset::Independent, -0.31182, 0.2196),
+    ];
     let all: Vec<Row> = subsets.iter().flat_map(|&(s, mean, std)| rows(s, 5000, mean, std)).collect();
     let tests = stats::tables(&all);
     let t = tests.score.each_ref().map(|t| t.as_ref().unwrap().t);
@@ -95,7 +112,14 @@ fn wrong_direction_is_no_evidence() {
 
 #[test]
 fn inputs_without_an_answer_have_none() {
-    for (a, b) in [(vec![], vec![1.0, 2.0]), (vec![1.0], vec![2.0]), (vec![0.1; 7], vec![0.1; 3]), (vec![0.1; 7], vec![0.3; 3]), (vec![f64::NAN; 3], vec![1.0, 2.0]), (vec![1e308, 1.5e308], vec![1e308])] {
+    for (a, b) in [
+        (vec![], vec![1.0, 2.0]),
+        (vec![1.0], vec![2.0]),
+        (vec![0.1; 7], vec![0.1; 3]),
+        (vec![0.1; 7], vec![0.3; 3]),
+        (vec![f64::NAN; 3], vec![1.0, 2.0]),
+        (vec![1e308, 1.5e308], vec![1e308]),
+    ] {
         assert_eq!(stats::two_sample(&a, &b, Tail::Greater), None, "{a:?} {b:?}");
         assert_eq!(stats::two_sample(&b, &a, Tail::TwoSided), None, "{b:?} {a:?}");
     }

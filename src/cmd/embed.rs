@@ -53,28 +53,16 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     // The header holds the width, which the first samples tell.
     let mut started = false;
     let (view, features, batch) = (recipe.original_view()?, recipe.score.features, recipe.score.batch);
-    embed(
-        side(&recipe, &verb.encoder)?,
-        &view,
-        features,
-        batch,
-        source.as_ref(),
-        global.progress().as_mut(),
-        |values| {
-            if !started {
-                started = true;
-                let width = values.len() / batch.min(source.len());
-                let shape = vec![source.len(), width];
-                let metadata = [
-                    ("data".to_string(), source.digest().to_string()),
-                    ("encoder".to_string(), recipe.encoder.arch.clone()),
-                ];
-                let header =
-                    tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape }]);
-                out.write_all(&header).map_err(Error::io("write", &path))?;
-            }
-            out.write_all(bytemuck::cast_slice(values)).map_err(Error::io("write", &path))
-        },
-    )?;
+    embed(side(&recipe, &verb.encoder)?, &view, features, batch, source.as_ref(), global.progress().as_mut(), |values| {
+        if !started {
+            started = true;
+            let width = values.len() / batch.min(source.len());
+            let shape = vec![source.len(), width];
+            let metadata = [("data".to_string(), source.digest().to_string()), ("encoder".to_string(), recipe.encoder.arch.clone())];
+            let header = tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape }]);
+            out.write_all(&header).map_err(Error::io("write", &path))?;
+        }
+        out.write_all(bytemuck::cast_slice(values)).map_err(Error::io("write", &path))
+    })?;
     out.commit()
 }

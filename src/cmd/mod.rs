@@ -22,13 +22,7 @@ use crate::progress::{Progress, Silent};
 
 /// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
 #[derive(Parser)]
-#[command(
-    name = "sslmem",
-    version,
-    max_term_width = 110,
-    disable_help_subcommand = true,
-    arg_required_else_help = true
-)]
+#[command(name = "sslmem", version, max_term_width = 110, disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -118,10 +112,7 @@ fn print(text: &str) -> Result<()> {
 /// A file that would be replaced needs `--force`.
 fn keep(path: &Path, force: bool) -> Result<()> {
     if path.exists() && !force {
-        return Err(Error::config(
-            format!("{} exists already", path.display()),
-            "choose another name, or replace it with --force",
-        ));
+        return Err(Error::config(format!("{} exists already", path.display()), "choose another name, or replace it with --force"));
     }
     Ok(())
 }

@@ -20,9 +20,7 @@ struct Bar(Option<ProgressBar>);
 impl Progress for Bar {
     fn start(&mut self, what: &str, total: u64, unit: &str) {
         self.done();
-        let template = format!(
-            "{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s  {{rate}}  {{eta}} left  {{msg}}"
-        );
+        let template = format!("{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s  {{rate}}  {{eta}} left  {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
             let _ = write!(out, "{:.1}/s", state.per_sec()); // a bar that cannot be drawn is not worth a word
@@ -76,10 +74,8 @@ impl Work {
         let mut line = format!("{what}: {done}/{total} {unit}s");
         if rate > 0.0 {
             let left = Duration::from_secs_f64(((*total).saturating_sub(*done) as f64 / rate).min(1e9));
-            line += &format!(
-                ", {rate:.1}/s, {}",
-                if left.is_zero() { "done".to_string() } else { format!("{} left", HumanDuration(left)) }
-            );
+            line +=
+                &format!(", {rate:.1}/s, {}", if left.is_zero() { "done".to_string() } else { format!("{} left", HumanDuration(left)) });
         }
         if !note.is_empty() {
             line += &format!(", {note}");

@@ -13,9 +13,7 @@ use crate::table;
 
 /// Write the report of a run or of a table: one HTML file, and its figures beside it
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  sslmem report runs/demo\n  sslmem report scores.csv --data cifar10:data/cifar10 --out page.html"
-)]
+#[command(after_help = "Examples:\n  sslmem report runs/demo\n  sslmem report scores.csv --data cifar10:data/cifar10 --out page.html")]
 pub struct Verb {
     /// Folder of a run, or a table of scores
     #[arg(value_name = "RUN")]
@@ -50,8 +48,7 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
     let rows = table::read(&verb.run)?;
     let source = verb.data.as_ref().map(|spec| data::open(spec, OnBadImage::Fail)).transpose()?;
     if let Some(source) = &source
-        && let Some(row) =
-            rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
+        && let Some(row) = rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
     {
         let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
         return Err(Error::config(what, "name the data that was scored"));
@@ -64,9 +61,9 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
         source: source.as_deref(),
         curves: vec![],
         facts: vec![],
-        truth: source.as_ref().and_then(|s| {
-            rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()
-        }),
+        truth: source
+            .as_ref()
+            .and_then(|s| rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()),
         skipped: source.as_ref().map(|s| s.skipped().to_vec()).unwrap_or_default(),
     };
     write(&out, &input)?;

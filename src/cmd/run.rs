@@ -76,10 +76,7 @@ pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool) -> Result<
 pub fn take(given: &Path, dir: &Path) -> Result<()> {
     let (split, kept) = (Split::read(given)?, dir.join("split.json"));
     if kept.exists() && Split::read(&kept)? != split {
-        return Err(Error::config(
-            format!("{} holds a run with another split", dir.display()),
-            "choose another folder with --out",
-        ));
+        return Err(Error::config(format!("{} holds a run with another split", dir.display()), "choose another folder with --out"));
     }
     files::create_dir(dir)?;
     split.write(&kept)

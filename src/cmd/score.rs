@@ -60,8 +60,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
-    let flags =
-        flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
+    let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
     let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
     keep(&verb.out, verb.force)?;
     keep(&Manifest::path(&verb.out), verb.force)?;
@@ -82,8 +81,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let mut rows = score(f, g, &protocol(&recipe)?, source.as_ref(), &samples, global.progress().as_mut())?;
     table::finish(&mut rows);
     let facts = |role: &str, path: &Path| EncoderFacts::of(role, &recipe.encoder.arch, path);
-    let settings = serde_json::to_value(&recipe)
-        .map_err(|error| Error::format(&verb.out, format!("its recipe cannot be written: {error}")))?;
+    let settings =
+        serde_json::to_value(&recipe).map_err(|error| Error::format(&verb.out, format!("its recipe cannot be written: {error}")))?;
     let encoders = vec![facts("f", &verb.f)?, facts("g", &verb.g)?];
     table::write(&verb.out, &rows, &[])?;
     let manifest = Manifest {
@@ -105,13 +104,5 @@ pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {
 
 fn protocol(recipe: &Recipe) -> Result<Protocol> {
     let Score { views, pairs, features, batch, .. } = recipe.score;
-    Ok(Protocol {
-        view: recipe.score_view()?,
-        original: recipe.original_view()?,
-        views,
-        pairs,
-        features,
-        seed: recipe.seed,
-        batch,
-    })
+    Ok(Protocol { view: recipe.score_view()?, original: recipe.original_view()?, views, pairs, features, seed: recipe.seed, batch })
 }

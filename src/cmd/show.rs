@@ -102,16 +102,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         }
         What::Presets => list(PRESETS.iter().map(|preset| (preset.name, preset.about.to_string()))),
         What::Methods => list(METHODS.iter().map(|method| (method.name(), format!("{} views", method.views())))),
-        What::Encoders => {
-            list(ENCODERS.iter().map(|encoder| (encoder.name(), format!("{} features", encoder.width()))))
-        }
+        What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), format!("{} features", encoder.width())))),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
         What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, describe(&make(size))))),
         What::Policies { name: Some(name), size } => {
             let view = policy(&name, size).ok_or_else(|| no_policy(&name))?;
-            let text = toml::to_string(&view).map_err(|error| {
-                Error::config(format!("{name} does not fit TOML: {error}"), "choose a smaller size")
-            })?;
+            let text = toml::to_string(&view)
+                .map_err(|error| Error::config(format!("{name} does not fit TOML: {error}"), "choose a smaller size"))?;
             print(&text)
         }
         What::Augment(verb) => augment(verb, global),
@@ -128,8 +125,7 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
             return Err(Error::config(what, "use a name that ends in .png or .safetensors"));
         }
     };
-    let recipe =
-        verb.origin.resolve(&Flags::default().images(&verb.images).with("encoder.size", &verb.size).seed(global))?;
+    let recipe = verb.origin.resolve(&Flags::default().images(&verb.images).with("encoder.size", &verb.size).seed(global))?;
     let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;

@@ -40,11 +40,7 @@ impl Recipe {
     }
 
     fn validate_split(&self) -> Result<()> {
-        for (name, size) in [
-            ("candidate", self.split.candidate),
-            ("shared", self.split.shared),
-            ("independent", self.split.independent),
-        ] {
+        for (name, size) in [("candidate", self.split.candidate), ("shared", self.split.shared), ("independent", self.split.independent)] {
             if size == Size::Candidates {
                 let what = format!("split.{name} is \"candidates\", which only split.external can be");
                 return Err(Error::config(what, "choose a fraction such as 0.1 or a count such as 5000"));
@@ -106,11 +102,7 @@ fn word<'a>(key: &str, value: &str, options: impl Iterator<Item = &'a str>) -> R
 }
 
 fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
-    if value >= least {
-        Ok(())
-    } else {
-        Err(Error::config(format!("{key} is {value}"), format!("choose at least {least}")))
-    }
+    if value >= least { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), format!("choose at least {least}"))) }
 }
 
 fn positive(key: &str, value: f32) -> Result<()> {

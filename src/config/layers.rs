@@ -43,10 +43,7 @@ impl Layers {
         let layer: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let at = line.map(|line| format!(", line {line}")).unwrap_or_default();
-            Error::config(
-                format!("{place}{at}: this is not TOML: {}", error.message()),
-                "see `sslmem show recipe` for how it should look",
-            )
+            Error::config(format!("{place}{at}: this is not TOML: {}", error.message()), "see `sslmem show recipe` for how it should look")
         })?;
         for (key, value) in layer {
             match value {
@@ -110,11 +107,7 @@ impl Layers {
             let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
             // Serde names Rust's types, which are nobody's business.
-            let what = error
-                .message()
-                .replace("usize", "a whole number")
-                .replace("u64", "a whole number")
-                .replace("f32", "a number");
+            let what = error.message().replace("usize", "a whole number").replace("u64", "a whole number").replace("f32", "a number");
             Error::config(format!("{key}{what}"), "see `sslmem show recipe` for what each key takes")
         })?;
         recipe.validate()?;
@@ -130,9 +123,7 @@ fn unknown(place: &str, key: &str) -> Error {
             let inside = sections().filter(|(known, _)| *known == section).map(|(_, name)| name);
             (format!("{place}: unknown key `{name}` in [{section}]"), inside.collect())
         }
-        Some((section, _)) => {
-            (format!("{place}: unknown section [{section}]"), sections().map(|(known, _)| known).collect())
-        }
+        Some((section, _)) => (format!("{place}: unknown section [{section}]"), sections().map(|(known, _)| known).collect()),
         None if sections().any(|(known, _)| known == key) => {
             let what = format!("{place}: `{key}` is a section and takes no value");
             return Error::config(what, format!("write [{key}] and its keys below it, or {key}.name=value"));
@@ -150,7 +141,6 @@ fn unknown(place: &str, key: &str) -> Error {
         None => key,
     };
     // `epochs` alone: the key exists, in a section.
-    let whole =
-        sections().find(|(_, name)| *name == key).map(|(section, name)| format!("did you mean `{section}.{name}`?"));
+    let whole = sections().find(|(_, name)| *name == key).map(|(section, name)| format!("did you mean `{section}.{name}`?"));
     Error::config(what, whole.unwrap_or_else(|| remedy(typed, options.into_iter())))
 }

@@ -172,10 +172,7 @@ impl Recipe {
             Policy::Named(name) => {
                 let [mean, std] = self.encoder.normalize.statistics();
                 let made = view::policy(name, self.encoder.size).ok_or_else(|| {
-                    Error::config(
-                        format!("{key}: there is no policy `{name}`"),
-                        check::remedy(name, view::POLICIES.iter().map(|p| p.0)),
-                    )
+                    Error::config(format!("{key}: there is no policy `{name}`"), check::remedy(name, view::POLICIES.iter().map(|p| p.0)))
                 })?;
                 made.normalized(mean, std)
             }
@@ -206,9 +203,7 @@ impl Recipe {
     /// # Errors
     /// A number does not fit TOML.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| {
-            Error::config(format!("the recipe does not fit TOML: {error}"), "choose a seed below 2^63")
-        })
+        toml::to_string(self).map_err(|error| Error::config(format!("the recipe does not fit TOML: {error}"), "choose a seed below 2^63"))
     }
 
     /// The recipe as TOML with what each key means.

@@ -36,11 +36,7 @@ pub const PRESETS: &[Preset] = &[
         about: "300 images of CIFAR-10 and a small encoder: memorization one can see within an hour on two cores",
         recipe: cifar_small,
     },
-    Preset {
-        name: "demo",
-        about: "a procedural data set and a small encoder: minutes on two cores, no files needed",
-        recipe: demo,
-    },
+    Preset { name: "demo", about: "a procedural data set and a small encoder: minutes on two cores, no files needed", recipe: demo },
 ];
 
 /// The preset of this name.
@@ -98,13 +94,7 @@ fn reference() -> Recipe {
             trust: 0.001,
         },
         train: Train { epochs: 100, batch: 512 },
-        score: Score {
-            views: 5,
-            pairs: Pairs::All,
-            features: Features::Pooled,
-            batch: 32,
-            view: Policy::Named("score".into()),
-        },
+        score: Score { views: 5, pairs: Pairs::All, features: Features::Pooled, batch: 32, view: Policy::Named("score".into()) },
     }
 }
 

@@ -203,12 +203,8 @@ fn member(look: &Look, s: &mut Stream) -> Vec<(Mask, Pattern)> {
         palette: look.palette.map(|stop| jitter(rgb(stop), &tint, s)),
         lattice: lattice(s),
     };
-    let figure = Mask {
-        shape: look.figure,
-        centre: anywhere(s, 6.0),
-        radius: between(s, 3.5, 8.0),
-        turn: Turn::degrees(between(s, 0.0, 360.0)),
-    };
+    let figure =
+        Mask { shape: look.figure, centre: anywhere(s, 6.0), radius: between(s, 3.5, 8.0), turn: Turn::degrees(between(s, 0.0, 360.0)) };
     let ink = jitter(rgb(look.ink), &tint, s);
     vec![(Mask::EVERYWHERE, ground), (figure, Pattern::flat(ink))]
 }

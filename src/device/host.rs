@@ -1,5 +1,7 @@
 //! The CPU's memory: one checked buffer per variable.
 
+use super::{Device, Queue};
+use crate::error::Result;
 use crate::var::{Dtype, Shape, Var};
 use bytemuck::{Pod, Zeroable};
 use std::cell::{Ref, RefCell, RefMut};
@@ -10,33 +12,75 @@ use std::rc::Rc;
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// A block of bytes, aligned to 64.
-pub struct Buffer(Vec<Line>);
+/// A block of memory: on the host aligned to 64 bytes, or somewhere on a GPU.
+pub enum Buffer {
+    Host(Lines),
+    Gpu { queue: Rc<dyn Queue>, address: u64 },
+}
+
+/// Whole cache lines of the host.
+pub struct Lines(Vec<Line>);
 
 /// A buffer that several programs (and the weights) share.
 pub type Cell = Rc<RefCell<Buffer>>;
 
 impl Buffer {
     /// Zeroed room for `bytes`.
-    pub fn new(bytes: usize) -> Buffer {
-        Buffer(bytemuck::zeroed_vec(bytes.div_ceil(64)))
+    pub fn new(device: &Device, bytes: usize) -> Result<Buffer> {
+        Ok(match device {
+            Device::Cpu => Buffer::Host(Lines(bytemuck::zeroed_vec(bytes.div_ceil(64)))),
+            Device::Gpu(queue) => Buffer::Gpu { queue: queue.clone(), address: queue.alloc(bytes)? },
+        })
     }
-    pub fn cell(bytes: usize) -> Cell {
-        Rc::new(RefCell::new(Buffer::new(bytes)))
+    pub fn cell(device: &Device, bytes: usize) -> Result<Cell> {
+        Ok(Rc::new(RefCell::new(Buffer::new(device, bytes)?)))
     }
-    /// The first `len` elements.
-    pub fn slice<T: Pod>(&self, len: usize) -> &[T] {
-        &bytemuck::cast_slice(&self.0)[..len]
+    /// A copy of the first `len` elements.
+    pub fn get<T: Pod>(&self, len: usize) -> Result<Vec<T>> {
+        match self {
+            Buffer::Host(_) => Ok(self.slice(len).to_vec()),
+            Buffer::Gpu { queue, address } => {
+                let mut values = vec![T::zeroed(); len];
+                queue.download(*address, bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values)
+            }
+        }
     }
-    pub fn slice_mut<T: Pod>(&mut self, len: usize) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    /// Overwrite the first elements.
+    pub fn set<T: Pod>(&mut self, values: &[T]) -> Result<()> {
+        match self {
+            Buffer::Host(_) => {
+                self.slice_mut(values.len()).copy_from_slice(values);
+                Ok(())
+            }
+            Buffer::Gpu { queue, address } => queue.upload(*address, bytemuck::cast_slice(values)),
+        }
+    }
+    /// The first `len` elements of host memory.
+    fn slice<T: Pod>(&self, len: usize) -> &[T] {
+        match self {
+            Buffer::Host(lines) => &bytemuck::cast_slice(&lines.0)[..len],
+            Buffer::Gpu { .. } => panic!("a CPU call met memory of a GPU"),
+        }
+    }
+    fn slice_mut<T: Pod>(&mut self, len: usize) -> &mut [T] {
+        match self {
+            Buffer::Host(lines) => &mut bytemuck::cast_slice_mut(&mut lines.0)[..len],
+            Buffer::Gpu { .. } => panic!("a CPU call met memory of a GPU"),
+        }
+    }
+    pub(crate) fn address(&self) -> u64 {
+        match self {
+            Buffer::Host(_) => panic!("a GPU call met memory of the host"),
+            Buffer::Gpu { address, .. } => *address,
+        }
     }
 }
 
 /// What a call sees of a program on the CPU. Borrowing a variable that the same call already borrows the
 /// other way panics: a call's outputs and inputs are never the same memory.
 pub struct Host {
-    places: Vec<Place>, // by variable
+    places: Rc<Vec<Place>>, // by variable
 }
 
 pub(crate) struct Place {
@@ -46,7 +90,7 @@ pub(crate) struct Place {
 }
 
 impl Host {
-    pub(crate) fn new(places: Vec<Place>) -> Host {
+    pub(crate) fn new(places: Rc<Vec<Place>>) -> Host {
         Host { places }
     }
     fn place(&self, v: Var, dtype: Dtype) -> &Place {
@@ -77,15 +121,17 @@ impl Host {
         let place = self.place(v, Dtype::U8);
         Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len()))
     }
-    pub(crate) fn read<T: Pod>(&self, v: Var) -> Vec<T> {
-        let place = &self.places[v.index()];
-        assert_eq!(place.dtype.bytes(), size_of::<T>(), "{v:?} holds {:?}", place.dtype);
-        place.cell.borrow().slice(place.shape.len()).to_vec()
+}
+
+impl Place {
+    pub fn read<T: Pod>(&self) -> Result<Vec<T>> {
+        assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
+        self.cell.borrow().get(self.shape.len())
     }
-    pub(crate) fn write<T: Pod>(&self, v: Var, data: &[T]) {
-        let place = &self.places[v.index()];
-        assert_eq!(place.dtype.bytes(), size_of::<T>(), "{v:?} holds {:?}", place.dtype);
-        assert!(data.len() <= place.shape.len(), "{v:?} has room for {} elements, not {}", place.shape.len(), data.len());
-        place.cell.borrow_mut().slice_mut(data.len()).copy_from_slice(data);
+    /// Write the first elements.
+    pub fn write<T: Pod>(&self, data: &[T]) -> Result<()> {
+        assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
+        assert!(data.len() <= self.shape.len(), "there is room for {} elements, not {}", self.shape.len(), data.len());
+        self.cell.borrow_mut().set(data)
     }
 }

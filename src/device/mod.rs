@@ -1,11 +1,24 @@
-//! Where programs run. The CPU is the default and the definition of correct.
+//! Where programs run. The CPU is the default and the definition of correct; a GPU is whatever implements
+//! [`Queue`].
 
 pub mod conv;
+mod gpu;
 mod host;
 pub mod product;
 
+pub use gpu::{Arg, Gpu, Launch, Queue, Replay};
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
+
+use std::rc::Rc;
+
+/// The two kinds of machine in one binary.
+#[derive(Clone, Default)]
+pub enum Device {
+    #[default]
+    Cpu,
+    Gpu(Rc<dyn Queue>),
+}
 
 /// Bytes of memory that can still be used, where the system tells.
 pub fn available_memory() -> Option<usize> {

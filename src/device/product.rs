@@ -127,17 +127,13 @@ impl Epilogue<'_> {
 
 /// `out[row * out_stride + column] (+)= sum over depth of left[row, depth] right[depth, column]`, on one thread.
 /// A depth of zero gives zeros. Panics when a slice is too short.
-pub fn multiply(
-    left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool,
-) {
+pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool) {
     let width = right.width;
     if rows == 0 || width == 0 {
         return;
     }
     // The last place that is touched, or usize::MAX if that does not fit.
-    let last = |a: usize, a_step: usize, b: usize, b_step: usize| {
-        a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step))
-    };
+    let last = |a: usize, a_step: usize, b: usize, b_step: usize| a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step));
     let panels = width.div_ceil(PANEL);
     let end = last(rows - 1, out_stride, 1, width);
     assert!(end <= out.len(), "the product's output is too short");
@@ -158,9 +154,7 @@ pub fn multiply(
 /// # Safety
 /// What [`multiply`] asserts must hold.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-unsafe fn multiply_unchecked(
-    left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool,
-) {
+unsafe fn multiply_unchecked(left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool) {
     let step = match_target! { "x86_64+avx512f" => PANEL, _ => LANES };
     for panel in (0..right.width).step_by(PANEL) {
         let end = (panel + PANEL).min(right.width);
@@ -198,7 +192,11 @@ unsafe fn multiply_unchecked(
 /// k < depth and j < W.
 #[inline(always)]
 unsafe fn tile<const W: usize, const FUSED: bool>(
-    left: Left, a: [usize; TILE_ROWS], right: Right, b: usize, depth: usize,
+    left: Left,
+    a: [usize; TILE_ROWS],
+    right: Right,
+    b: usize,
+    depth: usize,
 ) -> [[f32; W]; TILE_ROWS] {
     let a = a.map(|a| left.data.as_ptr().wrapping_add(a));
     let b = right.data.as_ptr().wrapping_add(b);
@@ -219,9 +217,7 @@ unsafe fn tile<const W: usize, const FUSED: bool>(
 
 /// Writes or adds the first `count` rows and `columns` columns of a tile.
 #[inline(always)]
-fn write<const W: usize>(
-    sums: [[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool,
-) {
+fn write<const W: usize>(sums: [[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool) {
     if count < TILE_ROWS || columns < W {
         write_part(&std::hint::black_box(sums), count, columns, out, stride, add);
         return;
@@ -240,9 +236,7 @@ fn write<const W: usize>(
 
 /// [`write`] at the edge.
 #[inline(never)]
-fn write_part<const W: usize>(
-    sums: &[[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool,
-) {
+fn write_part<const W: usize>(sums: &[[f32; W]; TILE_ROWS], count: usize, columns: usize, out: &mut [f32], stride: usize, add: bool) {
     for (r, sums) in sums.iter().enumerate().take(count) {
         let out = &mut out[r * stride..][..columns];
         if add {
@@ -279,9 +273,7 @@ pub fn rows_per_task(rows: usize, most: usize) -> usize {
 
 /// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
 /// its rows where they lie in memory or copies them into a tile.
-pub fn rows_times(
-    left: &impl Rows, rows: usize, depth: usize, right: Right, epilogue: &Epilogue, add: bool, y: &mut [f32],
-) {
+pub fn rows_times(left: &impl Rows, rows: usize, depth: usize, right: Right, epilogue: &Epilogue, add: bool, y: &mut [f32]) {
     let width = right.width;
     assert_eq!(y.len(), rows * width, "the output has {width} numbers per row");
     epilogue.check(rows, width);

@@ -34,7 +34,8 @@ pub trait Encoder: Sync {
 }
 
 /// Every encoder that `--arch` knows.
-pub static ENCODERS: &[&dyn Encoder] = &[&resnet::RESNET8, &resnet::RESNET18, &resnet::RESNET34, &resnet::RESNET50, &resnet::WIDE_RESNET50_2];
+pub static ENCODERS: &[&dyn Encoder] =
+    &[&resnet::RESNET8, &resnet::RESNET18, &resnet::RESNET34, &resnet::RESNET50, &resnet::WIDE_RESNET50_2];
 
 /// The encoder called `name`.
 pub fn find(name: &str) -> Result<&'static dyn Encoder> {

@@ -27,7 +27,8 @@ pub static RESNET8: ResNet = ResNet { name: "resnet8", block: Block::Basic, dept
 pub static RESNET18: ResNet = ResNet { name: "resnet18", block: Block::Basic, depths: &[2, 2, 2, 2], base: 64 };
 pub static RESNET34: ResNet = ResNet { name: "resnet34", block: Block::Basic, depths: &[3, 4, 6, 3], base: 64 };
 pub static RESNET50: ResNet = ResNet { name: "resnet50", block: Block::Bottleneck { widen: 1 }, depths: &[3, 4, 6, 3], base: 64 };
-pub static WIDE_RESNET50_2: ResNet = ResNet { name: "wide_resnet50_2", block: Block::Bottleneck { widen: 2 }, depths: &[3, 4, 6, 3], base: 64 };
+pub static WIDE_RESNET50_2: ResNet =
+    ResNet { name: "wide_resnet50_2", block: Block::Bottleneck { widen: 2 }, depths: &[3, 4, 6, 3], base: 64 };
 
 impl Block {
     fn expansion(self) -> usize {

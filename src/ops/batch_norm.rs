@@ -60,13 +60,13 @@ impl Scope<'_> {
 }
 
 struct Forward {
-    y: Var,     // [rows, cols]
-    saved: Var, // [2, cols]: mean, 1/std of this batch
-    mean: Var,  // [cols] running
-    var: Var,   // [cols] running, unbiased
-    x: Var,     // [rows, cols]
-    gamma: Var, // [cols]
-    beta: Var,  // [cols]
+    y: Var,                // [rows, cols]
+    saved: Var,            // [2, cols]: mean, 1/std of this batch
+    mean: Var,             // [cols] running
+    var: Var,              // [cols] running, unbiased
+    x: Var,                // [rows, cols]
+    gamma: Var,            // [cols]
+    beta: Var,             // [cols]
     residual: Option<Var>, // [rows, cols]
     relu: bool,
     train: bool,
@@ -175,13 +175,13 @@ impl Call for Forward {
 
 /// sums = [sum of g, sum of g * xhat], where g is dy where the output was not cut.
 struct Sums {
-    sums: Var, // [2, cols]
+    sums: Var,            // [2, cols]
     dgamma: Option<Grad>, // [cols]
     dbeta: Option<Grad>,  // [cols]
-    dy: Var,    // [rows, cols]
-    y: Var,     // [rows, cols]
-    x: Var,     // [rows, cols]
-    saved: Var, // [2, cols]
+    dy: Var,              // [rows, cols]
+    y: Var,               // [rows, cols]
+    x: Var,               // [rows, cols]
+    saved: Var,           // [2, cols]
     relu: bool,
     rows: usize,
     cols: usize,
@@ -250,12 +250,12 @@ fn floor(relu: bool) -> f32 {
 struct Backward {
     dx: Option<Grad>,        // [rows, cols]
     dresidual: Option<Grad>, // [rows, cols]
-    dy: Var,    // [rows, cols]
-    y: Var,     // [rows, cols]
-    x: Var,     // [rows, cols]
-    gamma: Var, // [cols]
-    saved: Var, // [2, cols]
-    sums: Var,  // [2, cols]
+    dy: Var,                 // [rows, cols]
+    y: Var,                  // [rows, cols]
+    x: Var,                  // [rows, cols]
+    gamma: Var,              // [cols]
+    saved: Var,              // [2, cols]
+    sums: Var,               // [2, cols]
     relu: bool,
     rows: usize,
     cols: usize,
@@ -321,7 +321,10 @@ impl Call for Backward {
         let mut dx = self.dx.map(|g| (m.f_mut(g.var), g.add));
         let mut dr = self.dresidual.map(|g| (m.f_mut(g.var), g.add));
         // Chunk by chunk both gradients, so that the second finds dy and y in the cache.
-        let (dxs, drs) = (chunks(dx.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()), chunks(dr.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()));
+        let (dxs, drs) = (
+            chunks(dx.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()),
+            chunks(dr.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()),
+        );
         dxs.into_par_iter().zip(drs).enumerate().for_each(|(i, (dx, dr))| {
             let at = i * size..(i * size + size).min(dy.len());
             if let Some((dx, add)) = dx {
@@ -341,7 +344,12 @@ impl Call for Backward {
 pub static CASES: &[Case] = &[
     Case { name: "batch_norm/two_rows", mode: Mode::Train, inputs: &[&[2, 3]], build: |s, x| s.at("bn").batch_norm(x[0], None, false) },
     Case { name: "batch_norm/ragged", mode: Mode::Train, inputs: &[&[41, 19]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
-    Case { name: "batch_norm/residual", mode: Mode::Train, inputs: &[&[2, 4, 4, 17], &[2, 4, 4, 17]], build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), true) },
+    Case {
+        name: "batch_norm/residual",
+        mode: Mode::Train,
+        inputs: &[&[2, 4, 4, 17], &[2, 4, 4, 17]],
+        build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), true),
+    },
     Case { name: "batch_norm/chunks", mode: Mode::Train, inputs: &[&[300, 130]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
     Case {
         name: "batch_norm/twice",

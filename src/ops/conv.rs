@@ -141,11 +141,36 @@ const fn filter(outputs: usize, kernel: usize, stride: usize) -> Filter {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "conv/one", mode: Mode::Train, inputs: &[&[2, 1, 1, 1]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(1, 1, 1), None, false) },
-    Case { name: "conv/3x3", mode: Mode::Train, inputs: &[&[2, 6, 5, 7]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(9, 3, 1), None, true) },
-    Case { name: "conv/3x3_strided", mode: Mode::Train, inputs: &[&[3, 7, 8, 5]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(6, 3, 2), None, false) },
-    Case { name: "conv/1x1_strided", mode: Mode::Train, inputs: &[&[3, 6, 6, 8]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 1, 2), None, false) },
-    Case { name: "conv/stem", mode: Mode::Train, inputs: &[&[2, 17, 16, 3]], build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true) },
+    Case {
+        name: "conv/one",
+        mode: Mode::Train,
+        inputs: &[&[2, 1, 1, 1]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(1, 1, 1), None, false),
+    },
+    Case {
+        name: "conv/3x3",
+        mode: Mode::Train,
+        inputs: &[&[2, 6, 5, 7]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(9, 3, 1), None, true),
+    },
+    Case {
+        name: "conv/3x3_strided",
+        mode: Mode::Train,
+        inputs: &[&[3, 7, 8, 5]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(6, 3, 2), None, false),
+    },
+    Case {
+        name: "conv/1x1_strided",
+        mode: Mode::Train,
+        inputs: &[&[3, 6, 6, 8]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 1, 2), None, false),
+    },
+    Case {
+        name: "conv/stem",
+        mode: Mode::Train,
+        inputs: &[&[2, 17, 16, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true),
+    },
     Case {
         name: "conv/block",
         mode: Mode::Train,

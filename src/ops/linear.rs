@@ -39,9 +39,9 @@ fn cost(c: &Conv) -> Cost {
 }
 
 struct Forward {
-    y: Var, // [rows, out]
-    x: Var, // [rows, in]
-    w: Var, // [out, in]
+    y: Var,         // [rows, out]
+    x: Var,         // [rows, in]
+    w: Var,         // [out, in]
     b: Option<Var>, // [out]
     size: Conv,
 }

@@ -26,16 +26,8 @@ pub struct Case {
 }
 
 /// Every op's cases.
-pub static ALL: &[&[Case]] = &[
-    alignment::CASES,
-    batch_norm::CASES,
-    contrast::CASES,
-    conv::CASES,
-    linear::CASES,
-    pool::CASES,
-    relu::CASES,
-    spread::CASES,
-];
+pub static ALL: &[&[Case]] =
+    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES];
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.

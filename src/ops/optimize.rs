@@ -13,10 +13,19 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// v = momentum v + g + decay w; w -= rate v.
-    Sgd { momentum: f32 },
+    Sgd {
+        momentum: f32,
+    },
     /// `decoupled`: AdamW. Otherwise the decay is part of the gradient.
-    Adam { betas: [f32; 2], eps: f32, decoupled: bool },
-    Lars { momentum: f32, trust: f32 },
+    Adam {
+        betas: [f32; 2],
+        eps: f32,
+        decoupled: bool,
+    },
+    Lars {
+        momentum: f32,
+        trust: f32,
+    },
 }
 
 impl Tape {
@@ -37,8 +46,8 @@ impl Tape {
 }
 
 struct Part {
-    w: Var, // [len]
-    g: Var, // [len]
+    w: Var,            // [len]
+    g: Var,            // [len]
     moments: Vec<Var>, // [len] each
     len: usize,
     matrix: bool,
@@ -137,7 +146,8 @@ impl Call for Update {
                         shrink: if decoupled { 1.0 - rate * decay } else { 1.0 },
                     };
                     let mut second = m.f_mut(p.moments[1]);
-                    let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK));
+                    let chunks =
+                        w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK));
                     chunks.for_each(|(((w, g), m), v)| adam(w, g, m, v, &a));
                 }
             }

@@ -16,8 +16,8 @@ impl Tape {
 }
 
 struct Step {
-    step: Var, // [1] u32
-    log: Var,  // [rows, values]
+    step: Var,        // [1] u32
+    log: Var,         // [rows, values]
     values: Vec<Var>, // [1] each
     rows: usize,
 }

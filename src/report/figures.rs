@@ -129,11 +129,8 @@ impl Bins {
 fn bins(subsets: &[Vec<f64>]) -> Option<Bins> {
     let whole = Scale::around(subsets.iter().flatten().copied(), 0.0, [0.0, 1.0])?;
     let span = whole.domain[1] - whole.domain[0];
-    let mut widths: Vec<f64> = subsets
-        .iter()
-        .filter_map(|v| summary(v))
-        .map(|s| 2.0 * (s.quantiles[3] - s.quantiles[1]) / (s.n as f64).cbrt())
-        .collect();
+    let mut widths: Vec<f64> =
+        subsets.iter().filter_map(|v| summary(v)).map(|s| 2.0 * (s.quantiles[3] - s.quantiles[1]) / (s.n as f64).cbrt()).collect();
     widths.sort_by(f64::total_cmp);
     let width = nice(widths[widths.len() / 2].clamp(span / 60.0, span / 24.0));
     let first = (whole.domain[0] / width).floor();
@@ -176,7 +173,13 @@ pub fn scatter(rows: &[Row]) -> Option<Scatter> {
     let most = nice(strength[(strength.len() - 1) * 98 / 100].max(1e-12));
     let middle = (STEPS / 2) as f64;
     let step = |r: &Row| (middle + (r.score / most * middle).round()).clamp(0.0, 2.0 * middle) as usize;
-    let size = if shown.len() <= 500 { 6.0 } else if shown.len() <= 2000 { 4.5 } else { 3.2 };
+    let size = if shown.len() <= 500 {
+        6.0
+    } else if shown.len() <= 2000 {
+        4.5
+    } else {
+        3.2
+    };
     let mut steps: Vec<usize> = (0..STEPS).collect();
     steps.sort_by_key(|s| s.abs_diff(STEPS / 2)); // the strongest on top
     for s in steps {

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::Input;
 use super::figures::{self, READING, Scatter, seen_by};
 use super::gallery::{SIDE, Tile, png};
 use super::svg::{DARK, LIGHT, Palette, SHAPES, Svg, class, escape};
 use super::tables::{self, LEVEL, digits, images, p, signed, symbol};
-use super::Input;
 use crate::split::Subset::{self, Candidate, External, Independent, Shared};
 use crate::stats::{self, Tests, summary, values};
 use crate::table::Row;
@@ -60,7 +60,10 @@ fn headline(rows: &[Row], tests: &Tests) -> String {
     let mean = |s: Subset| summary(&values(rows, s, |r| r.score)).map(|s| s.mean);
     let d = digits(READING.into_iter().filter_map(mean)).min(4);
     let Some(candidates) = mean(Candidate) else {
-        return format!("<p class=\"lead\">The table has no scored candidates ({}), so there is no SSLMem to report.</p>\n", symbol(Candidate));
+        return format!(
+            "<p class=\"lead\">The table has no scored candidates ({}), so there is no SSLMem to report.</p>\n",
+            symbol(Candidate)
+        );
     };
     let (n, c) = (images(values(rows, Candidate, |r| r.score).len()), format!("<b>{}</b>", signed(candidates, d)));
     let mut out = String::from("<p class=\"lead\">");
@@ -132,7 +135,12 @@ fn means(rows: &[Row]) -> String {
             None => out += "<span class=\"big\">n/a</span><span class=\"soft\">not scored</span>",
             Some(s) => {
                 let interval = s.interval.map_or("no interval".into(), |[low, high]| format!("{} to {}", signed(low, d), signed(high, d)));
-                let _ = write!(out, "<span class=\"big\">{}</span><span class=\"soft\">{interval}</span><span class=\"soft\">{}</span>", signed(s.mean, d), images(s.n));
+                let _ = write!(
+                    out,
+                    "<span class=\"big\">{}</span><span class=\"soft\">{interval}</span><span class=\"soft\">{}</span>",
+                    signed(s.mean, d),
+                    images(s.n)
+                );
             }
         }
         out += "</div>\n";
@@ -155,9 +163,14 @@ fn scores(rows: &[Row], histogram: Option<Svg>) -> String {
 
 fn alignments(scatter: Scatter) -> String {
     let Scatter { svg, shown, total, control } = scatter;
-    let mut caption = String::from("Every point is a candidate; its height above the solid diagonal is the score before division by the range.");
+    let mut caption =
+        String::from("Every point is a candidate; its height above the solid diagonal is the score before division by the range.");
     if control {
-        let _ = write!(caption, " The dashed line lies as far from the diagonal as images neither encoder saw ({}) do in the mean: the zero of the calibrated score.", symbol(External));
+        let _ = write!(
+            caption,
+            " The dashed line lies as far from the diagonal as images neither encoder saw ({}) do in the mean: the zero of the calibrated score.",
+            symbol(External)
+        );
     }
     if shown < total {
         let _ = write!(caption, " {shown} of {total} candidates are drawn, evenly spaced in the table.");

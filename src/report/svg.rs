@@ -11,7 +11,7 @@ pub struct Palette {
     pub ink: &'static str,
     pub soft: &'static str,
     pub rule: &'static str,
-    pub subsets: [&'static str; 4], // in the order of Subset::ALL
+    pub subsets: [&'static str; 4],    // in the order of Subset::ALL
     pub scores: [&'static str; STEPS], // from most negative over 0 to most positive
 }
 
@@ -24,10 +24,7 @@ pub const LIGHT: Palette = Palette {
     soft: "#5d646d",
     rule: "#e3e5e8",
     subsets: ["#b57fcb", "#d9480f", "#1a6fc4", "#494d52"],
-    scores: [
-        "#0f58ad", "#2c66b1", "#4474b5", "#5e84b9", "#7d98bd", "#b9bdc2", "#c49084", "#c57764", "#c56248", "#c44d2d",
-        "#c23703",
-    ],
+    scores: ["#0f58ad", "#2c66b1", "#4474b5", "#5e84b9", "#7d98bd", "#b9bdc2", "#c49084", "#c57764", "#c56248", "#c44d2d", "#c23703"],
 };
 
 pub const DARK: Palette = Palette {
@@ -36,10 +33,7 @@ pub const DARK: Palette = Palette {
     soft: "#a2a8b1",
     rule: "#2c3037",
     subsets: ["#cfa8ea", "#ff7f45", "#3f8fe8", "#8b9097"],
-    scores: [
-        "#5aa6ff", "#5b9deb", "#5c92d5", "#5b87bc", "#5a789d", "#565c65", "#967062", "#b7795e", "#d28059", "#e98554",
-        "#ff8a4d",
-    ],
+    scores: ["#5aa6ff", "#5b9deb", "#5c92d5", "#5b87bc", "#5a789d", "#565c65", "#967062", "#b7795e", "#d28059", "#e98554", "#ff8a4d"],
 };
 
 impl Palette {
@@ -204,9 +198,8 @@ impl Scale {
 
     /// The domain of these values with a margin of `pad` of its width; `None` if there are none to draw.
     pub fn around(values: impl Iterator<Item = f64>, pad: f64, range: [f64; 2]) -> Option<Scale> {
-        let (low, high) = values
-            .filter(|v| drawable(*v))
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) =
+            values.filter(|v| drawable(*v)).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let margin = pad * (high - low);
         (low <= high).then(|| Scale::new([low - margin, high + margin], range))
     }

@@ -147,7 +147,8 @@ pub fn tests(tests: &[Option<Test>; 8]) -> String {
             ]
         })
         .collect();
-    let heads = ["Null hypothesis", "Difference", "95 % interval", "Cohen’s <i>d</i>", "95 % interval", "<i>t</i>", "<i>p</i>", "Rejected at 1 %"];
+    let heads =
+        ["Null hypothesis", "Difference", "95 % interval", "Cohen’s <i>d</i>", "95 % interval", "<i>t</i>", "<i>p</i>", "Rejected at 1 %"];
     table(&heads, &lines)
 }
 
@@ -164,10 +165,13 @@ pub fn kinds(rows: &[Row], truth: &[String]) -> (String, String) {
         let rows = rows.iter().zip(truth).filter(|(r, k)| r.subset == subset && *k == kind);
         rows.map(|(r, _)| value(r)).filter(|v| v.is_finite()).collect()
     };
-    let cell = |auc: Option<Auc>| or_na(auc, |a| {
-        let interval = a.interval.map_or(String::new(), |[low, high]| format!(" <span class=\"soft nowrap\">{low:.2} to {high:.2}</span>"));
-        format!("{:.3}{interval}", a.value)
-    });
+    let cell = |auc: Option<Auc>| {
+        or_na(auc, |a| {
+            let interval =
+                a.interval.map_or(String::new(), |[low, high]| format!(" <span class=\"soft nowrap\">{low:.2} to {high:.2}</span>"));
+            format!("{:.3}{interval}", a.value)
+        })
+    };
     let columns: [fn(&Row) -> f64; 2] = [|r| r.score, |r| r.calibrated];
     let mean = |kind: &str, value| summary(&of(kind, Subset::Candidate, value)).map(|s| s.mean);
     let d = columns.map(|value| digits(kinds.iter().filter_map(|k| mean(k, value))));
@@ -206,7 +210,8 @@ pub fn facts(input: &Input) -> String {
 /// The images left out, folded away.
 pub fn skipped(input: &Input) -> String {
     let all = &input.skipped;
-    let mut out = format!("<details><summary>{} left out</summary><div class=\"scroll\"><table class=\"facts\"><tbody>\n", images(all.len()));
+    let mut out =
+        format!("<details><summary>{} left out</summary><div class=\"scroll\"><table class=\"facts\"><tbody>\n", images(all.len()));
     for (path, reason) in all.iter().take(MOST_SKIPPED) {
         let _ = writeln!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(path), escape(reason));
     }

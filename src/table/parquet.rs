@@ -137,17 +137,15 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
         }
         for (n, id) in id.into_iter().enumerate() {
             let count = |values: &[f64], name| {
-                whole(values[n])
-                    .ok_or_else(|| format!("row {}: {name} is {}, not a whole number", rows.len() + 1, values[n]))
+                whole(values[n]).ok_or_else(|| format!("row {}: {name} is {}, not a whole number", rows.len() + 1, values[n]))
             };
             let number = |column: usize| numbers[column][n];
             rows.push(Row {
                 index: count(&index, "index")?,
                 id,
                 label: if label[n].is_nan() { None } else { Some(count(&label, "label")?) },
-                subset: Subset::parse(&subset[n]).ok_or_else(|| {
-                    format!("row {}: subset is `{}`, not S_S, S_C, S_I or S_E", rows.len() + 1, subset[n])
-                })?,
+                subset: Subset::parse(&subset[n])
+                    .ok_or_else(|| format!("row {}: subset is `{}`, not S_S, S_C, S_I or S_E", rows.len() + 1, subset[n]))?,
                 align_f: number(0),
                 align_g: number(1),
                 delta: number(2),
@@ -226,8 +224,7 @@ impl Column<'_> {
             let value = value.filter(|value| value.len() <= LONGEST_ID)?;
             String::from_utf8(value.data().to_vec()).ok()
         });
-        text.collect::<Option<_>>()
-            .ok_or_else(|| format!("the column `{}` holds something that is not a short text", self.name))
+        text.collect::<Option<_>>().ok_or_else(|| format!("the column `{}` holds something that is not a short text", self.name))
     }
 
     fn values<T: DataType, V>(

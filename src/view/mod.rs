@@ -124,11 +124,7 @@ impl View {
                 "choose a value between 0 and 1",
             )?;
         }
-        check(
-            self.mean.iter().all(|m| m.is_finite()),
-            || format!("mean is {:?}", self.mean),
-            "choose three finite numbers",
-        )?;
+        check(self.mean.iter().all(|m| m.is_finite()), || format!("mean is {:?}", self.mean), "choose three finite numbers")?;
         check(
             self.std.iter().all(|s| s.is_finite() && *s > 0.0),
             || format!("std is {:?}", self.std),
@@ -196,9 +192,5 @@ fn probability(name: &str, p: f32) -> Result<()> {
 }
 
 fn range(name: &str, [low, high]: [f32; 2], rule: &str, valid: impl Fn(f32) -> bool) -> Result<()> {
-    check(
-        valid(low) && valid(high) && low <= high,
-        || format!("{name} is [{low}, {high}]"),
-        &format!("choose two numbers with {rule}"),
-    )
+    check(valid(low) && valid(high) && low <= high, || format!("{name} is [{low}, {high}]"), &format!("choose two numbers with {rule}"))
 }

@@ -42,33 +42,18 @@ fn original_imagenet(size: usize) -> View {
 /// The views that SSLMem scores with (released code of Wang et al. 2024, `memorization_scores.py`),
 /// jittered in [0, 1] before the normalisation and not after it as there.
 fn score(size: usize) -> View {
-    View {
-        flip: 0.5,
-        gray: 0.2,
-        jitter: jitter(0.8, 0.2),
-        ..plain(size, random(0.08), CIFAR10)
-    }
+    View { flip: 0.5, gray: 0.2, jitter: jitter(0.8, 0.2), ..plain(size, random(0.08), CIFAR10) }
 }
 
 /// SimCLR on CIFAR-10 as in the released code of SSLMem (Wang et al. 2024): no blur.
 fn simclr(size: usize) -> View {
-    View {
-        flip: 0.5,
-        gray: 0.2,
-        jitter: jitter(0.4, 0.1),
-        ..plain(size, random(0.08), CIFAR10)
-    }
+    View { flip: 0.5, gray: 0.2, jitter: jitter(0.4, 0.1), ..plain(size, random(0.08), CIFAR10) }
 }
 
 /// SimCLR on CIFAR-10 with published accuracies (github.com/dkobak/simclr-cifar10): larger crops, fewer
 /// gray views, no normalisation.
 fn simclr_reference(size: usize) -> View {
-    View {
-        flip: 0.5,
-        gray: 0.1,
-        jitter: jitter(0.4, 0.1),
-        ..plain(size, random(0.2), UNIT)
-    }
+    View { flip: 0.5, gray: 0.1, jitter: jitter(0.4, 0.1), ..plain(size, random(0.2), UNIT) }
 }
 
 /// SimCLR on ImageNet (Chen et al. 2020, appendix A and their code): bicubic, blurred half of the time

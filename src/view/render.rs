@@ -23,15 +23,7 @@ pub struct Scratch {
 ///
 /// # Panics
 /// When a slice does not have the size that its shape says, or the drawn box leaves the image.
-pub fn render(
-    view: &View,
-    drawn: &Drawn,
-    pixels: &[u8],
-    height: usize,
-    width: usize,
-    out: &mut [f32],
-    scratch: &mut Scratch,
-) {
+pub fn render(view: &View, drawn: &Drawn, pixels: &[u8], height: usize, width: usize, out: &mut [f32], scratch: &mut Scratch) {
     assert_eq!(pixels.len(), height * width * 3, "pixels of a {height} x {width} image");
     assert_eq!(out.len(), view.len(), "values of a view");
     let (top, left) = (drawn.top as usize, drawn.left as usize);
@@ -91,27 +83,12 @@ fn tones(view: &View, drawn: &Drawn) -> impl Iterator<Item = Tone> + Clone {
 /// Everything after the planning, in one function so that one dispatch serves all of its loops.
 /// No fused multiply-add anywhere: the three versions give the same bits.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn run(
-    view: &View,
-    drawn: &Drawn,
-    pixels: &[u8],
-    pitch: usize,
-    box_width: usize,
-    out: &mut [f32],
-    scratch: &mut Scratch,
-) {
+fn run(view: &View, drawn: &Drawn, pixels: &[u8], pitch: usize, box_width: usize, out: &mut [f32], scratch: &mut Scratch) {
     let size = view.size;
     let (red, rest) = scratch.planes.split_at_mut(size * size);
     let (green, blue) = rest.split_at_mut(size * size);
     let line = &mut scratch.line[..];
-    resize(
-        pixels,
-        pitch,
-        (&scratch.rows, &scratch.columns),
-        drawn.flip,
-        &mut line[..box_width * 3 + 1],
-        [red, green, blue],
-    );
+    resize(pixels, pitch, (&scratch.rows, &scratch.columns), drawn.flip, &mut line[..box_width * 3 + 1], [red, green, blue]);
 
     // Contrast needs the mean of the whole image as it is then: what comes before goes first.
     let steps = tones(view, drawn);

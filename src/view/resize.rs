@@ -36,9 +36,7 @@ impl Taps {
             let first = ((center - support) as f64 + 0.5) as usize;
             let end = (((center + support) as f64 + 0.5) as usize).min(input);
             let weight = self.weights.len();
-            self.weights.extend(
-                (first..end).map(|i| filter((((i as f32 - center) as f64 + 0.5) * inverse as f64) as f32)),
-            );
+            self.weights.extend((first..end).map(|i| filter((((i as f32 - center) as f64 + 0.5) * inverse as f64) as f32)));
             let total: f32 = self.weights[weight..].iter().sum();
             self.weights[weight..].iter_mut().for_each(|w| *w /= total);
             // Zeros at both ends are common (no change of size): leave them out.
@@ -78,14 +76,7 @@ fn cubic(x: f32) -> f32 {
 /// Rows first: there whole rows of bytes are added up, which suits any vector width. `line` holds one
 /// row of the box: width * 3 values and one more that the last pixel's fourth lane reads.
 #[inline(always)]
-pub fn resize(
-    pixels: &[u8],
-    pitch: usize,
-    (rows, columns): (&Taps, &Taps),
-    flip: bool,
-    line: &mut [f32],
-    planes: [&mut [f32]; 3],
-) {
+pub fn resize(pixels: &[u8], pitch: usize, (rows, columns): (&Taps, &Taps), flip: bool, line: &mut [f32], planes: [&mut [f32]; 3]) {
     let size = columns.spans.len();
     let width = line.len() - 1;
     let [red, green, blue] = planes;
@@ -120,13 +111,7 @@ pub fn weighted<T: Copy + Into<f32>>(weights: &[f32], source: &[T], pitch: usize
 
 /// As many blocks of N values as there are from `at` on; the sums of a block stay in registers.
 #[inline(always)]
-fn blocks<const N: usize, T: Copy + Into<f32>>(
-    weights: &[f32],
-    source: &[T],
-    pitch: usize,
-    out: &mut [f32],
-    mut at: usize,
-) -> usize {
+fn blocks<const N: usize, T: Copy + Into<f32>>(weights: &[f32], source: &[T], pitch: usize, out: &mut [f32], mut at: usize) -> usize {
     while at + N <= out.len() {
         let mut sum = [0.0f32; N];
         for (k, weight) in weights.iter().enumerate() {

@@ -99,14 +99,7 @@ fn fit(Image { height, width, pixels }: Image, sample: usize, cell: usize) -> Re
 ///
 /// # Errors
 /// As `draw`, and `Io` when the file cannot be written.
-pub fn export(
-    source: &dyn Source,
-    view: &View,
-    samples: &[usize],
-    views: usize,
-    seed: u64,
-    path: &Path,
-) -> Result<()> {
+pub fn export(source: &dyn Source, view: &View, samples: &[usize], views: usize, seed: u64, path: &Path) -> Result<()> {
     check(source, view, samples, views)?;
     let mut file = Writer::create(path)?;
     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", path));

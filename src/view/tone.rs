@@ -99,9 +99,37 @@ fn turn(r: f32, g: f32, b: f32, shift: f32) -> [f32; 3] {
     let t = ((s * f + (1.0 - s)) * high).clamp(0.0, 1.0);
     // A tiny negative hue rounds up to a full turn: i = 6, f = 0, which is sector 0 again.
     [
-        if i < 1.0 { high } else if i < 2.0 { q } else if i < 4.0 { p } else if i < 5.0 { t } else { high },
-        if i < 1.0 { t } else if i < 3.0 { high } else if i < 4.0 { q } else { p },
-        if i < 2.0 { p } else if i < 3.0 { t } else if i < 5.0 { high } else if i < 6.0 { q } else { p },
+        if i < 1.0 {
+            high
+        } else if i < 2.0 {
+            q
+        } else if i < 4.0 {
+            p
+        } else if i < 5.0 {
+            t
+        } else {
+            high
+        },
+        if i < 1.0 {
+            t
+        } else if i < 3.0 {
+            high
+        } else if i < 4.0 {
+            q
+        } else {
+            p
+        },
+        if i < 2.0 {
+            p
+        } else if i < 3.0 {
+            t
+        } else if i < 5.0 {
+            high
+        } else if i < 6.0 {
+            q
+        } else {
+            p
+        },
     ]
 }
 

@@ -71,11 +71,7 @@ impl Rows for Neighbourhoods<'_> {
     fn lend(&self, first: usize, count: usize) -> Option<Left<'_>> {
         let c = self.c;
         let lies = c.kernel == 1 && c.stride == 1 && c.pad == 0;
-        lies.then(|| Left {
-            data: &self.x[first * c.channels..(first + count) * c.channels],
-            row_step: c.channels,
-            depth_step: 1,
-        })
+        lies.then(|| Left { data: &self.x[first * c.channels..(first + count) * c.channels], row_step: c.channels, depth_step: 1 })
     }
 
     fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize) {
@@ -169,10 +165,7 @@ pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add
 }
 
 /// The gradient of some pixels of one residue: (image, y, x, place in dx).
-fn collect(
-    c: &Conv, dy: &[f32], residue: &Residue, w: &[f32], pixels: &[(usize, usize, usize, usize)], dx: &mut [f32],
-    add: bool,
-) {
+fn collect(c: &Conv, dy: &[f32], residue: &Residue, w: &[f32], pixels: &[(usize, usize, usize, usize)], dx: &mut [f32], add: bool) {
     let depth = residue.depth(c);
     let stride = depth.next_multiple_of(product::LANES) + product::LANES;
     let (oh, ow) = (c.out_height(), c.out_width());
@@ -235,13 +228,10 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
 }
 
 /// Sums `columns` of dw over `rows` of dy into `sums`: [outputs, stride].
-fn sum_part(
-    c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<usize>, stride: usize, sums: &mut [f32],
-) {
+fn sum_part(c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<usize>, stride: usize, sums: &mut [f32]) {
     let source = Neighbourhoods { c, x };
     // Steps that are not multiples of a page, so that a column's numbers fall into different cache sets.
-    let (left_step, right_step) =
-        (c.outputs + product::LANES, columns.len().next_multiple_of(product::LANES) + product::LANES);
+    let (left_step, right_step) = (c.outputs + product::LANES, columns.len().next_multiple_of(product::LANES) + product::LANES);
     sums.fill(0.0);
     product::with_scratch(DEPTH * (left_step + right_step), |scratch| {
         let (left, right) = scratch.split_at_mut(DEPTH * left_step);
@@ -252,8 +242,7 @@ fn sum_part(
                 source.copy_row(first + row, columns.start, &mut right[row * right_step..][..columns.len()]);
             }
             let left = Left { data: left, row_step: 1, depth_step: left_step };
-            let right =
-                Right { data: right, width: columns.len(), panel_step: product::PANEL, stride: right_step };
+            let right = Right { data: right, width: columns.len(), panel_step: product::PANEL, stride: right_step };
             product::multiply(left, c.outputs, count, right, sums, stride, true);
         }
     });

@@ -41,7 +41,9 @@ fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Transforms the columns of an N x N square of `W` channels; `get(i, j)` lends those at line i, column j.
 #[inline(always)]
 pub(super) fn columns<'a, const W: usize, const N: usize, const M: usize>(
-    half: &mut Half<N, M>, get: impl Fn(usize, usize) -> &'a [f32; W], f: impl Fn([f32; N]) -> [f32; M],
+    half: &mut Half<N, M>,
+    get: impl Fn(usize, usize) -> &'a [f32; W],
+    f: impl Fn([f32; N]) -> [f32; M],
 ) {
     for j in 0..N {
         let mut column = [get(0, j); N];
@@ -60,9 +62,7 @@ pub(super) fn columns<'a, const W: usize, const N: usize, const M: usize>(
 
 /// Transforms line i of what [`columns`] made of the v-th vector of channels.
 #[inline(always)]
-pub(super) fn line<const N: usize, const M: usize>(
-    half: &Half<N, M>, i: usize, v: usize, f: impl Fn([f32; N]) -> [f32; M],
-) -> Line<M> {
+pub(super) fn line<const N: usize, const M: usize>(half: &Half<N, M>, i: usize, v: usize, f: impl Fn([f32; N]) -> [f32; M]) -> Line<M> {
     let half = &half[v];
     let mut line = [&half[0].0[i]; N];
     for j in 1..N {
@@ -80,9 +80,7 @@ pub(super) fn vector(channels: &[f32], v: usize) -> &Vector {
 }
 
 #[inline(always)]
-fn lanewise<const N: usize, const M: usize>(
-    from: [&Vector; N], to: &mut [Vector; M], f: impl Fn([f32; N]) -> [f32; M],
-) {
+fn lanewise<const N: usize, const M: usize>(from: [&Vector; N], to: &mut [Vector; M], f: impl Fn([f32; N]) -> [f32; M]) {
     for lane in 0..LANES {
         let mut values = [0.0; N];
         for i in 0..N {

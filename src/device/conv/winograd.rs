@@ -29,9 +29,7 @@ pub(super) fn packed_len(c: &Conv) -> usize {
 
 /// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
 /// weights, which are turned by 180 degrees if `turned`.
-pub(super) fn pack<'a>(
-    c: &Conv, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool, out: &mut [f32],
-) {
+pub(super) fn pack<'a>(c: &Conv, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool, out: &mut [f32]) {
     let (channels, outputs) = (c.channels, c.outputs);
     let stride = panel_stride(outputs);
     let step = odd_lines(channels * stride);
@@ -96,7 +94,11 @@ pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize,
 
 #[inline(always)]
 fn input_square<const FUSED: bool, const W: usize>(
-    x: &[f32], places: &[[usize; 6]; 6], channel: usize, half: &mut transform::Half<6, 6>, out: &mut [f32],
+    x: &[f32],
+    places: &[[usize; 6]; 6],
+    channel: usize,
+    half: &mut transform::Half<6, 6>,
+    out: &mut [f32],
     step: usize,
 ) {
     let at = |i: usize, j: usize| {
@@ -123,10 +125,7 @@ struct Output<'a, 'b> {
 /// Transforms the products of `count` tile rows from `first` back and applies the epilogue. `m` begins at
 /// the first tile and at channel `columns.start` of y.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn transform_output(
-    t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>,
-    out: &mut Output,
-) {
+fn transform_output(t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>, out: &mut Output) {
     const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     let wide = columns.start + columns.len() / PANEL * PANEL;
@@ -147,8 +146,14 @@ fn transform_output(
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn output_square<const FUSED: bool, const W: usize>(
-    t: &Tiling, first: usize, m: &[f32], step: usize, place: (usize, usize, usize), channel: usize,
-    half: &mut transform::Half<6, 4>, out: &mut Output,
+    t: &Tiling,
+    first: usize,
+    m: &[f32],
+    step: usize,
+    place: (usize, usize, usize),
+    channel: usize,
+    half: &mut transform::Half<6, 4>,
+    out: &mut Output,
 ) {
     let (pixel, height, width) = place;
     let outputs = t.c.outputs;
@@ -253,9 +258,7 @@ fn weights<'a>(c: &Conv, w: &'a [f32], point: usize) -> Right<'a> {
 
 /// Splits the lines of y that belong to tile rows `begin..end` into pieces of `rows` tile rows, each with
 /// the number of its first.
-fn split<'a>(
-    t: &Tiling, begin: usize, end: usize, rows: usize, y: &'a mut [f32],
-) -> Vec<(usize, &'a mut [f32])> {
+fn split<'a>(t: &Tiling, begin: usize, end: usize, rows: usize, y: &'a mut [f32]) -> Vec<(usize, &'a mut [f32])> {
     let line = t.out_width * t.c.outputs;
     let mut rest = &mut y[t.line(begin) * line..t.line(end) * line];
     let mut pieces = Vec::with_capacity((end - begin).div_ceil(rows));
@@ -269,9 +272,7 @@ fn split<'a>(
 }
 
 /// Tile rows `range` in three steps, each in parallel: V by tile rows, M by points and panels, y by tile rows.
-fn shared(
-    t: &Tiling, x: &[f32], w: &[f32], range: std::ops::Range<usize>, epilogue: &Epilogue, add: bool, y: &mut [f32],
-) {
+fn shared(t: &Tiling, x: &[f32], w: &[f32], range: std::ops::Range<usize>, epilogue: &Epilogue, add: bool, y: &mut [f32]) {
     let c = t.c;
     let total = range.len() * t.across;
     let rows = rows_of((total / rayon::current_num_threads()).clamp(TILE_ROWS, 48), t.across);

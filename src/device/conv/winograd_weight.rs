@@ -94,7 +94,11 @@ fn transform_gradient(t: &Tiling, dy: &[f32], first: usize, count: usize, out: &
 
 #[inline(always)]
 fn gradient_square<const FUSED: bool, const W: usize>(
-    dy: &[f32], places: &[[usize; 4]; 4], channel: usize, half: &mut transform::Half<4, 6>, out: &mut [f32],
+    dy: &[f32],
+    places: &[[usize; 4]; 4],
+    channel: usize,
+    half: &mut transform::Half<4, 6>,
+    out: &mut [f32],
     step: usize,
 ) {
     let at = |i: usize, j: usize| {
@@ -121,9 +125,7 @@ fn transform_back(count: usize, sums: &[f32], step: usize, stride: usize, dw: &m
     for (vector, dw) in dw.chunks_exact_mut(LANES * count * 9).enumerate() {
         for base in (0..count).step_by(LANES) {
             for (channel, block) in block.iter_mut().enumerate() {
-                let at = |i: usize, j: usize| {
-                    channels::<LANES>(sums, (i * 6 + j) * step + (base + channel) * stride + vector * LANES)
-                };
+                let at = |i: usize, j: usize| channels::<LANES>(sums, (i * 6 + j) * step + (base + channel) * stride + vector * LANES);
                 transform::columns(&mut half, at, transform::weight_gradient::<FUSED>);
                 for (i, block) in block.as_chunks_mut::<3>().0.iter_mut().enumerate() {
                     *block = transform::line(&half, i, 0, transform::weight_gradient::<FUSED>).0;

@@ -1,0 +1,114 @@
+//! The seam to a GPU, with a queue that keeps its memory in a list: programs and weights work through its
+//! five functions alone, and what is missing is said in a sentence.
+
+use sslmem::device::{Arg, Device, Gpu, Host, Launch, Queue, Replay};
+use sslmem::error::{Error, Result};
+use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
+use sslmem::var::{Dtype, Var};
+use sslmem::weights::{Init, Weights};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+#[derive(Default)]
+struct List {
+    blocks: RefCell<BTreeMap<u64, Vec<u8>>>, // address to memory
+    launches: RefCell<Vec<Launch>>,
+    room: usize,
+}
+
+impl Queue for List {
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        if bytes > self.room {
+            return Err(Error::config(format!("the device has no room for {bytes} bytes"), "lower the batch"));
+        }
+        let mut blocks = self.blocks.borrow_mut();
+        let address = 4096 * (blocks.len() as u64 + 1);
+        blocks.insert(address, vec![0; bytes]);
+        Ok(address)
+    }
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.blocks.borrow_mut().get_mut(&to).unwrap()[..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(&self.blocks.borrow()[&from][..bytes.len()]);
+        Ok(())
+    }
+    /// Knows one kernel: y[i] = x[i] * factor + n.
+    fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
+        assert_eq!(launch.kernel, "scale_fwd");
+        let &[y, x, factor, n] = words else { panic!("four arguments") };
+        let x = self.blocks.borrow()[&x].clone();
+        let scaled = x.chunks_exact(4).flat_map(|b| {
+            (f32::from_le_bytes(b.try_into().unwrap()) * f32::from_bits(factor as u32) + n as u32 as i32 as f32).to_le_bytes()
+        });
+        self.blocks.borrow_mut().insert(y, scaled.collect());
+        self.launches.borrow_mut().push(launch.clone());
+        Ok(())
+    }
+    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
+        Ok(None)
+    }
+}
+
+struct Scale {
+    y: Var, // [4]
+    x: Var, // [4]
+}
+
+impl Call for Scale {
+    fn name(&self) -> &'static str {
+        "scale_fwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.y], &[self.x])
+    }
+    fn cpu(&self, m: &Host) {
+        m.f_mut(self.y).iter_mut().zip(m.f(self.x).iter()).for_each(|(y, x)| *y = x * 2.5 - 1.0);
+    }
+    fn gpu(&self, g: &Gpu) {
+        let launch = Launch { kernel: "scale_fwd", grid: [1, 1, 1], block: [32, 1, 1], shared: 0 };
+        g.launch(&launch, &[Arg::Var(self.y), Arg::Var(self.x), Arg::F32(2.5), Arg::I32(-1)]);
+    }
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+}
+
+#[test]
+fn a_program_runs_through_the_queue_as_on_the_cpu() {
+    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let run = |device: Device| {
+        let mut tape = Tape::new(Mode::Eval);
+        let w = tape.root().param("w", [4], Init::Uniform(1.0));
+        let (y, z) = (tape.var([4]), tape.fixed([4], Dtype::F32));
+        tape.call(Scale { y, x: w });
+        tape.call(Scale { y: z, x: y });
+        let mut weights = Weights::on(device, 9);
+        let mut program = tape.compile(&mut weights).unwrap();
+        program.run().unwrap();
+        program.write(w, &[1.0f32, 2.0]).unwrap();
+        program.run().unwrap();
+        (program.read::<f32>(z).unwrap(), weights.get("w").unwrap().unwrap())
+    };
+    let cpu = run(Device::Cpu);
+    assert_eq!(run(Device::Gpu(queue.clone())), cpu);
+    assert_eq!(cpu.0[..2], [2.75, 9.0], "2.5 (2.5 x - 1) - 1");
+    assert_eq!(queue.launches.borrow().len(), 4);
+}
+
+#[test]
+fn what_a_gpu_cannot_do_is_said_in_a_sentence() {
+    let mut tape = Tape::new(Mode::Eval);
+    let x = tape.constant([8], vec![1.0; 8]);
+    tape.root().relu(x);
+    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0)).unwrap();
+    let error = program.run().unwrap_err().to_string();
+    assert_eq!(error, "`relu_fwd` has no GPU kernel in this version; run on the CPU");
+    let mut tape = Tape::new(Mode::Eval);
+    tape.fixed([1000], Dtype::F32);
+    let error = tape.compile(&mut Weights::on(Device::Gpu(Rc::new(List::default())), 0)).err().unwrap().to_string();
+    assert!(error.contains("no room for 4000 bytes"), "{error}");
+}
