@@ -19,6 +19,7 @@ use crate::var::Var;
 use crate::view::View;
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// One encoder from a file.
@@ -92,6 +93,17 @@ fn plural(views: usize) -> String {
     if views == 1 { "1 view".into() } else { format!("{views} views") }
 }
 
+/// Weights that say how their images were normalised must get such images: others give plausible nonsense.
+fn same_statistics(path: &Path, metadata: &HashMap<String, String>, view: &View) -> Result<()> {
+    for (name, here) in [("mean", view.mean), ("std", view.std)] {
+        if let Some(trained) = metadata.get(name).filter(|t| **t != format!("{here:?}")) {
+            let what = format!("{} was trained on images with channel {name} {trained}, these views have {here:?}", path.display());
+            return Err(Error::config(what, "choose the same with --normalize"));
+        }
+    }
+    Ok(())
+}
+
 /// A program over two sets of weights that measures a batch.
 struct Scorer {
     program: Program,
@@ -119,8 +131,9 @@ impl Scorer {
             };
             distances.push(s.alignment(x, count, protocol.pairs));
             let prefix = format!("{name}.");
-            weights.load(side.path, &prefix)?;
+            let metadata = weights.load(side.path, &prefix)?;
             weights.check(side.path, &tape, &prefix)?;
+            same_statistics(side.path, &metadata, &protocol.view)?;
         }
         distances.iter().for_each(|d| tape.keep(*d));
         tape.plan().must_fit("scoring", "lower score.batch or score.views")?;
@@ -231,8 +244,9 @@ pub fn embed(
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
     let mut weights = Weights::new(0);
-    weights.load(side.path, "encoder.")?;
+    let metadata = weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
+    same_statistics(side.path, &metadata, view)?;
     tape.plan().must_fit("embedding", "lower the batch")?;
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");

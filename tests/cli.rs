@@ -120,6 +120,27 @@ fn what_is_shown_can_be_used() {
     assert_eq!(names(f), ["r.toml", "v.png", "v.safetensors"]);
 }
 
+/// Killed at some moments of its training, the program leaves nothing half-written and ends in the same bytes.
+#[test]
+fn killed_runs_go_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let recipe = ["--preset", "demo", "--data", "synthetic:300", "--set", "train.epochs=6", "--which", "f", "--quiet"];
+    done(f, &[&["train", "--out", "whole"], &recipe[..]].concat());
+    for (i, pause) in [300u64, 900, 150, 600].into_iter().enumerate() {
+        let go_on: &[&str] = if i == 0 { &[] } else { &["--resume"] };
+        let args = [&["train", "--out", "killed"], &recipe[..], go_on].concat();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sslmem")).args(&args).current_dir(f).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    done(f, &[&["train", "--out", "killed", "--resume"], &recipe[..]].concat());
+    let weights = |run: &str| fs::read(f.join(format!("{run}/pair1/f.safetensors"))).unwrap();
+    assert!(weights("whole") == weights("killed"), "a killed run ends in other weights");
+    assert!(!names(&f.join("killed/pair1")).iter().any(|name| name.contains("part")), "{:?}", names(&f.join("killed/pair1")));
+}
+
 /// The verbs one after the other on a set so small that it takes seconds, and the whole run beside them.
 #[test]
 fn the_whole_way_by_verbs_and_at_once() {
@@ -167,7 +188,19 @@ fn the_whole_way_by_verbs_and_at_once() {
     let other = [&weights[..], &["--arch", "resnet18", "--data", "synthetic:60", "--out", "c.csv"]].concat();
     fails(f, &other, 1, "t/pair1/f.safetensors: lacks ");
 
-    let embed = ["embed", "--encoder", "t/pair1/f.safetensors", "--arch", "resnet8", "--data", "synthetic:60", "--out", "e.safetensors"];
+    let embed = [
+        "embed",
+        "--encoder",
+        "t/pair1/f.safetensors",
+        "--arch",
+        "resnet8",
+        "--normalize",
+        "cifar10",
+        "--data",
+        "synthetic:60",
+        "--out",
+        "e.safetensors",
+    ];
     done(f, &embed);
     let bytes = fs::read(f.join("e.safetensors")).unwrap();
     let features = safetensors::SafeTensors::deserialize(&bytes).unwrap();

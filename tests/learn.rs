@@ -207,6 +207,9 @@ fn unusable_weights_are_named() {
     assert!(message.contains("nan.safetensors") && message.contains("NaN"), "{message}");
     let message = try_with("cut.safetensors", &bytes[..bytes.len() / 2]);
     assert!(message.contains("not a whole safetensors file"), "{message}");
+    let other = Protocol { view: policy("score", 32).unwrap().normalized([0.0; 3], [1.0; 3]), ..protocol(4, Pairs::All, Features::Pooled) };
+    let message = score(side(&good), side(&good), &other, &*source, &[(0, Subset::Candidate)], &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("channel mean") && message.contains("--normalize"), "{message}");
     let wide = Side { encoder: encoders::find("resnet18").unwrap(), ..side(&good) };
     let error = score(wide, side(&good), &protocol(4, Pairs::All, Features::Pooled), &*source, &[(0, Subset::Candidate)], &mut Silent);
     let message = error.unwrap_err().to_string();
