@@ -3,8 +3,10 @@
 use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::table::{self, Row};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -59,7 +61,7 @@ impl Manifest {
     pub fn path(table: &Path) -> PathBuf {
         table.with_extension("json")
     }
-    pub fn write(&self, table: &Path) -> Result<()> {
+    fn write(&self, table: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
         files::write_whole(Manifest::path(table), text.as_bytes())
     }
@@ -70,7 +72,31 @@ impl Manifest {
     }
 }
 
-/// The processor and what of it is used, for manifests.
-pub fn device() -> String {
+/// Write a score table and, beside it, what made it. `start` is when scoring began.
+pub fn publish(
+    path: &Path,
+    rows: &[Row],
+    source: &dyn Source,
+    encoders: Vec<EncoderFacts>,
+    settings: &impl Serialize,
+    start: Instant,
+) -> Result<()> {
+    table::write(path, rows, &[])?;
+    let settings = serde_json::to_value(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
+    let manifest = Manifest {
+        sslmem: env!("CARGO_PKG_VERSION").into(),
+        device: device(),
+        data: DataFacts::of(source),
+        encoders,
+        settings,
+        rows: rows.len(),
+        table: files::digest_file(path)?,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    manifest.write(path)
+}
+
+/// The processor and what of it is used.
+fn device() -> String {
     format!("cpu ({}), {} threads", std::env::consts::ARCH, rayon::current_num_threads())
 }

@@ -9,10 +9,10 @@
 use crate::config::{Layers, Recipe};
 use crate::data::{self, Source};
 use crate::error::{Error, Result};
-use crate::manifest::{self, DataFacts, EncoderFacts, Manifest};
+use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
-use crate::score::{Protocol, Side, score};
+use crate::score::{Side, score};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
 use crate::train::{CHECKPOINT, Job, read_curve, train};
@@ -149,7 +149,7 @@ impl Run {
             encoders.extend(facts);
         }
         let rows = table::aggregate(&tables)?;
-        self.write_table(&self.table_path(), &rows, encoders, start)?;
+        manifest::publish(&self.table_path(), &rows, &*self.source, encoders, &self.recipe, start)?;
         Ok(rows)
     }
 
@@ -165,36 +165,10 @@ impl Run {
         let (start, r) = (Instant::now(), &self.recipe);
         let encoder = encoders::find(&r.encoder.arch)?;
         let side = |path| Side { path, encoder, stem: r.encoder.stem };
-        let protocol = Protocol {
-            view: r.score_view()?,
-            original: r.original_view()?,
-            views: r.score.views,
-            pairs: r.score.pairs,
-            features: r.score.features,
-            seed: r.seed,
-            batch: r.score.batch,
-        };
-        let mut rows = score(side(f), side(g), &protocol, &*self.source, samples, progress)?;
+        let mut rows = score(side(f), side(g), &r.protocol()?, &*self.source, samples, progress)?;
         table::finish(&mut rows);
-        self.write_table(path, &rows, facts, start)?;
+        manifest::publish(path, &rows, &*self.source, facts, r, start)?;
         Ok(rows)
-    }
-
-    fn write_table(&self, path: &Path, rows: &[Row], encoders: Vec<EncoderFacts>, start: Instant) -> Result<()> {
-        table::write(path, rows, &[])?;
-        let settings =
-            serde_json::to_value(&self.recipe).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
-        let manifest = Manifest {
-            sslmem: env!("CARGO_PKG_VERSION").into(),
-            device: manifest::device(),
-            data: DataFacts::of(&*self.source),
-            encoders,
-            settings,
-            rows: rows.len(),
-            table: files::digest_file(path)?,
-            seconds: start.elapsed().as_secs_f64(),
-        };
-        manifest.write(path)
     }
 
     /// Write the report from the table and the curves in the folder; returns its path.

@@ -33,7 +33,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("score", &["data", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view", "weights"]),
-    ("manifest", &["data", "files"]),
+    ("manifest", &["data", "files", "table"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
     ("run", &["config", "data", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),
 ];

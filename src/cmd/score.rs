@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::args::{Flags, Images, Network, Origin, open};
 use super::{Global, keep};
-use crate::config::{Recipe, Score};
-use crate::error::{Error, Result};
-use crate::manifest::{self, DataFacts, EncoderFacts, Manifest};
-use crate::score::{Protocol, Side, score};
+use crate::config::Recipe;
+use crate::error::Result;
+use crate::manifest::{self, EncoderFacts, Manifest};
+use crate::score::{Side, score};
 use crate::split::{Split, Subset};
 use crate::{encoders, files, table};
 
@@ -78,31 +78,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     };
     let [f, g] = [side(&recipe, &verb.f)?, side(&recipe, &verb.g)?];
     let start = Instant::now();
-    let mut rows = score(f, g, &protocol(&recipe)?, source.as_ref(), &samples, global.progress().as_mut())?;
+    let mut rows = score(f, g, &recipe.protocol()?, source.as_ref(), &samples, global.progress().as_mut())?;
     table::finish(&mut rows);
     let facts = |role: &str, path: &Path| EncoderFacts::of(role, &recipe.encoder.arch, path);
-    let settings =
-        serde_json::to_value(&recipe).map_err(|error| Error::format(&verb.out, format!("its recipe cannot be written: {error}")))?;
     let encoders = vec![facts("f", &verb.f)?, facts("g", &verb.g)?];
-    table::write(&verb.out, &rows, &[])?;
-    let manifest = Manifest {
-        sslmem: env!("CARGO_PKG_VERSION").into(),
-        device: manifest::device(),
-        data: DataFacts::of(source.as_ref()),
-        encoders,
-        settings,
-        rows: rows.len(),
-        table: files::digest_file(&verb.out)?,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    manifest.write(&verb.out)
+    manifest::publish(&verb.out, &rows, source.as_ref(), encoders, &recipe, start)
 }
 
 pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {
     Ok(Side { path, encoder: encoders::find(&recipe.encoder.arch)?, stem: recipe.encoder.stem })
-}
-
-fn protocol(recipe: &Recipe) -> Result<Protocol> {
-    let Score { views, pairs, features, batch, .. } = recipe.score;
-    Ok(Protocol { view: recipe.score_view()?, original: recipe.original_view()?, views, pairs, features, seed: recipe.seed, batch })
 }

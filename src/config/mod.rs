@@ -11,7 +11,7 @@ use crate::encoders::Stem;
 use crate::error::{Error, Result};
 use crate::methods::Projector;
 use crate::ops::alignment::Pairs;
-use crate::score::Features;
+use crate::score::{Features, Protocol};
 use crate::split::{How, Size, Sizes};
 use crate::view::{self, View};
 
@@ -164,6 +164,16 @@ impl Recipe {
         let name = if self.encoder.stem == Stem::Imagenet { "original_imagenet" } else { "original" };
         let View { mean, std, .. } = self.score_view()?;
         Ok(self.view("original", &Policy::Named(name.into()))?.normalized(mean, std))
+    }
+
+    /// How scoring measures a sample.
+    ///
+    /// # Errors
+    /// As [`Recipe::validate`].
+    pub fn protocol(&self) -> Result<Protocol> {
+        let Score { views, pairs, features, batch, .. } = self.score;
+        let (view, original) = (self.score_view()?, self.original_view()?);
+        Ok(Protocol { view, original, views, pairs, features, seed: self.seed, batch })
     }
 
     fn view(&self, key: &str, policy: &Policy) -> Result<View> {
