@@ -125,9 +125,9 @@ fn what_is_shown_can_be_used() {
 fn killed_runs_go_on_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
-    let recipe = ["--preset", "demo", "--data", "synthetic:300", "--set", "train.epochs=6", "--which", "f", "--quiet"];
+    let recipe = ["--preset", "demo", "--data", "synthetic:1000", "--set", "train.epochs=40", "--which", "f", "--quiet"];
     done(f, &[&["train", "--out", "whole"], &recipe[..]].concat());
-    for (i, pause) in [300u64, 900, 150, 600].into_iter().enumerate() {
+    for (i, pause) in [400u64, 1500, 150, 900].into_iter().enumerate() {
         let go_on: &[&str] = if i == 0 { &[] } else { &["--resume"] };
         let args = [&["train", "--out", "killed"], &recipe[..], go_on].concat();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sslmem")).args(&args).current_dir(f).spawn().unwrap();
