@@ -153,7 +153,7 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
     writer.commit()
 }
 
-/// Reads a table that [`write`] wrote, or one with the same columns in any order and others beside them.
+/// Reads a table that [`write()`] wrote, or one with the same columns in any order and others beside them.
 ///
 /// # Errors
 /// The file is missing, is not a table, lacks a column, or holds a value that no score table can have.

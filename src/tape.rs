@@ -171,7 +171,7 @@ impl Tape {
     pub fn gradient(&self, x: Var) -> Option<Var> {
         self.grads.get(&x).copied()
     }
-    /// Record the backward of everything that `loss` [1] depends on.
+    /// Record the backward of everything that `loss` `[1]` depends on.
     pub fn backward(&mut self, loss: Var) {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
         let one = self.constant([1], vec![1.0]);

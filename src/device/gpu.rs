@@ -42,7 +42,7 @@ pub enum Arg {
     F32(f32),
 }
 
-/// What a call sees of a program on a GPU. The first error sticks; [`Gpu::finish`] returns it.
+/// What a call sees of a program on a GPU. The first error sticks until the program reports it.
 pub struct Gpu {
     queue: Rc<dyn Queue>,
     places: Rc<Vec<Place>>,

@@ -9,7 +9,7 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The loss [1] of embeddings z [2N, d]; rows i and i + N are the two views of one sample.
+    /// The loss `[1]` of embeddings z `[2N, d]`; rows i and i + N are the two views of one sample.
     pub fn contrast(&mut self, z: Var, temperature: f32) -> Var {
         let shape = self.shape(z);
         let (rows, cols) = (shape.rows(), shape.cols());

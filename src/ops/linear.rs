@@ -9,7 +9,7 @@ use crate::weights::Init;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x [rows, in] to [rows, out], with `weight` [out, in] and, if asked, `bias` [out]; both start uniform
+    /// x `[rows, in]` to `[rows, out]`, with `weight` `[out, in]` and, if asked, `bias` `[out]`; both start uniform
     /// in ±1/sqrt(in), as in PyTorch.
     pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
         let shape = self.shape(x);

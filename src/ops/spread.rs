@@ -7,7 +7,7 @@ use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::Var;
 
 impl Scope<'_> {
-    /// The spread [1] of x [rows, cols]. No gradient: it watches, it does not train.
+    /// The spread `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
     pub fn spread(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let y = self.tape.var([1]);

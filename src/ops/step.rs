@@ -7,7 +7,7 @@ use crate::var::Var;
 
 impl Tape {
     /// Append the last call of a training step: `log` [rows, values] gets one number of each of `values`
-    /// [1] at row step % rows, then the step counts up. The host reads the log once in `rows` steps.
+    /// `[1]` at row step % rows, then the step counts up. The host reads the log once in `rows` steps.
     pub fn step(&mut self, when: Schedule, log: Var, values: &[Var]) {
         let rows = self.shape(log).rows();
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");

@@ -90,7 +90,7 @@ fn fit(Image { height, width, pixels }: Image, sample: usize, cell: usize) -> Re
 
 /// Writes the views of n samples and what was drawn for each, as safetensors.
 ///
-/// Tensors, with K = `views`: `views` [n, K, size, size, 3] f32, normalised; `samples` [n] u32; `crop`
+/// Tensors, with K = `views`: `views` `[n, K, size, size, 3]` f32, normalised; `samples` `[n]` u32; `crop`
 /// [n, K, 4] u32 (top, left, height, width); `factors` [n, K, 4] f32 (brightness, contrast, saturation,
 /// hue); `sigma` [n, K] f32; `order` [n, K, 4], `flip`, `jitter`, `gray`, `solarize` [n, K] u8. Metadata:
 /// `policy` as JSON, and `seed`. Memory does not grow with n but for 46 bytes a view.
