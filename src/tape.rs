@@ -136,10 +136,6 @@ impl Tape {
     pub fn call(&mut self, call: impl Call + 'static) {
         self.calls.push(Box::new(call));
     }
-    /// The recorded calls, in order: (name, floor of its work).
-    pub fn calls(&self) -> impl Iterator<Item = (&'static str, Cost)> {
-        self.calls.iter().map(|c| (c.name(), c.cost()))
-    }
     /// A persistent variable: the same name is the same memory.
     pub(crate) fn named(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init, trained: bool) -> Var {
         if let Some(&v) = self.names.get(name) {

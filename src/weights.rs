@@ -62,11 +62,6 @@ impl Weights {
         Ok(cell)
     }
 
-    /// Names, shapes and types, sorted by name.
-    pub fn list(&self) -> impl Iterator<Item = (&str, Shape)> {
-        self.entries.iter().map(|(n, e)| (n.as_str(), e.shape))
-    }
-
     /// A copy of one named f32 buffer.
     pub fn get(&self, name: &str) -> Result<Option<Vec<f32>>> {
         self.entries.get(name).filter(|e| e.dtype == Dtype::F32).map(Place::read).transpose()

@@ -238,7 +238,7 @@ fn every_output_is_finite_and_runs_repeat_bit_for_bit() {
 }
 
 #[test]
-fn memory_is_reused_but_never_while_it_is_needed() {
+fn memory_is_reused() {
     let case = cases().find(|c| c.name == "conv/block").unwrap();
     let c = record(case, false);
     let plan = c.program.plan();

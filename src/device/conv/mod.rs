@@ -79,34 +79,11 @@ impl Conv {
     }
 }
 
-/// Weights in the order that the passes read, to be used again and again; good for any batch and map.
-pub struct Packed {
-    pass: Pass,
-    data: Vec<f32>,
-}
-
+/// What the weights are packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
     Forward,
     BackwardData,
-}
-
-impl Packed {
-    /// For [`forward_packed`].
-    pub fn forward(c: &Conv, w: &[f32]) -> Packed {
-        Packed::new(c, w, Pass::Forward)
-    }
-
-    /// For [`backward_data_packed`].
-    pub fn backward_data(c: &Conv, w: &[f32]) -> Packed {
-        Packed::new(c, w, Pass::BackwardData)
-    }
-
-    fn new(c: &Conv, w: &[f32], pass: Pass) -> Packed {
-        let mut data = vec![0.0; packed_len(c, pass)];
-        pack(c, w, pass, &mut data);
-        Packed { pass, data }
-    }
 }
 
 /// The stride-1 convolution that this pass is, if Winograd computes it.
@@ -128,7 +105,6 @@ fn packed_len(c: &Conv, pass: Pass) -> usize {
 }
 
 fn pack(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
-    check(c, None, Some(w), None);
     let nine = |o: usize, i: usize| &w[(o * c.channels + i) * 9..][..9];
     match (winograd_of(c, pass), pass) {
         (Some(like), Pass::Forward) => winograd::pack(&like, nine, false, out),
@@ -141,55 +117,34 @@ fn pack(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
 /// `y = epilogue(x * w)`. x: [batch, height, width, channels], w: [outputs, channels, kernel, kernel],
 /// y: [batch, out_height, out_width, outputs].
 pub fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
-    with_scratch(packed_len(c, Pass::Forward), |packed| {
-        pack(c, w, Pass::Forward, packed);
-        run_forward(c, x, packed, epilogue, y);
-    });
-}
-
-/// [`forward`] with weights that [`Packed::forward`] packed for the same layer.
-pub fn forward_packed(c: &Conv, x: &[f32], w: &Packed, epilogue: &Epilogue, y: &mut [f32]) {
-    assert_eq!((w.pass, w.data.len()), (Pass::Forward, packed_len(c, Pass::Forward)), "weights of this layer");
-    run_forward(c, x, &w.data, epilogue, y);
-}
-
-fn run_forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
-    check(c, Some(x), None, Some(y));
+    check(c, Some(x), Some(w), Some(y));
     if y.is_empty() {
         return;
     }
     epilogue.check(y.len() / c.outputs, c.outputs);
-    if winograd::fits(c) {
-        winograd::forward(c, x, w, epilogue, false, y);
-    } else {
-        im2col::forward(c, x, w, epilogue, y);
-    }
+    with_scratch(packed_len(c, Pass::Forward), |packed| {
+        pack(c, w, Pass::Forward, packed);
+        if winograd::fits(c) {
+            winograd::forward(c, x, packed, epilogue, false, y);
+        } else {
+            im2col::forward(c, x, packed, epilogue, y);
+        }
+    });
 }
 
 /// The gradient of x from dy: written to dx, or added to it with `add`.
 pub fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
-    with_scratch(packed_len(c, Pass::BackwardData), |packed| {
-        pack(c, w, Pass::BackwardData, packed);
-        run_backward_data(c, dy, packed, dx, add);
-    });
-}
-
-/// [`backward_data`] with weights that [`Packed::backward_data`] packed for the same layer.
-pub fn backward_data_packed(c: &Conv, dy: &[f32], w: &Packed, dx: &mut [f32], add: bool) {
-    let expected = (Pass::BackwardData, packed_len(c, Pass::BackwardData));
-    assert_eq!((w.pass, w.data.len()), expected, "weights of this layer");
-    run_backward_data(c, dy, &w.data, dx, add);
-}
-
-fn run_backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
-    check(c, Some(dx), None, Some(dy));
+    check(c, Some(dx), Some(w), Some(dy));
     if dx.is_empty() {
         return;
     }
-    match winograd_of(c, Pass::BackwardData) {
-        Some(like) => winograd::forward(&like, dy, w, &Epilogue::default(), add, dx),
-        None => im2col::backward_data(c, dy, w, dx, add),
-    }
+    with_scratch(packed_len(c, Pass::BackwardData), |packed| {
+        pack(c, w, Pass::BackwardData, packed);
+        match winograd_of(c, Pass::BackwardData) {
+            Some(like) => winograd::forward(&like, dy, packed, &Epilogue::default(), add, dx),
+            None => im2col::backward_data(c, dy, packed, dx, add),
+        }
+    });
 }
 
 /// The gradient of w from x and dy: written to dw, or added to it with `add`.
