@@ -136,7 +136,7 @@ impl Scorer {
             same_statistics(side.path, &metadata, &protocol.view)?;
         }
         distances.iter().for_each(|d| tape.keep(*d));
-        tape.plan().must_fit("scoring", "lower score.batch or score.views")?;
+        tape.plan(weights.device()).must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
         let program = tape.compile(&mut weights)?;
         Ok(Scorer { program, batch, distances: [distances[0], distances[1]], protocol_views: count, pairs: protocol.pairs.list(count) })
     }
@@ -247,7 +247,7 @@ pub fn embed(
     let metadata = weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
     same_statistics(side.path, &metadata, view)?;
-    tape.plan().must_fit("embedding", "lower the batch")?;
+    tape.plan(weights.device()).must_fit(weights.device(), "embedding", "lower the batch")?;
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();

@@ -172,8 +172,8 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         curve = metadata.get("curve").and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
         done = curve.last().map_or(0, |p: &Point| p.step as usize);
     }
-    let plan = recording.tape.plan();
-    plan.must_fit("training", "lower train.batch or take a smaller encoder")?;
+    let plan = recording.tape.plan(weights.device());
+    plan.must_fit(weights.device(), "training", "lower train.batch or take a smaller encoder")?;
     let mut program = recording.tape.compile(&mut weights)?;
 
     progress.start(&format!("train {}", job.name), steps as u64, "step");

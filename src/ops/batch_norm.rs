@@ -43,12 +43,12 @@ impl Scope<'_> {
         let train = t.mode() == Mode::Train;
         assert!(!train || rows > 1, "{}: batch norm needs more than one row to train on", self.path());
         let t = &mut *self.tape;
-        let saved = t.var([2, cols]);
+        let saved = t.exact([2, cols]);
         let forward = Forward { y, saved, mean, var, x, gamma, beta, residual, relu, train, rows, cols };
         let mut from = vec![x, gamma, beta];
         from.extend(residual);
         self.record(&from, y, forward, move |t, dy| {
-            let sums = t.var([2, cols]);
+            let sums = t.exact([2, cols]);
             let (dgamma, dbeta) = (t.gradient_of(gamma), t.gradient_of(beta));
             t.call(Sums { sums, dgamma, dbeta, dy, y, x, saved, relu, rows, cols });
             let (dx, dresidual) = (t.gradient_of(x), residual.and_then(|r| t.gradient_of(r)));

@@ -15,12 +15,15 @@ impl Scope<'_> {
         let (rows, cols) = (shape.rows(), shape.cols());
         assert!(rows >= 4 && rows % 2 == 0, "{}: contrast needs two views of at least two samples, got {rows} rows", self.path());
         let t = &mut *self.tape;
-        let (loss, unit, saved) = (t.var([1]), t.var([rows, cols]), t.var([rows, 2]));
-        let sim = t.var([rows, rows]);
+        let (loss, unit, saved) = (t.exact([1]), t.var([rows, cols]), t.exact([rows, 2]));
+        let sim = t.exact([rows, rows]);
+        t.cpu_only(sim);
         let call = Forward { loss, unit, saved, sim, z, temperature, rows, cols };
         self.record(&[z], loss, call, move |t, dloss| {
             if let Some(dz) = t.gradient_of(z) {
-                let (grad, back) = (t.var([rows, rows]), t.var([rows, cols]));
+                let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
+                t.cpu_only(grad);
+                t.cpu_only(back);
                 t.call(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
             }
         })
