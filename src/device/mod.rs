@@ -2,9 +2,12 @@
 //! [`Queue`].
 
 pub mod conv;
+pub mod cuda;
 mod gpu;
 mod host;
+pub mod kernels;
 pub mod product;
+pub mod signature;
 
 pub use gpu::{Arg, Gpu, Launch, Queue, Replay};
 pub(crate) use host::Place;
