@@ -23,6 +23,16 @@ pub enum Device {
     Gpu(Rc<dyn Queue>),
 }
 
+impl Device {
+    /// What computes, for people and manifests.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
+            Device::Gpu(queue) => queue.name(),
+        }
+    }
+}
+
 /// Bytes of memory that can still be used, where the system tells.
 pub fn available_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -62,6 +62,11 @@ impl Cuda {
         Ok(Cuda { staging, modules, stream, context, card, driver, real, capturing: Cell::new(false) })
     }
 
+    /// Another card may have been used by this thread since.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|error| driver::failed("turning to this card", error))
+    }
+
     /// Refuses what would spoil the graph that is being made.
     fn not_capturing(&self, what: &str) -> Result<()> {
         if self.capturing.get() {
@@ -89,10 +94,17 @@ fn compiler(driver: Driver) -> Result<Nvrtc> {
 /// Why there is no compiler, and where to get one.
 fn missing(looked: &[Looked], driver: Option<Driver>) -> Error {
     let package = if driver.is_some_and(|driver| driver.version.0 < 13) { "nvidia-cuda-nvrtc-cu12" } else { "nvidia-cuda-nvrtc" };
-    let there = looked.iter().filter_map(|l| Some((l.place.display(), l.found.as_ref().err().filter(|why| *why != "not there")?)));
-    let why = there.filter(|(_, why)| !why.starts_with("not among")).map(|(place, why)| format!(" ({place}: {why})")).next();
-    let what = format!("the compiler of the kernels, NVRTC, is not to be found{}", why.unwrap_or_default());
-    Error::config(what, format!("`pip install {package}`, or let {NVRTC} name libnvrtc.so; `sslmem doctor` lists where it looked"))
+    // The place that came nearest: a library that does not open says more than one that is not there.
+    let why = |looked: &Looked| looked.found.as_ref().err().filter(|why| *why != nvrtc::NOT_THERE).cloned();
+    let near = looked.iter().find_map(|l| Some(format!(" ({}: {})", l.place.display(), why(l)?))).unwrap_or_default();
+    let what = match std::env::var(NVRTC) {
+        Ok(named) if !named.is_empty() => format!("{NVRTC} names {named}, which is not the compiler of the kernels, NVRTC{near}"),
+        _ => format!("the compiler of the kernels, NVRTC, is not to be found{near}"),
+    };
+    Error::config(
+        what,
+        format!("`pip install {package}`, or let {NVRTC} name the folder of libnvrtc.so; `sslmem doctor` lists where it looked"),
+    )
 }
 
 fn cache() -> Cache {
@@ -115,6 +127,7 @@ impl Queue for Cuda {
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.not_capturing("memory is asked for")?;
+        self.bind()?;
         // SAFETY: what the memory holds is not defined, and callers are told so. The driver refuses a size of zero.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(address),
@@ -125,7 +138,7 @@ impl Queue for Cuda {
 
     fn free(&self, address: u64) {
         // SAFETY: the address is of `alloc`, and its owner is gone. A driver that fails here has failed before.
-        let _ = unsafe { result::free_sync(address) };
+        let _ = self.bind().map(|()| unsafe { result::free_sync(address) });
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
@@ -138,12 +151,14 @@ impl Queue for Cuda {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.bind()?;
         // SAFETY: the caller's allocation holds as many bytes; `bytes` is not touched before the stream is done.
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
         copied.and_then(|()| self.stream.synchronize()).map_err(|error| driver::failed("a download", error))
     }
 
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
+        self.bind()?;
         let function = match self.modules.loaded(launch.kernel) {
             Some(function) => function,
             None => {

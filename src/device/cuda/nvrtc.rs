@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 pub const PLACE: &str = "SSLMEM_NVRTC";
 /// The library of CUDA 13 or 12: what `sm_90a` and these kernels need.
 const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
+/// Why a place that holds nothing is of no use.
+pub const NOT_THERE: &str = "not there";
 
 type Program = *mut std::ffi::c_void;
 type Text = *const c_char;
@@ -148,14 +150,14 @@ impl Nvrtc {
     pub fn open(path: &Path) -> Result<Nvrtc, String> {
         let bare = path.parent().is_none_or(|folder| folder.as_os_str().is_empty());
         if !bare && !path.exists() {
-            return Err("not there".into());
+            return Err(NOT_THERE.into());
         }
         // The wheel of 13.0 does not say where its other half is: whoever opens that first has it.
         for builtins in path.parent().map(inside).unwrap_or_default().iter().filter(|p| is_builtins(p)) {
             // What does not open here is reported by the compiler when it is missed.
             let _ = load(builtins);
         }
-        let library = load(path).map_err(|why| if bare { "not among the system's libraries".into() } else { why })?;
+        let library = load(path).map_err(|why| if bare { NOT_THERE.into() } else { why })?;
         let api = Api::of(library)?;
         let (mut version, mut count) = ((0, 0), 0);
         // SAFETY: the pointers are to integers that outlive the calls, and the list has the length that was asked for.

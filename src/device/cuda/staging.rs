@@ -44,6 +44,7 @@ impl Staging {
     /// Sends `bytes` to address `to`, after what `stream` does already and before what it does next. Returns when the
     /// host's memory may change.
     pub fn upload(&self, stream: &CudaStream, to: u64, bytes: &[u8]) -> Result<()> {
+        self.context.bind_to_thread()?;
         let mut ring = self.ring.borrow_mut();
         for (at, piece) in (to..).step_by(PIECE).zip(bytes.chunks(PIECE)) {
             let slot = ring.free(&self.context)?;
