@@ -256,7 +256,7 @@ DEVICE void render(float (&v)[PIXELS][3], const Block &b, int tile, int rows, bo
 
 // `size` of the policies is the same. The host chooses the strips: `rows` of at most `tile` columns (and what a blur of `halo` pixels
 // reads beside them), `capacity` floats for their source; `purpose` is in the highest byte.
-KERNEL void __launch_bounds__(512) augment(T *y, const u8 *pixels, const u32 *table, const u32 *keys, const u32 *policies, int n,
+KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 *table, const u32 *keys, const u32 *policies, int n,
                                            u32 seed_low, u32 seed_high, u32 purpose, int tile, int rows, int capacity, int halo) {
   SHARED_DYN(memory);
   SHARED(Drawn, drawn, [1]);
