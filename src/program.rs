@@ -1,9 +1,9 @@
 //! A recorded network with its memory planned: run it, write to it, read from it.
 
-use crate::device::{Buffer, Cell, Device, Gpu, Host, Place};
+use crate::device::{Buffer, Cell, Device, Gpu, Host, Place, Replay};
 use crate::error::{Error, Result};
-use crate::tape::{Call, Cost, Kind, Tape};
-use crate::var::Var;
+use crate::tape::{Call, Cost, Kind, Mode, Operands, Side, Slot, Tape};
+use crate::var::{Dtype, Var};
 use crate::weights::Weights;
 use bytemuck::Pod;
 use std::rc::Rc;
@@ -26,8 +26,16 @@ pub struct Plan {
 pub struct Program {
     calls: Vec<Box<dyn Call>>,
     places: Rc<Vec<Place>>, // by variable
+    named: Vec<bool>,       // by variable: does it live in the weights?
+    here: Vec<bool>,        // by variable: does it exist on this device?
     memory: Memory,
     plan: Plan,
+    mode: Mode,
+    /// Calls that run once have run, and nothing was written to the weights through this program since.
+    fresh: bool,
+    replay: Option<Replay>,
+    /// The first run is done.
+    warm: bool,
 }
 
 /// The places as the calls of a device see them.
@@ -36,29 +44,14 @@ enum Memory {
     Gpu(Gpu),
 }
 
-impl Memory {
-    fn run(&self, call: &dyn Call) {
-        match self {
-            Memory::Host(m) => call.cpu(m),
-            Memory::Gpu(g) => call.gpu(g),
-        }
-    }
-    fn finish(&self) -> Result<()> {
-        match self {
-            Memory::Host(_) => Ok(()),
-            Memory::Gpu(g) => g.finish(),
-        }
-    }
-}
-
 impl Plan {
     pub fn total(&self) -> usize {
         self.named + self.fixed + self.temporary
     }
-    /// Refuse before anything is allocated what this machine cannot hold.
-    pub fn must_fit(&self, work: &str, remedy: &str) -> Result<()> {
+    /// Refuse before anything is allocated what this machine cannot hold. A GPU speaks for itself.
+    pub fn must_fit(&self, device: &Device, work: &str, remedy: &str) -> Result<()> {
         let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-        match crate::device::available_memory() {
+        match crate::device::available_memory().filter(|_| matches!(device, Device::Cpu)) {
             Some(free) if self.total() > free => {
                 Err(Error::config(format!("{work} needs {:.1} GiB of memory and {:.1} GiB are free", gib(self.total()), gib(free)), remedy))
             }
@@ -67,13 +60,32 @@ impl Plan {
     }
 }
 
+/// What a device makes of the types and sides of a recording.
+struct Target {
+    real: Dtype,
+    without: Side,
+}
+
+impl Target {
+    fn of(device: &Device) -> Target {
+        match device {
+            Device::Cpu => Target { real: Dtype::F32, without: Side::Gpu },
+            Device::Gpu(queue) => Target { real: queue.real(), without: Side::Cpu },
+        }
+    }
+    fn bytes(&self, slot: &Slot) -> usize {
+        if slot.side == self.without { 0 } else { slot.shape.len() * slot.dtype.with(self.real).bytes() }
+    }
+}
+
 impl Tape {
-    /// How much memory the program will need.
-    pub fn plan(&self) -> Plan {
-        let (_, sizes) = assign(self);
+    /// How much memory the program will need on `device`.
+    pub fn plan(&self, device: &Device) -> Plan {
+        let target = Target::of(device);
+        let (_, sizes) = assign(self, &target);
         let mut plan = Plan { named: 0, fixed: 0, temporary: sizes.iter().sum(), without_reuse: 0 };
         for slot in &self.slots {
-            let bytes = slot.shape.len() * slot.dtype.bytes();
+            let bytes = target.bytes(slot);
             match slot.kind {
                 Kind::Named { .. } => plan.named += bytes,
                 Kind::Fixed(_) => plan.fixed += bytes,
@@ -88,12 +100,15 @@ impl Tape {
     /// # Errors
     /// The device has too little memory.
     pub fn compile(self, weights: &mut Weights) -> Result<Program> {
-        let (plan, device) = (self.plan(), weights.device().clone());
-        let (rooms, sizes) = assign(&self);
+        let device = weights.device().clone();
+        let (plan, target, mode) = (self.plan(&device), Target::of(&device), self.mode());
+        let (rooms, sizes) = assign(&self, &target);
         let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(&device, bytes)).collect::<Result<_>>()?;
+        let here = self.slots.iter().map(|s| s.side != target.without).collect();
+        let named = self.slots.iter().map(|s| matches!(s.kind, Kind::Named { .. })).collect();
         let mut places = vec![];
         for (slot, room) in self.slots.into_iter().zip(rooms) {
-            let bytes = slot.shape.len() * slot.dtype.bytes();
+            let (bytes, dtype) = (target.bytes(&slot), slot.dtype.with(target.real));
             let cell = match (slot.kind, room) {
                 (Kind::Named { name, init, .. }, _) => weights.cell(&name, slot.shape, slot.dtype, init)?,
                 (Kind::Temporary, Some(room)) => cells[room].clone(),
@@ -104,20 +119,24 @@ impl Tape {
                     cell
                 }
             };
-            places.push(Place { cell, shape: slot.shape, dtype: slot.dtype });
+            places.push(Place { cell, shape: slot.shape, dtype });
         }
         let places = Rc::new(places);
         let memory = match device {
             Device::Cpu => Memory::Host(Host::new(places.clone())),
             Device::Gpu(queue) => Memory::Gpu(Gpu::new(queue, places.clone())),
         };
-        Ok(Program { calls: self.calls, places, memory, plan })
+        if let Memory::Gpu(g) = &memory {
+            self.calls.iter().for_each(|c| c.prepare(g));
+            g.finish()?;
+        }
+        Ok(Program { calls: self.calls, places, named, here, memory, plan, mode, fresh: false, replay: None, warm: false })
     }
 }
 
 /// Give every temporary a room: rooms are reused as soon as their last reader is done. Best fit, in the
 /// order of the calls. Returns the room of each variable and the bytes of each room.
-fn assign(tape: &Tape) -> (Vec<Option<usize>>, Vec<usize>) {
+fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
     let operands: Vec<_> = tape.calls.iter().map(|c| c.operands()).collect();
     let mut last = vec![0; tape.slots.len()];
     for (i, o) in operands.iter().enumerate() {
@@ -131,7 +150,7 @@ fn assign(tape: &Tape) -> (Vec<Option<usize>>, Vec<usize>) {
             if !matches!(slot.kind, Kind::Temporary) || rooms[v.index()].is_some() {
                 continue;
             }
-            let bytes = slot.shape.len() * slot.dtype.bytes();
+            let bytes = target.bytes(slot);
             let fits = (0..free.len()).filter(|&f| sizes[free[f]] >= bytes).min_by_key(|&f| sizes[free[f]]);
             let best = fits.or_else(|| (0..free.len()).max_by_key(|&f| sizes[free[f]]));
             let room = match best {
@@ -157,33 +176,104 @@ fn assign(tape: &Tape) -> (Vec<Option<usize>>, Vec<usize>) {
 }
 
 impl Program {
-    /// Every call, in order.
+    /// Every call, in order. On a GPU the first run launches kernel by kernel (which compiles them), the second
+    /// makes one graph of them, later ones replay it.
     ///
     /// # Errors
     /// The GPU failed, or a call has no kernel. A CPU cannot fail.
     pub fn run(&mut self) -> Result<()> {
-        self.calls.iter().for_each(|c| self.memory.run(&**c));
-        self.memory.finish()
+        let (warm, fresh) = (std::mem::replace(&mut self.warm, true), std::mem::replace(&mut self.fresh, true));
+        let g = match &self.memory {
+            Memory::Host(m) => {
+                self.calls.iter().for_each(|c| c.cpu(m));
+                return Ok(());
+            }
+            Memory::Gpu(g) => g,
+        };
+        if !fresh && self.mode == Mode::Eval {
+            self.calls.iter().filter(|c| c.once()).for_each(|c| c.gpu(g));
+            g.finish()?;
+        }
+        if let Some(replay) = &self.replay {
+            return replay();
+        }
+        let mut work = || {
+            self.repeated().for_each(|c| c.gpu(g));
+            g.finish()
+        };
+        if !warm {
+            return work();
+        }
+        match g.queue().capture(&mut work)? {
+            Some(replay) => {
+                replay()?;
+                self.replay = Some(replay);
+                Ok(())
+            }
+            None => work(),
+        }
+    }
+    /// The calls of every run.
+    fn repeated(&self) -> impl Iterator<Item = &dyn Call> {
+        let all = self.mode == Mode::Train;
+        self.calls.iter().map(|c| &**c).filter(move |c| all || !c.once())
+    }
+    /// The weights were changed by something else: what was derived from them is made again.
+    pub fn refresh(&mut self) {
+        self.fresh = false;
     }
     pub fn plan(&self) -> Plan {
         self.plan
     }
     /// Write the first `data.len()` elements of `to`.
     pub fn write<T: Pod>(&mut self, to: Var, data: &[T]) -> Result<()> {
+        self.fresh &= !self.named[to.index()];
         self.places[to.index()].write(data)
     }
     /// Read a whole variable. Temporaries hold something only if [`Tape::keep`] was called for them.
     pub fn read<T: Pod>(&self, from: Var) -> Result<Vec<T>> {
         self.places[from.index()].read()
     }
+    /// The calls of a run with what they read and write: for checks that go call by call.
+    pub fn calls(&self) -> Vec<(&'static str, Operands)> {
+        self.calls.iter().map(|c| (c.name(), c.operands())).collect()
+    }
+    /// Only call `i`.
+    pub fn run_call(&mut self, i: usize) -> Result<()> {
+        match &self.memory {
+            Memory::Host(m) => {
+                self.calls[i].cpu(m);
+                Ok(())
+            }
+            Memory::Gpu(g) => {
+                self.calls[i].gpu(g);
+                g.finish()
+            }
+        }
+    }
+    /// Does `v` exist on this device? Scratch of the other one does not.
+    pub fn holds(&self, v: Var) -> bool {
+        self.here[v.index()]
+    }
     /// Run once and time every call: (name, seconds, floor of its work).
     pub fn profile(&mut self) -> Result<Vec<(&'static str, f64, Cost)>> {
+        if !self.warm {
+            self.run()?;
+        }
         let mut timed = vec![];
-        for c in &self.calls {
-            let start = Instant::now();
-            self.memory.run(&**c);
-            self.memory.finish()?;
-            timed.push((c.name(), start.elapsed().as_secs_f64(), c.cost()));
+        for c in self.repeated() {
+            let seconds = match &self.memory {
+                Memory::Host(m) => {
+                    let start = Instant::now();
+                    c.cpu(m);
+                    start.elapsed().as_secs_f64()
+                }
+                Memory::Gpu(g) => g.queue().time(&mut || {
+                    c.gpu(g);
+                    g.finish()
+                })?,
+            };
+            timed.push((c.name(), seconds, c.cost()));
         }
         Ok(timed)
     }

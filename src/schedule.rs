@@ -13,6 +13,7 @@ pub enum Knob {
     WeightDecay,
 }
 
+/// Columns of the table; the kernels' `schedule.cuh` has the same number.
 const KNOBS: usize = 2;
 
 /// The table and the counter. The counter is named memory, so a checkpoint carries it.

@@ -7,8 +7,10 @@
 use crate::device::{Gpu, Host};
 use crate::var::{Dtype, Shape, Var};
 use crate::weights::Init;
+use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
+use std::rc::Rc;
 
 /// One kernel call with its operands bound: the unit of everything that runs.
 pub trait Call {
@@ -21,6 +23,13 @@ pub trait Call {
     /// The same as launches of kernels.
     fn gpu(&self, g: &Gpu) {
         g.missing(self.name());
+    }
+    /// What must be written to the GPU's memory once, before the first run: tables of addresses.
+    fn prepare(&self, _: &Gpu) {}
+    /// What it writes depends on weights alone and stays true while they do not change: in evaluation it runs
+    /// once on a GPU, and its outputs must be [`Tape::fixed`].
+    fn once(&self) -> bool {
+        false
     }
     /// The floor of its work, which the profiler divides by.
     fn cost(&self) -> Cost;
@@ -80,6 +89,15 @@ pub(crate) struct Slot {
     pub shape: Shape,
     pub dtype: Dtype,
     pub kind: Kind,
+    pub side: Side,
+}
+
+/// Which devices need a variable: scratch of one way to compute something is no memory of the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Both,
+    Cpu,
+    Gpu,
 }
 
 type Undo = Box<dyn FnOnce(&mut Tape)>;
@@ -93,11 +111,22 @@ pub struct Tape {
     undo: Vec<Undo>,
     grads: HashMap<Var, Var>,
     names: BTreeMap<String, Var>,
+    /// What calls of one kind collect over the whole recording.
+    common: HashMap<TypeId, Rc<dyn Any>>,
 }
 
 impl Tape {
     pub fn new(mode: Mode) -> Tape {
-        Tape { slots: vec![], calls: vec![], mode, wants: vec![], undo: vec![], grads: HashMap::new(), names: BTreeMap::new() }
+        Tape {
+            slots: vec![],
+            calls: vec![],
+            mode,
+            wants: vec![],
+            undo: vec![],
+            grads: HashMap::new(),
+            names: BTreeMap::new(),
+            common: HashMap::new(),
+        }
     }
     pub fn mode(&self) -> Mode {
         self.mode
@@ -106,17 +135,49 @@ impl Tape {
         Scope { tape: self, path: String::new(), frozen: false }
     }
     fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
-        self.slots.push(Slot { shape, dtype, kind });
+        self.slots.push(Slot { shape, dtype, kind, side: Side::Both });
         self.wants.push(false);
         Var(self.slots.len() as u32 - 1)
     }
-    /// An intermediate result, f32.
+    /// An activation: f32 on the CPU, on a GPU what its queue says.
     pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
+        self.slot(shape.into(), Dtype::Real, Kind::Temporary)
+    }
+    /// An intermediate result that is f32 everywhere: a loss, a statistic.
+    pub fn exact(&mut self, shape: impl Into<Shape>) -> Var {
         self.slot(shape.into(), Dtype::F32, Kind::Temporary)
+    }
+    /// `v` is scratch that only the CPU's side of a call uses.
+    pub fn cpu_only(&mut self, v: Var) -> Var {
+        self.slots[v.index()].side = Side::Cpu;
+        v
+    }
+    /// `v` is scratch that only the GPU's side of a call uses.
+    pub fn gpu_only(&mut self, v: Var) -> Var {
+        self.slots[v.index()].side = Side::Gpu;
+        v
+    }
+    /// Scratch bytes, for the packed forms and partial results of kernels.
+    pub fn scratch(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
+        let v = self.slot(shape.into(), dtype, Kind::Temporary);
+        self.gpu_only(v)
+    }
+    /// Change how large a table is that grows while calls are recorded.
+    pub(crate) fn reshape(&mut self, v: Var, shape: impl Into<Shape>) {
+        self.slots[v.index()].shape = shape.into();
+    }
+    /// What calls of one kind collect over a whole recording: made when first asked for.
+    pub(crate) fn common<T: Default + 'static>(&mut self) -> Rc<T> {
+        let any = self.common.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(T::default())).clone();
+        any.downcast().expect("the key is the type")
     }
     /// Memory that the host writes before a run or reads after it.
     pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
         self.slot(shape.into(), dtype, Kind::Fixed(vec![]))
+    }
+    /// Memory of the host's like `v`.
+    pub fn fixed_like(&mut self, v: Var) -> Var {
+        self.slot(self.shape(v), self.slots[v.index()].dtype, Kind::Fixed(vec![]))
     }
     /// Like [`Tape::fixed`], holding `data` from the start.
     pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
@@ -129,6 +190,11 @@ impl Tape {
         if let Kind::Temporary = self.slots[v.index()].kind {
             self.slots[v.index()].kind = Kind::Fixed(vec![]);
         }
+    }
+    /// Keep every intermediate result, each in memory of its own: for checks that look at all of them.
+    pub fn keep_all(&mut self) {
+        let written: Vec<Var> = self.calls.iter().flat_map(|c| c.operands().writes).collect();
+        written.into_iter().for_each(|v| self.keep(v));
     }
     pub fn shape(&self, v: Var) -> Shape {
         self.slots[v.index()].shape
@@ -155,7 +221,7 @@ impl Tape {
         if let Some(&var) = self.grads.get(&x) {
             return Some(Grad { var, add: true });
         }
-        let var = self.var(self.shape(x));
+        let var = self.slot(self.shape(x), self.slots[x.index()].dtype, Kind::Temporary);
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
     }
@@ -171,7 +237,16 @@ impl Tape {
     pub fn backward(&mut self, loss: Var) {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
         let one = self.constant([1], vec![1.0]);
-        self.grads.insert(loss, one);
+        self.seed(loss, one);
+        self.reverse();
+    }
+    /// `gradient`, like `x`, is or already holds the gradient of `x`: what is recorded next adds to it.
+    pub fn seed(&mut self, x: Var, gradient: Var) {
+        assert_eq!(self.shape(x), self.shape(gradient), "a gradient has the shape of its variable");
+        self.grads.insert(x, gradient);
+    }
+    /// Record the backward of everything recorded so far, from the gradients that were seeded.
+    pub fn reverse(&mut self) {
         while let Some(undo) = self.undo.pop() {
             undo(self);
         }

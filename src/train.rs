@@ -3,6 +3,7 @@
 
 use crate::config::Recipe;
 use crate::data::Source;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loader::load;
 use crate::methods::Setting;
@@ -35,6 +36,7 @@ pub struct Job<'a> {
     pub dir: &'a Path,
     /// Least time between checkpoints; writing them never takes more than a fiftieth of the training.
     pub checkpoint: Duration,
+    pub device: &'a Device,
 }
 
 /// A point of the training curve: means since the point before; what was not measured is NaN.
@@ -163,7 +165,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     let recording = record(job, &rates, every)?;
     let (batch, log) = (recording.batch, recording.log);
 
-    let mut weights = Weights::new(job.seed);
+    let mut weights = Weights::on(job.device.clone(), job.seed);
     let (mut curve, mut done) = (vec![], 0);
     if job.checkpoint_path().exists() {
         let metadata = weights.load(&job.checkpoint_path(), "")?;
@@ -172,8 +174,8 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         curve = metadata.get("curve").and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
         done = curve.last().map_or(0, |p: &Point| p.step as usize);
     }
-    let plan = recording.tape.plan();
-    plan.must_fit("training", "lower train.batch or take a smaller encoder")?;
+    let plan = recording.tape.plan(weights.device());
+    plan.must_fit(weights.device(), "training", "lower train.batch or take a smaller encoder")?;
     let mut program = recording.tape.compile(&mut weights)?;
 
     progress.start(&format!("train {}", job.name), steps as u64, "step");
@@ -242,6 +244,7 @@ fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, Str
         ("method", job.recipe.method.name.clone()),
         ("epochs", job.recipe.train.epochs.to_string()),
         ("seed", job.seed.to_string()),
+        ("device", job.device.name()),
         ("samples", job.samples.len().to_string()),
         ("data", job.source.digest().to_string()),
         ("sslmem", env!("CARGO_PKG_VERSION").to_string()),

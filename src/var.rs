@@ -10,25 +10,38 @@ impl Var {
     }
 }
 
-/// What one element is. On the CPU activations are always f32.
+/// What one element is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
+    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what its queue says.
+    Real,
     F32,
+    Bf16,
     U8,
     U32,
 }
 
 impl Dtype {
+    /// What it is on a device whose activations are `real`.
+    pub fn with(self, real: Dtype) -> Dtype {
+        if self == Dtype::Real { real } else { self }
+    }
+    /// # Panics
+    /// For `Real`, which has no size before it is known where the program runs.
     pub fn bytes(self) -> usize {
         match self {
+            Dtype::Real => panic!("the size of an activation depends on the device"),
             Dtype::F32 | Dtype::U32 => 4,
+            Dtype::Bf16 => 2,
             Dtype::U8 => 1,
         }
     }
     /// As safetensors calls it.
     pub fn name(self) -> &'static str {
         match self {
+            Dtype::Real => "REAL",
             Dtype::F32 => "F32",
+            Dtype::Bf16 => "BF16",
             Dtype::U8 => "U8",
             Dtype::U32 => "U32",
         }

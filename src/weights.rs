@@ -56,6 +56,8 @@ impl Weights {
                 Init::Uniform(bound) => stream.range(-bound, bound),
             };
             place.write(&(0..shape.len()).map(|_| value()).collect::<Vec<f32>>())?;
+        } else {
+            place.cell.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
         }
         let cell = place.cell.clone();
         self.entries.insert(name.to_string(), place);

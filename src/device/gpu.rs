@@ -1,24 +1,38 @@
-//! The seam to a GPU: five functions that a driver must have, and the launch of a call through them.
+//! The seam to a GPU: what a driver must do, and the launch of a call through it.
 //!
 //! Nothing here knows a driver. A card's driver is one implementation of [`Queue`]; running the kernel
 //! sources on the CPU, in tests, is another.
 
 use super::host::Place;
+use super::signature::{self, Kind};
 use crate::error::{Error, Result};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
+use bytemuck::Pod;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What a driver must do. Work is done in the order it is given.
 pub trait Queue {
-    /// Zeroed memory for `bytes`; its address.
+    /// What activations are here: [`Dtype::F32`] or [`Dtype::Bf16`], the `T` of the kernels.
+    fn real(&self) -> Dtype;
+    /// Bytes of shared memory that one block may use.
+    fn shared(&self) -> usize;
+    /// What computes, for people and manifests.
+    fn name(&self) -> String {
+        "a GPU".into()
+    }
+    /// Memory for `bytes`, aligned to 256 bytes; its address. What it holds is not defined.
     fn alloc(&self, bytes: usize) -> Result<u64>;
+    fn free(&self, address: u64);
+    /// `to` may lie inside an allocation.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
     /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()>;
     /// Make everything that `work` launches one thing that can be replayed; `None`: replay by working again.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>>;
+    /// Seconds that `work` takes by the device's own clock, from its first launch to the end of its last.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
 }
 
 /// What [`Queue::capture`] made of a list of launches.
@@ -38,8 +52,50 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     Var(Var),
+    /// The address of an element of a variable.
+    Part(Var, usize),
+    /// A pointer to nothing, for what is optional.
+    None,
     I32(i32),
+    U32(u32),
     F32(f32),
+}
+
+impl From<Var> for Arg {
+    fn from(v: Var) -> Arg {
+        Arg::Var(v)
+    }
+}
+
+impl From<Option<Var>> for Arg {
+    fn from(v: Option<Var>) -> Arg {
+        v.map_or(Arg::None, Arg::Var)
+    }
+}
+
+/// A size of a shape. Shapes are refused long before one does not fit.
+impl From<usize> for Arg {
+    fn from(n: usize) -> Arg {
+        Arg::I32(i32::try_from(n).expect("a size below 2^31"))
+    }
+}
+
+impl From<bool> for Arg {
+    fn from(b: bool) -> Arg {
+        Arg::I32(b as i32)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(n: u32) -> Arg {
+        Arg::U32(n)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(x: f32) -> Arg {
+        Arg::F32(x)
+    }
 }
 
 /// What a call sees of a program on a GPU. The first error sticks until the program reports it.
@@ -54,17 +110,49 @@ impl Gpu {
         Gpu { queue, places, failed: RefCell::new(None) }
     }
 
+    /// What activations are here.
+    pub fn real(&self) -> Dtype {
+        self.queue.real()
+    }
+    /// Bytes of shared memory that one block may use.
+    pub fn shared(&self) -> usize {
+        self.queue.shared()
+    }
+    /// Where a variable lies. Addresses do not change while the program lives.
+    pub fn address(&self, v: Var) -> u64 {
+        self.places[v.index()].cell.borrow().address()
+    }
+    /// Fill a variable from [`Call::prepare`](crate::tape::Call::prepare).
+    pub fn write<T: Pod>(&self, to: Var, data: &[T]) {
+        if let Err(error) = self.places[to.index()].write(data) {
+            self.fail(error);
+        }
+    }
+
     /// Launch a kernel with the variables' addresses in place of the variables.
     pub fn launch(&self, launch: &Launch, args: &[Arg]) {
         if self.failed.borrow().is_some() {
             return;
         }
+        let kind = |arg: &Arg| match *arg {
+            Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
+            Arg::None => Kind::Null,
+            Arg::I32(_) => Kind::I32,
+            Arg::U32(_) => Kind::U32,
+            Arg::F32(_) => Kind::F32,
+        };
         let word = |arg: &Arg| match *arg {
-            Arg::Var(v) => self.places[v.index()].cell.borrow().address(),
+            Arg::Var(v) => self.address(v),
+            Arg::Part(v, element) => self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64,
+            Arg::None => 0,
             Arg::I32(i) => i as u32 as u64,
+            Arg::U32(u) => u as u64,
             Arg::F32(f) => f.to_bits() as u64,
         };
-        if let Err(error) = self.queue.launch(launch, &args.iter().map(word).collect::<Vec<_>>()) {
+        let kinds: Vec<Kind> = args.iter().map(kind).collect();
+        let words: Vec<u64> = args.iter().map(word).collect();
+        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words));
+        if let Err(error) = done {
             self.fail(error);
         }
     }
@@ -81,5 +169,9 @@ impl Gpu {
     /// What went wrong since the last time, if anything did.
     pub(crate) fn finish(&self) -> Result<()> {
         self.failed.borrow_mut().take().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn queue(&self) -> &dyn Queue {
+        &*self.queue
     }
 }

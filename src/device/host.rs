@@ -4,6 +4,7 @@ use super::{Device, Queue};
 use crate::error::Result;
 use crate::var::{Dtype, Shape, Var};
 use bytemuck::{Pod, Zeroable};
+use std::any::TypeId;
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
 
@@ -18,6 +19,14 @@ pub enum Buffer {
     Gpu { queue: Rc<dyn Queue>, address: u64 },
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Buffer::Gpu { queue, address } = self {
+            queue.free(*address);
+        }
+    }
+}
+
 /// Whole cache lines of the host.
 pub struct Lines(Vec<Line>);
 
@@ -25,7 +34,7 @@ pub struct Lines(Vec<Line>);
 pub type Cell = Rc<RefCell<Buffer>>;
 
 impl Buffer {
-    /// Zeroed room for `bytes`.
+    /// Room for `bytes`: zeroed on the host, undefined on a GPU.
     pub fn new(device: &Device, bytes: usize) -> Result<Buffer> {
         Ok(match device {
             Device::Cpu => Buffer::Host(Lines(bytemuck::zeroed_vec(bytes.div_ceil(64)))),
@@ -124,14 +133,32 @@ impl Host {
 }
 
 impl Place {
+    /// All elements; what is bf16 on the device is f32 on the host.
     pub fn read<T: Pod>(&self) -> Result<Vec<T>> {
+        let (len, buffer) = (self.shape.len(), self.cell.borrow());
+        if self.dtype == Dtype::Bf16 {
+            assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "activations are read as f32");
+            let bits: Vec<u16> = buffer.get(len)?;
+            return Ok(bytemuck::cast_vec(bits.into_iter().map(|b| f32::from_bits((b as u32) << 16)).collect::<Vec<f32>>()));
+        }
         assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
-        self.cell.borrow().get(self.shape.len())
+        buffer.get(len)
     }
     /// Write the first elements.
     pub fn write<T: Pod>(&self, data: &[T]) -> Result<()> {
-        assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
         assert!(data.len() <= self.shape.len(), "there is room for {} elements, not {}", self.shape.len(), data.len());
+        if self.dtype == Dtype::Bf16 {
+            assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "activations are written as f32");
+            let bits: Vec<u16> = bytemuck::cast_slice(data).iter().map(|v| round_to_bf16(*v)).collect();
+            return self.cell.borrow_mut().set(&bits);
+        }
+        assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
         self.cell.borrow_mut().set(data)
     }
+}
+
+/// To the nearest, ties to even; a NaN stays a NaN.
+fn round_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16 }
 }

@@ -38,7 +38,7 @@ impl Scope<'_> {
         assert_eq!(n * views, shape.dims()[0], "{}: {:?} does not hold {views} views of each sample", self.path(), shape);
         let cols = shape.len() / (n * views);
         let pairs: Rc<[(usize, usize)]> = pairs.list(views).into();
-        let y = self.tape.var([n, pairs.len()]);
+        let y = self.tape.exact([n, pairs.len()]);
         self.tape.call(Forward { y, x, n, views, cols, pairs });
         y
     }

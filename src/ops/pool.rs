@@ -22,7 +22,8 @@ impl Scope<'_> {
     /// x [n, h, w, c] to its mean over h and w, [n, c].
     pub fn average_pool(&mut self, x: Var) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: average_pool wants [n, h, w, c]", self.path()) };
-        let y = self.tape.var([n, c]);
+        // In evaluation these are the features: scores are differences of them, so they stay f32.
+        let y = if self.mode() == Mode::Eval { self.tape.exact([n, c]) } else { self.tape.var([n, c]) };
         self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.call(MeanBackward { dx, dy, n, pixels: h * w, c })

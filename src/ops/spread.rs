@@ -10,7 +10,7 @@ impl Scope<'_> {
     /// The spread `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
     pub fn spread(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
-        let y = self.tape.var([1]);
+        let y = self.tape.exact([1]);
         self.tape.call(Forward { y, x, rows: shape.rows(), cols: shape.cols() });
         y
     }
