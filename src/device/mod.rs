@@ -5,10 +5,12 @@ pub mod conv;
 mod gpu;
 mod host;
 pub mod product;
+mod rows;
 
 pub use gpu::{Arg, Gpu, Launch, Queue, Replay};
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
+pub(crate) use rows::{THREADS, chunk};
 
 use std::rc::Rc;
 
