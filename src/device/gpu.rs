@@ -47,6 +47,8 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     Var(Var),
+    /// The address of an element of a variable.
+    Part(Var, usize),
     /// A pointer to nothing, for what is optional.
     None,
     I32(i32),
@@ -129,6 +131,7 @@ impl Gpu {
         }
         let word = |arg: &Arg| match *arg {
             Arg::Var(v) => self.address(v),
+            Arg::Part(v, element) => self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64,
             Arg::None => 0,
             Arg::I32(i) => i as u32 as u64,
             Arg::U32(u) => u as u64,
