@@ -135,7 +135,7 @@ fn scoring() -> f64 {
     };
     let samples: Vec<(u32, Subset)> = (0..96).map(|i| (i, Subset::Candidate)).collect();
     rate(samples.len() as f64, || {
-        score(side(0), side(1), &protocol, &*source, &samples, &mut Silent).expect("two whole encoders");
+        score(side(0), side(1), &protocol, &*source, &samples, &sslmem::device::Device::Cpu, &mut Silent).expect("two whole encoders");
     })
 }
 

@@ -146,6 +146,18 @@ template <int ROWS, int THREADS> struct Rows {
   }
 };
 
+// VEC neighbours from shared memory. Eight lanes of a warp are served at a time: of eight values each, every other four lanes take the
+// second half first, so that the eight lie in different banks.
+DEVICE void read_row(float (&v)[4], const float *from) { load16(from, v); }
+DEVICE void read_row(float (&v)[8], const float *from) {
+  const bool turned = threadIdx.x & 4;
+  float first[4], second[4];
+  load16(from + (turned ? 4 : 0), first);
+  load16(from + (turned ? 0 : 4), second);
+#pragma unroll
+  for (int e = 0; e < 4; e++) v[e] = turned ? second[e] : first[e], v[e + 4] = turned ? first[e] : second[e];
+}
+
 // Hands the accumulators of a warp out row by row: `store(row, col, v)` gets VEC neighbours of a row, so that memory is written 16 bytes
 // at a time. row and col count from the warp's first. `slab` [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
 template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Store store) {
@@ -163,11 +175,7 @@ template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI
     for (int r = 0; r < 16; r += 32 / LANES) {
       const int row = r + lane / LANES, col = lane % LANES * VEC;
       float v[VEC];
-#pragma unroll
-      for (int e = 0; e < VEC; e += 4) {
-        const float4 f = *(const float4 *)(slab + row * LD + col + e);
-        v[e] = f.x, v[e + 1] = f.y, v[e + 2] = f.z, v[e + 3] = f.w;
-      }
+      read_row(v, slab + row * LD + col);
       store(i * 16 + row, col, v);
     }
   }

@@ -4,9 +4,10 @@
 //! threads do not change a bit of it.
 
 use crate::data::Source;
+use crate::device::Device;
 use crate::encoders::{Encoder, Stem};
 use crate::error::{Error, Result};
-use crate::loader::load;
+use crate::loader::stream;
 use crate::ops::alignment::Pairs;
 use crate::ops::augment::Batch;
 use crate::program::Program;
@@ -104,9 +105,8 @@ fn same_statistics(path: &Path, metadata: &HashMap<String, String>, view: &View)
     Ok(())
 }
 
-/// A program over two sets of weights that measures a batch.
+/// What a program over two sets of weights measures of a batch.
 struct Scorer {
-    program: Program,
     batch: Batch,
     distances: [Var; 2], // [batch, pairs], of f and of g
     protocol_views: usize,
@@ -114,13 +114,13 @@ struct Scorer {
 }
 
 impl Scorer {
-    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize) -> Result<Scorer> {
+    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize, device: &Device) -> Result<(Program, Scorer)> {
         let policies = protocol.policies();
         let count = policies.len();
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch(protocol.batch, largest);
         let views = tape.augment(batch, policies, protocol.seed, Purpose::Score);
-        let mut weights = Weights::new(0);
+        let mut weights = Weights::on(device.clone(), 0);
         let mut distances = vec![];
         for (name, side) in [("f", f), ("g", g)] {
             let mut s = tape.root();
@@ -138,17 +138,16 @@ impl Scorer {
         distances.iter().for_each(|d| tape.keep(*d));
         tape.plan(weights.device()).must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
         let program = tape.compile(&mut weights)?;
-        Ok(Scorer { program, batch, distances: [distances[0], distances[1]], protocol_views: count, pairs: protocol.pairs.list(count) })
+        let pairs = protocol.pairs.list(count);
+        Ok((program, Scorer { batch, distances: [distances[0], distances[1]], protocol_views: count, pairs }))
     }
 
-    /// (align_f, align_g, stderr of their difference) of each sample.
-    fn measure(&mut self, source: &dyn Source, samples: &[u32]) -> Result<Vec<[f64; 3]>> {
-        load(&mut self.program, &self.batch, source, samples, 0)?;
-        self.program.run()?;
+    /// (align_f, align_g, stderr of their difference) of each of `count` samples that the program has just measured.
+    fn results(&self, program: &Program, count: usize) -> Result<Vec<[f64; 3]>> {
         let [f, g] = self.distances;
-        let (f, g): (Vec<f32>, Vec<f32>) = (self.program.read(f)?, self.program.read(g)?);
+        let (f, g): (Vec<f32>, Vec<f32>) = (program.read(f)?, program.read(g)?);
         let p = self.pairs.len();
-        Ok((0..samples.len()).map(|i| self.reduce(&f[i * p..][..p], &g[i * p..][..p])).collect())
+        Ok((0..count).map(|i| self.reduce(&f[i * p..][..p], &g[i * p..][..p])).collect())
     }
 
     fn reduce(&self, f: &[f32], g: &[f32]) -> [f64; 3] {
@@ -181,15 +180,17 @@ pub fn score(
     protocol: &Protocol,
     source: &dyn Source,
     samples: &[(u32, Subset)],
+    device: &Device,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Row>> {
     protocol.validate()?;
-    let mut scorer = Scorer::new(f, g, protocol, source.largest())?;
+    let (mut program, scorer) = Scorer::new(f, g, protocol, source.largest(), device)?;
     let mut rows = Vec::with_capacity(samples.len());
     progress.start("score", samples.len() as u64, "sample");
-    for part in samples.chunks(protocol.batch) {
-        let ids: Vec<u32> = part.iter().map(|(i, _)| *i).collect();
-        for (&(index, subset), [align_f, align_g, stderr]) in part.iter().zip(scorer.measure(source, &ids)?) {
+    let ids: Vec<u32> = samples.iter().map(|(i, _)| *i).collect();
+    stream(&mut program, &scorer.batch, source, &ids, |program, part| {
+        let known = &samples[rows.len()..][..part.len()];
+        for (&(index, subset), [align_f, align_g, stderr]) in known.iter().zip(scorer.results(program, part.len())?) {
             if !(align_f.is_finite() && align_g.is_finite()) {
                 let (who, path) = if align_f.is_finite() { ("g", g.path) } else { ("f", f.path) };
                 return Err(Error::format(
@@ -216,21 +217,23 @@ pub fn score(
             });
         }
         progress.advance(part.len() as u64, "");
-    }
+        Ok(())
+    })?;
     progress.done();
     Ok(rows)
 }
 
-/// The features of un-augmented samples, one batch at a time to `take`, as [samples, width].
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width].
 pub fn embed(
     side: Side,
-    view: &View,
-    features: Features,
-    batch: usize,
+    protocol: &Protocol,
     source: &dyn Source,
+    device: &Device,
     progress: &mut dyn Progress,
     mut take: impl FnMut(&[f32]) -> Result<()>,
 ) -> Result<()> {
+    let &Protocol { original: ref view, features, batch, .. } = protocol;
+
     view.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch(batch, source.largest());
@@ -243,7 +246,7 @@ pub fn embed(
     };
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
-    let mut weights = Weights::new(0);
+    let mut weights = Weights::on(device.clone(), 0);
     let metadata = weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
     same_statistics(side.path, &metadata, view)?;
@@ -251,12 +254,11 @@ pub fn embed(
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();
-    for part in all.chunks(batch) {
-        load(&mut program, &input, source, part, 0)?;
-        program.run()?;
+    stream(&mut program, &input, source, &all, |program, part| {
         take(&program.read::<f32>(x)?[..part.len() * width])?;
         progress.advance(part.len() as u64, "");
-    }
+        Ok(())
+    })?;
     progress.done();
     Ok(())
 }

@@ -30,6 +30,9 @@ fn found(message: String) -> Error {
 }
 
 impl Queue for Emulated {
+    fn name(&self) -> String {
+        "emulator".into()
+    }
     fn real(&self) -> Dtype {
         self.real
     }

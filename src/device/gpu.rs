@@ -4,6 +4,7 @@
 //! sources on the CPU, in tests, is another.
 
 use super::host::Place;
+use super::signature::{self, Kind};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Var};
 use bytemuck::Pod;
@@ -16,6 +17,10 @@ pub trait Queue {
     fn real(&self) -> Dtype;
     /// Bytes of shared memory that one block may use.
     fn shared(&self) -> usize;
+    /// What computes, for people and manifests.
+    fn name(&self) -> String {
+        "a GPU".into()
+    }
     /// Memory for `bytes`, aligned to 256 bytes; its address. What it holds is not defined.
     fn alloc(&self, bytes: usize) -> Result<u64>;
     fn free(&self, address: u64);
@@ -129,6 +134,13 @@ impl Gpu {
         if self.failed.borrow().is_some() {
             return;
         }
+        let kind = |arg: &Arg| match *arg {
+            Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
+            Arg::None => Kind::Null,
+            Arg::I32(_) => Kind::I32,
+            Arg::U32(_) => Kind::U32,
+            Arg::F32(_) => Kind::F32,
+        };
         let word = |arg: &Arg| match *arg {
             Arg::Var(v) => self.address(v),
             Arg::Part(v, element) => self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64,
@@ -137,7 +149,10 @@ impl Gpu {
             Arg::U32(u) => u as u64,
             Arg::F32(f) => f.to_bits() as u64,
         };
-        if let Err(error) = self.queue.launch(launch, &args.iter().map(word).collect::<Vec<_>>()) {
+        let kinds: Vec<Kind> = args.iter().map(kind).collect();
+        let words: Vec<u64> = args.iter().map(word).collect();
+        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words));
+        if let Err(error) = done {
             self.fail(error);
         }
     }
