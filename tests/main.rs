@@ -4,6 +4,7 @@ mod augment;
 mod cli;
 mod config;
 mod conv;
+mod cuda;
 mod data;
 mod device;
 mod files;
