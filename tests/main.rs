@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod conv;
 mod counts;
+mod cuda;
 mod data;
 mod device;
 mod emulated;
