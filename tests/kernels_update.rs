@@ -24,11 +24,11 @@ const STEPS: usize = 3;
 
 struct Recorded {
     program: Program,
-    gradients: Vec<Var>,        // like SHAPES
-    state: Vec<(String, Var)>,  // weights and moments
+    gradients: Vec<Var>,       // like SHAPES
+    state: Vec<(String, Var)>, // weights and moments
     when: Schedule,
-    values: [Var; 2],           // [1]
-    log: Var,                   // [2, 2]
+    values: [Var; 2], // [1]
+    log: Var,         // [2, 2]
 }
 
 /// `first`: the step to begin with.

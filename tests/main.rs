@@ -13,6 +13,7 @@ mod files;
 mod gate;
 mod golden;
 mod kernels;
+mod kernels_update;
 mod layers;
 mod learn;
 mod learn_gpu;
