@@ -18,6 +18,7 @@ mod layers;
 mod learn;
 mod learn_gpu;
 mod ops;
+mod planted;
 mod report;
 mod split;
 mod stats;
