@@ -26,24 +26,38 @@ typedef unsigned long long u64;
 
 struct uint3 { u32 x, y, z; };
 struct dim3 { u32 x, y, z; };
-struct alignas(8) float2 { float x, y; };
+// Vectors are read and written whole, as on the GPU: g++ would take apart what is copied member by member.
+#define EMU_VECTOR(name, part, bytes)                                                   \
+  typedef part name##_whole __attribute__((vector_size(bytes), may_alias));             \
+  struct alignas(bytes) name {                                                          \
+    name() = default;                                                                   \
+    name(const name &other) { *(name##_whole *)this = *(const name##_whole *)&other; }  \
+    name &operator=(const name &other) {                                                \
+      *(name##_whole *)this = *(const name##_whole *)&other;                            \
+      return *this;                                                                     \
+    }
+#define EMU_VECTOR2(name, part)                    \
+  EMU_VECTOR(name, part, 2 * sizeof(part))         \
+    name(part x, part y) : x(x), y(y) {}           \
+    part x, y;                                     \
+  };                                               \
+  static inline name make_##name(part x, part y) { return name(x, y); }
+#define EMU_VECTOR4(name, part)                                                          \
+  EMU_VECTOR(name, part, 4 * sizeof(part))                                               \
+    name(part x, part y, part z, part w) : x(x), y(y), z(z), w(w) {}                     \
+    part x, y, z, w;                                                                     \
+  };                                                                                     \
+  static inline name make_##name(part x, part y, part z, part w) { return name(x, y, z, w); }
+EMU_VECTOR2(float2, float)
+EMU_VECTOR2(double2, double)
+EMU_VECTOR2(int2, int)
+EMU_VECTOR2(uint2, u32)
+EMU_VECTOR4(float4, float)
+EMU_VECTOR4(int4, int)
+EMU_VECTOR4(uint4, u32)
+EMU_VECTOR4(uchar4, u8)
 struct float3 { float x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { u32 x, y; };
-struct alignas(16) uint4 { u32 x, y, z, w; };
-struct alignas(4) uchar4 { u8 x, y, z, w; };
-static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline double2 make_double2(double x, double y) { return {x, y}; }
-static inline int2 make_int2(int x, int y) { return {x, y}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-static inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
-static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
-static inline uchar4 make_uchar4(u8 x, u8 y, u8 z, u8 w) { return {x, y, z, w}; }
 
 struct EmuShuffle { u64 value, out; u32 mode, by, width; };
 struct EmuVote { u32 value, out, mode; };
