@@ -103,16 +103,16 @@ void emu_trap(const char *what, const char *file, int line);
   name##_type &name = *(name##_type *)emu_shared(&name##_key, sizeof(name##_type), #name)
 #define SHARED_DYN(name) u8 *name = (u8 *)emu_shared_dynamic(__FILE__, __LINE__)
 
-static inline void emu_ldmatrix(u32 *r, u32 count, u32 trans, u32 row, const char *file, int line) {
+UNCHECKED static inline void emu_ldmatrix(u32 *r, u32 count, u32 trans, u32 row, const char *file, int line) {
   EmuLdmatrix a{row, count, trans, r};
   emu_collective(EMU_LDMATRIX, ~0u, &a, file, line);
 }
-static inline void emu_mma(float *d, const u32 *a, const u32 *b, const char *file, int line) {
+UNCHECKED static inline void emu_mma(float *d, const u32 *a, const u32 *b, const char *file, int line) {
   EmuMma x{d, a, b};
   emu_collective(EMU_MMA, ~0u, &x, file, line);
 }
 
-static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
+UNCHECKED static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
   EmuWgmma x{d, a, desc_a, desc_b, n, (u32)scale_d, ta, tb};
   emu_collective(EMU_WGMMA, ~0u, &x, file, line);
 }
@@ -122,7 +122,7 @@ static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32
 static inline void __syncthreads(CALLER) { emu_barrier(0, 0, 1, SITE); }
 static inline void __syncwarp(u32 mask = 0xffffffffu, CALLER) { emu_collective(EMU_SYNCWARP, mask, 0, SITE); }
 
-template <class V> static inline V emu_shuffle(u32 mask, V v, u32 mode, u32 by, u32 width, const char *file, int line) {
+template <class V> UNCHECKED static inline V emu_shuffle(u32 mask, V v, u32 mode, u32 by, u32 width, const char *file, int line) {
   static_assert(sizeof(V) == 4 || sizeof(V) == 8, "shuffles move 4 or 8 bytes");
   EmuShuffle a{0, 0, mode, by, width};
   __builtin_memcpy(&a.value, &v, sizeof(V));
@@ -135,7 +135,7 @@ template <class V> static inline V __shfl_up_sync(u32 m, V v, u32 by, int w = 32
 template <class V> static inline V __shfl_down_sync(u32 m, V v, u32 by, int w = 32, CALLER) { return emu_shuffle(m, v, 2, by, w, SITE); }
 template <class V> static inline V __shfl_xor_sync(u32 m, V v, int by, int w = 32, CALLER) { return emu_shuffle(m, v, 3, by, w, SITE); }
 
-static inline u32 emu_vote(u32 op, u32 mode, u32 mask, u32 v, const char *file, int line) {
+UNCHECKED static inline u32 emu_vote(u32 op, u32 mode, u32 mask, u32 v, const char *file, int line) {
   EmuVote a{v, 0, mode};
   emu_collective(op, mask, &a, file, line);
   return a.out;
