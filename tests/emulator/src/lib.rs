@@ -26,6 +26,7 @@ mod machine;
 mod marks;
 mod matrix;
 mod memory;
+mod order;
 mod race;
 mod registry;
 mod report;
