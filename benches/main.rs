@@ -62,7 +62,7 @@ fn runs(program: Result<Program>, amount: f64) -> f64 {
 fn scoring() -> f64 {
     let source = data::open("synthetic:256@0", OnBadImage::Fail).expect("needs no files");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let scoring = Scoring::new(folder.path(), network("resnet18", 32)).expect("the temporary folder is writable");
+    let scoring = Scoring::new(&Device::Cpu, folder.path(), network("resnet18", 32)).expect("the temporary folder is writable");
     rate(96.0, || scoring.run(&*source, 96).expect("two whole encoders"))
 }
 

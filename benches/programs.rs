@@ -104,13 +104,14 @@ pub fn augmentation(device: &Device, policy: &str, size: usize, n: usize, [h, w]
 
 /// Two untrained encoders in files, to be scored with five views.
 pub struct Scoring {
+    device: Device,
     paths: [PathBuf; 2],
     network: Network,
     protocol: Protocol,
 }
 
 impl Scoring {
-    pub fn new(folder: &Path, n: Network) -> Result<Scoring> {
+    pub fn new(device: &Device, folder: &Path, n: Network) -> Result<Scoring> {
         let encoder = encoders::find(n.arch)?;
         let paths = ["f", "g"].map(|name| folder.join(format!("{}-{name}.safetensors", n.arch)));
         for (seed, path) in paths.iter().enumerate() {
@@ -130,13 +131,13 @@ impl Scoring {
             seed: 0,
             batch: n.batch,
         };
-        Ok(Scoring { paths, network: n, protocol })
+        Ok(Scoring { device: device.clone(), paths, network: n, protocol })
     }
     /// From the source's images to two alignment losses for each of `count` samples.
     pub fn run(&self, source: &dyn Source, count: usize) -> Result<()> {
         let encoder = encoders::find(self.network.arch)?;
         let side = |i: usize| Side { path: &self.paths[i], encoder, stem: self.network.stem };
         let samples: Vec<(u32, Subset)> = (0..count as u32).map(|i| (i, Subset::Candidate)).collect();
-        score(side(0), side(1), &self.protocol, source, &samples, &mut Silent).map(|_| ())
+        score(side(0), side(1), &self.protocol, source, &samples, &self.device, &mut Silent).map(|_| ())
     }
 }

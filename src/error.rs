@@ -17,6 +17,9 @@ pub enum Error {
     /// Numbers went wrong while computing (NaN, collapse).
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
+    /// A GPU, its driver or the compiler of its kernels failed while it was in use.
+    #[error("{what}; {remedy}")]
+    Device { what: String, remedy: String },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -34,6 +37,9 @@ impl Error {
     }
     pub fn diverged(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Diverged { what: what.into(), remedy: remedy.into() }
+    }
+    pub fn device(what: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Device { what: what.into(), remedy: remedy.into() }
     }
     /// What the process returns: 2 when the request itself was wrong, else 1.
     pub fn exit_code(&self) -> u8 {

@@ -1,6 +1,7 @@
 //! What made a result: written as JSON beside it, so that it can be checked and made again.
 
 use crate::data::Source;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::table::{self, Row};
@@ -79,13 +80,14 @@ pub fn publish(
     source: &dyn Source,
     encoders: Vec<EncoderFacts>,
     settings: &impl Serialize,
+    device: &Device,
     start: Instant,
 ) -> Result<()> {
     table::write(path, rows, &[])?;
     let settings = serde_json::to_value(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
     let manifest = Manifest {
         sslmem: env!("CARGO_PKG_VERSION").into(),
-        device: device(),
+        device: format!("{}, {} threads", device.name(), rayon::current_num_threads()),
         data: DataFacts::of(source),
         encoders,
         settings,
@@ -94,9 +96,4 @@ pub fn publish(
         seconds: start.elapsed().as_secs_f64(),
     };
     manifest.write(path)
-}
-
-/// The processor and what of it is used.
-fn device() -> String {
-    format!("cpu ({}), {} threads", std::env::consts::ARCH, rayon::current_num_threads())
 }

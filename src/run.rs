@@ -8,6 +8,7 @@
 
 use crate::config::{Layers, Recipe};
 use crate::data::{self, Source};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::progress::Progress;
@@ -34,6 +35,8 @@ pub struct Run {
     pub dir: PathBuf,
     pub source: Box<dyn Source>,
     pub split: Split,
+    /// Where it is trained and scored. No part of the recipe: another device takes up what one began.
+    pub device: Device,
 }
 
 impl Run {
@@ -69,7 +72,7 @@ impl Run {
             split
         };
         files::write_whole(&at, recipe.to_toml()?.as_bytes())?;
-        Ok(Run { recipe, dir: dir.to_path_buf(), source, split })
+        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device: Device::Cpu })
     }
 
     /// The run that is in `dir`.
@@ -110,6 +113,7 @@ impl Run {
                             name,
                             dir: &dir,
                             checkpoint: CHECKPOINT,
+                            device: &self.device,
                         },
                         progress,
                     )?;
@@ -149,7 +153,7 @@ impl Run {
             encoders.extend(facts);
         }
         let rows = table::aggregate(&tables)?;
-        manifest::publish(&self.table_path(), &rows, &*self.source, encoders, &self.recipe, start)?;
+        manifest::publish(&self.table_path(), &rows, &*self.source, encoders, &self.recipe, &self.device, start)?;
         Ok(rows)
     }
 
@@ -165,9 +169,9 @@ impl Run {
         let (start, r) = (Instant::now(), &self.recipe);
         let encoder = encoders::find(&r.encoder.arch)?;
         let side = |path| Side { path, encoder, stem: r.encoder.stem };
-        let mut rows = score(side(f), side(g), &r.protocol()?, &*self.source, samples, progress)?;
+        let mut rows = score(side(f), side(g), &r.protocol()?, &*self.source, samples, &self.device, progress)?;
         table::finish(&mut rows);
-        manifest::publish(path, &rows, &*self.source, facts, r, start)?;
+        manifest::publish(path, &rows, &*self.source, facts, r, &self.device, start)?;
         Ok(rows)
     }
 

@@ -4,6 +4,7 @@
 //! threads do not change a bit of it.
 
 use crate::data::Source;
+use crate::device::Device;
 use crate::encoders::{Encoder, Stem};
 use crate::error::{Error, Result};
 use crate::loader::load;
@@ -114,13 +115,13 @@ struct Scorer {
 }
 
 impl Scorer {
-    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize) -> Result<Scorer> {
+    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize, device: &Device) -> Result<Scorer> {
         let policies = protocol.policies();
         let count = policies.len();
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch(protocol.batch, largest);
         let views = tape.augment(batch, policies, protocol.seed, Purpose::Score);
-        let mut weights = Weights::new(0);
+        let mut weights = Weights::on(device.clone(), 0);
         let mut distances = vec![];
         for (name, side) in [("f", f), ("g", g)] {
             let mut s = tape.root();
@@ -181,10 +182,11 @@ pub fn score(
     protocol: &Protocol,
     source: &dyn Source,
     samples: &[(u32, Subset)],
+    device: &Device,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Row>> {
     protocol.validate()?;
-    let mut scorer = Scorer::new(f, g, protocol, source.largest())?;
+    let mut scorer = Scorer::new(f, g, protocol, source.largest(), device)?;
     let mut rows = Vec::with_capacity(samples.len());
     progress.start("score", samples.len() as u64, "sample");
     for part in samples.chunks(protocol.batch) {
@@ -221,16 +223,17 @@ pub fn score(
     Ok(rows)
 }
 
-/// The features of un-augmented samples, one batch at a time to `take`, as [samples, width].
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width].
 pub fn embed(
     side: Side,
-    view: &View,
-    features: Features,
-    batch: usize,
+    protocol: &Protocol,
     source: &dyn Source,
+    device: &Device,
     progress: &mut dyn Progress,
     mut take: impl FnMut(&[f32]) -> Result<()>,
 ) -> Result<()> {
+    let &Protocol { original: ref view, features, batch, .. } = protocol;
+
     view.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch(batch, source.largest());
@@ -243,7 +246,7 @@ pub fn embed(
     };
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
-    let mut weights = Weights::new(0);
+    let mut weights = Weights::on(device.clone(), 0);
     let metadata = weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
     same_statistics(side.path, &metadata, view)?;

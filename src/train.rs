@@ -3,6 +3,7 @@
 
 use crate::config::Recipe;
 use crate::data::Source;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loader::load;
 use crate::methods::Setting;
@@ -35,6 +36,7 @@ pub struct Job<'a> {
     pub dir: &'a Path,
     /// Least time between checkpoints; writing them never takes more than a fiftieth of the training.
     pub checkpoint: Duration,
+    pub device: &'a Device,
 }
 
 /// A point of the training curve: means since the point before; what was not measured is NaN.
@@ -163,7 +165,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     let recording = record(job, &rates, every)?;
     let (batch, log) = (recording.batch, recording.log);
 
-    let mut weights = Weights::new(job.seed);
+    let mut weights = Weights::on(job.device.clone(), job.seed);
     let (mut curve, mut done) = (vec![], 0);
     if job.checkpoint_path().exists() {
         let metadata = weights.load(&job.checkpoint_path(), "")?;
@@ -242,6 +244,7 @@ fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, Str
         ("method", job.recipe.method.name.clone()),
         ("epochs", job.recipe.train.epochs.to_string()),
         ("seed", job.seed.to_string()),
+        ("device", job.device.name()),
         ("samples", job.samples.len().to_string()),
         ("data", job.source.digest().to_string()),
         ("sslmem", env!("CARGO_PKG_VERSION").to_string()),

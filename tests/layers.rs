@@ -10,7 +10,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("files", &[]),
     ("tensors", &[]),
-    ("device", &["var"]),
+    ("device", &["files", "var"]),
     ("tape", &["device", "var", "weights"]),
     ("program", &["device", "tape", "var", "weights"]),
     ("weights", &["device", "files", "random", "tape", "tensors", "var"]),
@@ -28,14 +28,20 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "train",
         &[
-            "config", "data", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule", "tape", "var",
-            "view", "weights",
+            "config", "data", "device", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule",
+            "tape", "var", "view", "weights",
         ],
     ),
-    ("score", &["data", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view", "weights"]),
-    ("manifest", &["data", "files", "table"]),
+    (
+        "score",
+        &[
+            "data", "device", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view",
+            "weights",
+        ],
+    ),
+    ("manifest", &["data", "device", "files", "table"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
-    ("run", &["config", "data", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),
+    ("run", &["config", "data", "device", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -3,6 +3,7 @@
 
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
+use sslmem::device::Device;
 use sslmem::encoders::{self, Stem};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
@@ -26,7 +27,7 @@ fn recipe(epochs: usize) -> Recipe {
 }
 
 fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path) -> Job<'a> {
-    Job { recipe, seed: 3, source, samples, name: "f", dir, checkpoint: Duration::ZERO }
+    Job { recipe, seed: 3, source, samples, name: "f", dir, checkpoint: Duration::ZERO, device: &Device::Cpu }
 }
 
 fn weights_of(dir: &Path) -> Vec<u8> {
@@ -130,7 +131,7 @@ fn scores_are_the_same_bits_for_any_batch_order_and_number_of_threads() {
     for (pairs, features) in [(Pairs::All, Features::Pooled), (Pairs::Original, Features::Map)] {
         let samples: Vec<(u32, Subset)> = (0..23).map(|i| (i * 3, Subset::Candidate)).collect();
         let run = |batch: usize, samples: &[(u32, Subset)]| {
-            bits(&score(side(&f), side(&g), &protocol(batch, pairs, features), &*source, samples, &mut Silent).unwrap())
+            bits(&score(side(&f), side(&g), &protocol(batch, pairs, features), &*source, samples, &Device::Cpu, &mut Silent).unwrap())
         };
         let want = run(8, &samples);
         let mut turned = samples.clone();
@@ -167,7 +168,8 @@ fn the_same_encoder_twice_has_memorised_nothing() {
     let source = pair(dir.path());
     let f = dir.path().join("f.safetensors");
     let samples: Vec<(u32, Subset)> = (0..10).map(|i| (i, if i < 5 { Subset::Candidate } else { Subset::External })).collect();
-    let mut rows = score(side(&f), side(&f), &protocol(4, Pairs::All, Features::Pooled), &*source, &samples, &mut Silent).unwrap();
+    let mut rows =
+        score(side(&f), side(&f), &protocol(4, Pairs::All, Features::Pooled), &*source, &samples, &Device::Cpu, &mut Silent).unwrap();
     table::finish(&mut rows);
     assert!(rows.iter().all(|r| r.delta == 0.0 && r.score == 0.0 && r.calibrated == 0.0 && r.align_f > 0.0));
 }
@@ -179,7 +181,7 @@ fn too_few_views_and_too_many_are_refused_in_a_sentence() {
     let f = dir.path().join("f.safetensors");
     for (views, batch, part) in [(0, 4, "0 views"), (1, 4, "1 view "), (9_000_000, 4, "too many"), (1000, 100_000, "GiB")] {
         let protocol = Protocol { views, ..protocol(batch, Pairs::All, Features::Pooled) };
-        let error = score(side(&f), side(&f), &protocol, &*source, &[(0, Subset::Candidate)], &mut Silent).unwrap_err();
+        let error = score(side(&f), side(&f), &protocol, &*source, &[(0, Subset::Candidate)], &Device::Cpu, &mut Silent).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
         assert_eq!(error.exit_code(), 2);
     }
@@ -194,8 +196,15 @@ fn unusable_weights_are_named() {
     let try_with = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let error =
-            score(side(&path), side(&good), &protocol(4, Pairs::All, Features::Pooled), &*source, &[(0, Subset::Candidate)], &mut Silent);
+        let error = score(
+            side(&path),
+            side(&good),
+            &protocol(4, Pairs::All, Features::Pooled),
+            &*source,
+            &[(0, Subset::Candidate)],
+            &Device::Cpu,
+            &mut Silent,
+        );
         let error = error.unwrap_err();
         assert_eq!(error.exit_code(), 1, "{error}");
         error.to_string()
@@ -208,10 +217,19 @@ fn unusable_weights_are_named() {
     let message = try_with("cut.safetensors", &bytes[..bytes.len() / 2]);
     assert!(message.contains("not a whole safetensors file"), "{message}");
     let other = Protocol { view: policy("score", 32).unwrap().normalized([0.0; 3], [1.0; 3]), ..protocol(4, Pairs::All, Features::Pooled) };
-    let message = score(side(&good), side(&good), &other, &*source, &[(0, Subset::Candidate)], &mut Silent).unwrap_err().to_string();
+    let message =
+        score(side(&good), side(&good), &other, &*source, &[(0, Subset::Candidate)], &Device::Cpu, &mut Silent).unwrap_err().to_string();
     assert!(message.contains("channel mean") && message.contains("--normalize"), "{message}");
     let wide = Side { encoder: encoders::find("resnet18").unwrap(), ..side(&good) };
-    let error = score(wide, side(&good), &protocol(4, Pairs::All, Features::Pooled), &*source, &[(0, Subset::Candidate)], &mut Silent);
+    let error = score(
+        wide,
+        side(&good),
+        &protocol(4, Pairs::All, Features::Pooled),
+        &*source,
+        &[(0, Subset::Candidate)],
+        &Device::Cpu,
+        &mut Silent,
+    );
     let message = error.unwrap_err().to_string();
     assert!(message.contains("--arch"), "{message}");
 }

@@ -33,6 +33,9 @@ impl Queue for Cold {
     fn shared(&self) -> usize {
         self.inner.shared()
     }
+    fn name(&self) -> String {
+        self.inner.name()
+    }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.inner.alloc(bytes)
     }

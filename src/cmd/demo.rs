@@ -8,6 +8,7 @@ use super::Global;
 use super::args::{Flags, Origin};
 use super::run::{finish, open};
 use crate::error::Result;
+use crate::run::Run;
 
 /// Train, score and report on procedural images: minutes, and no files needed
 #[derive(Args)]
@@ -20,5 +21,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let origin = Origin { preset: Some("demo".into()), ..Origin::default() };
-    finish(open(&verb.out, &origin, &Flags::default().seed(global), true)?, global)
+    // The device first: without it nothing is begun.
+    let device = global.device()?;
+    finish(Run { device, ..open(&verb.out, &origin, &Flags::default().seed(global), true)? }, global)
 }

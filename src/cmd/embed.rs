@@ -45,6 +45,7 @@ pub struct Verb {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve(&flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
+    let device = global.device()?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
     let source = open(&recipe)?;
@@ -52,11 +53,11 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let path = out.path().to_path_buf();
     // The header holds the width, which the first samples tell.
     let mut started = false;
-    let (view, features, batch) = (recipe.original_view()?, recipe.score.features, recipe.score.batch);
-    embed(side(&recipe, &verb.encoder)?, &view, features, batch, source.as_ref(), global.progress().as_mut(), |values| {
+    let (protocol, side) = (recipe.protocol()?, side(&recipe, &verb.encoder)?);
+    embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values| {
         if !started {
             started = true;
-            let width = values.len() / batch.min(source.len());
+            let width = values.len() / protocol.batch.min(source.len());
             let shape = vec![source.len(), width];
             let metadata = [("data".to_string(), source.digest().to_string()), ("encoder".to_string(), recipe.encoder.arch.clone())];
             let header = tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape }]);

@@ -2,6 +2,8 @@
 
 mod args;
 mod demo;
+mod device;
+mod doctor;
 mod embed;
 mod progress;
 mod report;
@@ -39,6 +41,12 @@ struct Global {
     /// Seed of everything random [default: the recipe's]
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     seed: Option<u64>,
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto (a GPU if one can be used)
+    #[arg(long, global = true, value_name = "WHERE", default_value = "cpu", help_heading = "Everywhere")]
+    device: device::Choice,
+    /// What activations are on a GPU; weights, statistics and losses are f32
+    #[arg(long, global = true, value_name = "TYPE", help_heading = "Everywhere")]
+    precision: Option<device::Precision>,
     /// No progress on stderr
     #[arg(long, global = true, help_heading = "Everywhere")]
     quiet: bool,
@@ -54,6 +62,7 @@ enum Verb {
     Embed(embed::Verb),
     Report(report::Verb),
     Show(show::Verb),
+    Doctor(doctor::Verb),
 }
 
 /// Runs the program and returns its exit status: 0 done, 1 failed, 2 misuse. A reader that went away
@@ -92,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
         Verb::Show(verb) => show::run(verb, &global),
+        Verb::Doctor(verb) => doctor::run(verb),
     }
 }
 

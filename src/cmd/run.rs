@@ -36,10 +36,12 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
+    // The device first: without it nothing is begun.
+    let device = global.device()?;
     if let Some(split) = &verb.split {
         take(split, &verb.out)?;
     }
-    finish(open(&verb.out, &verb.origin, &flags, true)?, global)
+    finish(Run { device, ..open(&verb.out, &verb.origin, &flags, true)? }, global)
 }
 
 /// Everything of a run, and what came of it on standard output.

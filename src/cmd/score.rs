@@ -62,6 +62,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
     let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
+    let device = global.device()?;
     keep(&verb.out, verb.force)?;
     keep(&Manifest::path(&verb.out), verb.force)?;
     table::Format::of(&verb.out)?;
@@ -78,11 +79,11 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     };
     let [f, g] = [side(&recipe, &verb.f)?, side(&recipe, &verb.g)?];
     let start = Instant::now();
-    let mut rows = score(f, g, &recipe.protocol()?, source.as_ref(), &samples, global.progress().as_mut())?;
+    let mut rows = score(f, g, &recipe.protocol()?, source.as_ref(), &samples, &device, global.progress().as_mut())?;
     table::finish(&mut rows);
     let facts = |role: &str, path: &Path| EncoderFacts::of(role, &recipe.encoder.arch, path);
     let encoders = vec![facts("f", &verb.f)?, facts("g", &verb.g)?];
-    manifest::publish(&verb.out, &rows, source.as_ref(), encoders, &recipe, start)
+    manifest::publish(&verb.out, &rows, source.as_ref(), encoders, &recipe, &device, start)
 }
 
 pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {

@@ -8,7 +8,7 @@ use super::Global;
 use super::args::{Flags, Images, Length, Network, Origin};
 use super::run::{open, take};
 use crate::error::Result;
-use crate::run::Which;
+use crate::run::{Run, Which};
 
 /// Train f (on S_S and S_C), g (on S_S and S_I) or both
 #[derive(Args)]
@@ -47,6 +47,8 @@ enum Encoders {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
+    // The device first: without it nothing is begun.
+    let device = global.device()?;
     if let Some(split) = &verb.split {
         take(split, &verb.out)?;
     }
@@ -55,5 +57,5 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         Encoders::G => Which::G,
         Encoders::Both => Which::Both,
     };
-    open(&verb.out, &verb.origin, &flags, verb.resume)?.train(which, global.progress().as_mut())
+    Run { device, ..open(&verb.out, &verb.origin, &flags, verb.resume)? }.train(which, global.progress().as_mut())
 }

@@ -16,6 +16,10 @@ pub trait Queue {
     fn real(&self) -> Dtype;
     /// Bytes of shared memory that one block may use.
     fn shared(&self) -> usize;
+    /// What computes, for people and manifests.
+    fn name(&self) -> String {
+        "a GPU".into()
+    }
     /// Memory for `bytes`, aligned to 256 bytes; its address. What it holds is not defined.
     fn alloc(&self, bytes: usize) -> Result<u64>;
     fn free(&self, address: u64);

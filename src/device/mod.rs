@@ -2,9 +2,12 @@
 //! [`Queue`].
 
 pub mod conv;
+pub mod cuda;
 mod gpu;
 mod host;
+pub mod kernels;
 pub mod product;
+pub mod signature;
 
 pub use gpu::{Arg, Gpu, Launch, Queue, Replay};
 pub(crate) use host::Place;
@@ -18,6 +21,16 @@ pub enum Device {
     #[default]
     Cpu,
     Gpu(Rc<dyn Queue>),
+}
+
+impl Device {
+    /// What computes, for people and manifests.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
+            Device::Gpu(queue) => queue.name(),
+        }
+    }
 }
 
 /// Bytes of memory that can still be used, where the system tells.

@@ -1,0 +1,77 @@
+//! Where to compute, as the command line says it.
+
+use std::io::Write;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use super::Global;
+use crate::device::{Device, cuda};
+use crate::error::{Error, Result};
+use crate::var::Dtype;
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Auto,
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+/// What `--precision` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Half the memory, and the matrix units of the card; what is used unless this says otherwise
+    Bf16,
+    /// As on the CPU: slower, to check
+    F32,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Choice, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Choice::Auto),
+            None if text == "cpu" => Ok(Choice::Cpu),
+            None if text == "cuda" => Ok(Choice::Cuda(0)),
+            Some(("cuda", ordinal)) => ordinal.parse().map(Choice::Cuda).map_err(|_| format!("`{ordinal}` is not the number of a GPU")),
+            _ => Err("choose auto, cpu, cuda or cuda:N".into()),
+        }
+    }
+}
+
+impl Global {
+    /// The device that was asked for. `auto` says on stderr when it has to be the CPU, and why.
+    pub fn device(&self) -> Result<Device> {
+        let real = if self.precision == Some(Precision::F32) { Dtype::F32 } else { Dtype::Bf16 };
+        match self.device {
+            Choice::Cpu => self.cpu(),
+            Choice::Cuda(ordinal) => Ok(Device::Gpu(cuda::open(ordinal, real)?)),
+            Choice::Auto => match cuda::open(0, real) {
+                Ok(queue) => Ok(Device::Gpu(queue)),
+                Err(error) => {
+                    let cpu = self.cpu()?;
+                    // Nobody may be listening, which is no reason to stop.
+                    let _ = writeln!(std::io::stderr(), "computing on the CPU: {}", reason(&error));
+                    Ok(cpu)
+                }
+            },
+        }
+    }
+
+    fn cpu(&self) -> Result<Device> {
+        if self.precision == Some(Precision::Bf16) {
+            return Err(Error::config("the CPU computes in f32, not in bf16", "leave out --precision, or choose --device cuda"));
+        }
+        Ok(Device::Cpu)
+    }
+}
+
+/// What is wrong, without what to do about it: this time that is done already.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Config { what, .. } | Error::Device { what, .. } => what.clone(),
+        other => other.to_string(),
+    }
+}
