@@ -2,7 +2,7 @@
 
 use crate::device::{Buffer, Cell, Device, Gpu, Host, Place, Replay};
 use crate::error::{Error, Result};
-use crate::tape::{Call, Cost, Kind, Mode, Side, Slot, Tape};
+use crate::tape::{Call, Cost, Kind, Mode, Operands, Side, Slot, Tape};
 use crate::var::{Dtype, Var};
 use crate::weights::Weights;
 use bytemuck::Pod;
@@ -27,6 +27,7 @@ pub struct Program {
     calls: Vec<Box<dyn Call>>,
     places: Rc<Vec<Place>>, // by variable
     named: Vec<bool>,       // by variable: does it live in the weights?
+    here: Vec<bool>,        // by variable: does it exist on this device?
     memory: Memory,
     plan: Plan,
     mode: Mode,
@@ -103,6 +104,7 @@ impl Tape {
         let (plan, target, mode) = (self.plan(&device), Target::of(&device), self.mode());
         let (rooms, sizes) = assign(&self, &target);
         let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(&device, bytes)).collect::<Result<_>>()?;
+        let here = self.slots.iter().map(|s| s.side != target.without).collect();
         let named = self.slots.iter().map(|s| matches!(s.kind, Kind::Named { .. })).collect();
         let mut places = vec![];
         for (slot, room) in self.slots.into_iter().zip(rooms) {
@@ -128,7 +130,7 @@ impl Tape {
             self.calls.iter().for_each(|c| c.prepare(g));
             g.finish()?;
         }
-        Ok(Program { calls: self.calls, places, named, memory, plan, mode, fresh: false, replay: None, warm: false })
+        Ok(Program { calls: self.calls, places, named, here, memory, plan, mode, fresh: false, replay: None, warm: false })
     }
 }
 
@@ -231,6 +233,27 @@ impl Program {
     /// Read a whole variable. Temporaries hold something only if [`Tape::keep`] was called for them.
     pub fn read<T: Pod>(&self, from: Var) -> Result<Vec<T>> {
         self.places[from.index()].read()
+    }
+    /// The calls of a run with what they read and write: for checks that go call by call.
+    pub fn calls(&self) -> Vec<(&'static str, Operands)> {
+        self.calls.iter().map(|c| (c.name(), c.operands())).collect()
+    }
+    /// Only call `i`.
+    pub fn run_call(&mut self, i: usize) -> Result<()> {
+        match &self.memory {
+            Memory::Host(m) => {
+                self.calls[i].cpu(m);
+                Ok(())
+            }
+            Memory::Gpu(g) => {
+                self.calls[i].gpu(g);
+                g.finish()
+            }
+        }
+    }
+    /// Does `v` exist on this device? Scratch of the other one does not.
+    pub fn holds(&self, v: Var) -> bool {
+        self.here[v.index()]
     }
     /// Run once and time every call: (name, seconds, floor of its work).
     pub fn profile(&mut self) -> Result<Vec<(&'static str, f64, Cost)>> {

@@ -7,7 +7,7 @@ use crate::data::Source;
 use crate::device::Device;
 use crate::encoders::{Encoder, Stem};
 use crate::error::{Error, Result};
-use crate::loader::load;
+use crate::loader::stream;
 use crate::ops::alignment::Pairs;
 use crate::ops::augment::Batch;
 use crate::program::Program;
@@ -105,9 +105,8 @@ fn same_statistics(path: &Path, metadata: &HashMap<String, String>, view: &View)
     Ok(())
 }
 
-/// A program over two sets of weights that measures a batch.
+/// What a program over two sets of weights measures of a batch.
 struct Scorer {
-    program: Program,
     batch: Batch,
     distances: [Var; 2], // [batch, pairs], of f and of g
     protocol_views: usize,
@@ -115,7 +114,7 @@ struct Scorer {
 }
 
 impl Scorer {
-    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize, device: &Device) -> Result<Scorer> {
+    fn new(f: Side, g: Side, protocol: &Protocol, largest: usize, device: &Device) -> Result<(Program, Scorer)> {
         let policies = protocol.policies();
         let count = policies.len();
         let mut tape = Tape::new(Mode::Eval);
@@ -139,17 +138,16 @@ impl Scorer {
         distances.iter().for_each(|d| tape.keep(*d));
         tape.plan(weights.device()).must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
         let program = tape.compile(&mut weights)?;
-        Ok(Scorer { program, batch, distances: [distances[0], distances[1]], protocol_views: count, pairs: protocol.pairs.list(count) })
+        let pairs = protocol.pairs.list(count);
+        Ok((program, Scorer { batch, distances: [distances[0], distances[1]], protocol_views: count, pairs }))
     }
 
-    /// (align_f, align_g, stderr of their difference) of each sample.
-    fn measure(&mut self, source: &dyn Source, samples: &[u32]) -> Result<Vec<[f64; 3]>> {
-        load(&mut self.program, &self.batch, source, samples, 0)?;
-        self.program.run()?;
+    /// (align_f, align_g, stderr of their difference) of each of `count` samples that the program has just measured.
+    fn results(&self, program: &Program, count: usize) -> Result<Vec<[f64; 3]>> {
         let [f, g] = self.distances;
-        let (f, g): (Vec<f32>, Vec<f32>) = (self.program.read(f)?, self.program.read(g)?);
+        let (f, g): (Vec<f32>, Vec<f32>) = (program.read(f)?, program.read(g)?);
         let p = self.pairs.len();
-        Ok((0..samples.len()).map(|i| self.reduce(&f[i * p..][..p], &g[i * p..][..p])).collect())
+        Ok((0..count).map(|i| self.reduce(&f[i * p..][..p], &g[i * p..][..p])).collect())
     }
 
     fn reduce(&self, f: &[f32], g: &[f32]) -> [f64; 3] {
@@ -186,12 +184,13 @@ pub fn score(
     progress: &mut dyn Progress,
 ) -> Result<Vec<Row>> {
     protocol.validate()?;
-    let mut scorer = Scorer::new(f, g, protocol, source.largest(), device)?;
+    let (mut program, scorer) = Scorer::new(f, g, protocol, source.largest(), device)?;
     let mut rows = Vec::with_capacity(samples.len());
     progress.start("score", samples.len() as u64, "sample");
-    for part in samples.chunks(protocol.batch) {
-        let ids: Vec<u32> = part.iter().map(|(i, _)| *i).collect();
-        for (&(index, subset), [align_f, align_g, stderr]) in part.iter().zip(scorer.measure(source, &ids)?) {
+    let ids: Vec<u32> = samples.iter().map(|(i, _)| *i).collect();
+    stream(&mut program, &scorer.batch, source, &ids, |program, part| {
+        let known = &samples[rows.len()..][..part.len()];
+        for (&(index, subset), [align_f, align_g, stderr]) in known.iter().zip(scorer.results(program, part.len())?) {
             if !(align_f.is_finite() && align_g.is_finite()) {
                 let (who, path) = if align_f.is_finite() { ("g", g.path) } else { ("f", f.path) };
                 return Err(Error::format(
@@ -218,7 +217,8 @@ pub fn score(
             });
         }
         progress.advance(part.len() as u64, "");
-    }
+        Ok(())
+    })?;
     progress.done();
     Ok(rows)
 }
@@ -254,12 +254,11 @@ pub fn embed(
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();
-    for part in all.chunks(batch) {
-        load(&mut program, &input, source, part, 0)?;
-        program.run()?;
+    stream(&mut program, &input, source, &all, |program, part| {
         take(&program.read::<f32>(x)?[..part.len() * width])?;
         progress.advance(part.len() as u64, "");
-    }
+        Ok(())
+    })?;
     progress.done();
     Ok(())
 }

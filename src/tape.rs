@@ -162,6 +162,10 @@ impl Tape {
         let v = self.slot(shape.into(), dtype, Kind::Temporary);
         self.gpu_only(v)
     }
+    /// Change how large a table is that grows while calls are recorded.
+    pub(crate) fn reshape(&mut self, v: Var, shape: impl Into<Shape>) {
+        self.slots[v.index()].shape = shape.into();
+    }
     /// What calls of one kind collect over a whole recording: made when first asked for.
     pub(crate) fn common<T: Default + 'static>(&mut self) -> Rc<T> {
         let any = self.common.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(T::default())).clone();
@@ -170,6 +174,10 @@ impl Tape {
     /// Memory that the host writes before a run or reads after it.
     pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
         self.slot(shape.into(), dtype, Kind::Fixed(vec![]))
+    }
+    /// Memory of the host's like `v`.
+    pub fn fixed_like(&mut self, v: Var) -> Var {
+        self.slot(self.shape(v), self.slots[v.index()].dtype, Kind::Fixed(vec![]))
     }
     /// Like [`Tape::fixed`], holding `data` from the start.
     pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
@@ -183,12 +191,10 @@ impl Tape {
             self.slots[v.index()].kind = Kind::Fixed(vec![]);
         }
     }
-    /// Keep every intermediate result of both devices, each in memory of its own, and return them with the names
-    /// of the calls that write them: for checks that compare devices.
-    pub fn keep_all(&mut self) -> Vec<(&'static str, Var)> {
-        let written = self.calls.iter().flat_map(|c| c.operands().writes.into_iter().map(|v| (c.name(), v))).collect::<Vec<_>>();
-        written.iter().for_each(|(_, v)| self.keep(*v));
-        written.into_iter().filter(|(_, v)| self.slots[v.index()].side == Side::Both).collect()
+    /// Keep every intermediate result, each in memory of its own: for checks that look at all of them.
+    pub fn keep_all(&mut self) {
+        let written: Vec<Var> = self.calls.iter().flat_map(|c| c.operands().writes).collect();
+        written.into_iter().for_each(|v| self.keep(v));
     }
     pub fn shape(&self, v: Var) -> Shape {
         self.slots[v.index()].shape

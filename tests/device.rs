@@ -44,15 +44,14 @@ impl Queue for List {
         bytes.copy_from_slice(&self.blocks.borrow()[&from][..bytes.len()]);
         Ok(())
     }
-    /// Knows one kernel: y[i] = x[i] * factor + n.
+    /// Knows one kernel: loss = mean of the first `rows` of losses.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
-        assert_eq!(launch.kernel, "scale_fwd");
-        let &[y, x, factor, n] = words else { panic!("four arguments") };
-        let x = self.blocks.borrow()[&x].clone();
-        let scaled = x.chunks_exact(4).flat_map(|b| {
-            (f32::from_le_bytes(b.try_into().unwrap()) * f32::from_bits(factor as u32) + n as u32 as i32 as f32).to_le_bytes()
-        });
-        self.blocks.borrow_mut().insert(y, scaled.collect());
+        assert_eq!(launch.kernel, "contrast_loss");
+        let &[loss, losses, rows] = words else { panic!("three arguments") };
+        let values = self.blocks.borrow()[&losses].clone();
+        let values = values.chunks_exact(4).take(rows as usize).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let mean = values.sum::<f32>() / rows as f32;
+        self.blocks.borrow_mut().insert(loss, mean.to_le_bytes().to_vec());
         self.launches.borrow_mut().push(launch.clone());
         Ok(())
     }
@@ -64,24 +63,45 @@ impl Queue for List {
     }
 }
 
-struct Scale {
-    y: Var, // [4]
-    x: Var, // [4]
+struct Mean {
+    y: Var, // [1]
+    x: Var, // [rows]
+    rows: usize,
 }
 
-impl Call for Scale {
+impl Call for Mean {
     fn name(&self) -> &'static str {
-        "scale_fwd"
+        "mean"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y], &[self.x])
     }
     fn cpu(&self, m: &Host) {
-        m.f_mut(self.y).iter_mut().zip(m.f(self.x).iter()).for_each(|(y, x)| *y = x * 2.5 - 1.0);
+        m.f_mut(self.y)[0] = m.f(self.x).iter().take(self.rows).sum::<f32>() / self.rows as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "scale_fwd", grid: [1, 1, 1], block: [32, 1, 1], shared: 0 };
-        g.launch(&launch, &[Arg::Var(self.y), Arg::Var(self.x), Arg::F32(2.5), Arg::I32(-1)]);
+        let launch = Launch { kernel: "contrast_loss", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.y.into(), self.x.into(), self.rows.into()]);
+    }
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+}
+
+/// Gives the kernel what it does not take.
+struct Wrong(Var);
+
+impl Call for Wrong {
+    fn name(&self) -> &'static str {
+        "wrong"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.0], &[])
+    }
+    fn cpu(&self, _: &Host) {}
+    fn gpu(&self, g: &Gpu) {
+        let launch = Launch { kernel: "contrast_loss", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.0.into(), Arg::F32(1.0), Arg::I32(1)]);
     }
     fn cost(&self) -> Cost {
         Cost::default()
@@ -94,20 +114,32 @@ fn a_program_runs_through_the_queue_as_on_the_cpu() {
     let run = |device: Device| {
         let mut tape = Tape::new(Mode::Eval);
         let w = tape.root().param("w", [4], Init::Uniform(1.0));
-        let (y, z) = (tape.var([4]), tape.fixed([4], Dtype::F32));
-        tape.call(Scale { y, x: w });
-        tape.call(Scale { y: z, x: y });
+        let (y, z) = (tape.exact([1]), tape.fixed([1], Dtype::F32));
+        tape.call(Mean { y, x: w, rows: 4 });
+        tape.call(Mean { y: z, x: y, rows: 1 });
         let mut weights = Weights::on(device, 9);
         let mut program = tape.compile(&mut weights).unwrap();
         program.run().unwrap();
-        program.write(w, &[1.0f32, 2.0]).unwrap();
+        program.write(w, &[1.0f32, 2.0, 4.0, 5.0]).unwrap();
         program.run().unwrap();
         (program.read::<f32>(z).unwrap(), weights.get("w").unwrap().unwrap())
     };
     let cpu = run(Device::Cpu);
     assert_eq!(run(Device::Gpu(queue.clone())), cpu);
-    assert_eq!(cpu.0[..2], [2.75, 9.0], "2.5 (2.5 x - 1) - 1");
+    assert_eq!(cpu.0, [3.0]);
     assert_eq!(queue.launches.borrow().len(), 4);
+}
+
+#[test]
+fn a_launch_that_does_not_fit_its_kernel_never_starts() {
+    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let mut tape = Tape::new(Mode::Eval);
+    let y = tape.fixed([1], Dtype::F32);
+    tape.call(Wrong(y));
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue.clone()), 0)).unwrap();
+    let error = program.run().unwrap_err().to_string();
+    assert!(error.contains("argument 2 (`losses`) of `contrast_loss`") && error.contains("not a float"), "{error}");
+    assert!(queue.launches.borrow().is_empty());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! sources on the CPU, in tests, is another.
 
 use super::host::Place;
+use super::signature::{self, Kind};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Var};
 use bytemuck::Pod;
@@ -51,6 +52,8 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     Var(Var),
+    /// The address of an element of a variable.
+    Part(Var, usize),
     /// A pointer to nothing, for what is optional.
     None,
     I32(i32),
@@ -131,14 +134,25 @@ impl Gpu {
         if self.failed.borrow().is_some() {
             return;
         }
+        let kind = |arg: &Arg| match *arg {
+            Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
+            Arg::None => Kind::Null,
+            Arg::I32(_) => Kind::I32,
+            Arg::U32(_) => Kind::U32,
+            Arg::F32(_) => Kind::F32,
+        };
         let word = |arg: &Arg| match *arg {
             Arg::Var(v) => self.address(v),
+            Arg::Part(v, element) => self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64,
             Arg::None => 0,
             Arg::I32(i) => i as u32 as u64,
             Arg::U32(u) => u as u64,
             Arg::F32(f) => f.to_bits() as u64,
         };
-        if let Err(error) = self.queue.launch(launch, &args.iter().map(word).collect::<Vec<_>>()) {
+        let kinds: Vec<Kind> = args.iter().map(kind).collect();
+        let words: Vec<u64> = args.iter().map(word).collect();
+        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words));
+        if let Err(error) = done {
             self.fail(error);
         }
     }

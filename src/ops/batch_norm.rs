@@ -21,6 +21,13 @@ pub(crate) struct Named {
     pub var: Var,
 }
 
+/// Statistics of chunks of rows that a GPU's kernel left: mean and sum of squared deviations.
+pub(crate) struct Moments {
+    pub partials: Var, // [chunks, 2, cols] f32
+    /// Rows of a chunk; the last has the rest.
+    pub rows: usize,
+}
+
 impl Scope<'_> {
     pub(crate) fn norm_weights(&mut self, cols: usize) -> Named {
         Named {
@@ -35,6 +42,11 @@ impl Scope<'_> {
     /// In training the statistics are the batch's and the running ones follow; in evaluation they are the
     /// running ones.
     pub fn batch_norm(&mut self, x: Var, residual: Option<Var>, relu: bool) -> Var {
+        self.batch_norm_after(x, residual, relu, None)
+    }
+
+    /// The same where a GPU's kernel that made `x` has left its statistics.
+    pub(crate) fn batch_norm_after(&mut self, x: Var, residual: Option<Var>, relu: bool, _moments: Option<Moments>) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
         let Named { gamma, beta, mean, var } = self.norm_weights(cols);

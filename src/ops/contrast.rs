@@ -2,10 +2,10 @@
 //! -log(exp(s(i, pair(i)) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine similarity.
 
 use super::Case;
-use crate::device::Host;
 use crate::device::conv::{self, Conv, Epilogue};
+use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
@@ -18,12 +18,12 @@ impl Scope<'_> {
         let (loss, unit, saved) = (t.exact([1]), t.var([rows, cols]), t.exact([rows, 2]));
         let sim = t.exact([rows, rows]);
         t.cpu_only(sim);
-        let call = Forward { loss, unit, saved, sim, z, temperature, rows, cols };
+        let losses = t.scratch([rows], Dtype::F32);
+        let call = Forward { loss, unit, saved, sim, losses, z, temperature, rows, cols };
         self.record(&[z], loss, call, move |t, dloss| {
             if let Some(dz) = t.gradient_of(z) {
                 let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
                 t.cpu_only(grad);
-                t.cpu_only(back);
                 t.call(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
             }
         })
@@ -31,15 +31,21 @@ impl Scope<'_> {
 }
 
 struct Forward {
-    loss: Var,  // [1]
-    unit: Var,  // [rows, cols]: z over its length
-    saved: Var, // [rows, 2]: 1/length, log of the sum
-    sim: Var,   // [rows, rows]: cosines; the CPU keeps them, a GPU computes them again
-    z: Var,     // [rows, cols]
+    loss: Var,   // [1]
+    unit: Var,   // [rows, cols]: z over its length
+    saved: Var,  // [rows, 2]: 1/length, log of the sum
+    sim: Var,    // [rows, rows]: cosines; the CPU keeps them, a GPU computes them again
+    losses: Var, // [rows], on a GPU
+    z: Var,      // [rows, cols]
     temperature: f32,
     rows: usize,
     cols: usize,
 }
+
+/// Rows, and columns of the similarities, of a tile on a GPU; columns of the gradient; the slots of its pipeline.
+const TILE: usize = 64;
+const COLUMNS: usize = 128;
+const SLOTS: u32 = 4 * 2 * 64 * 64;
 
 /// A row of zeros has no direction; like PyTorch's normalize, its length counts as 1e-12.
 const SMALLEST: f64 = 1e-12;
@@ -49,7 +55,7 @@ impl Call for Forward {
         "contrast_fwd"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[self.loss, self.unit, self.saved, self.sim], &[self.z])
+        Operands::new(&[self.loss, self.unit, self.saved, self.sim, self.losses], &[self.z])
     }
     fn cpu(&self, m: &Host) {
         let (z, rows, cols) = (m.f(self.z), self.rows, self.cols);
@@ -74,6 +80,16 @@ impl Call for Forward {
             })
             .collect();
         m.f_mut(self.loss)[0] = (losses.iter().sum::<f64>() / rows as f64) as f32;
+    }
+    fn gpu(&self, g: &Gpu) {
+        let (rows, cols) = (self.rows, self.cols);
+        let unit = Launch { kernel: "contrast_unit", grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 };
+        g.launch(&unit, &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
+        let rest = [self.unit.into(), self.temperature.into(), rows.into(), cols.into()];
+        let tiles = Launch { kernel: "contrast_fwd", grid: [rows.div_ceil(TILE) as u32, 1, 1], block: [128, 1, 1], shared: SLOTS };
+        g.launch(&tiles, &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
+        let mean = Launch { kernel: "contrast_loss", grid: [1; 3], block: [1024, 1, 1], shared: 0 };
+        g.launch(&mean, &[self.loss.into(), self.losses.into(), rows.into()]);
     }
     fn cost(&self) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
@@ -127,6 +143,18 @@ impl Call for Backward {
                 *dz = if add { *dz + g } else { g };
             }
         }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let (rows, cols) = (self.rows, self.cols);
+        // A tile of g [64, 64] and one of the unit vectors [64, 128] beside the slots.
+        let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.real().bytes()) as u32;
+        let grid = [rows.div_ceil(TILE) as u32, cols.div_ceil(COLUMNS) as u32, 1];
+        let tiles = Launch { kernel: "contrast_bwd", grid, block: [128, 1, 1], shared };
+        let from = [self.dloss.into(), self.unit.into(), self.saved.into(), self.temperature.into(), rows.into(), cols.into()];
+        g.launch(&tiles, &[&[self.back.into()][..], &from].concat());
+        let unit = Launch { kernel: "contrast_bwd_unit", grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 };
+        let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
+        g.launch(&unit, &[&[self.dz.var.into()][..], &from].concat());
     }
     fn cost(&self) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);

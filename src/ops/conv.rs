@@ -2,11 +2,12 @@
 //! training, one with the norm folded into the epilogue in evaluation.
 
 use super::Case;
-use super::batch_norm::{EPS, Named};
-use crate::device::Host;
+use super::batch_norm::{EPS, Moments, Named};
+use super::product::{self, Finish, Packs};
 use crate::device::conv::{self, Conv, Epilogue};
+use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 use crate::weights::Init;
 
 /// What a convolution is besides its input.
@@ -30,18 +31,25 @@ impl Scope<'_> {
         let y = self.tape.var([batch, c.out_height(), c.out_width(), outputs]);
         if self.mode() == Mode::Eval {
             let norm = self.at(names[1]).norm_weights(outputs);
-            self.tape.call(Forward { y, x, w, norm: Some(norm), residual, relu, c });
+            let (packed, shift) = Packs::forward(self.tape, w, c, Some(&norm));
+            self.tape.call(Forward { y, x, w, norm: Some(norm), packed, shift, moments: None, residual, relu, c });
             return y;
         }
-        let y = self.record(&[x, w], y, Forward { y, x, w, norm: None, residual: None, relu: false, c }, move |t, dy| {
+        let (packed, _) = Packs::forward(self.tape, w, c, None);
+        let tiles = (batch * c.out_height() * c.out_width()).div_ceil(product::TILE);
+        let moments = self.tape.scratch([tiles, 2, outputs], Dtype::F32);
+        let call = Forward { y, x, w, norm: None, packed, shift: None, moments: Some(moments), residual: None, relu: false, c };
+        let y = self.record(&[x, w], y, call, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(BackwardData { dx, dy, w, c })
+                let packed = Packs::backward(t, w);
+                t.call(BackwardData { dx, dy, w, packed, c })
             }
             if let Some(dw) = t.gradient_of(w) {
-                t.call(BackwardWeight { dw, dy, x, c })
+                let partial = product::partial_sums(t, &c);
+                t.call(BackwardWeight { dw, dy, x, partial, c })
             }
         });
-        self.at(names[1]).batch_norm(y, residual, relu)
+        self.at(names[1]).batch_norm_after(y, residual, relu, Some(Moments { partials: moments, rows: product::TILE }))
     }
 }
 
@@ -54,6 +62,9 @@ struct Forward {
     x: Var, // [batch, height, width, channels]
     w: Var, // [outputs, channels, kernel, kernel]
     norm: Option<Named>,
+    packed: Var,           // [outputs, kernel, kernel, channels]
+    shift: Option<Var>,    // [outputs], of the folded norm
+    moments: Option<Var>,  // [tiles, 2, outputs]: statistics for the norm that follows
     residual: Option<Var>, // like y
     relu: bool,
     c: Conv,
@@ -64,7 +75,9 @@ impl Call for Forward {
         "conv_fwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
+        let mut o = Operands::new(&[self.y], &[self.x, self.w, self.packed]);
+        o.writes.extend(self.moments);
+        o.reads.extend(self.shift);
         o.reads.extend(self.residual);
         if let Some(n) = &self.norm {
             o.reads.extend([n.gamma, n.beta, n.mean, n.var]);
@@ -87,15 +100,20 @@ impl Call for Forward {
         };
         conv::forward(&self.c, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
     }
+    fn gpu(&self, g: &Gpu) {
+        let to = Finish { moments: self.moments, shift: self.shift, residual: self.residual, add: false, relu: self.relu };
+        product::forward(g, &self.c, self.y, self.x, self.packed, &to);
+    }
     fn cost(&self) -> Cost {
         cost(&self.c)
     }
 }
 
 struct BackwardData {
-    dx: Grad, // [batch, height, width, channels]
-    dy: Var,  // [batch, out_height, out_width, outputs]
-    w: Var,   // [outputs, channels, kernel, kernel]
+    dx: Grad,    // [batch, height, width, channels]
+    dy: Var,     // [batch, out_height, out_width, outputs]
+    w: Var,      // [outputs, channels, kernel, kernel]
+    packed: Var, // [weights], see `Packs::backward`
     c: Conv,
 }
 
@@ -104,10 +122,13 @@ impl Call for BackwardData {
         "conv_bwd"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[], &[self.dy, self.w]).grad(self.dx)
+        Operands::new(&[], &[self.dy, self.w, self.packed]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
         conv::backward_data(&self.c, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_data(g, &self.c, self.dx, self.dy, self.packed);
     }
     fn cost(&self) -> Cost {
         cost(&self.c)
@@ -115,9 +136,10 @@ impl Call for BackwardData {
 }
 
 struct BackwardWeight {
-    dw: Grad, // [outputs, channels, kernel, kernel]
-    dy: Var,  // [batch, out_height, out_width, outputs]
-    x: Var,   // [batch, height, width, channels]
+    dw: Grad,     // [outputs, channels, kernel, kernel]
+    dy: Var,      // [batch, out_height, out_width, outputs]
+    x: Var,       // [batch, height, width, channels]
+    partial: Var, // [parts, weights]
     c: Conv,
 }
 
@@ -126,10 +148,13 @@ impl Call for BackwardWeight {
         "conv_bwd_w"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[], &[self.dy, self.x]).grad(self.dw)
+        Operands::new(&[self.partial], &[self.dy, self.x]).grad(self.dw)
     }
     fn cpu(&self, m: &Host) {
         conv::backward_weight(&self.c, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_weight(g, &self.c, self.dw, self.dy, self.x, self.partial);
     }
     fn cost(&self) -> Cost {
         cost(&self.c)

@@ -1,10 +1,11 @@
 //! y = x Wᵀ + b: the matrix product as every layer uses it, W [out, in] as in PyTorch.
 
+use super::product::{self, Finish, Packs};
 use super::{Case, chunk_rows};
-use crate::device::Host;
 use crate::device::conv::{self, Conv, Epilogue};
+use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 use crate::weights::Init;
 use rayon::prelude::*;
 
@@ -20,19 +21,26 @@ impl Scope<'_> {
         let y = self.tape.var([size.batch, out]);
         let mut from = vec![x, w];
         from.extend(b);
-        self.record(&from, y, Forward { y, x, w, b, size }, move |t, dy| {
+        let (packed, _) = Packs::forward(self.tape, w, size, None);
+        self.record(&from, y, Forward { y, x, w, packed, b, size }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(BackwardData { dx, dy, w, size })
+                let packed = Packs::backward(t, w);
+                t.call(BackwardData { dx, dy, w, packed, size })
             }
             if let Some(dw) = t.gradient_of(w) {
-                t.call(BackwardWeight { dw, dy, x, size })
+                let partial = product::partial_sums(t, &size);
+                t.call(BackwardWeight { dw, dy, x, partial, size })
             }
             if let Some(db) = b.and_then(|b| t.gradient_of(b)) {
-                t.call(BackwardBias { db, dy, size })
+                let partial = t.scratch([size.batch.div_ceil(BIAS_ROWS), size.outputs], Dtype::F32);
+                t.call(BackwardBias { db, dy, partial, size })
             }
         })
     }
 }
+
+/// Rows of one partial sum of a bias's gradient on a GPU.
+const BIAS_ROWS: usize = 256;
 
 fn cost(c: &Conv) -> Cost {
     Cost { flops: c.operations(), bytes: 4 * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
@@ -42,6 +50,7 @@ struct Forward {
     y: Var,         // [rows, out]
     x: Var,         // [rows, in]
     w: Var,         // [out, in]
+    packed: Var,    // [out, in]
     b: Option<Var>, // [out]
     size: Conv,
 }
@@ -51,7 +60,7 @@ impl Call for Forward {
         "linear_fwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
+        let mut o = Operands::new(&[self.y], &[self.x, self.w, self.packed]);
         o.reads.extend(self.b);
         o
     }
@@ -60,15 +69,19 @@ impl Call for Forward {
         let epilogue = Epilogue { shift: bias.as_deref(), ..Epilogue::default() };
         conv::forward(&self.size, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
     }
+    fn gpu(&self, g: &Gpu) {
+        product::forward(g, &self.size, self.y, self.x, self.packed, &Finish { shift: self.b, ..Finish::default() });
+    }
     fn cost(&self) -> Cost {
         cost(&self.size)
     }
 }
 
 struct BackwardData {
-    dx: Grad, // [rows, in]
-    dy: Var,  // [rows, out]
-    w: Var,   // [out, in]
+    dx: Grad,    // [rows, in]
+    dy: Var,     // [rows, out]
+    w: Var,      // [out, in]
+    packed: Var, // [in, out]
     size: Conv,
 }
 
@@ -77,10 +90,13 @@ impl Call for BackwardData {
         "linear_bwd"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[], &[self.dy, self.w]).grad(self.dx)
+        Operands::new(&[], &[self.dy, self.w, self.packed]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
         conv::backward_data(&self.size, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_data(g, &self.size, self.dx, self.dy, self.packed);
     }
     fn cost(&self) -> Cost {
         cost(&self.size)
@@ -88,9 +104,10 @@ impl Call for BackwardData {
 }
 
 struct BackwardWeight {
-    dw: Grad, // [out, in]
-    dy: Var,  // [rows, out]
-    x: Var,   // [rows, in]
+    dw: Grad,     // [out, in]
+    dy: Var,      // [rows, out]
+    x: Var,       // [rows, in]
+    partial: Var, // [parts, out * in]
     size: Conv,
 }
 
@@ -99,10 +116,13 @@ impl Call for BackwardWeight {
         "linear_bwd_w"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[], &[self.dy, self.x]).grad(self.dw)
+        Operands::new(&[self.partial], &[self.dy, self.x]).grad(self.dw)
     }
     fn cpu(&self, m: &Host) {
         conv::backward_weight(&self.size, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_weight(g, &self.size, self.dw, self.dy, self.x, self.partial);
     }
     fn cost(&self) -> Cost {
         cost(&self.size)
@@ -110,8 +130,9 @@ impl Call for BackwardWeight {
 }
 
 struct BackwardBias {
-    db: Grad, // [out]
-    dy: Var,  // [rows, out]
+    db: Grad,     // [out]
+    dy: Var,      // [rows, out]
+    partial: Var, // [rows / BIAS_ROWS, out]
     size: Conv,
 }
 
@@ -120,7 +141,7 @@ impl Call for BackwardBias {
         "linear_bwd_b"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[], &[self.dy]).grad(self.db)
+        Operands::new(&[self.partial], &[self.dy]).grad(self.db)
     }
     fn cpu(&self, m: &Host) {
         let (dy, cols) = (m.f(self.dy), self.size.outputs);
@@ -136,6 +157,15 @@ impl Call for BackwardBias {
             let sum = chunks.iter().map(|s| s[c] as f64).sum::<f64>() as f32;
             *db = if self.db.add { *db + sum } else { sum };
         }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let (rows, cols) = (self.size.batch, self.size.outputs);
+        let grid = [cols.div_ceil(32) as u32, rows.div_ceil(BIAS_ROWS) as u32, 1];
+        let launch = Launch { kernel: "linear_bwd_b", grid, block: [256, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.partial.into(), self.dy.into(), rows.into(), cols.into(), BIAS_ROWS.into()]);
+        let launch = Launch { kernel: "linear_bwd_b_sum", grid: [cols.div_ceil(256) as u32, 1, 1], block: [256, 1, 1], shared: 0 };
+        let parts = rows.div_ceil(BIAS_ROWS);
+        g.launch(&launch, &[self.db.var.into(), self.partial.into(), self.db.add.into(), parts.into(), cols.into()]);
     }
     fn cost(&self) -> Cost {
         let n = self.size.output_len() as u64;

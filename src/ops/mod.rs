@@ -10,6 +10,7 @@ pub mod conv;
 pub mod linear;
 pub mod optimize;
 pub mod pool;
+mod product;
 pub mod relu;
 pub mod spread;
 pub mod step;

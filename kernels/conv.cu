@@ -1,0 +1,306 @@
+// Convolution and matrix product, forward and gradient of the input: y = relu(gather(x) w + shift + residual), NHWC.
+//
+// A row of the product is a pixel of the result, its K runs over taps and channels: taps are gathered from x while they are copied, so
+// the matrix of neighbourhoods never exists in memory. The gradient of the input is the same gather over dy with the taps turned
+// round; with a stride it is one launch per parity of the pixel, each with the taps that reach it. A linear layer has maps of one pixel.
+//
+// Floor: 2 rows outputs taps channels FLOP; x, w and y (and the residual) once. A step of 128 x 256 x 32 reads 24 KB into shared memory
+// for 2.1 MFLOP, 87 FLOP per byte, and a warp reads 4 KB of fragments for 32 mma.
+#include "product.cuh"
+
+// Where the pixels of the result lie in x and in y.
+struct Gather {
+  int batch, height, width, channels;  // x [batch, height, width, channels]
+  int outputs;                         // w [outputs, taps_h, taps_w, channels]
+  int taps_h, taps_w;
+  int step, from_h, from_w;            // pixel (i, j) starts at row i step + from_h of x
+  int out_h, out_w;                    // pixels of an image that this launch makes
+  int map_h, map_w, spread, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i spread + at_h, j spread + at_w)
+
+  MEMBER int rows() const { return batch * out_h * out_w; }
+  MEMBER int depth() const { return taps_h * taps_w * channels; }
+  // Row of y, as a matrix [batch map_h map_w, outputs].
+  MEMBER int place(int row) const {
+    if (spread == 1 && out_w == map_w && out_h == map_h) return row;
+    const int j = row % out_w, i = row / out_w % out_h, n = row / out_w / out_h;
+    return (n * map_h + i * spread + at_h) * map_w + j * spread + at_w;
+  }
+};
+
+// No row of x.
+constexpr int NOWHERE = -(1 << 29);
+
+// Copies the neighbourhoods of ROWS pixels. A thread has one chunk of a step's K, so it counts taps and channels along. channels is
+// a multiple of VEC.
+template <int ROWS, int THREADS> struct Pixels {
+  static constexpr int EACH = ROWS * 4 / THREADS;
+  const T *x;
+  int height, width, channels, taps_h, taps_w;
+  long long base[EACH];        // offset of the first tap's first channel; may lie outside of x
+  int top[EACH], left[EACH];   // of the neighbourhood
+  int tap_i, tap_j, channel;   // of the thread's chunk in the next step
+
+  MEMBER Pixels(const T *x_, const Gather &g, int first)
+      : x(x_), height(g.height), width(g.width), channels(g.channels), taps_h(g.taps_h), taps_w(g.taps_w), tap_i(0), tap_j(0) {
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int row = first + threadIdx.x / 4 + i * (THREADS / 4);
+      const int n = row / g.out_w / g.out_h;
+      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
+      left[i] = row % g.out_w * g.step + g.from_w;
+      base[i] = (((long long)n * height + top[i]) * width + left[i]) * channels;
+    }
+    channel = (threadIdx.x & 3) * VEC;
+    carry();
+  }
+  MEMBER void carry() {
+    while (channel >= channels) {
+      channel -= channels;
+      if (++tap_j == taps_w) tap_j = 0, tap_i++;
+    }
+  }
+  MEMBER void load(u8 *tile) {
+    const int offset = (tap_i * width + tap_j) * channels + channel;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int h = top[i] + tap_i, w = left[i] + tap_j;
+      const bool in = tap_i < taps_h && (u32)h < (u32)height && (u32)w < (u32)width;
+      const int r = threadIdx.x / 4 + i * (THREADS / 4);
+      cp_async<16>(smem_u32(tile + Along::chunk(r, threadIdx.x & 3)), in ? x + (base[i] + offset) : x, in);
+    }
+    channel += BK;
+    carry();
+  }
+};
+
+// The same value by value, for channels that do not fill chunks. Where the pixels lie is kept in shared memory, [ROWS].
+template <int ROWS, int THREADS> struct AnyPixels {
+  const T *x;
+  const Gather &g;
+  long long *base;
+  int *top, *left;
+
+  MEMBER AnyPixels(const T *x_, const Gather &g_, int first, long long *base_, int *top_, int *left_)
+      : x(x_), g(g_), base(base_), top(top_), left(left_) {
+    for (int r = threadIdx.x; r < ROWS; r += THREADS) {
+      const int row = first + r, n = row / g.out_w / g.out_h;
+      top[r] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
+      left[r] = row % g.out_w * g.step + g.from_w;
+      base[r] = (((long long)n * g.height + top[r]) * g.width + left[r]) * g.channels;
+    }
+    __syncthreads();
+  }
+  MEMBER void load(u8 *tile, int step) const {
+    const int column = threadIdx.x % BK, k = step * BK + column;
+    const int tap = k / g.channels, tap_i = tap / g.taps_w, tap_j = tap % g.taps_w;
+    const int offset = (tap_i * g.width + tap_j) * g.channels + k % g.channels;
+    for (int r = threadIdx.x / BK; r < ROWS; r += THREADS / BK) {
+      const int h = top[r] + tap_i, w = left[r] + tap_j;
+      const bool in = tap_i < g.taps_h && (u32)h < (u32)g.height && (u32)w < (u32)g.width;
+      *(T *)(tile + Along::at(r, column)) = in ? x[base[r] + offset] : from_f32(0.f);
+    }
+  }
+};
+
+// What is done to a result before it is written, and the statistics of what is written.
+struct Epilogue {
+  T *y;
+  float *moments;      // [tiles, 2, outputs]: mean and sum of squared deviations over the rows of a tile; or null
+  const float *shift;  // [outputs] or null
+  const T *residual;   // like y, or null
+  int add, relu;       // add: y holds something already
+};
+
+// Mean and sum of squared deviations of `count` values, for VEC columns; differences are taken to the first value, which is close.
+struct Moments {
+  float pivot[VEC], sum[VEC], squares[VEC];
+  int count;
+
+  MEMBER void take(const float (&v)[VEC]) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      if (count == 0) pivot[e] = v[e], sum[e] = 0.f, squares[e] = 0.f;
+      const float d = v[e] - pivot[e];
+      sum[e] += d;
+      squares[e] = fmaf(d, d, squares[e]);
+    }
+    count++;
+  }
+};
+
+// Chan et al.: (mean, m2) of na values becomes that of na + nb.
+DEVICE void merge(float &mean, float &m2, float na, float mean_b, float m2_b, float nb) {
+  if (nb == 0.f) return;
+  const float d = mean_b - mean, n = na + nb;
+  mean += d * (nb / n);
+  m2 += m2_b + d * d * (na * nb / n);
+}
+
+template <int BM, int BN, int WM, int WN> struct Tile {
+  static constexpr int WARPS = BM / WM * (BN / WN), THREADS = WARPS * 32, STAGES = 4;
+  static constexpr int BYTES = (BM + BN) * ROW;  // of a stage
+  static constexpr int MI = WM / 16, NI = WN / 8, SLAB = 16 * (WN + 8);
+  static_assert(WARPS * SLAB * 4 + BM / WM * BN * 12 <= STAGES * BYTES, "the epilogue works where the stages were");
+};
+
+// Writes the tile of a block. `smem` is free.
+template <class S, int BM, int BN, int WM, int WN, bool ANY>
+DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, rows = g.rows();
+  const int m0 = tile * BM + warp / (BN / WN) * WM, column = n0 + warp % (BN / WN) * WN;
+  constexpr int LANES = WN / VEC;
+  const int mine = column + lane % LANES * VEC;  // the lane's first column
+  const bool whole = !ANY || g.outputs % VEC == 0;
+  float shift[VEC];
+#pragma unroll
+  for (int e = 0; e < VEC; e++) shift[e] = to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
+  Moments seen;
+  seen.count = 0;
+  by_rows(acc, (float *)smem + warp * S::SLAB, [&](int row, int, float(&v)[VEC]) {
+    if (m0 + row >= rows || mine >= g.outputs) return;
+    const u64 at = (u64)g.place(m0 + row) * g.outputs + mine;
+    float before[VEC], more[VEC];
+#pragma unroll
+    for (int e = 0; e < VEC; e++) before[e] = more[e] = 0.f;
+    if (whole) {
+      if (to.residual) load16(to.residual + at, more);
+      if (to.add) load16(to.y + at, before);
+    } else {
+#pragma unroll
+      for (int e = 0; e < VEC; e++)
+        if (mine + e < g.outputs) {
+          if (to.residual) more[e] = to_f32(to.residual[at + e]);
+          if (to.add) before[e] = to_f32(to.y[at + e]);
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      v[e] = v[e] + shift[e] + more[e] + before[e];
+      if (to.relu) v[e] = v[e] < 0.f ? 0.f : v[e];
+      v[e] = to_f32(from_f32(v[e]));
+    }
+    if (to.moments) seen.take(v);
+    if (whole) {
+      store16(to.y + at, v);
+    } else {
+#pragma unroll
+      for (int e = 0; e < VEC; e++)
+        if (mine + e < g.outputs) to.y[at + e] = from_f32(v[e]);
+    }
+  });
+  if (!to.moments) return;
+
+  // Lanes with the same columns, then the warps above each other, in order.
+  float count = seen.count, mean[VEC], m2[VEC];
+#pragma unroll
+  for (int e = 0; e < VEC; e++) {
+    mean[e] = seen.count ? seen.pivot[e] + seen.sum[e] / count : 0.f;
+    m2[e] = seen.count ? seen.squares[e] - seen.sum[e] * (seen.sum[e] / count) : 0.f;
+  }
+#pragma unroll
+  for (int o = LANES; o < 32; o *= 2) {
+    const float other = __shfl_xor_sync(0xffffffffu, count, o);
+    const bool low = (lane & o) == 0;  // both lanes merge in the same order
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      const float mean_o = __shfl_xor_sync(0xffffffffu, mean[e], o);
+      const float m2_o = __shfl_xor_sync(0xffffffffu, m2[e], o);
+      float a = low ? mean[e] : mean_o, b = low ? m2[e] : m2_o;
+      const float na = low ? count : other, nb = low ? other : count;
+      if (na == 0.f) a = low ? mean_o : mean[e], b = low ? m2_o : m2[e];
+      else merge(a, b, na, low ? mean_o : mean[e], low ? m2_o : m2[e], nb);
+      mean[e] = a, m2[e] = b;
+    }
+    count += other;
+  }
+  float *part = (float *)smem + S::WARPS * S::SLAB;  // [BM / WM][BN][3]
+  if (lane < LANES) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      float *p = part + ((warp / (BN / WN)) * BN + column - n0 + lane * VEC + e) * 3;
+      p[0] = mean[e], p[1] = m2[e], p[2] = count;
+    }
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < BN && n0 + c < g.outputs; c += S::THREADS) {
+    float a = part[c * 3], b = part[c * 3 + 1], n = part[c * 3 + 2];
+#pragma unroll
+    for (int w = 1; w < BM / WM; w++) {
+      const float *p = part + (w * BN + c) * 3;
+      merge(a, b, n, p[0], p[1], p[2]);
+      n += p[2];
+    }
+    to.moments[((u64)tile * 2) * g.outputs + n0 + c] = a;
+    to.moments[((u64)tile * 2 + 1) * g.outputs + n0 + c] = b;
+  }
+}
+
+// Which tile a block has: eight tiles of rows go through all columns before the next eight, so that what they share stays in the L2.
+template <int BM, int BN> DEVICE void place_of_block(const Gather &g, int &tile, int &n0) {
+  constexpr int GROUP = 8;
+  const int across = (g.outputs + BN - 1) / BN, down = (g.rows() + BM - 1) / BM;
+  const int group = blockIdx.x / (GROUP * across), high = min(GROUP, down - group * GROUP), in = blockIdx.x - group * GROUP * across;
+  tile = group * GROUP + in % high;
+  n0 = in / high * BN;
+}
+
+template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilogue &to, const T *x, const T *w, const Gather &g) {
+  typedef Tile<BM, BN, WM, WN> S;
+  SHARED_DYN(smem);
+  int tile, n0;
+  place_of_block<BM, BN>(g, tile, n0);
+  const int warp = threadIdx.x >> 5, steps = (g.depth() + BK - 1) / BK;
+  const Rows<BN, S::THREADS> weights = {w, g.outputs, g.depth(), n0};
+  float acc[S::MI][S::NI][4];
+  clear(acc);
+  auto use = [&](const u8 *slot) { multiply<Along, Along>(acc, slot, slot + BM * ROW, warp / (BN / WN) * WM, warp % (BN / WN) * WN); };
+  if constexpr (ANY) {
+    SHARED(long long, base, [BM]);
+    SHARED(int, top, [BM]);
+    SHARED(int, left, [BM]);
+    const AnyPixels<BM, S::THREADS> pixels(x, g, tile * BM, base, top, left);
+    pipeline<S::STAGES, S::BYTES>(smem, steps, [&](u8 *slot, int step) {
+      pixels.load(slot, step);
+      weights.load_any(slot + BM * ROW, step);
+    }, use);
+  } else {
+    Pixels<BM, S::THREADS> pixels(x, g, tile * BM);
+    pipeline<S::STAGES, S::BYTES>(smem, steps, [&](u8 *slot, int step) {
+      pixels.load(slot);
+      weights.load(slot + BM * ROW, step);
+    }, use);
+  }
+  finish<S, BM, BN, WM, WN, ANY>(acc, smem, g, to, tile, n0);
+}
+
+KERNEL void __launch_bounds__(256, 1) conv_128x256(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
+    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
+  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
+  const Epilogue to = {y, moments, shift, residual, add, relu};
+  conv<128, 256, 64, 64, false>(to, x, w, g);
+}
+
+KERNEL void __launch_bounds__(128, 2) conv_128x128(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
+    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
+  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
+  const Epilogue to = {y, moments, shift, residual, add, relu};
+  conv<128, 128, 64, 64, false>(to, x, w, g);
+}
+
+KERNEL void __launch_bounds__(128, 2) conv_128x64(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
+    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
+  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
+  const Epilogue to = {y, moments, shift, residual, add, relu};
+  conv<128, 64, 64, 32, false>(to, x, w, g);
+}
+
+KERNEL void __launch_bounds__(128, 2) conv_any(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
+    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
+  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
+  const Epilogue to = {y, moments, shift, residual, add, relu};
+  conv<128, 64, 64, 32, true>(to, x, w, g);
+}

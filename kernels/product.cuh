@@ -1,0 +1,182 @@
+// The matrix product that convolutions, linear layers and the contrastive loss share: tiles in shared memory, a pipeline of
+// asynchronous copies, mma.sync on bf16 (plain multiply-adds on f32, which is there to verify with).
+//
+// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile lies either along K (a row of M or N is 64
+// bytes) or across K (a row of K is a run of M or N). Chunks of 16 bytes are exchanged by an exclusive or with the row, so that the
+// eight rows of an ldmatrix lie in different banks and every access is without conflict.
+#pragma once
+#include "prelude.cuh"
+
+#define MEMBER __device__ __forceinline__
+
+constexpr int ROW = 64;              // bytes of a row along K
+constexpr int BK = ROW / sizeof(T);  // K of a step: 32 or 16
+
+// A tile whose rows, of M or N, run along K: [rows][BK].
+struct Along {
+  static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (row >> 1 & 3)) << 4); }
+  static MEMBER u32 at(int row, int k) { return chunk(row, k / VEC) + k % VEC * sizeof(T); }
+#if BF16
+  // Rows m to m + 15, values k to k + 15 of K: a fragment of A.
+  static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
+    const int lane = threadIdx.x & 31;
+    ldmatrix_x4(a, tile + chunk(m + (lane & 15), k / 8 + (lane >> 4)));
+  }
+  // Rows n to n + 15: two fragments of B.
+  static MEMBER void load_b(u32 (&b)[4], u32 tile, int n, int k) {
+    const int lane = threadIdx.x & 31;
+    ldmatrix_x4(b, tile + chunk(n + (lane & 7) + (lane >> 4 << 3), k / 8 + (lane >> 3 & 1)));
+  }
+#endif
+};
+
+// A tile whose rows are K and run along M or N: [BK][COLS].
+template <int COLS> struct Across {
+  static_assert(COLS * sizeof(T) >= 128, "a row has at least the eight chunks that are exchanged");
+  static MEMBER u32 chunk(int k, int c) { return k * COLS * sizeof(T) + ((c ^ (k & 7)) << 4); }
+  static MEMBER u32 at(int col, int k) { return chunk(k, col / VEC) + col % VEC * sizeof(T); }
+#if BF16
+  static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
+    const int lane = threadIdx.x & 31;
+    ldmatrix_x4_trans(a, tile + chunk(k + (lane & 7) + (lane >> 4 << 3), m / 8 + (lane >> 3 & 1)));
+  }
+  static MEMBER void load_b(u32 (&b)[4], u32 tile, int n, int k) {
+    const int lane = threadIdx.x & 31;
+    ldmatrix_x4_trans(b, tile + chunk(k + (lane & 15), n / 8 + (lane >> 4)));
+  }
+#endif
+};
+
+// acc += A B for one step of K. A warp owns the rows m0 .. m0 + 16 MI and the columns n0 .. n0 + 8 NI; of each 16 x 8 a lane holds
+// (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1) with g = lane / 4, q = lane % 4 * 2.
+template <class A, class B, int MI, int NI> DEVICE void multiply(float (&acc)[MI][NI][4], const u8 *a, const u8 *b, int m0, int n0) {
+#if BF16
+  const u32 tile_a = smem_u32(a), tile_b = smem_u32(b);
+#pragma unroll
+  for (int k = 0; k < BK; k += 16) {
+    u32 x[MI][4], y[NI / 2][4];
+#pragma unroll
+    for (int i = 0; i < MI; i++) A::load_a(x[i], tile_a, m0 + i * 16, k);
+#pragma unroll
+    for (int j = 0; j < NI / 2; j++) B::load_b(y[j], tile_b, n0 + j * 16, k);
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+      for (int j = 0; j < NI; j++) {
+        const u32 pair[2] = {y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]};
+        mma_m16n8k16(acc[i][j], x[i], pair);
+      }
+  }
+#else
+  const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
+#pragma unroll 1
+  for (int k = 0; k < BK; k++) {
+    float x[MI][2];
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) x[i][h] = *(const float *)(a + A::at(m0 + i * 16 + g + h * 8, k));
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const float y = *(const float *)(b + B::at(n0 + j * 8 + q + e, k));
+#pragma unroll
+        for (int i = 0; i < MI; i++)
+#pragma unroll
+          for (int h = 0; h < 2; h++) acc[i][j][h * 2 + e] = fmaf(x[i][h], y, acc[i][j][h * 2 + e]);
+      }
+  }
+#endif
+}
+
+template <int MI, int NI> DEVICE void clear(float (&acc)[MI][NI][4]) {
+#pragma unroll
+  for (int i = 0; i < MI; i++)
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
+}
+
+// Runs `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy STAGES - 1 steps ahead, in order. One
+// barrier per step: when all threads are past it, the slot of the step before is free. Ends with nothing under way.
+template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 *slots, int steps, Load load, Use use) {
+#pragma unroll
+  for (int s = 0; s < STAGES - 1; s++) {
+    if (s < steps) load(slots + s * BYTES, s);
+    cp_async_commit();
+  }
+  int filled = STAGES - 1, used = 0;
+  for (int s = 0; s < steps; s++) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    if (s + STAGES - 1 < steps) load(slots + filled * BYTES, s + STAGES - 1);
+    cp_async_commit();
+    use(slots + used * BYTES);
+    filled = filled + 1 == STAGES ? 0 : filled + 1;
+    used = used + 1 == STAGES ? 0 : used + 1;
+  }
+  cp_async_wait<0>();
+  __syncthreads();
+}
+
+// Copies a tile of ROWS rows along K from a matrix [rows, depth]; `whole`: depth is a multiple of VEC.
+template <int ROWS, int THREADS> struct Rows {
+  static constexpr int EACH = ROWS * 4 / THREADS;  // chunks of 16 bytes per thread and step
+  const T *from;
+  int rows, depth, first;
+
+  MEMBER void load(u8 *tile, int step) const {
+    const int c = threadIdx.x & 3, k = step * BK + c * VEC;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int r = threadIdx.x / 4 + i * (THREADS / 4);
+      const bool in = first + r < rows && k < depth;
+      cp_async<16>(smem_u32(tile + Along::chunk(r, c)), in ? from + (u64)(first + r) * depth + k : from, in);
+    }
+  }
+  // The same value by value, for any depth.
+  MEMBER void load_any(u8 *tile, int step) const {
+    for (int e = threadIdx.x; e < ROWS * BK; e += THREADS) {
+      const int r = e / BK, k = e % BK;
+      const bool in = first + r < rows && step * BK + k < depth;
+      *(T *)(tile + Along::at(r, k)) = in ? from[(u64)(first + r) * depth + step * BK + k] : from_f32(0.f);
+    }
+  }
+};
+
+// VEC neighbours from shared memory. Eight lanes of a warp are served at a time: of eight values each, every other four lanes take the
+// second half first, so that the eight lie in different banks.
+DEVICE void read_row(float (&v)[4], const float *from) { load16(from, v); }
+DEVICE void read_row(float (&v)[8], const float *from) {
+  const bool turned = threadIdx.x & 4;
+  float first[4], second[4];
+  load16(from + (turned ? 4 : 0), first);
+  load16(from + (turned ? 0 : 4), second);
+#pragma unroll
+  for (int e = 0; e < 4; e++) v[e] = turned ? second[e] : first[e], v[e + 4] = turned ? first[e] : second[e];
+}
+
+// Hands the accumulators of a warp out row by row: `store(row, col, v)` gets VEC neighbours of a row, so that memory is written 16 bytes
+// at a time. row and col count from the warp's first. `slab` [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
+template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Store store) {
+  constexpr int LD = NI * 8 + 8, LANES = NI * 8 / VEC;  // LANES lanes share a row
+  const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
+#pragma unroll
+  for (int i = 0; i < MI; i++) {
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) *(float2 *)(slab + (g + h * 8) * LD + j * 8 + q) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+    __syncwarp();
+#pragma unroll
+    for (int r = 0; r < 16; r += 32 / LANES) {
+      const int row = r + lane / LANES, col = lane % LANES * VEC;
+      float v[VEC];
+      read_row(v, slab + row * LD + col);
+      store(i * 16 + row, col, v);
+    }
+  }
+}

@@ -1,0 +1,331 @@
+//! How convolutions and linear layers run on a GPU: packed weights, and the launches of the kernels of `conv.cu`,
+//! `conv_bwd_w.cu` and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
+
+use crate::device::conv::Conv;
+use crate::device::{Arg, Gpu, Host, Launch};
+use crate::ops::batch_norm::Named;
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Tape};
+use crate::var::{Dtype, Var};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Rows of a tile of the result: the pixels that one block makes, and that its statistics are of.
+pub(crate) const TILE: usize = 128;
+/// Bytes of a tile's row in shared memory, and stages of the pipeline: as in `product.cuh`.
+const ROW: usize = 64;
+const STAGES: usize = 4;
+
+/// One weight and its packed forms.
+struct Part {
+    w: Var,                // [outputs, channels, kernel, kernel] f32
+    forward: Var,          // [outputs, kernel, kernel, channels] T
+    backward: Option<Var>, // as many, per residue of the tap: [channels, taps, taps, outputs] T
+    norm: Option<Folded>,
+    size: Conv,
+}
+
+/// A norm that goes into the weights, and the shift that is left of it.
+#[derive(Clone, Copy)]
+struct Folded {
+    shift: Var,     // [outputs] f32
+    norm: [Var; 4], // [outputs] f32: gamma, beta, mean, var
+}
+
+/// Every packed weight of a recording. One call at its head packs them all.
+#[derive(Default)]
+pub(crate) struct Packs {
+    parts: RefCell<Vec<Part>>,
+    table: RefCell<Option<Var>>, // [blocks, WORDS] u64 as u32
+}
+
+/// 64-bit words of a row of the table: `Part` in `pack.cu`.
+const WORDS: usize = 12;
+/// Outputs that a block packs.
+const OUTPUTS: usize = 32;
+
+impl Packs {
+    /// The packed form of `w` for the forward product; with a norm folded in also the shift that remains.
+    pub fn forward(t: &mut Tape, w: Var, size: Conv, norm: Option<&Named>) -> (Var, Option<Var>) {
+        let packs = Packs::of(t);
+        if let Some(p) = packs.parts.borrow().iter().find(|p| p.w == w) {
+            return (p.forward, p.norm.map(|n| n.shift));
+        }
+        let forward = Packs::room(t, [size.weight_len()], Dtype::Real);
+        let norm = norm.map(|n| {
+            let shift = Packs::room(t, [size.outputs], Dtype::F32);
+            Folded { shift, norm: [n.gamma, n.beta, n.mean, n.var] }
+        });
+        packs.parts.borrow_mut().push(Part { w, forward, backward: None, norm, size });
+        packs.resize(t);
+        (forward, norm.map(|n| n.shift))
+    }
+
+    /// The packed form of `w` for the gradient of the input.
+    pub fn backward(t: &mut Tape, w: Var) -> Var {
+        let packs = Packs::of(t);
+        let mut parts = packs.parts.borrow_mut();
+        let part = parts.iter_mut().find(|p| p.w == w).expect("a backward follows its forward");
+        *part.backward.get_or_insert_with(|| Packs::room(t, [part.size.weight_len()], Dtype::Real))
+    }
+
+    fn of(t: &mut Tape) -> Rc<Packs> {
+        let packs: Rc<Packs> = t.common();
+        if packs.table.borrow().is_none() {
+            let table = t.fixed([1], Dtype::U32);
+            *packs.table.borrow_mut() = Some(t.gpu_only(table));
+            t.call(Pack(packs.clone()));
+        }
+        packs
+    }
+    fn room(t: &mut Tape, shape: [usize; 1], dtype: Dtype) -> Var {
+        let v = if t.mode() == Mode::Eval { t.fixed(shape, dtype) } else { t.scratch(shape, dtype) };
+        t.gpu_only(v)
+    }
+    fn resize(&self, t: &mut Tape) {
+        let blocks: usize = self.parts.borrow().iter().map(|p| blocks(&p.size).count()).sum();
+        if let Some(table) = *self.table.borrow() {
+            t.reshape(table, [blocks, 2 * WORDS]);
+        }
+    }
+}
+
+/// First output, first channel and number of channels of each block: about 9,000 weights, so that they fit shared memory.
+fn blocks(c: &Conv) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (outputs, channels, run) = (c.outputs, c.channels, run(c));
+    (0..outputs).step_by(OUTPUTS).flat_map(move |o| (0..channels).step_by(run).map(move |c| (o, c, run)))
+}
+
+fn run(c: &Conv) -> usize {
+    (288 / (c.kernel * c.kernel)).clamp(1, 32)
+}
+
+struct Pack(Rc<Packs>);
+
+impl Call for Pack {
+    fn name(&self) -> &'static str {
+        "pack"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::default();
+        for p in self.0.parts.borrow().iter() {
+            o.reads.push(p.w);
+            o.writes.push(p.forward);
+            o.writes.extend(p.backward);
+            if let Some(n) = p.norm {
+                o.reads.extend(n.norm);
+                o.writes.push(n.shift);
+            }
+        }
+        o
+    }
+    /// The CPU packs while it multiplies.
+    fn cpu(&self, _: &Host) {}
+    fn once(&self) -> bool {
+        true
+    }
+    fn prepare(&self, g: &Gpu) {
+        let mut rows: Vec<u64> = vec![];
+        let address = |v: Option<Var>| v.map_or(0, |v| g.address(v));
+        for p in self.0.parts.borrow().iter() {
+            let norm = p.norm.map(|n| n.norm);
+            for (output, channel, run) in blocks(&p.size) {
+                let pair = |low: usize, high: usize| low as u64 | (high as u64) << 32;
+                rows.extend([g.address(p.w), g.address(p.forward), address(p.backward), address(p.norm.map(|n| n.shift))]);
+                rows.extend((0..4).map(|i| address(norm.map(|n| n[i]))));
+                rows.extend([
+                    pair(p.size.outputs, p.size.channels),
+                    pair(p.size.kernel, p.size.stride),
+                    pair(output, channel),
+                    pair(run, 0),
+                ]);
+            }
+        }
+        if let Some(table) = *self.0.table.borrow() {
+            g.write(table, bytemuck::cast_slice::<u64, u32>(&rows));
+        }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let parts = self.0.parts.borrow();
+        let count: usize = parts.iter().map(|p| blocks(&p.size).count()).sum();
+        let most = parts.iter().map(|p| run(&p.size).min(p.size.channels) * p.size.kernel * p.size.kernel).max().unwrap_or(0);
+        let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
+        g.launch(&launch, &[(*self.0.table.borrow()).into()]);
+    }
+    fn cost(&self) -> Cost {
+        let n: usize = self.0.parts.borrow().iter().map(|p| p.size.weight_len() * if p.backward.is_some() { 8 } else { 6 }).sum();
+        Cost { flops: 0, bytes: n as u64 }
+    }
+}
+
+/// What happens to a result before it is written.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Finish {
+    pub moments: Option<Var>, // [tiles, 2, outputs] f32
+    pub shift: Option<Var>,   // [outputs] f32
+    pub residual: Option<Var>,
+    pub add: bool,
+    pub relu: bool,
+}
+
+/// Where the pixels of a result lie in what is gathered and in memory: `Gather` in `conv.cu`.
+struct Gather {
+    batch: usize,
+    from: [usize; 3], // height, width, channels of what is gathered
+    outputs: usize,
+    taps: [usize; 2],
+    step: usize,
+    start: [i32; 2],
+    out: [usize; 2],
+    map: [usize; 2],
+    spread: usize,
+    at: [usize; 2],
+}
+
+impl Gather {
+    fn launch(&self, g: &Gpu, y: Var, x: Var, w: Var, first_weight: usize, to: &Finish) {
+        let rows = self.batch * self.out[0] * self.out[1];
+        if rows == 0 {
+            return;
+        }
+        // Copies and stores go 16 bytes at a time where both sides allow it.
+        let vector = 16 / g.real().bytes();
+        let whole = self.from[2].is_multiple_of(vector) && self.outputs.is_multiple_of(vector);
+        let (kernel, columns, threads) = match self.outputs {
+            _ if !whole => ("conv_any", 64, 128),
+            ..=64 => ("conv_128x64", 64, 128),
+            // The widest tile only where it still gives every multiprocessor of a large card a block.
+            n if n >= 256 && rows.div_ceil(TILE) * n.div_ceil(256) >= 128 => ("conv_128x256", 256, 256),
+            _ => ("conv_128x128", 128, 128),
+        };
+        let tiles = rows.div_ceil(TILE) * self.outputs.div_ceil(columns);
+        let shared = STAGES * (TILE + columns) * ROW;
+        let launch = Launch { kernel, grid: [tiles as u32, 1, 1], block: [threads, 1, 1], shared: shared as u32 };
+        let i = |n: usize| Arg::from(n);
+        let args = [
+            y.into(),
+            to.moments.into(),
+            x.into(),
+            Arg::Part(w, first_weight),
+            to.shift.into(),
+            to.residual.into(),
+            to.add.into(),
+            to.relu.into(),
+            i(self.batch),
+            i(self.from[0]),
+            i(self.from[1]),
+            i(self.from[2]),
+            i(self.outputs),
+            i(self.taps[0]),
+            i(self.taps[1]),
+            i(self.step),
+            Arg::I32(self.start[0]),
+            Arg::I32(self.start[1]),
+            i(self.out[0]),
+            i(self.out[1]),
+            i(self.map[0]),
+            i(self.map[1]),
+            i(self.spread),
+            i(self.at[0]),
+            i(self.at[1]),
+        ];
+        g.launch(&launch, &args);
+    }
+}
+
+/// y = the product of the neighbourhoods of x and the packed weights.
+pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finish) {
+    let out = [c.out_height(), c.out_width()];
+    let gather = Gather {
+        batch: c.batch,
+        from: [c.height, c.width, c.channels],
+        outputs: c.outputs,
+        taps: [c.kernel; 2],
+        step: c.stride,
+        start: [-(c.pad as i32); 2],
+        out,
+        map: out,
+        spread: 1,
+        at: [0; 2],
+    };
+    gather.launch(g, y, x, packed, 0, to);
+}
+
+/// The gradient of x: for every residue of a pixel by the stride a gather over dy with the taps that reach it.
+pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
+    let taps = |residue: usize| (c.kernel + c.stride - 1 - residue) / c.stride;
+    let before = |residue: usize| (0..residue).map(taps).sum::<usize>();
+    for residue in 0..c.stride * c.stride {
+        let [ri, rj] = [residue / c.stride, residue % c.stride];
+        let count = [taps(ri), taps(rj)];
+        if dx.add && count.contains(&0) {
+            continue;
+        }
+        // The pixels that see these taps: (pixel + pad) % stride = residue.
+        let at = [ri, rj].map(|r| (r + c.stride * c.pad - c.pad) % c.stride);
+        let start = [0, 1].map(|k| ((at[k] + c.pad) / c.stride) as i32 - (count[k] as i32 - 1));
+        let out =
+            [(c.height, at[0]), (c.width, at[1])].map(|(extent, at)| (extent + c.stride - 1 - at.min(extent + c.stride - 1)) / c.stride);
+        let gather = Gather {
+            batch: c.batch,
+            from: [c.out_height(), c.out_width(), c.outputs],
+            outputs: c.channels,
+            taps: count,
+            step: 1,
+            start,
+            out,
+            map: [c.height, c.width],
+            spread: c.stride,
+            at,
+        };
+        let first = (before(ri) * c.kernel + count[0] * before(rj)) * c.channels * c.outputs;
+        gather.launch(g, dx.var, dy, packed, first, &Finish { add: dx.add, ..Finish::default() });
+    }
+}
+
+/// Partial sums of the gradient of weights: how many, decided by the shape alone so that every card adds alike.
+/// Enough blocks of 128 x 128 for two on every multiprocessor of a large card, none with fewer than 512 pixels.
+fn splits(c: &Conv) -> usize {
+    let pixels = c.batch * c.out_height() * c.out_width();
+    let tiles = c.outputs.div_ceil(128) * (c.channels * c.kernel * c.kernel).div_ceil(128);
+    (264 / tiles).clamp(1, pixels.div_ceil(512))
+}
+
+/// Pixels of each part of the sum, a multiple of the steps of both types.
+fn pixels_per_split(c: &Conv) -> usize {
+    (c.batch * c.out_height() * c.out_width()).div_ceil(splits(c)).next_multiple_of(32)
+}
+
+fn parts(c: &Conv) -> usize {
+    (c.batch * c.out_height() * c.out_width()).div_ceil(pixels_per_split(c))
+}
+
+/// Scratch for [`backward_weight`].
+pub(crate) fn partial_sums(t: &mut Tape, c: &Conv) -> Var {
+    t.scratch([parts(c), c.weight_len()], Dtype::F32)
+}
+
+/// The gradient of the weights, through `partial` [parts, outputs, kernel, kernel, channels].
+pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) {
+    let vector = 16 / g.real().bytes();
+    let whole = c.channels.is_multiple_of(vector) && c.outputs.is_multiple_of(vector);
+    let (kernel, rows, columns) = match c.outputs {
+        _ if !whole => ("conv_bwd_w_any", 64, 64),
+        ..=64 => ("conv_bwd_w_64x128", 64, 128),
+        _ => ("conv_bwd_w_128x128", 128, 128),
+    };
+    let (taps, depth) = (c.kernel * c.kernel, c.channels * c.kernel * c.kernel);
+    let tiles = c.outputs.div_ceil(rows) * depth.div_ceil(columns);
+    let grid = [tiles as u32, parts(c) as u32, 1];
+    let launch = Launch { kernel, grid, block: [128, 1, 1], shared: (STAGES * (rows + columns) * ROW) as u32 };
+    let sizes = [c.batch, c.height, c.width, c.channels, c.outputs, c.kernel, c.stride, c.pad, c.out_height(), c.out_width()];
+    let mut args: Vec<Arg> = vec![partial.into(), dy.into(), x.into()];
+    args.extend(sizes.map(Arg::from));
+    args.push(pixels_per_split(c).into());
+    g.launch(&launch, &args);
+
+    let run = c.channels.min(128);
+    let grid = [c.outputs as u32, c.channels.div_ceil(run) as u32, 1];
+    let launch = Launch { kernel: "conv_bwd_w_sum", grid, block: [256, 1, 1], shared: (4 * taps * run) as u32 };
+    let sizes = [parts(c), c.outputs, c.channels, taps, run].map(Arg::from);
+    g.launch(&launch, &[&[dw.var.into(), partial.into(), dw.add.into()][..], &sizes].concat());
+}

@@ -1,0 +1,92 @@
+//! What kernels ask of memory, counted by the emulator and held to: bytes against the floor, sectors per request of global memory,
+//! passes over the banks of shared memory, matrix instructions against the operations of the op. The counts are exact, so a change of a
+//! kernel that costs bandwidth fails here, on a machine without a GPU. `cargo test --release counts -- --nocapture` prints the tables.
+
+use crate::emulated::Emulated;
+use crate::kernels::record;
+use emulator::{Access, LaunchCounts, Options};
+use sslmem::device::Device;
+use sslmem::ops::Case;
+use sslmem::ops::alignment::Pairs;
+use sslmem::ops::conv::Filter;
+use sslmem::tape::Mode;
+use sslmem::var::Dtype;
+
+/// Shapes that fill the tiles, in bf16.
+const CASES: &[Case] = &[
+    Case { name: "linear 256 x 128 to 512", mode: Mode::Train, inputs: &[&[256, 128]], build: |s, x| s.linear(x[0], 512, false) },
+    Case {
+        name: "conv 3x3, 64 to 64, 2 x 16 x 16",
+        mode: Mode::Train,
+        inputs: &[&[2, 16, 16, 64]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter { outputs: 64, kernel: 3, stride: 1 }, None, true),
+    },
+    Case {
+        name: "conv 3x3 stride 2, 64 to 128, 2 x 16 x 16",
+        mode: Mode::Train,
+        inputs: &[&[2, 16, 16, 64]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter { outputs: 128, kernel: 3, stride: 2 }, None, true),
+    },
+    Case {
+        name: "conv 1x1 folded, 64 to 256 with residual, 2 x 8 x 8",
+        mode: Mode::Eval,
+        inputs: &[&[2, 8, 8, 64], &[2, 8, 8, 256]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter { outputs: 256, kernel: 1, stride: 1 }, Some(x[1]), true),
+    },
+    Case { name: "contrast 128 x 128", mode: Mode::Train, inputs: &[&[128, 128]], build: |s, x| s.contrast(x[0], 0.5) },
+    Case { name: "alignment 8 samples, 5 views, 512", mode: Mode::Eval, inputs: &[&[40, 512]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
+];
+
+fn counted(case: &Case) -> Vec<LaunchCounts> {
+    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    record(case, false, Device::Gpu(queue.clone())).run().unwrap();
+    queue.take_counts()
+}
+
+fn case(name: &str) -> &'static Case {
+    CASES.iter().find(|c| c.name.starts_with(name)).unwrap()
+}
+
+/// Requests of a kind that take more than they must, as `place: passes of ideal`.
+fn wasteful(launch: &LaunchCounts, kinds: &[Access]) -> Vec<String> {
+    let chosen = launch.sites.iter().filter(|s| kinds.contains(&s.access) && s.passes > s.ideal);
+    chosen.map(|s| format!("{} {}: {} passes, {} would do", launch.kernel, s.place, s.passes, s.ideal)).collect()
+}
+
+#[test]
+fn tables_of_all_shapes() {
+    for case in CASES {
+        println!("\n== {}", case.name);
+        for launch in counted(case) {
+            println!("{launch}");
+        }
+    }
+}
+
+#[test]
+fn products_read_fragments_without_bank_conflicts_and_memory_in_whole_sectors() {
+    for name in ["linear", "conv 3x3, 64", "conv 3x3 stride 2", "conv 1x1 folded"] {
+        let launches = counted(case(name));
+        let products: Vec<_> = launches.iter().filter(|l| l.kernel.starts_with("conv_1") || l.kernel.starts_with("conv_bwd_w_")).collect();
+        assert!(products.len() >= if name == "conv 1x1 folded" { 1 } else { 3 }, "{name}");
+        for launch in products {
+            let all = [Access::CopyFrom, Access::CopyTo, Access::Ldmatrix, Access::SharedLoad, Access::SharedStore, Access::GlobalStore];
+            let wasted = wasteful(launch, &all);
+            // Statistics of columns go out three numbers at a time, once per tile.
+            let wasted: Vec<_> = wasted.into_iter().filter(|w| !w.contains("moments")).collect();
+            assert!(wasted.is_empty(), "{name}: {wasted:#?}");
+        }
+    }
+}
+
+#[test]
+fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
+    let launches = counted(case("linear"));
+    let flops: Vec<(&str, u64)> = launches.iter().filter(|l| l.mma > 0).map(|l| (&l.kernel[..], l.mma_flops)).collect();
+    let one = 2 * 256 * 128 * 512;
+    assert_eq!(flops, [("conv_128x128", one), ("conv_128x128", one), ("conv_bwd_w_128x128", one)]);
+    // Each parity of the pixel has the taps that reach it: none is multiplied by a zero that a stride puts in.
+    let launches = counted(case("conv 3x3 stride 2"));
+    let data: u64 = launches.iter().filter(|l| l.kernel == "conv_128x64").map(|l| l.mma_flops).sum();
+    assert_eq!(data, 2 * 2 * 8 * 8 * 9 * 64 * 128);
+}

@@ -1,0 +1,65 @@
+//! A GPU made of the emulator: the kernels run on the CPU, every access checked.
+
+use emulator::{Emulator, LaunchCounts, Options};
+use sslmem::device::{Launch, Queue, Replay};
+use sslmem::error::{Error, Result};
+use sslmem::var::Dtype;
+use std::rc::Rc;
+use std::time::Instant;
+
+pub struct Emulated {
+    emulator: Emulator,
+    real: Dtype,
+    shared: usize,
+}
+
+impl Emulated {
+    /// A device whose activations are `real`.
+    pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
+        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit })
+    }
+    /// What was counted since the last time, if the options ask for counts.
+    pub fn take_counts(&self) -> Vec<LaunchCounts> {
+        self.emulator.take_counts()
+    }
+}
+
+/// The emulator's message, which says what, where and in which thread.
+fn found(message: String) -> Error {
+    Error::config(message, "mend the kernel")
+}
+
+impl Queue for Emulated {
+    fn name(&self) -> String {
+        "emulator".into()
+    }
+    fn real(&self) -> Dtype {
+        self.real
+    }
+    fn shared(&self) -> usize {
+        self.shared
+    }
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        Ok(self.emulator.alloc(bytes))
+    }
+    fn free(&self, address: u64) {
+        self.emulator.free(address);
+    }
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.emulator.upload(to, bytes).map_err(found)
+    }
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.emulator.download(from, bytes).map_err(found)
+    }
+    fn launch(&self, l: &Launch, words: &[u64]) -> Result<()> {
+        self.emulator.launch(l.kernel, self.real == Dtype::Bf16, l.grid, l.block, l.shared, words).map_err(found)
+    }
+    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
+        Ok(None)
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}

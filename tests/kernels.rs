@@ -1,0 +1,134 @@
+//! Every kernel against the meaning of its op: each case of `ops::ALL` is recorded for the CPU and for a GPU, and goes call by call,
+//! so that a difference is that of one call and names it. `T` is f32 or bf16.
+
+use crate::emulated::Emulated;
+use emulator::Options;
+use sslmem::device::{Device, Queue};
+use sslmem::ops::{ALL, Case};
+use sslmem::program::Program;
+use sslmem::random::{Purpose, Stream};
+use sslmem::tape::{Mode, Operands, Tape};
+use sslmem::var::{Dtype, Var};
+use sslmem::weights::Weights;
+use std::rc::Rc;
+
+/// Numbers in [-1, 1) that bf16 holds exactly, so that both types start alike.
+pub fn noise(stream: u32, n: usize) -> Vec<f32> {
+    let mut s = Stream::new(11, Purpose::Statistics, 0, stream, 0);
+    (0..n).map(|_| f32::from_bits(s.range(-1.0, 1.0).to_bits() & 0xFFFF_0000)).collect()
+}
+
+/// Largest and root-mean-square distance of `got` from `wanted`, relative to the largest and the root mean square of `wanted`.
+pub fn distance(wanted: &[f32], got: &[f32]) -> (f64, f64) {
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, |m: f64, v| if v.is_nan() { f64::INFINITY } else { m.max(v) });
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = || wanted.iter().zip(got).map(|(a, b)| (*a as f64 - *b as f64).abs());
+    let size = || wanted.iter().map(|a| a.abs() as f64);
+    let scale = largest(&mut size()).max(1e-30);
+    (largest(&mut difference()) / scale, norm(&mut difference()) / norm(&mut size()).max(1e-30))
+}
+
+/// What one call may differ by: f32 by the order of a sum and Winograd's rounding, bf16 by the rounding of its result and of the weights.
+pub fn close(real: Dtype, wanted: &[f32], got: &[f32]) -> bool {
+    let (largest, norm) = distance(wanted, got);
+    match real {
+        Dtype::Bf16 => largest <= 1.0 / 128.0 && norm <= 1.0 / 256.0,
+        _ => largest <= 2e-5 && norm <= 1e-5,
+    }
+}
+
+/// A case recorded for a device, with everything kept, and its inputs and gradients filled. `seeded`: every gradient that the op makes
+/// holds something already, so that it must add.
+pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
+    let mut tape = Tape::new(case.mode);
+    let mut filled = vec![];
+    for (i, dims) in case.inputs.iter().enumerate() {
+        let x = tape.fixed(*dims, Dtype::Real);
+        tape.want(x);
+        filled.push((x, i as u32));
+    }
+    let inputs: Vec<Var> = filled.iter().map(|(x, _)| *x).collect();
+    let y = (case.build)(&mut tape.root().at("op"), &inputs);
+    if case.mode == Mode::Train {
+        let weights = tape.below("op").into_iter().map(|(_, v)| v);
+        let targets: Vec<Var> = if seeded { inputs.iter().copied().chain(weights).collect() } else { vec![] };
+        for (i, x) in targets.into_iter().chain([y]).enumerate() {
+            let gradient = tape.fixed_like(x);
+            tape.seed(x, gradient);
+            filled.push((gradient, 100 + i as u32));
+        }
+        tape.reverse();
+    }
+    tape.keep_all();
+    let shapes: Vec<usize> = filled.iter().map(|(v, _)| tape.shape(*v).len()).collect();
+    let mut program = tape.compile(&mut Weights::on(device, 5)).unwrap();
+    for ((v, stream), n) in filled.into_iter().zip(shapes) {
+        program.write(v, &noise(stream, n)).unwrap();
+    }
+    program
+}
+
+/// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU.
+pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> Vec<Vec<f32>> {
+    let mut results = vec![];
+    for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
+        let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
+        let (reads, writes): (Vec<Var>, Vec<Var>) = (reads.iter().filter(both).copied().collect(), writes.iter().filter(both).copied().collect());
+        for v in reads.into_iter().chain(writes.iter().copied()) {
+            cpu.write(v, &gpu.read::<f32>(v).unwrap()).unwrap();
+        }
+        cpu.run_call(i).unwrap();
+        gpu.run_call(i).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for v in writes {
+            let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.read(v).unwrap(), gpu.read(v).unwrap());
+            let (largest, norm) = distance(&wanted, &got);
+            assert!(close(real, &wanted, &got), "{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})");
+            results.push(got);
+        }
+    }
+    results
+}
+
+/// Every case, plain and with gradients to add to, on a queue against the CPU.
+pub fn all_cases(queue: Rc<dyn Queue>, mut each: impl FnMut(String, Vec<Vec<f32>>)) {
+    for case in ALL.iter().copied().flatten() {
+        for seeded in [false, true] {
+            if seeded && case.mode == Mode::Eval {
+                continue;
+            }
+            let name = format!("{}{}", case.name, if seeded { " (adding)" } else { "" });
+            let mut cpu = record(case, seeded, Device::Cpu);
+            let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
+            let results = compare(&name, &mut cpu, &mut gpu, queue.real());
+            each(name, results);
+        }
+    }
+}
+
+/// Every schedule of the emulator must give the CPU's results, and all of them the same bits.
+fn on_the_emulator(real: Dtype) {
+    let mut first: Vec<(String, Vec<Vec<f32>>)> = vec![];
+    for (s, schedule) in Options::schedules().into_iter().enumerate() {
+        let mut at = 0;
+        all_cases(Emulated::new(real, schedule), |name, results| {
+            if s == 0 {
+                first.push((name, results));
+            } else {
+                let bits = |r: &[Vec<f32>]| r.iter().flatten().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                assert_eq!(first[at].0, name);
+                assert!(bits(&first[at].1) == bits(&results), "{name}, {real:?}: the bits depend on the schedule");
+                at += 1;
+            }
+        });
+    }
+}
+
+#[test]
+fn f32_kernels_equal_the_cpu_under_every_schedule() {
+    on_the_emulator(Dtype::F32);
+}
+
+#[test]
+fn bf16_kernels_equal_the_cpu_under_every_schedule() {
+    on_the_emulator(Dtype::Bf16);
+}
