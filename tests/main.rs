@@ -8,6 +8,7 @@ mod data;
 mod device;
 mod files;
 mod golden;
+mod gpu_script;
 mod layers;
 mod learn;
 mod ops;

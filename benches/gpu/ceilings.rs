@@ -6,7 +6,8 @@ use sslmem::device::{Launch, Queue};
 use sslmem::error::Result;
 use sslmem::tape::Cost;
 
-pub const JOBS: &[Job] = &[("ceiling/copy", memory), ("ceiling/l2", cache), ("ceiling/mma", matrix), ("ceiling/upload", upload), ("ceiling/launch", gap)];
+pub const JOBS: &[Job] =
+    &[("ceiling/copy", memory), ("ceiling/l2", cache), ("ceiling/mma", matrix), ("ceiling/upload", upload), ("ceiling/launch", gap)];
 
 /// Memory of the card for the time of a measurement.
 struct Memory<'q> {

@@ -133,7 +133,8 @@ fn optimize(bench: &Bench) -> Result<Vec<Line>> {
     for (name, rule) in rules {
         let mut tape = Tape::new(Mode::Train);
         let side = bench.size(1024, 20);
-        let shapes = std::iter::repeat_n(vec![side, side], bench.size(24, 2)).chain(std::iter::repeat_n(vec![bench.size(512, 7)], bench.size(106, 3)));
+        let shapes = std::iter::repeat_n(vec![side, side], bench.size(24, 2))
+            .chain(std::iter::repeat_n(vec![bench.size(512, 7)], bench.size(106, 3)));
         let mut gradients = vec![];
         for (i, shape) in shapes.enumerate() {
             let w = tape.root().param(&format!("w{i}"), &shape[..], Init::Uniform(0.05));

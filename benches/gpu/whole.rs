@@ -27,7 +27,12 @@ fn resnet18(bench: &Bench) -> Network {
 }
 
 fn resnet50(bench: &Bench, batch: usize) -> Network {
-    Network { arch: if bench.tiny { "resnet8" } else { "resnet50" }, stem: Stem::Imagenet, size: bench.size(224, 16), batch: bench.size(batch, 4) }
+    Network {
+        arch: if bench.tiny { "resnet8" } else { "resnet50" },
+        stem: Stem::Imagenet,
+        size: bench.size(224, 16),
+        batch: bench.size(batch, 4),
+    }
 }
 
 /// Images per second of the whole graph, then what its calls take one by one.
