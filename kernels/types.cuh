@@ -9,6 +9,8 @@ typedef unsigned long long u64;
 
 #define KERNEL extern "C" __global__
 #define DEVICE static __device__ __forceinline__
+// Of a parameter that is a structure by value.
+#define GRID_CONSTANT const __grid_constant__
 // An array in shared memory, at function scope: SHARED(float, part, [32]). Its contents are undefined at first.
 #define SHARED(type, name, dims) __shared__ __align__(128) type name dims
 // The dynamic shared memory of the launch, as bytes. Static and dynamic memory have no order a kernel may rely on.

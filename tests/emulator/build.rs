@@ -1,0 +1,269 @@
+//! Compiles every kernel with g++, its memory accesses instrumented, and writes the table of entry points.
+//!
+//! A .cu file becomes one unit per type of activations, the crate's own test kernels one per planted bug. A unit is compiled again
+//! only if its text, a header it includes or the flags have changed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs};
+
+const FLAGS: &str = "-std=c++17 -g1 -march=x86-64-v3 -ffp-contract=fast -fno-strict-aliasing -fno-exceptions -fno-rtti -fPIC -Wno-psabi";
+const CHECKS: &str = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0 -ftrivial-auto-var-init=pattern \
+    -fsanitize=alignment,bounds,shift-exponent,signed-integer-overflow,integer-divide-by-zero";
+
+/// What is compiled: a file with the words defined before it.
+struct Unit {
+    name: String,
+    file: PathBuf,
+    bf16: bool,
+    /// A define of the crate's own test kernels, which plants a bug; it is the suffix of their names.
+    bug: Option<String>,
+    /// One of the crate's own test kernels.
+    own: bool,
+}
+
+struct Kernel {
+    name: String,
+    bounds: String,
+    params: Vec<(String, &'static str)>,
+}
+
+fn main() {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap());
+    let out = PathBuf::from(env::var("OUT_DIR").unwrap());
+    let folders = [root.join("include"), root.join("../../kernels"), root.join("kernels")];
+    for folder in &folders {
+        println!("cargo::rerun-if-changed={}", folder.display());
+    }
+    println!("cargo::rerun-if-env-changed=EMULATOR_OPT");
+    println!("cargo::rerun-if-env-changed=CXX");
+    let mut jobs = vec![];
+    let mut registry = String::new();
+    let mut table = String::new();
+    for unit in units(&folders[1], &folders[2]) {
+        let source = fs::read_to_string(&unit.file).unwrap();
+        let kernels = kernels(&strip_comments(&source)).unwrap_or_else(|e| stop(&format!("{}: {e}", unit.file.display())));
+        let mut text = text_of(&unit);
+        for kernel in &kernels {
+            entry(&unit, kernel, &mut text, &mut registry, &mut table);
+        }
+        let path = out.join(format!("{}.cpp", unit.name));
+        jobs.push(Job { path, text, checked: true, headers: headers(&source, &folders) });
+    }
+    let hooks = root.join("include/hooks.cpp");
+    jobs.push(Job { path: out.join("hooks.cpp"), text: fs::read_to_string(hooks).unwrap(), checked: false, headers: String::new() });
+    let objects = compile(&jobs, &folders);
+    archive(&out, &objects);
+    fs::write(out.join("registry.rs"), format!("unsafe extern \"C\" {{\n{registry}}}\npub static KERNELS: &[Kernel] = &[\n{table}];\n"))
+        .unwrap();
+}
+
+fn stop(message: &str) -> ! {
+    eprintln!("{message}");
+    exit(1);
+}
+
+fn cu_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "cu"));
+    files.sort();
+    files
+}
+
+fn units(product: &Path, own: &Path) -> Vec<Unit> {
+    let mut units = vec![];
+    let stem = |file: &Path| file.file_stem().unwrap().to_str().unwrap().to_string();
+    for file in cu_files(product) {
+        for (bf16, kind) in [(false, "f32"), (true, "bf16")] {
+            units.push(Unit { name: format!("{}_{kind}", stem(&file)), file: file.clone(), bf16, bug: None, own: false });
+        }
+    }
+    for file in cu_files(own) {
+        let source = fs::read_to_string(&file).unwrap();
+        let name = format!("own_{}", stem(&file));
+        units.push(Unit { name: name.clone(), file: file.clone(), bf16: false, bug: None, own: true });
+        let mut bugs: Vec<&str> = source.lines().filter_map(|l| l.trim().split_once("def BUG_")).map(|l| l.1.trim()).collect();
+        bugs.sort();
+        bugs.dedup();
+        for bug in bugs {
+            let bug = format!("BUG_{bug}");
+            units.push(Unit { name: format!("{name}__{bug}"), file: file.clone(), bf16: false, bug: Some(bug), own: true });
+        }
+    }
+    units
+}
+
+/// The C++ text of a unit. The namespace keeps functions of one name in two units apart.
+fn text_of(unit: &Unit) -> String {
+    let mut text =
+        String::from("#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <type_traits>\n#include <utility>\n");
+    writeln!(text, "#define BF16 {}", unit.bf16 as u32).unwrap();
+    if let Some(bug) = &unit.bug {
+        writeln!(text, "#define {bug}").unwrap();
+    }
+    writeln!(text, "namespace {} {{\n#include \"emulator.h\"\n#include \"{}\"\n}}", unit.name, unit.file.display()).unwrap();
+    text
+}
+
+/// One kernel: its C++ entry, and its line in the table of the crate.
+fn entry(unit: &Unit, kernel: &Kernel, text: &mut String, registry: &mut String, table: &mut String) {
+    let (space, name) = (&unit.name, &kernel.name);
+    let symbol = format!("emu_{space}_{name}");
+    writeln!(text, "extern \"C\" UNCHECKED void {symbol}(const {space}::u64 *words) {{ {space}::emu_call(&{space}::{name}, words); }}")
+        .unwrap();
+    writeln!(text, "namespace {space} {{ static int bounds_{name}() {{ return emu_bounds({}); }} }}", kernel.bounds).unwrap();
+    writeln!(text, "extern \"C\" int {symbol}_bounds() {{ return {space}::bounds_{name}(); }}").unwrap();
+    writeln!(registry, "    fn {symbol}(words: *const u64);\n    fn {symbol}_bounds() -> i32;").unwrap();
+    let suffix = unit.bug.as_ref().map_or(String::new(), |b| format!("__{b}"));
+    let params: String = kernel.params.iter().map(|(n, k)| format!("Param {{ name: {n:?}, kind: Kind::{k} }}, ")).collect();
+    writeln!(
+        table,
+        "    Kernel {{ name: \"{name}{suffix}\", bf16: {}, own: {}, entry: {symbol}, bounds: {symbol}_bounds, params: &[{params}] }},",
+        unit.bf16, unit.own
+    )
+    .unwrap();
+}
+
+fn strip_comments(source: &str) -> String {
+    let mut text = String::new();
+    let mut rest = source;
+    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
+        text += &rest[..at];
+        let (end, skip) = if rest[at..].starts_with("//") { ("\n", 0) } else { ("*/", 2) };
+        rest = rest[at..].find(end).map_or("", |e| &rest[at + e + skip..]);
+    }
+    text + rest
+}
+
+/// The text between the parenthesis that `text` starts with and its partner, and what follows.
+fn parenthesis(text: &str) -> Option<(&str, &str)> {
+    let mut depth = 0;
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 1 => return Some((&text[1..i], &text[i + 1..])),
+            ')' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn kernels(source: &str) -> Result<Vec<Kernel>, String> {
+    let mut kernels = vec![];
+    for part in source.split("KERNEL void").skip(1) {
+        let mut head = part.trim_start();
+        let mut bounds = "1024";
+        if let Some(rest) = head.strip_prefix("__launch_bounds__") {
+            (bounds, head) = parenthesis(rest).ok_or("a __launch_bounds__ that does not end")?;
+        }
+        let open = head.find('(').ok_or("a KERNEL without parameters")?;
+        let name = head[..open].trim().to_string();
+        let (list, _) = parenthesis(&head[open..]).ok_or_else(|| format!("the parameters of {name} do not end"))?;
+        let mut params = vec![];
+        for param in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            params.push(
+                parameter(param).ok_or_else(|| format!("{name}: the parameter `{param}` has none of the types that kernels may take"))?,
+            );
+        }
+        kernels.push(Kernel { name, bounds: bounds.to_string(), params });
+    }
+    Ok(kernels)
+}
+
+fn parameter(text: &str) -> Option<(String, &'static str)> {
+    let spaced = text.replace('*', " * ");
+    let words: Vec<&str> = spaced.split_whitespace().filter(|w| !["__restrict__", "GRID_CONSTANT"].contains(w)).collect();
+    let kind = match words[..words.len() - 1] {
+        ["const", _, "*"] => "In",
+        [_, "*"] => "Out",
+        ["int"] | ["u32"] | ["float"] => "Value",
+        ["TensorMap"] => "Map",
+        _ => return None,
+    };
+    Some((words[words.len() - 1].to_string(), kind))
+}
+
+/// The text of all headers that `source` includes, and that these include.
+fn headers(source: &str, folders: &[PathBuf]) -> String {
+    let mut names: Vec<String> = vec!["emulator.h".into()];
+    let mut all = String::new();
+    let mut text = source.to_string();
+    let mut next = 0;
+    loop {
+        names.extend(text.lines().filter_map(|l| Some(l.trim().strip_prefix("#include \"")?.strip_suffix('"')?.to_string())));
+        let Some(name) = names.get(next) else { return all };
+        next += 1;
+        let known = names[..next - 1].contains(name);
+        text = if known { String::new() } else { folders.iter().find_map(|f| fs::read_to_string(f.join(name)).ok()).unwrap_or_default() };
+        all += &text;
+    }
+}
+
+struct Job {
+    path: PathBuf,
+    text: String,
+    checked: bool,
+    headers: String,
+}
+
+fn compile(jobs: &[Job], folders: &[PathBuf]) -> Vec<PathBuf> {
+    let next = AtomicUsize::new(0);
+    let workers = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize);
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(jobs.len()) {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    compile_one(job, folders);
+                }
+            });
+        }
+    });
+    jobs.iter().map(|j| j.path.with_extension("o")).collect()
+}
+
+fn compile_one(job: &Job, folders: &[PathBuf]) {
+    let compiler = env::var("CXX").unwrap_or("g++".into());
+    let opt = env::var("EMULATOR_OPT").unwrap_or("2".into());
+    let checks = if job.checked { CHECKS } else { "" };
+    let source = job.text.lines().filter_map(|l| l.strip_prefix("#include \"/")?.strip_suffix('"'));
+    let sources: String = source.map(|f| fs::read_to_string(format!("/{f}")).unwrap()).collect();
+    let mut hasher = DefaultHasher::new();
+    (&compiler, &opt, FLAGS, checks, &job.text, sources, &job.headers).hash(&mut hasher);
+    let key = hasher.finish().to_string();
+    let (object, stamp) = (job.path.with_extension("o"), job.path.with_extension("key"));
+    if object.exists() && fs::read_to_string(&stamp).is_ok_and(|k| k == key) {
+        return;
+    }
+    fs::write(&job.path, &job.text).unwrap();
+    let mut command = Command::new(&compiler);
+    command.args(FLAGS.split_whitespace()).args(checks.split_whitespace()).arg(format!("-O{opt}")).args(["-Wno-unknown-pragmas", "-c"]);
+    for folder in folders {
+        command.arg("-I").arg(folder);
+    }
+    match command.arg(&job.path).arg("-o").arg(&object).output() {
+        Err(e) => stop(&format!(
+            "the emulator's kernels need a C++ compiler, and `{compiler}` does not run ({e}): install g++, or name one in CXX"
+        )),
+        Ok(o) if !o.status.success() => {
+            stop(&format!("{compiler} refuses {}:\n{}", job.path.display(), String::from_utf8_lossy(&o.stderr)))
+        }
+        Ok(_) => fs::write(stamp, key).unwrap(),
+    }
+}
+
+fn archive(out: &Path, objects: &[PathBuf]) {
+    let library = out.join("libemulated.a");
+    let _ = fs::remove_file(&library);
+    match Command::new("ar").arg("crs").arg(&library).args(objects).output() {
+        Ok(o) if o.status.success() => {}
+        Ok(o) => stop(&format!("ar cannot collect the kernels:\n{}", String::from_utf8_lossy(&o.stderr))),
+        Err(e) => stop(&format!("the emulator's kernels need `ar`, which does not run ({e}): install binutils")),
+    }
+    println!("cargo::rustc-link-search=native={}", out.display());
+    println!("cargo::rustc-link-lib=static=emulated");
+}
