@@ -7,6 +7,7 @@ mod conv;
 mod data;
 mod device;
 mod files;
+mod gate;
 mod golden;
 mod gpu_script;
 mod layers;

@@ -7,11 +7,13 @@ mod gpu;
 mod host;
 pub mod kernels;
 pub mod product;
+mod rows;
 pub mod signature;
 
 pub use gpu::{Arg, Gpu, Launch, Queue, Replay};
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
+pub(crate) use rows::{THREADS, chunk};
 
 use std::rc::Rc;
 

@@ -2,9 +2,9 @@
 //! the unit-length representations of pairs of its views.
 
 use super::Case;
-use crate::device::Host;
+use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 use std::rc::Rc;
 
@@ -37,9 +37,15 @@ impl Scope<'_> {
         let n = shape.dims()[0] / views;
         assert_eq!(n * views, shape.dims()[0], "{}: {:?} does not hold {views} views of each sample", self.path(), shape);
         let cols = shape.len() / (n * views);
+        assert!(views < 1 << 16, "{}: {views} views of a sample are too many", self.path());
         let pairs: Rc<[(usize, usize)]> = pairs.list(views).into();
-        let y = self.tape.exact([n, pairs.len()]);
-        self.tape.call(Forward { y, x, n, views, cols, pairs });
+        let t = &mut *self.tape;
+        let exact = t.slots[x.index()].dtype == Dtype::F32;
+        let y = t.exact([n, pairs.len()]);
+        let inverse = t.scratch([views * n], Dtype::F32);
+        let table = t.fixed([pairs.len()], Dtype::U32);
+        let table = t.gpu_only(table);
+        t.call(Forward { y, x, n, views, cols, pairs, exact, inverse, table });
         y
     }
 }
@@ -51,6 +57,10 @@ struct Forward {
     views: usize,
     cols: usize,
     pairs: Rc<[(usize, usize)]>,
+    /// x is f32 everywhere.
+    exact: bool,
+    inverse: Var, // [views * n] 1 / length, for views that do not fit into shared memory
+    table: Var,   // [pairs] the pairs, a << 16 | b
 }
 
 const LANES: usize = 16;
@@ -73,7 +83,7 @@ impl Call for Forward {
         "alignment_fwd"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[self.y], &[self.x])
+        Operands::new(&[self.y, self.inverse], &[self.x, self.table])
     }
     fn cpu(&self, m: &Host) {
         let (x, n, cols, views, pairs) = (m.f(self.x), self.n, self.cols, self.views, &self.pairs[..]);
@@ -96,6 +106,23 @@ impl Call for Forward {
                 *y = sum(square, cols).sqrt() as f32;
             }
         });
+    }
+    fn prepare(&self, g: &Gpu) {
+        g.write(self.table, &self.pairs.iter().map(|&(a, b)| (a << 16 | b) as u32).collect::<Vec<_>>());
+    }
+    /// Views that fit into shared memory are read once.
+    fn gpu(&self, g: &Gpu) {
+        let Forward { y, x, n, views, cols, inverse, table, .. } = *self;
+        let kernel = |real: &'static str, exact: &'static str| if self.exact { exact } else { real };
+        let (count, kept) = (self.pairs.len(), views * cols.next_multiple_of(4) * 4);
+        if kept <= g.shared() {
+            let launch = Launch { shared: kept as u32, ..Launch::blocks(kernel("alignment_fwd", "alignment_fwd_exact"), n) };
+            return g.launch(&launch, &[y.into(), x.into(), table.into(), n.into(), views.into(), cols.into(), count.into()]);
+        }
+        let launch = Launch::blocks(kernel("alignment_lengths", "alignment_lengths_exact"), (views * n).div_ceil(8));
+        g.launch(&launch, &[inverse.into(), x.into(), (views * n).into(), cols.into()]);
+        let launch = Launch::blocks(kernel("alignment_wide", "alignment_wide_exact"), n * count.div_ceil(32));
+        g.launch(&launch, &[y.into(), x.into(), inverse.into(), table.into(), n.into(), cols.into(), count.into()]);
     }
     fn cost(&self) -> Cost {
         let all = (self.n * self.cols) as u64;

@@ -2,7 +2,7 @@
 //! (You et al. 2017) in the dialect of MoCo-v3, MAE, Barlow Twins and VICReg: trust = eta |w| / |g + decay w|
 //! (1 if either is 0), rate outside the momentum, tensors with one dimension neither decayed nor adapted.
 
-use crate::device::Host;
+use crate::device::{Arg, Gpu, Host, Launch};
 use crate::schedule::{Knob, Schedule};
 use crate::tape::{Call, Cost, Operands, Tape};
 use crate::var::{Dtype, Var};
@@ -40,8 +40,11 @@ impl Tape {
             let moments = (0..moments).map(moment).collect();
             Part { w, g, moments, len: shape.len(), matrix, decays: matrix || (decay_all && !matches!(rule, Rule::Lars { .. })) }
         });
-        let parts = parts.collect();
-        self.call(Update { parts, rule, when });
+        let parts: Vec<Part> = parts.collect();
+        let chunks = parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>().max(1);
+        let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
+        let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
+        self.call(Update { parts, rule, when, table, norms });
     }
 }
 
@@ -58,7 +61,14 @@ struct Update {
     parts: Vec<Part>,
     rule: Rule,
     when: Schedule,
+    table: Var, // [chunks, WORDS, 2] what each block of a GPU moves
+    norms: Var, // [chunks, 2] sums of squares of weights and gradients, for LARS
 }
+
+/// Values of one weight that a block of a GPU moves.
+const PIECE: usize = 8192;
+/// 64-bit words in a row of the kernels' table: `Chunk` of `kernels/optimize.cu`.
+const WORDS: usize = 6;
 
 const CHUNK: usize = 16384;
 
@@ -114,6 +124,8 @@ impl Call for Update {
             o.writes.extend(&p.moments);
             o.reads.extend([p.w, p.g]);
         }
+        o.reads.push(self.table);
+        o.writes.push(self.norms);
         o
     }
     fn cpu(&self, m: &Host) {
@@ -150,6 +162,37 @@ impl Call for Update {
                         w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK));
                     chunks.for_each(|(((w, g), m), v)| adam(w, g, m, v, &a));
                 }
+            }
+        }
+    }
+    fn prepare(&self, g: &Gpu) {
+        let mut words: Vec<u64> = vec![];
+        for p in &self.parts {
+            let (begin, count) = ((words.len() / WORDS) as u64, p.len.div_ceil(PIECE) as u64);
+            for start in (0..p.len).step_by(PIECE) {
+                let address = |v: Var| g.address(v) + 4 * start as u64;
+                let second = p.moments.get(1).map_or(0, |v| address(*v));
+                let (len, flags) = (PIECE.min(p.len - start) as u64, p.decays as u64 | (p.matrix as u64) << 1);
+                words.extend([address(p.w), address(p.g), address(p.moments[0]), second, len | flags << 32, begin | count << 32]);
+            }
+        }
+        g.write::<u32>(self.table, bytemuck::cast_slice(&words));
+    }
+    fn gpu(&self, g: &Gpu) {
+        let chunks = self.parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>();
+        if chunks == 0 {
+            return;
+        }
+        let ([schedule, step], table, norms) = (self.when.vars().map(Arg::Var), self.table.into(), self.norms.into());
+        let launch = |kernel, args: &[Arg]| g.launch(&Launch::blocks(kernel, chunks), args);
+        match self.rule {
+            Rule::Sgd { momentum } => launch("optimize_sgd", &[table, schedule, step, momentum.into()]),
+            Rule::Adam { betas: [beta1, beta2], eps, decoupled } => {
+                launch("optimize_adam", &[table, schedule, step, beta1.into(), beta2.into(), eps.into(), decoupled.into()])
+            }
+            Rule::Lars { momentum, trust } => {
+                launch("optimize_lars_norms", &[norms, table, schedule, step]);
+                launch("optimize_lars", &[table, norms, schedule, step, momentum.into(), trust.into()]);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Max pooling 3x3, stride 2, padding 1 (the ImageNet stem) and the mean over the map.
 
 use super::Case;
-use crate::device::Host;
+use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Shape, Var};
 use rayon::prelude::*;
@@ -23,8 +23,9 @@ impl Scope<'_> {
     pub fn average_pool(&mut self, x: Var) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: average_pool wants [n, h, w, c]", self.path()) };
         // In evaluation these are the features: scores are differences of them, so they stay f32.
-        let y = if self.mode() == Mode::Eval { self.tape.exact([n, c]) } else { self.tape.var([n, c]) };
-        self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c }, move |t, dy| {
+        let exact = self.mode() == Mode::Eval;
+        let y = if exact { self.tape.exact([n, c]) } else { self.tape.var([n, c]) };
+        self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c, exact }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.call(MeanBackward { dx, dy, n, pixels: h * w, c })
             }
@@ -62,6 +63,11 @@ impl Call for MaxForward {
                 }
             }
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let [h, w, c] = self.map;
+        let launch = Launch::rows(g, "max_pool_fwd", self.n * h.div_ceil(2) * w.div_ceil(2), c);
+        g.launch(&launch, &[self.y.into(), self.x.into(), self.n.into(), h.into(), w.into(), c.into()]);
     }
     fn cost(&self) -> Cost {
         let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
@@ -108,6 +114,13 @@ impl Call for MaxBackward {
             }
         });
     }
+    /// A thread makes two by two pixels of dx.
+    fn gpu(&self, g: &Gpu) {
+        let [h, w, c] = self.map;
+        let launch = Launch::rows(g, "max_pool_bwd", self.n * h.div_ceil(2) * w.div_ceil(2), c);
+        let pointers: [Arg; 3] = [self.dx.var.into(), self.dy.into(), self.x.into()];
+        g.launch(&launch, &[&pointers[..], &[self.dx.add.into(), self.n.into(), h.into(), w.into(), c.into()]].concat());
+    }
     fn cost(&self) -> Cost {
         let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
         Cost { flops: pixels * 9 / 4, bytes: pixels * 9 }
@@ -120,6 +133,8 @@ struct MeanForward {
     n: usize,
     pixels: usize,
     c: usize,
+    /// y is f32 everywhere.
+    exact: bool,
 }
 
 impl Call for MeanForward {
@@ -136,6 +151,11 @@ impl Call for MeanForward {
             x.chunks_exact(c).for_each(|x| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
             y.iter_mut().for_each(|y| *y /= self.pixels as f32);
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let kernel = if self.exact { "average_pool_fwd_exact" } else { "average_pool_fwd" };
+        let args = [self.y.into(), self.x.into(), self.n.into(), self.pixels.into(), self.c.into()];
+        g.launch(&Launch::rows(g, kernel, self.n, self.c), &args);
     }
     fn cost(&self) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;
@@ -168,6 +188,11 @@ impl Call for MeanBackward {
                 }
             }
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let launch = Launch::rows(g, "average_pool_bwd", self.n * self.pixels, self.c);
+        let args = [self.dx.var.into(), self.dy.into(), self.dx.add.into(), self.n.into(), self.pixels.into(), self.c.into()];
+        g.launch(&launch, &args);
     }
     fn cost(&self) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;

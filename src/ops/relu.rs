@@ -1,7 +1,7 @@
 //! y = max(x, 0); a NaN stays a NaN.
 
 use super::Case;
-use crate::device::Host;
+use crate::device::{Gpu, Host, Launch, THREADS};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -13,19 +13,25 @@ impl Scope<'_> {
     pub fn relu(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let y = self.tape.var(shape);
-        let n = shape.len();
-        self.record(&[x], y, Forward { y, x, n }, move |t, dy| {
+        let (rows, cols) = (shape.rows(), shape.cols());
+        self.record(&[x], y, Forward { y, x, rows, cols }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, y, n })
+                t.call(Backward { dx, dy, y, rows, cols })
             }
         })
     }
 }
 
+/// Blocks of which every thread takes eight values.
+fn launch(kernel: &'static str, rows: usize, cols: usize) -> Launch {
+    Launch::blocks(kernel, (rows * cols).div_ceil(8 * THREADS))
+}
+
 struct Forward {
-    y: Var, // [n]
-    x: Var, // [n]
-    n: usize,
+    y: Var, // [rows, cols]
+    x: Var, // [rows, cols]
+    rows: usize,
+    cols: usize,
 }
 
 impl Call for Forward {
@@ -41,16 +47,21 @@ impl Call for Forward {
             y.iter_mut().zip(x).for_each(|(y, x)| *y = if *x < 0.0 { 0.0 } else { *x });
         });
     }
+    fn gpu(&self, g: &Gpu) {
+        g.launch(&launch("relu_fwd", self.rows, self.cols), &[self.y.into(), self.x.into(), self.rows.into(), self.cols.into()]);
+    }
     fn cost(&self) -> Cost {
-        Cost { flops: self.n as u64, bytes: 8 * self.n as u64 }
+        let n = (self.rows * self.cols) as u64;
+        Cost { flops: n, bytes: 8 * n }
     }
 }
 
 struct Backward {
-    dx: Grad, // [n]
-    dy: Var,  // [n]
-    y: Var,   // [n]
-    n: usize,
+    dx: Grad, // [rows, cols]
+    dy: Var,  // [rows, cols]
+    y: Var,   // [rows, cols]
+    rows: usize,
+    cols: usize,
 }
 
 impl Call for Backward {
@@ -70,8 +81,13 @@ impl Call for Backward {
             }
         });
     }
+    fn gpu(&self, g: &Gpu) {
+        let args = [self.dx.var.into(), self.dy.into(), self.y.into(), self.dx.add.into(), self.rows.into(), self.cols.into()];
+        g.launch(&launch("relu_bwd", self.rows, self.cols), &args);
+    }
     fn cost(&self) -> Cost {
-        Cost { flops: self.n as u64, bytes: (12 + 4 * self.dx.add as u64) * self.n as u64 }
+        let n = (self.rows * self.cols) as u64;
+        Cost { flops: n, bytes: (12 + 4 * self.dx.add as u64) * n }
     }
 }
 

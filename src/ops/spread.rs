@@ -2,16 +2,20 @@
 //! sqrt(cols). About 1 for directions spread evenly, 0 when all rows point the same way (Chen and He 2021, Fig. 2).
 
 use super::Case;
-use crate::device::Host;
+use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 
 impl Scope<'_> {
     /// The spread `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
     pub fn spread(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
+        let (rows, cols) = (shape.rows(), shape.cols());
         let y = self.tape.exact([1]);
-        self.tape.call(Forward { y, x, rows: shape.rows(), cols: shape.cols() });
+        // At most 128 chunks, because one block adds them up.
+        let chunk = rows.div_ceil(128).max(32);
+        let partials = self.tape.scratch([rows.div_ceil(chunk), 2, cols], Dtype::F32);
+        self.tape.call(Forward { y, x, rows, cols, partials, chunk });
         y
     }
 }
@@ -21,6 +25,8 @@ struct Forward {
     x: Var, // [rows, cols]
     rows: usize,
     cols: usize,
+    partials: Var, // [chunks, 2, cols]
+    chunk: usize,  // rows
 }
 
 impl Call for Forward {
@@ -28,7 +34,7 @@ impl Call for Forward {
         "spread_fwd"
     }
     fn operands(&self) -> Operands {
-        Operands::new(&[self.y], &[self.x])
+        Operands::new(&[self.y, self.partials], &[self.x])
     }
     fn cpu(&self, m: &Host) {
         let (x, n) = (m.f(self.x), self.rows as f64);
@@ -44,6 +50,14 @@ impl Call for Forward {
         }
         let std = sum.iter().zip(&squares).map(|(s, q)| (q / n - (s / n).powi(2)).max(0.0).sqrt());
         m.f_mut(self.y)[0] = (std.sum::<f64>() / (self.cols as f64).sqrt()) as f32;
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Forward { y, x, rows, cols, partials, chunk } = *self;
+        let chunks = rows.div_ceil(chunk);
+        let launch = Launch { shared: 4 * chunk as u32, ..Launch::blocks("spread_moments", chunks) };
+        g.launch(&launch, &[partials.into(), x.into(), chunk.into(), rows.into(), cols.into()]);
+        let launch = Launch { kernel: "spread_fwd", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        g.launch(&launch, &[y.into(), partials.into(), chunks.into(), chunk.into(), rows.into(), cols.into()]);
     }
     fn cost(&self) -> Cost {
         let n = (self.rows * self.cols) as u64;

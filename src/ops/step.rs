@@ -1,9 +1,9 @@
 //! The end of a step: write the step's numbers into a log and count up.
 
-use crate::device::Host;
+use crate::device::{Gpu, Host, Launch};
 use crate::schedule::Schedule;
 use crate::tape::{Call, Cost, Operands, Tape};
-use crate::var::Var;
+use crate::var::{Dtype, Var};
 
 impl Tape {
     /// Append the last call of a training step: `log` [rows, values] gets one number of each of `values`
@@ -11,15 +11,18 @@ impl Tape {
     pub fn step(&mut self, when: Schedule, log: Var, values: &[Var]) {
         let rows = self.shape(log).rows();
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");
-        self.call(Step { step: when.step, log, values: values.to_vec(), rows });
+        let table = self.fixed([values.len(), 2], Dtype::U32);
+        let table = self.gpu_only(table);
+        self.call(Step { step: when.step, log, values: values.to_vec(), rows, table });
     }
 }
 
 struct Step {
     step: Var,        // [1] u32
     log: Var,         // [rows, values]
-    values: Vec<Var>, // [1] each
+    values: Vec<Var>, // [1] f32 each
     rows: usize,
+    table: Var, // [values, 2] their addresses
 }
 
 impl Call for Step {
@@ -27,7 +30,7 @@ impl Call for Step {
         "step"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.step, self.log], &[self.step]);
+        let mut o = Operands::new(&[self.step, self.log], &[self.step, self.table]);
         o.reads.extend(&self.values);
         o
     }
@@ -39,6 +42,14 @@ impl Call for Step {
             log[row * self.values.len() + i] = m.f(*v)[0];
         }
         step[0] += 1;
+    }
+    fn prepare(&self, g: &Gpu) {
+        let addresses: Vec<u64> = self.values.iter().map(|v| g.address(*v)).collect();
+        g.write::<u32>(self.table, bytemuck::cast_slice(&addresses));
+    }
+    fn gpu(&self, g: &Gpu) {
+        let args = [self.step.into(), self.log.into(), self.table.into(), self.rows.into(), self.values.len().into()];
+        g.launch(&Launch::blocks("step", 1), &args);
     }
     fn cost(&self) -> Cost {
         Cost { flops: 0, bytes: 8 * self.values.len() as u64 }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use cache::{Cache, PLACE as CACHE};
+pub use cache::{Cache, PLACE as CACHE, name as image_name};
 pub use driver::{Card, Driver};
 pub use modules::{architecture, image, options};
 pub use nvrtc::{Compiled, Looked, Nvrtc, PLACE as NVRTC, Search, places};

@@ -103,7 +103,7 @@ impl Marks {
         let end = offset + bytes;
         let mut at = offset;
         while at < end {
-            let whole = at % 4 == 0 && at + 4 <= end;
+            let whole = at.is_multiple_of(4) && at + 4 <= end;
             let word = &mut self.words[at / 4];
             if whole && word.writer != numbers.split {
                 check(word)?;

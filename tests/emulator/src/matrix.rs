@@ -31,14 +31,15 @@ pub fn ldmatrix(machine: &mut Machine, number: usize) -> Result<(), String> {
     };
     let Ldmatrix { count, trans, .. } = *lane_args(&machine.block.warps[number], 0);
     let mut offsets = [0; 32];
-    for lane in 0..count as usize * 8 {
+    let offsets = &mut offsets[..count as usize * 8];
+    for (lane, offset) in offsets.iter_mut().enumerate() {
         let row = lane_args(&machine.block.warps[number], lane).row;
         machine.shared.at(row, 16, 16, "ldmatrix").map_err(|e| format!("{e}, at {site}"))?;
-        offsets[lane] = Machine::offset(row);
-        machine.shared_by(number * 32 + lane, offsets[lane], 16, false, "ldmatrix")?;
+        *offset = Machine::offset(row);
+        machine.shared_by(number * 32 + lane, *offset, 16, false, "ldmatrix")?;
     }
     if machine.options.counts {
-        machine.counter.ldmatrix(site, &offsets[..count as usize * 8]);
+        machine.counter.ldmatrix(site, offsets);
     }
     let warp = &machine.block.warps[number];
     for matrix in 0..count as usize {

@@ -225,7 +225,7 @@ impl Race {
         let end = offset + bytes;
         let mut at = offset;
         while at < end {
-            let whole = at % 4 == 0 && at + 4 <= end;
+            let whole = at.is_multiple_of(4) && at + 4 <= end;
             if whole && self.words[at / 4].writer != SPLIT {
                 self.words[at / 4] = self.step(self.words[at / 4], write, agent)?;
                 at += 4;

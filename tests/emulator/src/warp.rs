@@ -63,6 +63,7 @@ impl Warp {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Shuffle {
     value: u64,
     out: u64,
@@ -72,6 +73,7 @@ struct Shuffle {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Vote {
     value: u32,
     out: u32,
@@ -159,15 +161,21 @@ impl Warp {
     }
 
     /// What a waiting lane passed.
-    fn args<A>(&self, lane: usize) -> &mut A {
-        // SAFETY: the lane waits (or is the one that runs), so its arguments are alive on its stack, and of the type of its op;
-        // callers use one lane's at a time.
-        unsafe { &mut *(self.calls[lane].args as *mut A) }
+    fn args<A: Copy>(&self, lane: usize) -> A {
+        // SAFETY: the lane waits (or is the one that runs), so its arguments are alive on its stack, and of the type of its op.
+        unsafe { *(self.calls[lane].args as *const A) }
+    }
+
+    /// What a lane gets, in the arguments that it passed.
+    fn answer<A>(&self, lane: usize, args: A) {
+        // SAFETY: as in `args`; the lane does not run before it is woken.
+        unsafe { *(self.calls[lane].args as *mut A) = args };
     }
 
     fn shuffle(&self, lanes: u32) -> Result<(), String> {
         for lane in bits(lanes) {
-            let Shuffle { mode, by, width, .. } = *self.args::<Shuffle>(lane);
+            let args: Shuffle = self.args(lane);
+            let Shuffle { mode, by, width, .. } = args;
             let (own, first) = (lane as u32, lane as u32 & !(width - 1));
             let source = match mode {
                 0 => first | by & (width - 1),
@@ -181,8 +189,8 @@ impl Warp {
                     "__shfl_sync: lane {lane} reads lane {source}, which does not take part (mask {lanes:08x}), at {site}"
                 ));
             }
-            let value = self.args::<Shuffle>(source).value;
-            self.args::<Shuffle>(lane).out = value;
+            let out = self.args::<Shuffle>(source).value;
+            self.answer(lane, Shuffle { out, ..args });
         }
         Ok(())
     }
@@ -190,8 +198,9 @@ impl Warp {
     fn vote(&self, lanes: u32) {
         let votes = bits(lanes).fold(0, |all, lane| all | self.args::<Vote>(lane).value << lane);
         for lane in bits(lanes) {
-            let args = self.args::<Vote>(lane);
-            args.out = if args.mode == 0 { votes } else { (votes == lanes) as u32 };
+            let args: Vote = self.args(lane);
+            let out = if args.mode == 0 { votes } else { (votes == lanes) as u32 };
+            self.answer(lane, Vote { out, ..args });
         }
     }
 
@@ -205,15 +214,15 @@ impl Warp {
             _ => (a as i32).max(b as i32) as u32,
         };
         let all = bits(lanes).map(|lane| self.args::<Vote>(lane).value).reduce(join).unwrap_or(0);
-        bits(lanes).for_each(|lane| self.args::<Vote>(lane).out = all);
+        bits(lanes).for_each(|lane| self.answer(lane, Vote { out: all, ..self.args(lane) }));
     }
 
     fn match_any(&self, lanes: u32) {
         for lane in bits(lanes) {
-            let value = self.args::<Vote>(lane).value;
-            let same = bits(lanes).filter(|&other| self.args::<Vote>(other).value == value);
-            let mask = same.fold(0, |mask, other| mask | 1 << other);
-            self.args::<Vote>(lane).out = mask;
+            let args: Vote = self.args(lane);
+            let same = bits(lanes).filter(|&other| self.args::<Vote>(other).value == args.value);
+            let out = same.fold(0, |mask, other| mask | 1 << other);
+            self.answer(lane, Vote { out, ..args });
         }
     }
 }

@@ -37,7 +37,7 @@ impl TensorMap {
         if box_dims.iter().any(|b| !(1..=256).contains(b)) {
             return Err(format!("a box of {box_dims:?}: each axis must be 1 to 256"));
         }
-        if base % 16 != 0 || strides.iter().any(|s| s % 16 != 0) {
+        if !base.is_multiple_of(16) || strides.iter().any(|s| !s.is_multiple_of(16)) {
             return Err(format!("a tensor map at {base:#x} with strides {strides:?}: all must be multiples of 16"));
         }
         let inner = box_dims[0] * element;

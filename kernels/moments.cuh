@@ -1,0 +1,31 @@
+// Means and variances of columns from the moments of chunks of rows.
+//
+// partials[chunk][0] holds means, partials[chunk][1] sums of squared deviations from them; every chunk has `chunk` rows, the
+// last what is left. Merged in f64 relative to the first mean, which is what Chan et al. (1979) come to, without divisions.
+#pragma once
+#include "prelude.cuh"
+
+struct Merged {
+  double rows, sum, squares;  // of the deviations from `origin`
+  float origin;
+};
+
+DEVICE double mean_of(const Merged &m) { return m.origin + m.sum / m.rows; }
+// The sum of squared deviations from the mean.
+DEVICE double m2_of(const Merged &m) {
+  const double m2 = m.squares - m.sum * m.sum / m.rows;
+  return m2 > 0 ? m2 : 0;
+}
+
+// Chunks first, first + step, ... of one column.
+DEVICE Merged merge(const float *partials, int chunks, int chunk, int rows, int cols, int column, int first, int step) {
+  Merged m = {(double)rows, 0, 0, partials[column]};
+#pragma unroll 4
+  for (int i = first; i < chunks; i += step) {
+    const float *p = partials + (u64)i * 2 * cols + column;
+    const double n = i + 1 < chunks ? chunk : rows - i * chunk, d = (double)p[0] - m.origin;
+    m.sum += n * d;
+    m.squares += p[cols] + n * d * d;
+  }
+  return m;
+}

@@ -1,0 +1,38 @@
+//! How kernels over rows x columns are launched: the counterpart of `kernels/rows.cuh`.
+
+use super::{Gpu, Launch};
+
+/// Threads of a block at most: `THREADS` of the kernels.
+pub(crate) const THREADS: usize = 256;
+/// Groups of columns that a block takes at most: 512 bytes of a row.
+const GROUPS: usize = 32;
+/// Rows that a thread takes where it takes columns to the end: enough to pay for what it loads once per column.
+const ROWS: usize = 8;
+
+/// Where `rows` x `cols` are cut into chunks whose sums are added up later: rows per chunk. At least 16384 values for
+/// each block, at most about 1024 blocks, which fill every card there is.
+pub(crate) fn chunk(rows: usize, cols: usize) -> usize {
+    let tiles = cols.div_ceil(THREADS);
+    (16384 / cols.min(THREADS)).max((rows * tiles).div_ceil(1024))
+}
+
+impl Launch {
+    /// Threads that take all columns of all rows, in any order.
+    pub(crate) fn rows(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> Launch {
+        let mut launch = Launch::chunks(g, kernel, 1, cols);
+        launch.grid[0] = rows.div_ceil(launch.block[1] as usize * ROWS) as u32;
+        launch
+    }
+    /// Blocks that each take one of `chunks` chunks of rows.
+    pub(crate) fn chunks(g: &Gpu, kernel: &'static str, chunks: usize, cols: usize) -> Launch {
+        let vector = 16 / g.real().bytes();
+        let groups = if cols.is_multiple_of(vector) { cols / vector } else { cols };
+        let tiles = groups.div_ceil(GROUPS);
+        let wide = groups.div_ceil(tiles);
+        Launch { kernel, grid: [chunks as u32, tiles as u32, 1], block: [wide as u32, (THREADS / wide) as u32, 1], shared: 0 }
+    }
+    /// Blocks of one dimension.
+    pub(crate) fn blocks(kernel: &'static str, blocks: usize) -> Launch {
+        Launch { kernel, grid: [blocks as u32, 1, 1], block: [THREADS as u32, 1, 1], shared: 0 }
+    }
+}
