@@ -133,5 +133,26 @@ impl Call for Forward {
 pub static CASES: &[Case] = &[
     Case { name: "alignment/two_views", mode: Mode::Eval, inputs: &[&[2, 5]], build: |s, x| s.alignment(x[0], 2, Pairs::All) },
     Case { name: "alignment/five_views", mode: Mode::Eval, inputs: &[&[35, 40]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
+    Case {
+        name: "alignment/features",
+        mode: Mode::Eval,
+        inputs: &[&[10, 2, 2, 24]],
+        build: |s, x| {
+            let features = s.average_pool(x[0]);
+            s.alignment(features, 5, Pairs::All)
+        },
+    },
+    // Too large for shared memory.
+    Case { name: "alignment/large", mode: Mode::Eval, inputs: &[&[16, 9, 1000]], build: |s, x| s.alignment(x[0], 8, Pairs::All) },
+    Case { name: "alignment/large_ragged", mode: Mode::Eval, inputs: &[&[7, 8401]], build: |s, x| s.alignment(x[0], 7, Pairs::Original) },
+    Case {
+        name: "alignment/large_features",
+        mode: Mode::Eval,
+        inputs: &[&[62, 1, 1, 2002]],
+        build: |s, x| {
+            let features = s.average_pool(x[0]);
+            s.alignment(features, 31, Pairs::Original)
+        },
+    },
     Case { name: "alignment/original", mode: Mode::Eval, inputs: &[&[9, 3, 3, 7]], build: |s, x| s.alignment(x[0], 3, Pairs::Original) },
 ];

@@ -204,6 +204,18 @@ pub static CASES: &[Case] = &[
     Case { name: "max_pool/one", mode: Mode::Train, inputs: &[&[1, 1, 1, 1]], build: |s, x| s.max_pool(x[0]) },
     Case { name: "max_pool/odd", mode: Mode::Train, inputs: &[&[2, 7, 5, 6]], build: |s, x| s.max_pool(x[0]) },
     Case { name: "max_pool/even", mode: Mode::Train, inputs: &[&[2, 8, 8, 16]], build: |s, x| s.max_pool(x[0]) },
+    Case {
+        name: "max_pool/ties", // of zeros
+        mode: Mode::Train,
+        inputs: &[&[2, 6, 7, 8]],
+        build: |s, x| {
+            let h = s.relu(x[0]);
+            s.max_pool(h)
+        },
+    },
+    Case { name: "average_pool/eval", mode: Mode::Eval, inputs: &[&[3, 4, 4, 16]], build: |s, x| s.average_pool(x[0]) },
+    Case { name: "average_pool/eval_ragged", mode: Mode::Eval, inputs: &[&[2, 1, 3, 5]], build: |s, x| s.average_pool(x[0]) },
+    Case { name: "average_pool/wide", mode: Mode::Train, inputs: &[&[2, 2, 2, 264]], build: |s, x| s.average_pool(x[0]) },
     Case { name: "average_pool/one", mode: Mode::Train, inputs: &[&[1, 1, 1, 3]], build: |s, x| s.average_pool(x[0]) },
     Case { name: "average_pool/map", mode: Mode::Train, inputs: &[&[3, 4, 5, 21]], build: |s, x| s.average_pool(x[0]) },
 ];

@@ -93,5 +93,6 @@ impl Call for Backward {
 
 pub static CASES: &[Case] = &[
     Case { name: "relu/one", mode: Mode::Train, inputs: &[&[1, 1]], build: |s, x| s.relu(x[0]) },
+    Case { name: "relu/blocks", mode: Mode::Train, inputs: &[&[50, 64]], build: |s, x| s.relu(x[0]) },
     Case { name: "relu/ragged", mode: Mode::Train, inputs: &[&[37, 19]], build: |s, x| s.relu(x[0]) },
 ];

@@ -65,4 +65,7 @@ impl Call for Forward {
     }
 }
 
-pub static CASES: &[Case] = &[Case { name: "spread/ragged", mode: Mode::Eval, inputs: &[&[33, 7]], build: |s, x| s.spread(x[0]) }];
+pub static CASES: &[Case] = &[
+    Case { name: "spread/ragged", mode: Mode::Eval, inputs: &[&[33, 7]], build: |s, x| s.spread(x[0]) },
+    Case { name: "spread/wide", mode: Mode::Eval, inputs: &[&[70, 264]], build: |s, x| s.spread(x[0]) },
+];

@@ -111,6 +111,20 @@ pub static CASES: &[Case] = &[
         build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), true),
     },
     Case { name: "batch_norm/chunks", mode: Mode::Train, inputs: &[&[300, 130]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
+    Case { name: "batch_norm/column", mode: Mode::Train, inputs: &[&[50, 1]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
+    Case {
+        name: "batch_norm/narrow",
+        mode: Mode::Train,
+        inputs: &[&[600, 64], &[600, 64]],
+        build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), true),
+    },
+    Case {
+        name: "batch_norm/wide",
+        mode: Mode::Train,
+        inputs: &[&[40, 328], &[40, 328]],
+        build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), false),
+    },
+    Case { name: "batch_norm/eval", mode: Mode::Eval, inputs: &[&[9, 24]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
     Case {
         name: "batch_norm/twice",
         mode: Mode::Train,

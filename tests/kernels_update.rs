@@ -1,0 +1,94 @@
+//! The optimizers' kernels and the step's against the CPU, over several steps: every rule, early and late, with lengths that end
+//! inside a vector, a block's piece and a warp.
+
+use crate::emulated::Emulated;
+use crate::kernels::{distance, noise};
+use emulator::Options;
+use sslmem::device::Device;
+use sslmem::ops::optimize::Rule;
+use sslmem::program::Program;
+use sslmem::schedule::Schedule;
+use sslmem::tape::{Mode, Tape};
+use sslmem::var::{Dtype, Var};
+use sslmem::weights::{Init, Weights};
+
+const RULES: &[Rule] = &[
+    Rule::Sgd { momentum: 0.9 },
+    Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
+    Rule::Adam { betas: [0.9, 0.95], eps: 1e-6, decoupled: true },
+    Rule::Lars { momentum: 0.9, trust: 0.02 },
+];
+/// The first has more values than a block takes; the third starts at zero, where LARS adapts nothing.
+const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];
+const STEPS: usize = 3;
+
+struct Recorded {
+    program: Program,
+    gradients: Vec<Var>,        // like SHAPES
+    state: Vec<(String, Var)>,  // weights and moments
+    when: Schedule,
+    values: [Var; 2],           // [1]
+    log: Var,                   // [2, 2]
+}
+
+/// `first`: the step to begin with.
+fn record(rule: Rule, decay_all: bool, first: usize, device: Device) -> Recorded {
+    let mut tape = Tape::new(Mode::Train);
+    let mut gradients = vec![];
+    for (i, shape) in SHAPES.iter().enumerate() {
+        let init = if i == 2 { Init::Constant(0.0) } else { Init::Normal(0.5) };
+        let w = tape.root().at("w").param(&i.to_string(), *shape, init);
+        let gradient = tape.fixed(*shape, Dtype::F32);
+        tape.seed(w, gradient);
+        gradients.push(gradient);
+    }
+    let rows: Vec<[f32; 2]> = (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32]).collect();
+    let when = Schedule::new(&mut tape, &rows);
+    tape.optimize(rule, decay_all, when);
+    let values = [tape.fixed([1], Dtype::F32), tape.fixed([1], Dtype::F32)];
+    let log = tape.fixed([2, 2], Dtype::F32);
+    tape.step(when, log, &values);
+    let state = ["w.", "optimizer."].into_iter().flat_map(|prefix| tape.below(prefix)).collect();
+    let mut program = tape.compile(&mut Weights::on(device, 5)).unwrap();
+    program.write(when.step, &[first as u32]).unwrap();
+    program.write(log, &[0.0f32; 4]).unwrap();
+    Recorded { program, gradients, state, when, values, log }
+}
+
+fn step(r: &mut Recorded, number: usize) {
+    for (i, (g, shape)) in r.gradients.iter().zip(SHAPES).enumerate() {
+        r.program.write(*g, &noise((10 * number + i) as u32, shape.iter().product())).unwrap();
+    }
+    for (i, v) in r.values.iter().enumerate() {
+        r.program.write(*v, &[(10 * number + i) as f32]).unwrap();
+    }
+    r.program.run().unwrap();
+}
+
+fn compare(name: &str, cpu: &Recorded, gpu: &Recorded) {
+    for (variable, v) in &cpu.state {
+        let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.program.read(*v).unwrap(), gpu.program.read(*v).unwrap());
+        let (largest, norm) = distance(&wanted, &got);
+        assert!(largest < 1e-6 && norm < 5e-7, "{name}: {variable} is off by {largest:.1e} of the largest value, {norm:.1e} in norm");
+    }
+    assert_eq!(cpu.program.read::<u32>(cpu.when.step).unwrap(), gpu.program.read::<u32>(gpu.when.step).unwrap(), "{name}: the counter");
+    assert_eq!(cpu.program.read::<f32>(cpu.log).unwrap(), gpu.program.read::<f32>(gpu.log).unwrap(), "{name}: the log");
+}
+
+#[test]
+fn every_rule_moves_the_weights_as_on_the_cpu() {
+    for schedule in Options::schedules() {
+        for &rule in RULES {
+            for (decay_all, first) in [(false, 0), (true, 0), (true, 1000)] {
+                let name = format!("{rule:?}, decay_all {decay_all}, from step {first}, {:?}", schedule.order);
+                let mut cpu = record(rule, decay_all, first, Device::Cpu);
+                let mut gpu = record(rule, decay_all, first, Device::Gpu(Emulated::new(Dtype::Bf16, schedule)));
+                for number in 0..STEPS {
+                    step(&mut cpu, number);
+                    step(&mut gpu, number);
+                    compare(&name, &cpu, &gpu);
+                }
+            }
+        }
+    }
+}
