@@ -73,7 +73,8 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
     let mut results = vec![];
     for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
         let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
-        let (reads, writes): (Vec<Var>, Vec<Var>) = (reads.iter().filter(both).copied().collect(), writes.iter().filter(both).copied().collect());
+        let (reads, writes): (Vec<Var>, Vec<Var>) =
+            (reads.iter().filter(both).copied().collect(), writes.iter().filter(both).copied().collect());
         for v in reads.into_iter().chain(writes.iter().copied()) {
             cpu.write(v, &gpu.read::<f32>(v).unwrap()).unwrap();
         }
@@ -82,7 +83,10 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
         for v in writes {
             let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.read(v).unwrap(), gpu.read(v).unwrap());
             let (largest, norm) = distance(&wanted, &got);
-            assert!(close(real, &wanted, &got), "{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})");
+            assert!(
+                close(real, &wanted, &got),
+                "{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"
+            );
             results.push(got);
         }
     }

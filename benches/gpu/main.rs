@@ -7,6 +7,9 @@
 
 mod ceilings;
 mod cold;
+#[allow(dead_code)] // tests also count accesses
+#[path = "../../tests/emulated.rs"]
+mod emulated;
 mod images;
 mod kernels;
 #[path = "../programs.rs"]
@@ -102,8 +105,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A card; the emulator's queue goes here too.
-fn open(_emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
+/// The first card, or the emulation of one.
+fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
+    if emulate {
+        return Ok(emulated::Emulated::new(real, emulator::Options::default()));
+    }
     sslmem::device::cuda::open(0, real)
 }
 

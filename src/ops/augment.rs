@@ -160,7 +160,8 @@ impl Call for Augment {
         let radius = |p: &View| p.blur.as_ref().map_or(0, |b| b.width(b.sigma[1]) / 2);
         let halo = self.policies.iter().map(radius).max().unwrap_or(0);
         let Some(s) = Strips::new(self.size, halo, g.shared()) else {
-            let what = format!("a blur of {} pixels on views of {} pixels needs more shared memory than this GPU has", 2 * halo + 1, self.size);
+            let what =
+                format!("a blur of {} pixels on views of {} pixels needs more shared memory than this GPU has", 2 * halo + 1, self.size);
             return g.fail(Error::config(what, "choose a smaller blur or smaller views, or run on the CPU"));
         };
         let blocks = (self.policies.len() * self.batch.n) as u32;
