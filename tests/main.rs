@@ -1,17 +1,21 @@
 //! The one integration test binary.
 
 mod augment;
+mod card;
 mod cli;
 mod config;
+mod conformance;
 mod conv;
 mod counts;
 mod cuda;
+mod curves;
 mod data;
 mod device;
 mod emulated;
 mod files;
 mod gate;
 mod golden;
+mod gpu_script;
 mod kernels;
 mod kernels_update;
 mod layers;
