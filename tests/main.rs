@@ -1,6 +1,7 @@
 //! The one integration test binary.
 
 mod augment;
+mod augment_gpu;
 mod card;
 mod cli;
 mod config;

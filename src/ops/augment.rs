@@ -19,16 +19,20 @@ pub struct Batch {
     /// Epoch and sample, which key the random numbers.
     pub keys: Var, // [n, 2] u32
     pub n: usize,
+    /// Bytes of `pixels`.
+    pub capacity: usize,
 }
 
 impl Tape {
     /// Room for `n` images of at most `largest` bytes each, and for the words that a kernel reads beyond the last pixel.
     pub fn batch(&mut self, n: usize, largest: usize) -> Batch {
+        let capacity = n * largest + 16;
         Batch {
-            pixels: self.fixed([n * largest + 16], Dtype::U8),
+            pixels: self.fixed([capacity], Dtype::U8),
             table: self.fixed([n, 3], Dtype::U32),
             keys: self.fixed([n, 2], Dtype::U32),
             n,
+            capacity,
         }
     }
 
@@ -56,7 +60,7 @@ struct Augment {
 }
 
 /// Words of `Policy` in kernels/draw.cuh.
-const WORDS: usize = 40;
+pub const WORDS: usize = 40;
 /// Constants of kernels/augment.cu: pixels of a thread, values that a thread blurs at once, zeros around the blur's weights, and its
 /// static shared memory in bytes.
 const PIXELS: usize = 8;
@@ -67,8 +71,8 @@ const STATIC: usize = 1024;
 const THREADS: usize = 256;
 const BLOCKS: usize = 2;
 
-/// A policy as `Policy` in kernels/draw.cuh.
-fn numbers(view: &View) -> [u32; WORDS] {
+/// A policy as the kernel reads it: `Policy` in kernels/draw.cuh.
+pub fn numbers(view: &View) -> [u32; WORDS] {
     let (kind, scale, ratio, resize) = match view.crop {
         Crop::Random { scale, ratio } => (0, scale, ratio, 0),
         Crop::Center { resize } => (1, [1.0; 2], [1.0; 2], resize),
@@ -154,6 +158,8 @@ impl Call for Augment {
         });
     }
     fn prepare(&self, g: &Gpu) {
+        // A kernel reads whole words and four pixels at once, so also what no image has filled.
+        g.write(self.batch.pixels, &vec![0u8; self.batch.capacity]);
         g.write(self.numbers, &self.policies.iter().flat_map(numbers).collect::<Vec<u32>>());
     }
     fn gpu(&self, g: &Gpu) {
@@ -166,7 +172,7 @@ impl Call for Augment {
         };
         let blocks = (self.policies.len() * self.batch.n) as u32;
         let launch = Launch { kernel: "augment", grid: [blocks, 1, 1], block: [s.threads as u32, 1, 1], shared: s.shared as u32 };
-        let Batch { pixels, table, keys, n } = self.batch;
+        let Batch { pixels, table, keys, n, .. } = self.batch;
         let seed = [self.seed as u32, (self.seed >> 32) as u32, (self.purpose as u32) << 24];
         let strips = [s.tile, s.rows, s.capacity, s.halo];
         let mut args = vec![self.y.into(), pixels.into(), table.into(), keys.into(), self.numbers.into(), n.into()];
