@@ -51,7 +51,7 @@ fn equals_torchvision() {
 }
 
 /// Waves and noise; every size gives another image.
-fn picture(height: usize, width: usize) -> Vec<u8> {
+pub fn picture(height: usize, width: usize) -> Vec<u8> {
     let mut noise = Stream::new(1, Purpose::Synthetic, height as u32, width as u32, 0);
     let value = |i: usize| ((i / 3 % width * 5 + i / 3 / width * 3 + i % 3 * 80) % 200) as u32;
     (0..height * width * 3).map(|i| (value(i) + noise.below(56)) as u8).collect()

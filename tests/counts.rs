@@ -34,7 +34,12 @@ const CASES: &[Case] = &[
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter { outputs: 256, kernel: 1, stride: 1 }, Some(x[1]), true),
     },
     Case { name: "contrast 128 x 128", mode: Mode::Train, inputs: &[&[128, 128]], build: |s, x| s.contrast(x[0], 0.5) },
-    Case { name: "alignment 8 samples, 5 views, 512", mode: Mode::Eval, inputs: &[&[40, 512]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
+    Case {
+        name: "alignment 8 samples, 5 views, 512",
+        mode: Mode::Eval,
+        inputs: &[&[40, 512]],
+        build: |s, x| s.alignment(x[0], 5, Pairs::All),
+    },
 ];
 
 fn counted(case: &Case) -> Vec<LaunchCounts> {

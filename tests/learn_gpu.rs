@@ -89,7 +89,10 @@ fn scores_on_a_gpu_are_those_of_the_cpu_for_any_batch() {
             let queue: Rc<dyn Queue> = Emulated::new(real, Options::default());
             let gpu = [1, 2].map(|batch| scores(dir.path(), &protocol(batch, pairs, features), &Device::Gpu(queue.clone())));
             for ((cpu, one), two) in cpu.iter().zip(&gpu[0]).zip(&gpu[1]) {
-                assert!(one.align_f.to_bits() == two.align_f.to_bits() && one.align_g.to_bits() == two.align_g.to_bits(), "the batch changes scores");
+                assert!(
+                    one.align_f.to_bits() == two.align_f.to_bits() && one.align_g.to_bits() == two.align_g.to_bits(),
+                    "the batch changes scores"
+                );
                 let off = (cpu.align_f - one.align_f).abs().max((cpu.align_g - one.align_g).abs());
                 assert!(off <= bound, "{real:?}, {pairs:?}: {off:.1e} off: {cpu:?} and {one:?}");
             }

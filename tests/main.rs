@@ -1,21 +1,30 @@
 //! The one integration test binary.
 
 mod augment;
+mod augment_gpu;
+mod card;
 mod cli;
 mod config;
+mod conformance;
 mod conv;
+mod counts;
+mod cuda;
+mod curves;
 mod data;
 mod device;
 mod emulated;
 mod files;
 mod gate;
 mod golden;
+mod gpu_script;
 mod kernels;
 mod kernels_traffic;
 mod kernels_update;
 mod layers;
 mod learn;
+mod learn_gpu;
 mod ops;
+mod planted;
 mod report;
 mod split;
 mod stats;

@@ -162,7 +162,8 @@ impl Gpu {
         self.fail(Error::config(format!("`{name}` has no GPU kernel in this version"), "run on the CPU"));
     }
 
-    fn fail(&self, error: Error) {
+    /// A launch cannot be made. The first such error counts.
+    pub(crate) fn fail(&self, error: Error) {
         self.failed.borrow_mut().get_or_insert(error);
     }
 

@@ -78,7 +78,9 @@ pub fn check(launch: &Launch, real: Dtype, given: &[Kind]) -> Result<()> {
 }
 
 impl Signature {
-    fn check(&self, real: Dtype, given: &[Kind]) -> Result<()> {
+    /// # Errors
+    /// An argument more, less or of another kind.
+    pub fn check(&self, real: Dtype, given: &[Kind]) -> Result<()> {
         let Signature { kernel, file, params } = self;
         if params.len() != given.len() {
             return Err(bug(format!("`{kernel}` ({file}) takes {} arguments, not {}", params.len(), given.len())));

@@ -169,7 +169,7 @@ pub static CASES: &[Case] = &[
     Case {
         name: "conv/one",
         mode: Mode::Train,
-        inputs: &[&[5, 1, 1, 1]],
+        inputs: &[&[3, 1, 1, 1]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(1, 1, 1), None, false),
     },
     Case {

@@ -28,7 +28,8 @@ pub fn run(machine: &mut Machine, stacks: &mut Vec<Stack>, launch: &Launch) -> R
 }
 
 fn run_all(machine: &mut Machine, stacks: &mut Vec<Stack>, launch: &Launch) -> Result<(), String> {
-    let kernel = find(launch.kernel, launch.bf16)?;
+    let planted = machine.options.bug.and_then(|bug| find(&format!("{}__{bug}", launch.kernel), launch.bf16).ok());
+    let kernel = planted.map_or_else(|| find(launch.kernel, launch.bf16), Ok)?;
     check_sizes(launch, kernel, machine.options.shared_limit)?;
     let pointers = pointers(kernel, launch.words)?;
     machine.nulls = pointers.iter().filter(|p| p.1 == 0).map(|p| p.0).collect();

@@ -26,6 +26,7 @@ mod machine;
 mod marks;
 mod matrix;
 mod memory;
+mod order;
 mod race;
 mod registry;
 mod report;
@@ -74,6 +75,8 @@ pub struct Options {
     pub counts: bool,
     /// Bytes of shared memory that one block may use.
     pub shared_limit: usize,
+    /// Kernels that have a variant with this bug planted run it.
+    pub bug: Option<&'static str>,
     /// Memory accesses of a block after which its loop is called endless.
     pub steps: u64,
 }
@@ -87,6 +90,7 @@ impl Default for Options {
             race: true,
             counts: false,
             shared_limit: SHARED_SM90,
+            bug: None,
             steps: 1 << 32,
         }
     }
