@@ -12,7 +12,7 @@ usage() {
   exit 2
 }
 
-only=all total=590 commit="" places=()
+only=all total=580 commit="" places=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --only | --seconds | --commit)
@@ -46,6 +46,12 @@ about driver "$(card driver_version)"
 about cpu "$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores"
 about pytorch "$(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
 
+# The line of a log that says most: what a test found, what the sanitizer counted, else the last.
+telling() {
+  awk '/panicked at/ && getline > 0 && !found { found = $0 } /skipped:|SUMMARY: [1-9]/ && !found { found = $0 }
+       NF { last = $0 } END { print found ? found : last }'
+}
+
 # stage NAME SECONDS COMMAND...: runs a command, at most so long and never past the end of all; 77 is "skipped".
 worst=0
 stage() {
@@ -59,7 +65,7 @@ stage() {
   else
     "$@" >"$scratch/log" 2>&1
     status=$?
-    words=$(grep -v '^\s*$' "$scratch/log" | grep -m 1 -E 'skipped:|panicked|ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|[Ee]rror' || grep -v '^\s*$' "$scratch/log" | tail -n 1)
+    words=$(telling <"$scratch/log")
     case $status in 0) outcome=ok ;; 77) outcome=skipped ;; 124 | 137) outcome=failed words="took more than $limit s" ;; *) outcome=failed ;; esac
     { echo "=== $name" && cat "$scratch/log" && echo; } >>"$out/log.txt"
   fi

@@ -73,7 +73,7 @@ fn replays_equal_plain_runs() {
 fn training_follows_the_cpu() {
     for real in [Dtype::F32, Dtype::Bf16] {
         if let Some(queue) = card(real) {
-            curves::follow(queue, curves::Size { samples: 64, steps: 60 });
+            curves::follow(queue, curves::CARD);
         }
     }
 }

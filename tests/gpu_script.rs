@@ -20,7 +20,9 @@ fn programs(folder: &Path, broken: &str) {
     program(
         folder,
         "tests",
-        &format!("[[ \"$*\" == *{broken}* ]] && {{ echo \"thread panicked: off by 1\"; exit 101; }}\necho 'test result: ok. 1 passed'"),
+        &format!(
+            "[[ \"$*\" == *{broken}* ]] && {{ echo \"thread panicked at here\"; echo \"off by 1\"; echo FAILED; exit 101; }}\necho 'test result: ok. 1 passed'"
+        ),
     );
     program(
         folder,
@@ -59,7 +61,7 @@ fn a_stage_that_fails_stops_no_other_and_decides_the_status() {
     assert_eq!(bad, ["cases_f32"]);
     assert_eq!(outcomes(out.path()).len(), 10);
     let words = std::fs::read_to_string(out.path().join("stages.tsv")).unwrap();
-    assert!(words.contains("panicked: off by 1"), "{words}");
+    assert!(words.contains("\toff by 1\n"), "{words}");
     assert!(std::fs::read_to_string(out.path().join("about.tsv")).unwrap().contains("commit\tabc\ncard\tCard\n"));
 }
 

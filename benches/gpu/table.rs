@@ -134,7 +134,8 @@ pub fn text(report: &Value) -> String {
     let matrix = number(&report["matrix_tflop_per_s"], 0);
     let _ = writeln!(t, "\n% copy: of the rate of `ceiling/copy`; % matrix: of PyTorch's 8192^3 product in bf16, {matrix} TFLOP/s");
     for m in list("missing") {
-        let _ = writeln!(t, "missing: {} of {}: {}", word(&m["name"]), word(&m["who"]), word(&m["error"]));
+        let _ =
+            writeln!(t, "missing: {} of {}: {}", word(&m["name"]), word(&m["who"]), word(&m["error"]).lines().next().unwrap_or_default());
     }
     t
 }
