@@ -68,8 +68,8 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
     program
 }
 
-/// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU.
-pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> Vec<Vec<f32>> {
+/// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU, or what went wrong.
+pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> Result<Vec<Vec<f32>>, String> {
     let mut results = vec![];
     for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
         let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
@@ -79,18 +79,17 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
             cpu.write(v, &gpu.read::<f32>(v).unwrap()).unwrap();
         }
         cpu.run_call(i).unwrap();
-        gpu.run_call(i).unwrap_or_else(|e| panic!("{name}: {e}"));
+        gpu.run_call(i).map_err(|e| format!("{name}: {e}"))?;
         for v in writes {
             let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.read(v).unwrap(), gpu.read(v).unwrap());
             let (largest, norm) = distance(&wanted, &got);
-            assert!(
-                close(real, &wanted, &got),
-                "{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"
-            );
+            if !close(real, &wanted, &got) {
+                return Err(format!("{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"));
+            }
             results.push(got);
         }
     }
-    results
+    Ok(results)
 }
 
 /// Every case, plain and with gradients to add to, on a queue against the CPU. `SSLMEM_CASE=conv` takes those of one op.
@@ -104,7 +103,7 @@ pub fn all_cases(queue: Rc<dyn Queue>, mut each: impl FnMut(String, Vec<Vec<f32>
             let name = format!("{}{}", case.name, if seeded { " (adding)" } else { "" });
             let mut cpu = record(case, seeded, Device::Cpu);
             let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
-            let results = compare(&name, &mut cpu, &mut gpu, queue.real());
+            let results = compare(&name, &mut cpu, &mut gpu, queue.real()).unwrap_or_else(|e| panic!("{e}"));
             each(name, results);
         }
     }

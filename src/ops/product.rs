@@ -151,8 +151,14 @@ impl Call for Pack {
         let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
         g.launch(&launch, &[(*self.0.table.borrow()).into()]);
     }
-    fn cost(&self) -> Cost {
-        let n: usize = self.0.parts.borrow().iter().map(|p| p.size.weight_len() * if p.backward.is_some() { 8 } else { 6 }).sum();
+    fn cost(&self, real: u64) -> Cost {
+        let n: usize = self
+            .0
+            .parts
+            .borrow()
+            .iter()
+            .map(|p| p.size.weight_len() * (4 + real as usize * if p.backward.is_some() { 2 } else { 1 }))
+            .sum();
         Cost { flops: 0, bytes: n as u64 }
     }
 }

@@ -22,8 +22,19 @@ struct Unit {
     bf16: bool,
     /// A define of the crate's own test kernels, which plants a bug; it is the suffix of their names.
     bug: Option<String>,
-    /// One of the crate's own test kernels.
+    /// One of the crate's own test kernels, or one of the product with a bug.
     own: bool,
+    /// A bug that is planted in a kernel of the product.
+    planted: Option<Planted>,
+}
+
+/// A kernel of the product with one text replaced, in its file or in a header.
+struct Planted {
+    name: String,
+    file: String,
+    changed: String,
+    from: String,
+    to: String,
 }
 
 struct Kernel {
@@ -44,7 +55,10 @@ fn main() {
     let mut jobs = vec![];
     let mut registry = String::new();
     let mut table = String::new();
-    for unit in units(&folders[1], &folders[2]) {
+    println!("cargo::rerun-if-changed={}", root.join("planted.txt").display());
+    let planted = planted(&fs::read_to_string(root.join("planted.txt")).unwrap());
+    let planted = planted.into_iter().map(|p| plant(p, &folders[1], &out.join("planted")));
+    for unit in units(&folders[1], &folders[2]).into_iter().chain(planted) {
         let source = fs::read_to_string(&unit.file).unwrap();
         let kernels = kernels(&strip_comments(&source)).unwrap_or_else(|e| stop(&format!("{}: {e}", unit.file.display())));
         let mut text = text_of(&unit);
@@ -79,22 +93,59 @@ fn units(product: &Path, own: &Path) -> Vec<Unit> {
     let stem = |file: &Path| file.file_stem().unwrap().to_str().unwrap().to_string();
     for file in cu_files(product) {
         for (bf16, kind) in [(false, "f32"), (true, "bf16")] {
-            units.push(Unit { name: format!("{}_{kind}", stem(&file)), file: file.clone(), bf16, bug: None, own: false });
+            units.push(Unit { name: format!("{}_{kind}", stem(&file)), file: file.clone(), bf16, bug: None, own: false, planted: None });
         }
     }
     for file in cu_files(own) {
         let source = fs::read_to_string(&file).unwrap();
         let name = format!("own_{}", stem(&file));
-        units.push(Unit { name: name.clone(), file: file.clone(), bf16: false, bug: None, own: true });
+        units.push(Unit { name: name.clone(), file: file.clone(), bf16: false, bug: None, own: true, planted: None });
         let mut bugs: Vec<&str> = source.lines().filter_map(|l| l.trim().split_once("def BUG_")).map(|l| l.1.trim()).collect();
         bugs.sort();
         bugs.dedup();
         for bug in bugs {
             let bug = format!("BUG_{bug}");
-            units.push(Unit { name: format!("{name}__{bug}"), file: file.clone(), bf16: false, bug: Some(bug), own: true });
+            units.push(Unit { name: format!("{name}__{bug}"), file: file.clone(), bf16: false, bug: Some(bug), own: true, planted: None });
         }
     }
     units
+}
+
+/// The list of planted bugs: `== name file changed`, the text, `->`, what it becomes.
+fn planted(list: &str) -> Vec<Planted> {
+    let blocks = list.split("\n== ").skip(1);
+    let parse = |block: &str| {
+        let (head, body) = block.split_once('\n')?;
+        let [name, file, changed] = head.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let (from, to) = body.split_once("\n->\n")?;
+        let [name, file, changed, from, to] = [name, file, changed, from, to.trim_end()].map(String::from);
+        Some(Planted { name, file, changed, from, to })
+    };
+    blocks.map(|b| parse(b).unwrap_or_else(|| stop(&format!("planted.txt: `== {b}` is not of the form that its head describes")))).collect()
+}
+
+/// Copies the kernel and all headers to a folder of its own, with the bug.
+fn plant(bug: Planted, product: &Path, to: &Path) -> Unit {
+    let folder = to.join(&bug.name);
+    fs::create_dir_all(&folder).unwrap();
+    let mut found = false;
+    for file in fs::read_dir(product).unwrap().map(|f| f.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name != bug.file && !name.ends_with(".cuh") {
+            continue;
+        }
+        let mut text = fs::read_to_string(&file).unwrap();
+        if name == bug.changed {
+            found = text.contains(&bug.from);
+            text = text.replacen(&bug.from, &bug.to, 1);
+        }
+        fs::write(folder.join(name), text).unwrap();
+    }
+    if !found {
+        stop(&format!("planted.txt: {} has no `{}` any more; plant `{}` elsewhere", bug.changed, bug.from, bug.name));
+    }
+    let file = folder.join(&bug.file);
+    Unit { name: format!("planted_{}", bug.name), file, bf16: true, bug: Some(bug.name.clone()), own: true, planted: Some(bug) }
 }
 
 /// The C++ text of a unit. The namespace keeps functions of one name in two units apart.
@@ -102,8 +153,10 @@ fn text_of(unit: &Unit) -> String {
     let mut text =
         String::from("#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <type_traits>\n#include <utility>\n");
     writeln!(text, "#define BF16 {}", unit.bf16 as u32).unwrap();
-    if let Some(bug) = &unit.bug {
-        writeln!(text, "#define {bug}").unwrap();
+    match (&unit.bug, &unit.planted) {
+        (Some(bug), None) => writeln!(text, "#define {bug}").unwrap(),
+        (_, Some(bug)) => writeln!(text, "// {:?} is {:?}", bug.from, bug.to).unwrap(),
+        _ => {}
     }
     writeln!(text, "namespace {} {{\n#include \"emulator.h\"\n#include \"{}\"\n}}", unit.name, unit.file.display()).unwrap();
     text
@@ -242,6 +295,9 @@ fn compile_one(job: &Job, folders: &[PathBuf]) {
     fs::write(&job.path, &job.text).unwrap();
     let mut command = Command::new(&compiler);
     command.args(FLAGS.split_whitespace()).args(checks.split_whitespace()).arg(format!("-O{opt}")).args(["-Wno-unknown-pragmas", "-c"]);
+    if opt == "0" {
+        command.arg("-g3");
+    }
     for folder in folders {
         command.arg("-I").arg(folder);
     }

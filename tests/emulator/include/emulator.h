@@ -26,24 +26,38 @@ typedef unsigned long long u64;
 
 struct uint3 { u32 x, y, z; };
 struct dim3 { u32 x, y, z; };
-struct alignas(8) float2 { float x, y; };
+// Vectors are read and written whole, as on the GPU: g++ would take apart what is copied member by member.
+#define EMU_VECTOR(name, part, bytes)                                                   \
+  typedef part name##_whole __attribute__((vector_size(bytes), may_alias));             \
+  struct alignas(bytes) name {                                                          \
+    name() = default;                                                                   \
+    name(const name &other) { *(name##_whole *)this = *(const name##_whole *)&other; }  \
+    name &operator=(const name &other) {                                                \
+      *(name##_whole *)this = *(const name##_whole *)&other;                            \
+      return *this;                                                                     \
+    }
+#define EMU_VECTOR2(name, part)                    \
+  EMU_VECTOR(name, part, 2 * sizeof(part))         \
+    name(part x, part y) : x(x), y(y) {}           \
+    part x, y;                                     \
+  };                                               \
+  static inline name make_##name(part x, part y) { return name(x, y); }
+#define EMU_VECTOR4(name, part)                                                          \
+  EMU_VECTOR(name, part, 4 * sizeof(part))                                               \
+    name(part x, part y, part z, part w) : x(x), y(y), z(z), w(w) {}                     \
+    part x, y, z, w;                                                                     \
+  };                                                                                     \
+  static inline name make_##name(part x, part y, part z, part w) { return name(x, y, z, w); }
+EMU_VECTOR2(float2, float)
+EMU_VECTOR2(double2, double)
+EMU_VECTOR2(int2, int)
+EMU_VECTOR2(uint2, u32)
+EMU_VECTOR4(float4, float)
+EMU_VECTOR4(int4, int)
+EMU_VECTOR4(uint4, u32)
+EMU_VECTOR4(uchar4, u8)
 struct float3 { float x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { u32 x, y; };
-struct alignas(16) uint4 { u32 x, y, z, w; };
-struct alignas(4) uchar4 { u8 x, y, z, w; };
-static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline double2 make_double2(double x, double y) { return {x, y}; }
-static inline int2 make_int2(int x, int y) { return {x, y}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-static inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
-static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
-static inline uchar4 make_uchar4(u8 x, u8 y, u8 z, u8 w) { return {x, y, z, w}; }
 
 struct EmuShuffle { u64 value, out; u32 mode, by, width; };
 struct EmuVote { u32 value, out, mode; };
@@ -89,16 +103,17 @@ void emu_trap(const char *what, const char *file, int line);
   name##_type &name = *(name##_type *)emu_shared(&name##_key, sizeof(name##_type), #name)
 #define SHARED_DYN(name) u8 *name = (u8 *)emu_shared_dynamic(__FILE__, __LINE__)
 
-static inline void emu_ldmatrix(u32 *r, u32 count, u32 trans, u32 row, const char *file, int line) {
+UNCHECKED static inline void emu_ldmatrix(u32 *r, u32 count, u32 trans, u32 row, const char *file, int line) {
   EmuLdmatrix a{row, count, trans, r};
   emu_collective(EMU_LDMATRIX, ~0u, &a, file, line);
 }
-static inline void emu_mma(float *d, const u32 *a, const u32 *b, const char *file, int line) {
+UNCHECKED static inline void emu_mma(float *d, const u32 *a, const u32 *b, const char *file, int line) {
   EmuMma x{d, a, b};
   emu_collective(EMU_MMA, ~0u, &x, file, line);
 }
 
-static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
+UNCHECKED static inline void emu_wgmma(
+    float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
   EmuWgmma x{d, a, desc_a, desc_b, n, (u32)scale_d, ta, tb};
   emu_collective(EMU_WGMMA, ~0u, &x, file, line);
 }
@@ -108,7 +123,7 @@ static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32
 static inline void __syncthreads(CALLER) { emu_barrier(0, 0, 1, SITE); }
 static inline void __syncwarp(u32 mask = 0xffffffffu, CALLER) { emu_collective(EMU_SYNCWARP, mask, 0, SITE); }
 
-template <class V> static inline V emu_shuffle(u32 mask, V v, u32 mode, u32 by, u32 width, const char *file, int line) {
+template <class V> UNCHECKED static inline V emu_shuffle(u32 mask, V v, u32 mode, u32 by, u32 width, const char *file, int line) {
   static_assert(sizeof(V) == 4 || sizeof(V) == 8, "shuffles move 4 or 8 bytes");
   EmuShuffle a{0, 0, mode, by, width};
   __builtin_memcpy(&a.value, &v, sizeof(V));
@@ -121,7 +136,7 @@ template <class V> static inline V __shfl_up_sync(u32 m, V v, u32 by, int w = 32
 template <class V> static inline V __shfl_down_sync(u32 m, V v, u32 by, int w = 32, CALLER) { return emu_shuffle(m, v, 2, by, w, SITE); }
 template <class V> static inline V __shfl_xor_sync(u32 m, V v, int by, int w = 32, CALLER) { return emu_shuffle(m, v, 3, by, w, SITE); }
 
-static inline u32 emu_vote(u32 op, u32 mode, u32 mask, u32 v, const char *file, int line) {
+UNCHECKED static inline u32 emu_vote(u32 op, u32 mode, u32 mask, u32 v, const char *file, int line) {
   EmuVote a{v, 0, mode};
   emu_collective(op, mask, &a, file, line);
   return a.out;

@@ -4,6 +4,7 @@ typedef unsigned long usize;
 extern "C" {
 void emu_read(usize address, usize size, void *from);
 void emu_write(usize address, usize size, void *from);
+void emu_range(usize address, usize size, int write, void *from);
 
 #define HOOKS(n)                                                                                          \
   void __tsan_read##n(usize p) { emu_read(p, n, __builtin_return_address(0)); }                           \
@@ -16,11 +17,7 @@ HOOKS(4)
 HOOKS(8)
 HOOKS(16)
 
-void __tsan_read_range(usize p, usize n) {
-  for (usize i = 0; i < n; i++) emu_read(p + i, 1, __builtin_return_address(0));
-}
-void __tsan_write_range(usize p, usize n) {
-  for (usize i = 0; i < n; i++) emu_write(p + i, 1, __builtin_return_address(0));
-}
+void __tsan_read_range(usize p, usize n) { emu_range(p, n, 0, __builtin_return_address(0)); }
+void __tsan_write_range(usize p, usize n) { emu_range(p, n, 1, __builtin_return_address(0)); }
 void __tsan_init() {}
 }

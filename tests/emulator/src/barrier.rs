@@ -60,8 +60,8 @@ impl Machine {
         let complete = barrier.arrived == wanted;
         // What __syncthreads orders needs no list: it orders everything.
         if self.race.on && (id > 0 || wanted < all) {
-            self.race.tell(thread, &mut barrier.clocks);
-            self.race.tick(thread);
+            self.race.clocks.tell(thread, &mut barrier.clocks);
+            self.race.clocks.tick(thread);
         }
         if complete {
             self.open(id as usize, wanted == all);
@@ -73,11 +73,11 @@ impl Machine {
         let barrier = std::mem::take(&mut self.block.barriers[id]);
         self.counter.barrier(whole_block);
         if whole_block && barrier.waiting.len() == barrier.wanted {
-            self.race.order_block();
+            self.race.clocks.order_block();
         }
         for &thread in &barrier.waiting {
             if self.race.on && !barrier.clocks.is_empty() {
-                self.race.learn(thread, &barrier.clocks);
+                self.race.clocks.learn(thread, &barrier.clocks);
             }
             if thread != self.block.current {
                 self.wake(thread);

@@ -2,7 +2,8 @@
 
 use crate::machine::{Machine, expect, machine};
 use crate::memory::Use;
-use crate::race::{Agent, PENDING, View};
+use crate::order::{Agent, View};
+use crate::race::PENDING;
 use crate::report::Site;
 use std::collections::VecDeque;
 use std::ffi::c_char;

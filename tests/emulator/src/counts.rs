@@ -298,13 +298,12 @@ impl Counter {
         counts.requests += 1;
         counts.bytes += addresses.len() as u64 * size;
         if access.is_global() {
-            let mut touched = Touched::new();
-            addresses.iter().for_each(|&a| touch(&mut touched, a, size));
-            let distinct: u64 = touched.values().map(|m| m.count_ones() as u64).sum();
+            let touched = sectors(&addresses, size);
+            let distinct: u64 = touched.iter().map(|t| t.1.count_ones() as u64).sum();
             counts.passes += touched.len() as u64;
             counts.ideal += distinct.div_ceil(SECTOR);
             let all = if access == Access::GlobalStore { &mut self.written } else { &mut self.read };
-            touched.iter().for_each(|(&sector, &mask)| *all.entry(sector).or_default() |= mask);
+            touched.iter().for_each(|&(sector, mask)| *all.entry(sector).or_default() |= mask);
             return;
         }
         // A pass serves 32 lanes of up to 4 bytes, 16 of 8, 8 of 16.
@@ -355,11 +354,17 @@ impl Counter {
     }
 }
 
-/// Adds the bytes from `address` to what was touched.
-fn touch(touched: &mut Touched, address: u64, bytes: u64) {
-    for byte in address..address + bytes {
-        *touched.entry(byte / SECTOR).or_default() |= 1 << (byte % SECTOR);
-    }
+/// The sectors that lanes of `size` bytes touch, each with a bit per byte touched. `size` is a power of 2 that divides the addresses.
+fn sectors(addresses: &[u64], size: u64) -> Vec<(u64, u32)> {
+    let mask = |a: u64| (((1u64 << size) - 1) as u32) << (a % SECTOR);
+    let mut touched: Vec<(u64, u32)> = addresses.iter().map(|&a| (a / SECTOR, mask(a))).collect();
+    touched.sort_unstable();
+    touched.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        kept.1 |= if same { next.1 } else { 0 };
+        same
+    });
+    touched
 }
 
 /// The passes over the 32 banks of 4 bytes that lanes of `size` bytes take together: each bank gives one word a pass.
@@ -375,6 +380,12 @@ fn passes(addresses: &[u64], size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sectors_are_told_apart_and_bytes_counted_once() {
+        assert_eq!(sectors(&[64, 68, 64, 96], 4), [(2, 0xff), (3, 0xf)]);
+        assert_eq!(sectors(&[16], 16), [(0, 0xffff_0000)]);
+    }
 
     #[test]
     fn passes_count_conflicts_and_not_broadcasts() {

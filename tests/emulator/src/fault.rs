@@ -31,7 +31,7 @@ extern "C" fn handle(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let address = unsafe { (*info).si_addr() } as usize;
     if let Some(machine) = machine_or_none() {
         let thread = &machine.block.threads[machine.block.current];
-        let bottom = thread.stack.wrapping_sub(crate::machine::STACK);
+        let bottom = machine.block.stack.wrapping_sub(crate::machine::STACK);
         let over = bottom.wrapping_sub(address) <= GUARD;
         let what = if over {
             "ran over its stack of 256 KB (an array that belongs into shared memory?)"

@@ -15,6 +15,16 @@ extern "C" fn emu_write(address: usize, bytes: usize, from: usize) {
     access(address, bytes, true, from);
 }
 
+/// A structure, word by word if it is made of words.
+#[unsafe(no_mangle)]
+extern "C" fn emu_range(address: usize, bytes: usize, write: i32, from: usize) {
+    if matches!(machine().space(address), Space::Stack) {
+        return;
+    }
+    let step = if address.is_multiple_of(4) && bytes.is_multiple_of(4) { 4 } else { 1 };
+    (address..address + bytes).step_by(step).for_each(|a| access(a, step, write == 1, from));
+}
+
 #[inline(always)]
 fn access(address: usize, bytes: usize, write: bool, from: usize) {
     let machine = machine();

@@ -5,7 +5,8 @@ use crate::copy::Copies;
 use crate::counts::Counter;
 use crate::hopper::{BlockHopper, ThreadHopper};
 use crate::memory::{Memory, Use, Who};
-use crate::race::{Agent, Conflict, MBARRIERS, Race, View};
+use crate::order::{Agent, MBARRIERS, View};
+use crate::race::{Conflict, Race};
 use crate::report::{Site, trace};
 use crate::sched::{Random, Ready, Resume};
 use crate::shared::{ARENA, BASE, Shared};
@@ -104,8 +105,9 @@ pub struct Block {
     /// Its number among all blocks of all launches.
     pub number: u32,
     pub threads: Vec<Thread>,
-    /// The thread that runs.
+    /// The thread that runs, and the highest address of its stack.
     pub current: usize,
+    pub stack: usize,
     pub alive: usize,
     pub ready: Ready,
     pub warps: Vec<Warp>,
@@ -234,6 +236,11 @@ impl Machine {
         &mut self.block.threads[self.block.current]
     }
 
+    pub fn set_current(&mut self, thread: usize) {
+        self.block.current = thread;
+        self.block.stack = self.block.threads[thread].stack;
+    }
+
     pub fn wake(&mut self, thread: usize) {
         self.block.threads[thread].waiting = Waiting::No;
         self.block.ready.insert(thread);
@@ -245,7 +252,7 @@ impl Machine {
 
     pub fn who(&self) -> Who {
         let thread = self.block.current;
-        Who { thread, clock: self.race.clocks[thread], block: self.block.number }
+        Who { thread, clock: self.race.clocks.of(thread), block: self.block.number }
     }
 
     /// A global access of an emulated instruction or of the instrumented code.
@@ -258,7 +265,7 @@ impl Machine {
     /// An access of a thread to shared memory, which it may make.
     #[inline(always)]
     pub fn shared_by(&mut self, thread: usize, offset: usize, bytes: usize, write: bool, what: &str) -> Result<(), String> {
-        let agent = Agent { number: thread, clock: self.race.clocks[thread], view: View::Thread(thread) };
+        let agent = Agent { number: thread, clock: self.race.clocks.of(thread), view: View::Thread(thread) };
         match self.race.access(offset, bytes, write, agent) {
             Ok(()) => Ok(()),
             Err(conflict) => Err(self.conflict(conflict, offset, bytes, write, what)),
@@ -314,7 +321,7 @@ impl Machine {
         if offset < ARENA {
             return Space::Shared(offset);
         }
-        let below = self.block.threads[self.block.current].stack.wrapping_sub(address);
+        let below = self.block.stack.wrapping_sub(address);
         if below <= STACK { Space::Stack } else { Space::Global }
     }
 }

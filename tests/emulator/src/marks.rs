@@ -3,7 +3,7 @@
 //! Blocks are numbered over all launches, so marks of earlier launches are simply old and nothing is ever cleared.
 
 use crate::memory::Who;
-use crate::race::Race;
+use crate::order::{Clocks, View};
 
 #[derive(Clone, Copy, Default)]
 struct Mark {
@@ -64,9 +64,9 @@ impl Marks {
     }
 
     #[inline(always)]
-    pub fn read(&mut self, offset: usize, bytes: usize, who: Who, numbers: &Numbers, race: &Race) -> Result<(), String> {
+    pub fn read(&mut self, offset: usize, bytes: usize, who: Who, numbers: &Numbers, clocks: &Clocks) -> Result<(), String> {
         self.each(offset, bytes, who, numbers, |mark| {
-            not_mine(mark, who, numbers, race)?;
+            not_mine(mark, who, numbers, clocks)?;
             let only_me = numbers.is_old(mark.reader) || mark.reader == who.block;
             mark.reader = if only_me { who.block } else { numbers.several };
             Ok(())
@@ -74,9 +74,9 @@ impl Marks {
     }
 
     #[inline(always)]
-    pub fn write(&mut self, offset: usize, bytes: usize, who: Who, numbers: &Numbers, race: &Race) -> Result<(), String> {
+    pub fn write(&mut self, offset: usize, bytes: usize, who: Who, numbers: &Numbers, clocks: &Clocks) -> Result<(), String> {
         self.each(offset, bytes, who, numbers, |mark| {
-            not_mine(mark, who, numbers, race)?;
+            not_mine(mark, who, numbers, clocks)?;
             if mark.reader == numbers.several {
                 return Err("several blocks read in this launch".into());
             }
@@ -134,14 +134,15 @@ impl Marks {
 
 /// An error if another block wrote in this launch, or a thread of this block that is not ordered before this one.
 #[inline(always)]
-fn not_mine(mark: &Mark, who: Who, numbers: &Numbers, race: &Race) -> Result<(), String> {
+fn not_mine(mark: &Mark, who: Who, numbers: &Numbers, clocks: &Clocks) -> Result<(), String> {
     if numbers.is_old(mark.writer) {
         return Ok(());
     }
     if mark.writer != who.block {
         return Err(format!("{} wrote in this launch", numbers.name(mark.writer)));
     }
-    if !race.ordered(who.thread, mark.thread as usize, mark.clock) {
+    let (me, other) = (who.thread, mark.thread as usize);
+    if me != other && !clocks.before(other, mark.clock, View::Thread(me)) {
         return Err(format!("thread {} of the same block wrote without a barrier since", mark.thread));
     }
     Ok(())

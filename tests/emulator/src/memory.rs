@@ -139,7 +139,7 @@ impl Memory {
         if how == Use::Read {
             // What no one writes in this launch needs no marks.
             if race.on && allocation.read_only_in != self.launch {
-                let conflict = allocation.marks.read(offset, bytes, who, &self.numbers, race);
+                let conflict = allocation.marks.read(offset, bytes, who, &self.numbers, &race.clocks);
                 return conflict.map_err(|c| self.describe(&format!("race in global memory: read of {bytes} bytes that {c}"), offset));
             }
             return Ok(());
@@ -150,7 +150,7 @@ impl Memory {
         }
         set_bits(&mut allocation.initialised, offset, bytes);
         if race.on && how == Use::Write {
-            let conflict = allocation.marks.write(offset, bytes, who, &self.numbers, race);
+            let conflict = allocation.marks.write(offset, bytes, who, &self.numbers, &race.clocks);
             return conflict.map_err(|c| self.describe(&format!("race in global memory: write of {bytes} bytes that {c}"), offset));
         }
         Ok(())

@@ -167,7 +167,7 @@ fn deadlock(machine: *mut Machine, fibers: &mut [Fiber]) -> String {
         if !fibers[first].started() || fibers[first].done() {
             continue;
         }
-        with(machine, |m| m.block.current = first);
+        with(machine, |m| m.set_current(first));
         fibers[first].resume(Resume::Trace);
         let trace = with(machine, |m| std::mem::take(&mut m.block.threads[first].trace));
         kernel_lines(&trace).iter().for_each(|l| message += &format!("\n      at {l}"));
@@ -185,7 +185,7 @@ impl Machine {
             self.maybe_load();
             match self.block.ready.next(self.options.order, &mut self.block.random) {
                 Some(thread) => {
-                    self.block.current = thread;
+                    self.set_current(thread);
                     return Some(thread);
                 }
                 None if self.load_one() => {}

@@ -124,7 +124,7 @@ impl Machine {
     fn execute(&mut self, number: usize, lanes: u32, call: Call) -> Result<(), String> {
         let warp = &self.block.warps[number];
         match call.op {
-            Op::SyncWarp => self.race.order_warp(number * 32, lanes),
+            Op::SyncWarp => self.race.clocks.order_warp(number * 32, lanes),
             Op::Shuffle => {
                 self.counter.shuffle();
                 return warp.shuffle(lanes);

@@ -1,7 +1,7 @@
 //! mbarriers: 64 bits in shared memory, and beside them the clocks of those who arrived.
 
 use crate::machine::{Machine, Waiting, expect, machine, wait};
-use crate::race::MBARRIERS;
+use crate::order::MBARRIERS;
 use crate::report::Site;
 use std::ffi::c_char;
 
@@ -90,8 +90,8 @@ impl Machine {
         state.pending -= count;
         state.bytes += bytes as i32;
         let thread = self.block.current;
-        self.race.tell(thread, &mut self.block.hopper.mbarriers[number].gathered);
-        self.race.tick(thread);
+        self.race.clocks.tell(thread, &mut self.block.hopper.mbarriers[number].gathered);
+        self.race.clocks.tick(thread);
         self.settle(number, state);
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Machine {
         }
         let number = self.mbarrier_number(address, "mbarrier.try_wait", site)?;
         let thread = self.block.current;
-        self.race.learn(thread, &self.block.hopper.mbarriers[number].done);
+        self.race.clocks.learn(thread, &self.block.hopper.mbarriers[number].done);
         Ok(true)
     }
 

@@ -55,8 +55,8 @@ extern "C" fn emu_fence_proxy_async() {
     let machine = machine();
     let (threads, thread) = (machine.threads(), machine.block.current);
     // Before its first fence a thread has fenced what other blocks did.
-    let start = machine.race.start();
+    let start = machine.race.clocks.start;
     machine.block.hopper.fences.resize(threads, start);
-    machine.block.hopper.fences[thread] = machine.race.clocks[thread];
-    machine.race.tick(thread);
+    machine.block.hopper.fences[thread] = machine.race.clocks.of(thread);
+    machine.race.clocks.tick(thread);
 }

@@ -3,7 +3,7 @@
 use crate::Arrivals;
 use crate::machine::{Failure, Machine, expect, machine};
 use crate::memory::{Use, Who};
-use crate::race::{Agent, View};
+use crate::order::{Agent, View};
 use crate::report::Site;
 use std::ffi::c_char;
 
@@ -138,13 +138,13 @@ impl Machine {
             return if self.options.arrivals == Arrivals::Early { self.wait_stores(|_, _| true) } else { Ok(()) };
         }
         let number = self.threads() + self.mbarrier_number(bar, "TMA load", site)?;
-        self.race.tick(number);
-        let clock = self.race.clocks[number];
+        self.race.clocks.tick(number);
+        let clock = self.race.clocks.of(number);
         // The write may happen from now on.
         if let Err(conflict) = self.race.access(offset, bytes, true, Agent { number, clock, view: View::Thread(thread) }) {
             return Err(self.conflict(conflict, offset, bytes, true, "TMA load"));
         }
-        self.race.tell(thread, &mut transfer.clocks);
+        self.race.clocks.tell(thread, &mut transfer.clocks);
         transfer.clocks[number] = clock;
         if self.options.arrivals == Arrivals::Early {
             return self.carry_out_transfer(&transfer);

@@ -3,7 +3,7 @@
 use crate::Arrivals;
 use crate::machine::{Machine, Waiting, expect, machine};
 use crate::matrix::pair;
-use crate::race::{Agent, MBARRIERS, View};
+use crate::order::{Agent, MBARRIERS, View};
 use crate::report::Site;
 use std::collections::VecDeque;
 
@@ -86,8 +86,9 @@ impl Machine {
         });
         let (lanes, first, site) = (lanes.collect(), args(base), call(base).site);
         let agent = self.threads() + MBARRIERS + number;
-        self.race.tick(agent);
-        let product = Product { clock: self.race.clocks[agent], lanes, args: first, site, clocks: self.race.common(base..base + 128) };
+        self.race.clocks.tick(agent);
+        let product =
+            Product { clock: self.race.clocks.of(agent), lanes, args: first, site, clocks: self.race.clocks.common(base..base + 128) };
         self.counter.mma(64 * first.n as u64 * 16);
         for thread in base..base + 128 {
             self.block.threads[thread].hopper.wgmma = product.clock;
@@ -189,9 +190,9 @@ impl Machine {
         while let Some(product) = self.block.hopper.warpgroups[number].queue.pop_front_if(|p| p.clock <= upto) {
             self.multiply(number, &product)?;
         }
-        let mut clocks = vec![0; self.race.clocks.len()];
+        let mut clocks = vec![0; self.race.clocks.agents()];
         clocks[self.threads() + MBARRIERS + number] = upto;
-        self.race.learn(self.block.current, &clocks);
+        self.race.clocks.learn(self.block.current, &clocks);
         Ok(())
     }
 }

@@ -1,0 +1,183 @@
+//! How fast on a GPU: what the card can do at best, every kernel at the sizes of real training, whole networks, scoring.
+//!
+//! `cargo bench --bench gpu` prints a JSON line per number: {"name", "value", "unit"} and, of a kernel, "seconds", "flops",
+//! "bytes" of its floor. `-- --only PREFIX` measures some, `-- --seconds N` begins nothing after N seconds, `-- --precision f32`
+//! measures in f32, `-- --merge FOLDER` makes the report of what benches/gpu.sh collected, `-- --emulate` goes through everything
+//! at tiny sizes on the CPU's emulation of a card, whose times mean nothing.
+
+mod ceilings;
+mod cold;
+#[allow(dead_code)] // tests also count accesses
+#[path = "../../tests/emulated.rs"]
+mod emulated;
+mod images;
+mod kernels;
+#[path = "../programs.rs"]
+mod programs;
+mod table;
+mod whole;
+
+use sslmem::device::{Device, Queue};
+use sslmem::error::Result;
+use sslmem::program::Program;
+use sslmem::tape::Cost;
+use sslmem::var::Dtype;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// One number.
+#[derive(serde::Serialize)]
+pub struct Line {
+    pub name: String,
+    pub value: f64,
+    pub unit: &'static str,
+    /// Of a kernel: its time and the floor of its work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flops: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+impl Line {
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Line {
+        Line { name: name.into(), value, unit, seconds: None, flops: None, bytes: None }
+    }
+    /// Of one kernel's work.
+    pub fn kernel(name: impl Into<String>, seconds: f64, cost: Cost) -> Line {
+        Line { seconds: Some(seconds), flops: Some(cost.flops), bytes: Some(cost.bytes), ..Line::new(name, seconds * 1e6, "us") }
+    }
+}
+
+/// What is measured, and how large.
+pub struct Bench {
+    queue: Rc<dyn Queue>,
+    /// The same card, cold whenever a single call is timed.
+    device: Device,
+    tiny: bool,
+}
+
+impl Bench {
+    fn new(queue: Rc<dyn Queue>, tiny: bool) -> Result<Bench> {
+        let flushed = if tiny { 1 << 12 } else { 256 << 20 };
+        let device = Device::Gpu(Rc::new(cold::Cold::new(queue.clone(), flushed)?));
+        Ok(Bench { queue, device, tiny })
+    }
+    /// A size on a card, and one for going through the motions.
+    pub fn size(&self, real: usize, tiny: usize) -> usize {
+        if self.tiny { tiny } else { real }
+    }
+    /// Seconds that one run takes when many follow each other, median of five times.
+    pub fn seconds(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+        (0..if self.tiny { 2 } else { 3 }).try_for_each(|_| run())?;
+        let once = self.queue.time(&mut run)?;
+        let times = if self.tiny { 1 } else { (0.03 / once).ceil().clamp(1.0, 200.0) as usize };
+        let mut many = || (0..times).try_for_each(|_| run());
+        let measured = (0..5).map(|_| self.queue.time(&mut many)).collect::<Result<Vec<f64>>>()?;
+        Ok(median(measured) / times as f64)
+    }
+    /// Every call of a program by itself with cold caches, medians; calls of one name are added up.
+    pub fn calls(&self, case: &str, mut program: Program) -> Result<Vec<Line>> {
+        program.run()?;
+        let start = Instant::now();
+        let mut runs = vec![program.profile()?];
+        while runs.len() < self.size(25, 1) && start.elapsed().as_secs_f64() < 1.0 {
+            runs.push(program.profile()?);
+        }
+        let mut sums: BTreeMap<&str, (f64, Cost)> = BTreeMap::new();
+        for (i, (name, _, cost)) in runs[0].iter().enumerate() {
+            let sum = sums.entry(name).or_default();
+            sum.0 += median(runs.iter().map(|run| run[i].1).collect());
+            sum.1 = Cost { flops: sum.1.flops + cost.flops, bytes: sum.1.bytes + cost.bytes };
+        }
+        Ok(sums.into_iter().map(|(name, (seconds, cost))| Line::kernel(format!("{name}/{case}"), seconds, cost)).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The first card, or the emulation of one.
+fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
+    if emulate {
+        return Ok(emulated::Emulated::new(real, emulator::Options::default()));
+    }
+    sslmem::device::cuda::open(0, real)
+}
+
+type Job = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
+
+/// In the order of importance, for the time may end before the list does.
+fn jobs() -> impl Iterator<Item = Job> {
+    ceilings::JOBS.iter().chain(whole::JOBS).chain(kernels::JOBS).chain(whole::SCORING).copied()
+}
+
+/// Prints what a job found, or why it found nothing.
+fn measure(bench: &Bench, (name, job): Job) -> bool {
+    let found = catch_unwind(AssertUnwindSafe(|| job(bench))).map_err(|_| "panicked, see above".to_string());
+    match found.and_then(|lines| lines.map_err(|error| error.to_string())) {
+        Ok(lines) => lines.iter().for_each(|line| print(&serde_json::json!(line))),
+        Err(error) => {
+            print(&serde_json::json!({ "name": name, "error": error }));
+            return false;
+        }
+    }
+    true
+}
+
+fn print(value: &serde_json::Value) {
+    println!("{value}");
+    let _ = std::io::stdout().flush();
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let value = |flag: &str| args.iter().position(|a| a == flag).and_then(|i| args.get(i + 1));
+    if let Some(folder) = value("--merge") {
+        return match table::merge(Path::new(folder)) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let real = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
+    let emulate = args.iter().any(|a| a == "--emulate");
+    let queue = match open(emulate, real) {
+        Ok(queue) => queue,
+        Err(error) => {
+            eprintln!("nothing was measured: {error}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let (start, only) = (Instant::now(), value("--only").cloned().unwrap_or_default());
+    let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
+    let bench = match Bench::new(queue, emulate) {
+        Ok(bench) => bench,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut failed = false;
+    for job in jobs().filter(|(name, _)| name.starts_with(&only)) {
+        if start.elapsed().as_secs_f64() > limit {
+            print(&serde_json::json!({ "name": job.0, "error": "no time was left" }));
+            continue;
+        }
+        failed |= !measure(&bench, job);
+    }
+    ExitCode::from(failed as u8)
+}

@@ -1,0 +1,250 @@
+//! Every primitive of kernels/ptx.cuh does what the PTX manual says: fragments, zero fill, rounding and barriers are
+//! written down here once more, and a kernel per primitive is held against them, emulated or on a card.
+
+use crate::emulated::Emulated;
+use emulator::Options;
+use sslmem::device::{Launch, Queue};
+use sslmem::random::{Purpose, Stream};
+use sslmem::var::Dtype;
+
+/// Launches `kernel` with its outputs, of these bytes, first, then its inputs, then its scalars; returns the outputs.
+fn run(
+    queue: &dyn Queue,
+    kernel: &'static str,
+    [grid, block]: [u32; 2],
+    outputs: &[usize],
+    inputs: &[&[u8]],
+    scalars: &[u64],
+) -> Vec<Vec<u8>> {
+    let to: Vec<u64> = outputs.iter().map(|&bytes| queue.alloc(bytes).unwrap()).collect();
+    let from: Vec<u64> = inputs.iter().map(|input| queue.alloc(input.len()).unwrap()).collect();
+    from.iter().zip(inputs).for_each(|(&address, input)| queue.upload(address, input).unwrap());
+    let launch = Launch { kernel, grid: [grid, 1, 1], block: [block, 1, 1], shared: 0 };
+    let words: Vec<u64> = to.iter().chain(&from).chain(scalars).copied().collect();
+    queue.launch(&launch, &words).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    let read = |(&address, &bytes)| {
+        let mut data = vec![0; bytes];
+        queue.download(address, &mut data).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        data
+    };
+    let written = to.iter().zip(outputs).map(read).collect();
+    to.iter().chain(&from).for_each(|&address| queue.free(address));
+    written
+}
+
+fn bytes<T: bytemuck::Pod>(values: &[T]) -> &[u8] {
+    bytemuck::cast_slice(values)
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytemuck::pod_collect_to_vec(bytes)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(bytes)
+}
+
+fn random(stream: u32) -> Stream {
+    Stream::new(11, Purpose::Statistics, 0, stream, 0)
+}
+
+/// All of them, on any queue.
+pub fn all(queue: &dyn Queue) {
+    ldmatrix(queue);
+    mma_of_integers_is_exact(queue);
+    mma_of_reals_is_within_its_rounding(queue);
+    mma_knows_infinity_nan_and_subnormals(queue);
+    cp_async(queue);
+    bf16(queue);
+    barriers(queue);
+    measures(queue);
+}
+
+/// Lane 8i + j gives the address of row j of matrix i; lane l receives of each matrix the elements 2(l % 4) and the
+/// next of row l / 4, the first in the lower half; with `.trans` of the transposed matrix.
+fn ldmatrix(queue: &dyn Queue) {
+    let halves: Vec<u16> = (0..512).map(|i| i * 97 + 5).collect();
+    let rows = random(1).permutation(64);
+    let element = |matrix: usize, row: usize, column: usize| halves[rows[8 * matrix + row] as usize * 8 + column] as u32;
+    let kernels = [
+        ("conformance_ldmatrix_x2", 2, false),
+        ("conformance_ldmatrix_x4", 4, false),
+        ("conformance_ldmatrix_x2_trans", 2, true),
+        ("conformance_ldmatrix_x4_trans", 4, true),
+    ];
+    for (kernel, count, trans) in kernels {
+        let got = run(queue, kernel, [1, 32], &[128 * count], &[bytes(&halves), bytes(&rows[..32])], &[]);
+        let pair = |lane: usize, matrix: usize| {
+            let (row, column) = (lane / 4, lane % 4 * 2);
+            let at = |k| if trans { element(matrix, column + k, row) } else { element(matrix, row, column + k) };
+            at(0) | at(1) << 16
+        };
+        let expected: Vec<u32> = (0..32).flat_map(|lane| (0..count).map(move |matrix| pair(lane, matrix))).collect();
+        assert_eq!(words(&got[0]), expected, "{kernel}");
+    }
+}
+
+/// Products of 16 x 16 by 16 x 8 plus 16 x 8, many at once.
+struct Tiles {
+    a: Vec<[[f32; 16]; 16]>,
+    b: Vec<[[f32; 8]; 16]>,
+    c: Vec<[[f32; 8]; 16]>,
+}
+
+impl Tiles {
+    fn new(count: usize, mut a: impl FnMut() -> f32, mut b: impl FnMut() -> f32, mut c: impl FnMut() -> f32) -> Tiles {
+        Tiles {
+            a: (0..count).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| a()))).collect(),
+            b: (0..count).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| b()))).collect(),
+            c: (0..count).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| c()))).collect(),
+        }
+    }
+
+    /// The device's result, and beside it the terms of each sum, in f64.
+    fn multiply(&self, queue: &dyn Queue) -> Vec<(f32, [f64; 17])> {
+        let pair = |low: f32, high: f32| nearest_bf16(low) as u32 | (nearest_bf16(high) as u32) << 16;
+        let (mut a, mut b, mut c, mut places) = (vec![], vec![], vec![], vec![]);
+        for tile in 0..self.a.len() {
+            for lane in 0..32 {
+                let (group, two) = (lane / 4, lane % 4 * 2);
+                for (row, column) in [(group, two), (group + 8, two), (group, two + 8), (group + 8, two + 8)] {
+                    a.push(pair(self.a[tile][row][column], self.a[tile][row][column + 1]));
+                }
+                for row in [two, two + 8] {
+                    b.push(pair(self.b[tile][row][group], self.b[tile][row + 1][group]));
+                }
+                for (row, column) in [(group, two), (group, two + 1), (group + 8, two), (group + 8, two + 1)] {
+                    c.push(self.c[tile][row][column]);
+                    places.push((tile, row, column));
+                }
+            }
+        }
+        let grid = [self.a.len() as u32, 32];
+        let got = run(queue, "conformance_mma_m16n8k16", grid, &[4 * c.len()], &[bytes(&a), bytes(&b), bytes(&c)], &[]);
+        let terms = |(tile, row, column): (usize, usize, usize)| {
+            let product = |k: usize| self.a[tile][row][k] as f64 * self.b[tile][k][column] as f64;
+            std::array::from_fn(|k| if k < 16 { product(k) } else { self.c[tile][row][column] as f64 })
+        };
+        floats(&got[0]).into_iter().zip(places.into_iter().map(terms)).collect()
+    }
+}
+
+/// Small integers leave nothing to round: a wrong fragment shows in the bits.
+fn mma_of_integers_is_exact(queue: &dyn Queue) {
+    let (mut a, mut b, mut c) = (random(2), random(3), random(4));
+    let integer = |s: &mut Stream| s.range(-128.0, 128.0).round();
+    for (got, terms) in Tiles::new(4, || integer(&mut a), || integer(&mut b), || integer(&mut c)).multiply(queue) {
+        assert_eq!(got as f64, terms.iter().sum::<f64>(), "mma_m16n8k16 of integers");
+    }
+}
+
+/// Tensor cores align the terms of a sum to the largest and cut what does not fit 24 bits (Fasi et al. 2021); the sum of
+/// 16 products may be taken in two halves. So each half cuts at most nine terms and its own result by 2^-23 of the largest.
+fn mma_of_reals_is_within_its_rounding(queue: &dyn Queue) {
+    let wide = |s: &mut Stream| bf16_value(nearest_bf16(s.range(-1.0, 1.0) * s.range(-12.0, 12.0).exp2()));
+    let (mut a, mut b, mut c) = (random(5), random(6), random(7));
+    let mut worst = 0.0f64;
+    for (got, terms) in Tiles::new(8, || wide(&mut a), || wide(&mut b), || wide(&mut c)).multiply(queue) {
+        let size: f64 = terms.iter().map(|t| t.abs()).sum();
+        worst = worst.max((got as f64 - terms.iter().sum::<f64>()).abs() / size);
+    }
+    let bound = 20.0 * 2f64.powi(-23);
+    assert!(worst <= bound, "mma_m16n8k16 is off by {worst:.1e} of the sum of sizes, more than {bound:.1e}");
+}
+
+fn mma_knows_infinity_nan_and_subnormals(queue: &dyn Queue) {
+    let first = |a: f32, b: f32, c: f32| Tiles::new(1, || a, || b, || c).multiply(queue)[0].0;
+    assert_eq!(first(f32::INFINITY, 2.0, 1.0), f32::INFINITY);
+    assert_eq!(first(f32::NEG_INFINITY, 2.0, 1.0), f32::NEG_INFINITY);
+    assert!(first(f32::INFINITY, 0.0, 1.0).is_nan(), "infinity times zero");
+    assert!(first(f32::NAN, 1.0, 1.0).is_nan());
+    assert!(first(1.0, 1.0, f32::NAN).is_nan());
+    assert_eq!(first(2f32.powi(-130), 2f32.powi(100), 0.0), 2f32.powi(-26), "sixteen products of a subnormal bf16");
+    assert_eq!(first(0.0, 1.0, 2f32.powi(-140)), 2f32.powi(-140), "a subnormal f32 passes");
+}
+
+/// Lane i copies `size` bytes to slot to[i] where bit i says so; the rest of the slots becomes zeros. In the second
+/// group it is the other lanes that copy.
+fn cp_async(queue: &dyn Queue) {
+    let (from, to, mask) = ((0..1024).map(|i| (i * 7 + 1) as u8).collect::<Vec<u8>>(), random(8).permutation(32), 0xb38f_0d71u32);
+    for (kernel, size) in [("conformance_cp_async_4", 4), ("conformance_cp_async_8", 8), ("conformance_cp_async_16", 16)] {
+        let mut expected = vec![0u8; 64 * size];
+        for (group, lane) in (0..64).map(|i| (i / 32, i % 32)).filter(|(group, lane)| (mask >> lane & 1) as usize != *group) {
+            let slot = (group * 32 + to[lane] as usize) * size;
+            expected[slot..slot + size].copy_from_slice(&from[(group * 32 + lane) * size..][..size]);
+        }
+        let got = run(queue, kernel, [1, 32], &[64 * size], &[&from, bytes(&to)], &[mask as u64]);
+        assert_eq!(got[0], expected, "{kernel}");
+    }
+}
+
+/// What a bf16 stands for.
+fn bf16_value(bits: u16) -> f32 {
+    f32::from_bits((bits as u32) << 16)
+}
+
+/// By comparing distances: the nearest bf16, of two equally near ones the even one; past the largest comes infinity
+/// where the next would be; every NaN is 0x7fff.
+fn nearest_bf16(x: f32) -> u16 {
+    if x.is_nan() {
+        return 0x7fff;
+    }
+    if x.is_infinite() {
+        return (x.to_bits() >> 16) as u16;
+    }
+    let size = |bits: u16| if bits & 0x7fff == 0x7f80 { 2f64.powi(128) } else { bf16_value(bits & 0x7fff) as f64 };
+    let below = (x.to_bits() >> 16) as u16;
+    let (down, up) = (x.abs() as f64 - size(below), size(below + 1) - x.abs() as f64);
+    if down < up || (down == up && below.is_multiple_of(2)) { below } else { below + 1 }
+}
+
+/// Every exponent and sign, with mantissas and rests at and around the ties: zeros, subnormals, infinities, NaNs too.
+fn bf16(queue: &dyn Queue) {
+    let mantissas = [0u32, 1, 2, 0x3f, 0x40, 0x7e, 0x7f];
+    let rests = [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+    let bits = (0..512u32).flat_map(|e| mantissas.into_iter().flat_map(move |m| rests.into_iter().map(move |r| e << 23 | m << 16 | r)));
+    let x: Vec<f32> = bits.map(f32::from_bits).collect();
+    let pairs = x.len() / 2;
+    let outputs = [4 * pairs, 8 * pairs, 8 * pairs];
+    let got = run(queue, "conformance_bf16", [pairs.div_ceil(256) as u32, 256], &outputs, &[bytes(&x)], &[pairs as u64]);
+    let (packed, single, back) = (words(&got[0]), words(&got[1]), words(&got[2]));
+    for (i, &x) in x.iter().enumerate() {
+        let expected = nearest_bf16(x) as u32;
+        assert_eq!(single[i], expected, "f32_to_bf16 of {x:e} ({:#x})", x.to_bits());
+        assert_eq!(packed[i / 2] >> (16 * (i % 2)) & 0xffff, expected, "pack_bf16 of {x:e} ({:#x})", x.to_bits());
+        assert_eq!(back[i], expected << 16, "bf16_to_f32 of {expected:#x}");
+    }
+}
+
+/// Two warps hand 64 words at a time to two others, who write them backwards; two such groups in one block.
+fn barriers(queue: &dyn Queue) {
+    let rounds = 9;
+    let x: Vec<u32> = (0..2 * rounds * 64).map(|i| i * 2654435761u32).collect();
+    let got = run(queue, "conformance_barriers", [1, 256], &[4 * x.len()], &[bytes(&x)], &[rounds as u64]);
+    let expected: Vec<u32> = x.chunks(64).flat_map(|c| c.iter().rev().copied()).collect();
+    assert_eq!(words(&got[0]), expected, "bar_sync and bar_arrive");
+}
+
+/// The kernels that benchmarks divide by do all of the work that is counted.
+fn measures(queue: &dyn Queue) {
+    let x: Vec<u32> = (0..4 * 1500u32).map(|i| i * 2654435761u32).collect();
+    let copy = run(queue, "measure_copy", [2, 256], &[4 * x.len()], &[bytes(&x)], &[1500]);
+    assert_eq!(words(&copy[0]), x, "measure_copy");
+    let read = run(queue, "measure_read", [3, 256], &[4 * 3 * 256], &[bytes(&x)], &[1500, 3]);
+    let all = |words: &[u32]| words.iter().fold(0, |all, word| all ^ word);
+    assert_eq!(all(&words(&read[0])), all(&x), "measure_read reads each word three times");
+    let sums = |rounds: u64| floats(&run(queue, "measure_mma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
+    let (none, one, three) = (sums(0), sums(1), sums(3));
+    assert_eq!(none, vec![496.0; 256], "measure_mma starts from 0 + 1 + .. + 31");
+    assert!(one.iter().zip(&none).any(|(one, none)| one != none), "measure_mma multiplies");
+    for ((one, three), none) in one.iter().zip(&three).zip(&none) {
+        assert!((three - none - 3.0 * (one - none)).abs() < 1e-2, "measure_mma multiplies once per round");
+    }
+}
+
+#[test]
+fn emulated_primitives_do_what_the_manual_says() {
+    for schedule in Options::schedules() {
+        all(&*Emulated::new(Dtype::Bf16, schedule));
+    }
+}

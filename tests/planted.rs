@@ -1,0 +1,42 @@
+//! Bugs planted in our own kernels, one of each kind (`tests/emulator/planted.txt`): each must be caught, and for what it is.
+
+use crate::emulated::Emulated;
+use crate::kernels::{compare, record};
+use emulator::Options;
+use sslmem::device::Device;
+use sslmem::ops::ALL;
+use sslmem::var::Dtype;
+
+/// The bug, a case that launches its kernel, whether gradients hold something already, and what the message must say.
+const CAUGHT: &[(&str, &str, bool, &str)] = &[
+    ("waits_for_too_little", "linear/no_bias", false, "race"),
+    ("no_barrier_between_steps", "linear/no_bias", false, "race"),
+    ("no_barrier_of_the_warp", "contrast/cold", false, "race"),
+    ("fragment_of_other_rows", "contrast/cold", false, "is off by"),
+    ("writes_past_the_end", "linear/ragged", false, "out of bounds"),
+    ("reads_past_the_end", "contrast/cold", false, "out of bounds"),
+    ("misaligned", "linear/no_bias", false, "misaligned"),
+    ("barrier_in_a_branch", "linear/ragged", false, "wait"),
+    ("shared_memory_never_written", "linear/ragged", false, "uninitialised"),
+    ("loss_never_written", "contrast/cold", false, "hold no value"),
+    ("blocks_overlap", "linear/ragged", false, "block"),
+    ("outside_the_register_array", "linear/ragged", false, "index"),
+    ("overwrites_a_gradient", "contrast/cold", true, "is off by"),
+    ("writes_its_input", "contrast/cold", false, "const"),
+];
+
+#[test]
+fn every_planted_bug_is_caught_for_what_it_is() {
+    let mut missed = vec![];
+    for &(bug, name, seeded, says) in CAUGHT {
+        let case = ALL.iter().copied().flatten().find(|c| c.name == name).unwrap();
+        let queue = Emulated::new(Dtype::Bf16, Options { bug: Some(bug), ..Options::default() });
+        let run = compare(name, &mut record(case, seeded, Device::Cpu), &mut record(case, seeded, Device::Gpu(queue)), Dtype::Bf16);
+        match run {
+            Ok(_) => missed.push(format!("{bug}: nothing was seen")),
+            Err(message) if message.contains(says) => println!("{bug}: {message}"),
+            Err(message) => missed.push(format!("{bug}: not `{says}` but {message}")),
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
