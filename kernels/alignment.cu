@@ -148,7 +148,8 @@ template <class E> DEVICE void wide(float *y, const E *x, const float *inverse, 
   if (first >= count) return;
   distances(
       y + at(sample, count, 0), pairs, first, count, cols,
-      [&](int v, int c, float(&e)[4]) { load4(x + at(v * n + sample, cols, 0), c, cols, e); }, [&](int v) { return inverse[v * n + sample]; });
+      [&](int v, int c, float(&e)[4]) { load4(x + at(v * n + sample, cols, 0), c, cols, e); },
+      [&](int v) { return inverse[v * n + sample]; });
 }
 
 // Floor: 1 pass over x; 7 operations per value and pair.

@@ -147,23 +147,22 @@ KERNEL void __launch_bounds__(128, 3) conv_bwd_w_any(float *partial, const T *dy
 }
 
 // dw [outputs, channels, taps] from partial [splits, outputs, taps, channels], added up in the order of the splits. A block has one
-// output and `run` channels, and turns them round in shared memory [taps, run + 1]: an odd
-// pitch, so that neighbouring taps lie in different banks.
+// output and `run` channels, and turns them round in shared memory [run, taps]: the
+// taps of a square of odd width are odd, so that neighbouring channels lie in different banks.
 KERNEL void __launch_bounds__(256) conv_bwd_w_sum(float *dw, const float *partial, int add, int splits, int outputs, int channels, int taps, int run) {
   SHARED_DYN(bytes);
   float *turned = (float *)bytes;
-  const int o = blockIdx.x, first = blockIdx.y * run, here = min(run, channels - first), pitch = here | 1;
+  const int o = blockIdx.x, first = blockIdx.y * run, here = min(run, channels - first);
   for (int e = threadIdx.x; e < taps * here; e += blockDim.x) {
     const int tap = e / here, c = e % here;
     const float *from = partial + ((u64)o * taps + tap) * channels + first + c;
     float sum = 0.f;
     for (int z = 0; z < splits; z++) sum += from[(u64)z * outputs * taps * channels];
-    turned[tap * pitch + c] = sum;
+    turned[c * taps + tap] = sum;
   }
   __syncthreads();
   for (int e = threadIdx.x; e < taps * here; e += blockDim.x) {
     float *to = dw + ((u64)o * channels + first) * taps + e;
-    const float sum = turned[e % taps * pitch + e / taps];
-    *to = add ? *to + sum : sum;
+    *to = add ? *to + turned[e] : turned[e];
   }
 }

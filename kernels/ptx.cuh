@@ -30,7 +30,9 @@ DEVICE void ldmatrix_x4_trans(u32 (&r)[4], u32 row, CALLER) { emu_ldmatrix(r, 4,
 DEVICE void ldmatrix_x2_trans(u32 (&r)[2], u32 row, CALLER) { emu_ldmatrix(r, 2, 1, row, SITE); }
 DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], CALLER) { emu_mma(d, a, b, SITE); }
 
-template <int BYTES> DEVICE void cp_async(u32 to, const void *from, bool in, CALLER) { emu_cp_async(to, from, BYTES, in ? BYTES : 0, SITE); }
+template <int BYTES> DEVICE void cp_async(u32 to, const void *from, bool in, CALLER) {
+  emu_cp_async(to, from, BYTES, in ? BYTES : 0, SITE);
+}
 DEVICE void cp_async_commit() { emu_cp_commit(); }
 template <int N> DEVICE void cp_async_wait() { emu_cp_wait(N); }
 
@@ -92,11 +94,12 @@ DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 // are under way. Other threads see the data only after a barrier that follows the wait.
 template <int BYTES> DEVICE void cp_async(u32 to, const void *from, bool in) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
+  const auto source = __cvta_generic_to_global(from);
+  const int valid = in ? BYTES : 0;
   if constexpr (BYTES == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(in ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(source), "r"(valid) : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "n"(BYTES), "r"(in ? BYTES : 0)
-                 : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(source), "n"(BYTES), "r"(valid) : "memory");
 }
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }

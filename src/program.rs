@@ -260,7 +260,11 @@ impl Program {
         if !self.warm {
             self.run()?;
         }
-        let mut timed = vec![];
+        let real = match &self.memory {
+            Memory::Host(_) => Dtype::F32,
+            Memory::Gpu(g) => g.real(),
+        };
+        let (mut timed, real) = (vec![], real.bytes() as u64);
         for c in self.repeated() {
             let seconds = match &self.memory {
                 Memory::Host(m) => {
@@ -273,7 +277,7 @@ impl Program {
                     g.finish()
                 })?,
             };
-            timed.push((c.name(), seconds, c.cost()));
+            timed.push((c.name(), seconds, c.cost(real)));
         }
         Ok(timed)
     }

@@ -31,8 +31,8 @@ pub trait Call {
     fn once(&self) -> bool {
         false
     }
-    /// The floor of its work, which the profiler divides by.
-    fn cost(&self) -> Cost;
+    /// The floor of its work, which the profiler divides by. `real` are the bytes of an activation.
+    fn cost(&self, real: u64) -> Cost;
 }
 
 #[derive(Default)]

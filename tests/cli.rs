@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use sslmem::table;
 
-const VERBS: [&str; 8] = ["run", "demo", "split", "train", "score", "embed", "report", "show"];
+const VERBS: [&str; 9] = ["run", "demo", "split", "train", "score", "embed", "report", "show", "doctor"];
 
 fn sslmem(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sslmem")).current_dir(folder).args(args).output().unwrap()
@@ -43,7 +43,7 @@ fn every_verb_has_help_with_an_example() {
         assert!(top.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
         let help = done(folder.path(), &[verb, "--help"]);
         assert!(help.contains(&format!("  sslmem {verb}")) && help.contains("Example"), "{verb} has no example");
-        for flag in ["--threads", "--seed", "--quiet"] {
+        for flag in ["--threads", "--seed", "--device", "--precision", "--quiet"] {
             assert!(help.contains(flag), "{verb} does not say {flag}");
         }
     }

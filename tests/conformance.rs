@@ -195,7 +195,7 @@ fn nearest_bf16(x: f32) -> u16 {
     let size = |bits: u16| if bits & 0x7fff == 0x7f80 { 2f64.powi(128) } else { bf16_value(bits & 0x7fff) as f64 };
     let below = (x.to_bits() >> 16) as u16;
     let (down, up) = (x.abs() as f64 - size(below), size(below + 1) - x.abs() as f64);
-    if down < up || (down == up && below % 2 == 0) { below } else { below + 1 }
+    if down < up || (down == up && below.is_multiple_of(2)) { below } else { below + 1 }
 }
 
 /// Every exponent and sign, with mantissas and rests at and around the ties: zeros, subnormals, infinities, NaNs too.

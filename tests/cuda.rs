@@ -74,8 +74,9 @@ impl Fake {
     }
 
     /// Runs one of the tests below that are marked `ignore` in a process with the pretended driver.
-    fn run(&self, test: &str) {
+    fn run(&self, test: &str, settings: &[(&str, &str)]) {
         let mut command = self.command(std::env::current_exe().unwrap());
+        command.envs(settings.iter().copied());
         let output: Output = command.args(["--exact", &format!("cuda::{test}"), "--ignored", "--nocapture"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -147,19 +148,19 @@ fn a_device_that_is_not_there_is_one_sentence_and_nothing_is_begun() {
 #[test]
 fn bytes_arrive_in_order_and_graphs_replay() {
     let Some(fake) = Fake::new() else { return };
-    fake.run("worker_queue");
+    fake.run("worker_queue", &[]);
     let compiled = fake.compilations();
     assert_eq!(compiled, ["compiled scale.cu with types.cuh --gpu-architecture=sm_90a --std=c++17 -lineinfo"], "once for two kernels");
-    fake.run("worker_queue");
+    fake.run("worker_queue", &[("FAKE_EARLY", "1")]);
     assert_eq!(fake.compilations().len(), 1, "the second process finds it compiled");
     let image = std::fs::read_dir(fake.path("cache")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&image, "half a").unwrap();
-    fake.run("worker_queue");
+    fake.run("worker_queue", &[]);
     assert_eq!(fake.compilations().len(), 2, "a damaged file is made again");
-    fake.run("worker_queue");
+    fake.run("worker_queue", &[]);
     assert_eq!(fake.compilations().len(), 2, "and whole");
     std::fs::write(fake.path("kernels/types.cuh"), "typedef float T; // changed\n").unwrap();
-    fake.run("worker_queue");
+    fake.run("worker_queue", &[]);
     assert_eq!(fake.compilations().len(), 3, "a header is part of what was compiled");
 }
 
@@ -221,7 +222,7 @@ fn worker_queue() {
 #[test]
 fn what_fails_is_said() {
     let Some(fake) = Fake::new() else { return };
-    fake.run("worker_failures");
+    fake.run("worker_failures", &[]);
 }
 
 #[test]
@@ -261,7 +262,7 @@ fn worker_failures() {
 fn a_kernel_that_does_not_compile_is_said_with_the_compilers_words() {
     let Some(fake) = Fake::new() else { return };
     std::fs::write(fake.path("kernels/scale.cu"), format!("{KERNELS}#error\n")).unwrap();
-    fake.run("worker_compile");
+    fake.run("worker_compile", &[]);
     assert!(std::fs::read_dir(fake.path("cache")).is_err(), "nothing is kept of it");
 }
 

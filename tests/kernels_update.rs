@@ -19,10 +19,10 @@ const RULES: &[Rule] = &[
     Rule::Lars { momentum: 0.9, trust: 0.02 },
 ];
 /// The first has more values than a block takes; the third starts at zero, where LARS adapts nothing.
-const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];
+pub const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];
 const STEPS: usize = 3;
 
-struct Recorded {
+pub struct Recorded {
     program: Program,
     gradients: Vec<Var>,       // like SHAPES
     state: Vec<(String, Var)>, // weights and moments
@@ -32,7 +32,7 @@ struct Recorded {
 }
 
 /// `first`: the step to begin with.
-fn record(rule: Rule, decay_all: bool, first: usize, device: Device) -> Recorded {
+pub fn record(rule: Rule, decay_all: bool, first: usize, device: Device) -> Recorded {
     let mut tape = Tape::new(Mode::Train);
     let mut gradients = vec![];
     for (i, shape) in SHAPES.iter().enumerate() {
@@ -55,7 +55,7 @@ fn record(rule: Rule, decay_all: bool, first: usize, device: Device) -> Recorded
     Recorded { program, gradients, state, when, values, log }
 }
 
-fn step(r: &mut Recorded, number: usize) {
+pub fn step(r: &mut Recorded, number: usize) {
     for (i, (g, shape)) in r.gradients.iter().zip(SHAPES).enumerate() {
         r.program.write(*g, &noise((10 * number + i) as u32, shape.iter().product())).unwrap();
     }

@@ -122,3 +122,11 @@ fn only_the_command_line_prints() {
         assert!(!prints || name.starts_with("cmd/") || name == "main.rs", "src/{name} prints");
     }
 }
+
+#[test]
+fn only_device_cuda_knows_the_driver() {
+    for (name, text) in files() {
+        let knows = ["cudarc", "libloading"].iter().any(|word| text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(word)));
+        assert!(!knows || name.starts_with("device/cuda/"), "src/{name} names the driver's bindings");
+    }
+}

@@ -18,6 +18,7 @@ mod gate;
 mod golden;
 mod gpu_script;
 mod kernels;
+mod kernels_traffic;
 mod kernels_update;
 mod layers;
 mod learn;

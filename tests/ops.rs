@@ -36,7 +36,7 @@ impl Call for Dot {
     fn cpu(&self, m: &Host) {
         m.f_mut(self.loss)[0] = m.f(self.x).iter().zip(m.f(self.r).iter()).map(|(x, r)| (*x as f64) * (*r as f64)).sum::<f64>() as f32;
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         Cost::default()
     }
 }
@@ -52,7 +52,7 @@ impl Call for DotBack {
         let (g, add) = (m.f(self.dloss)[0], self.dx.add);
         m.f_mut(self.dx.var).iter_mut().zip(m.f(self.r).iter()).for_each(|(d, r)| *d = if add { *d + g * r } else { g * r });
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         Cost::default()
     }
 }
@@ -89,7 +89,7 @@ impl Call for Add {
     fn cpu(&self, m: &Host) {
         m.f_mut(self.y)[0] = self.parts.iter().map(|p| m.f(*p)[0]).sum();
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         Cost::default()
     }
 }
@@ -110,7 +110,7 @@ impl Call for AddBack {
         assert!(!self.to.add);
         m.f_mut(self.to.var)[0] = m.f(self.from)[0];
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         Cost::default()
     }
 }

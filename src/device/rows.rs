@@ -6,21 +6,24 @@ use super::{Gpu, Launch};
 pub(crate) const THREADS: usize = 256;
 /// Groups of columns that a block takes at most: 512 bytes of a row.
 const GROUPS: usize = 32;
-/// Rows that a thread takes where it takes columns to the end: enough to pay for what it loads once per column.
-const ROWS: usize = 8;
+/// Blocks that fill every card there is several times over, so that the last ones to end do not matter.
+const MANY: usize = 4096;
 
 /// Where `rows` x `cols` are cut into chunks whose sums are added up later: rows per chunk. At least 16384 values for
-/// each block, at most about 1024 blocks, which fill every card there is.
+/// each block, and not more blocks than fill a card.
 pub(crate) fn chunk(rows: usize, cols: usize) -> usize {
     let tiles = cols.div_ceil(THREADS);
-    (16384 / cols.min(THREADS)).max((rows * tiles).div_ceil(1024))
+    (16384 / cols.min(THREADS)).max((rows * tiles).div_ceil(MANY))
 }
 
 impl Launch {
-    /// Threads that take all columns of all rows, in any order.
+    /// Threads that take all columns of all rows, in any order: 4 to 16 rows each, because a thread also loads what belongs to
+    /// its columns.
     pub(crate) fn rows(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> Launch {
         let mut launch = Launch::chunks(g, kernel, 1, cols);
-        launch.grid[0] = rows.div_ceil(launch.block[1] as usize * ROWS) as u32;
+        let (tiles, high) = (launch.grid[1] as usize, launch.block[1] as usize);
+        let each = (rows * tiles).div_ceil(high * MANY).clamp(4, 16);
+        launch.grid[0] = rows.div_ceil(high * each) as u32;
         launch
     }
     /// Blocks that each take one of `chunks` chunks of rows.

@@ -124,9 +124,9 @@ impl Call for Forward {
         let launch = Launch::blocks(kernel("alignment_wide", "alignment_wide_exact"), n * count.div_ceil(32));
         g.launch(&launch, &[y.into(), x.into(), inverse.into(), table.into(), n.into(), cols.into(), count.into()]);
     }
-    fn cost(&self) -> Cost {
-        let all = (self.n * self.cols) as u64;
-        Cost { flops: all * (2 * self.views + 5 * self.pairs.len()) as u64, bytes: 4 * all * self.views as u64 }
+    fn cost(&self, real: u64) -> Cost {
+        let (all, size) = ((self.n * self.cols) as u64, if self.exact { 4 } else { real });
+        Cost { flops: all * (2 * self.views + 5 * self.pairs.len()) as u64, bytes: size * all * self.views as u64 }
     }
 }
 

@@ -180,8 +180,8 @@ impl Call for Augment {
         args.extend(strips.map(Arg::from));
         g.launch(&launch, &args);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let views = self.policies.len() * self.batch.n * self.size * self.size * 3;
-        Cost { flops: 40 * views as u64, bytes: 5 * views as u64 }
+        Cost { flops: 40 * views as u64, bytes: (1 + real) * views as u64 }
     }
 }

@@ -91,9 +91,9 @@ impl Call for Forward {
         let mean = Launch { kernel: "contrast_loss", grid: [1; 3], block: [1024, 1, 1], shared: 0 };
         g.launch(&mean, &[self.loss.into(), self.losses.into(), rows.into()]);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 2 * r * r * c, bytes: 8 * r * c }
+        Cost { flops: 2 * r * r * c, bytes: 2 * real * r * c }
     }
 }
 
@@ -156,9 +156,9 @@ impl Call for Backward {
         let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
         g.launch(&unit, &[&[self.dz.var.into()][..], &from].concat());
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 4 * r * r * c, bytes: 12 * r * c }
+        Cost { flops: 4 * r * r * c, bytes: 3 * real * r * c }
     }
 }
 

@@ -53,8 +53,8 @@ impl Scope<'_> {
     }
 }
 
-fn cost(c: &Conv) -> Cost {
-    Cost { flops: c.operations(), bytes: 4 * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, real: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {
@@ -104,8 +104,8 @@ impl Call for Forward {
         let to = Finish { moments: self.moments, shift: self.shift, residual: self.residual, add: false, relu: self.relu };
         product::forward(g, &self.c, self.y, self.x, self.packed, &to);
     }
-    fn cost(&self) -> Cost {
-        cost(&self.c)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.c, real)
     }
 }
 
@@ -130,8 +130,8 @@ impl Call for BackwardData {
     fn gpu(&self, g: &Gpu) {
         product::backward_data(g, &self.c, self.dx, self.dy, self.packed);
     }
-    fn cost(&self) -> Cost {
-        cost(&self.c)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.c, real)
     }
 }
 
@@ -156,8 +156,8 @@ impl Call for BackwardWeight {
     fn gpu(&self, g: &Gpu) {
         product::backward_weight(g, &self.c, self.dw, self.dy, self.x, self.partial);
     }
-    fn cost(&self) -> Cost {
-        cost(&self.c)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.c, real)
     }
 }
 

@@ -42,8 +42,8 @@ impl Scope<'_> {
 /// Rows of one partial sum of a bias's gradient on a GPU.
 const BIAS_ROWS: usize = 256;
 
-fn cost(c: &Conv) -> Cost {
-    Cost { flops: c.operations(), bytes: 4 * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, real: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {
@@ -72,8 +72,8 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         product::forward(g, &self.size, self.y, self.x, self.packed, &Finish { shift: self.b, ..Finish::default() });
     }
-    fn cost(&self) -> Cost {
-        cost(&self.size)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.size, real)
     }
 }
 
@@ -98,8 +98,8 @@ impl Call for BackwardData {
     fn gpu(&self, g: &Gpu) {
         product::backward_data(g, &self.size, self.dx, self.dy, self.packed);
     }
-    fn cost(&self) -> Cost {
-        cost(&self.size)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.size, real)
     }
 }
 
@@ -124,8 +124,8 @@ impl Call for BackwardWeight {
     fn gpu(&self, g: &Gpu) {
         product::backward_weight(g, &self.size, self.dw, self.dy, self.x, self.partial);
     }
-    fn cost(&self) -> Cost {
-        cost(&self.size)
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.size, real)
     }
 }
 
@@ -167,9 +167,9 @@ impl Call for BackwardBias {
         let parts = rows.div_ceil(BIAS_ROWS);
         g.launch(&launch, &[self.db.var.into(), self.partial.into(), self.db.add.into(), parts.into(), cols.into()]);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let n = self.size.output_len() as u64;
-        Cost { flops: n, bytes: 4 * n }
+        Cost { flops: n, bytes: real * n }
     }
 }
 

@@ -196,7 +196,7 @@ impl Call for Update {
             }
         }
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         let n: usize = self.parts.iter().map(|p| p.len * (3 + 2 * p.moments.len())).sum();
         Cost { flops: 3 * n as u64, bytes: 4 * n as u64 }
     }

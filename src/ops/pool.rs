@@ -69,9 +69,9 @@ impl Call for MaxForward {
         let launch = Launch::rows(g, "max_pool_fwd", self.n * h.div_ceil(2) * w.div_ceil(2), c);
         g.launch(&launch, &[self.y.into(), self.x.into(), self.n.into(), h.into(), w.into(), c.into()]);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
-        Cost { flops: pixels * 9 / 4, bytes: pixels * 5 }
+        Cost { flops: pixels * 9 / 4, bytes: real * pixels * 5 / 4 }
     }
 }
 
@@ -121,9 +121,9 @@ impl Call for MaxBackward {
         let pointers: [Arg; 3] = [self.dx.var.into(), self.dy.into(), self.x.into()];
         g.launch(&launch, &[&pointers[..], &[self.dx.add.into(), self.n.into(), h.into(), w.into(), c.into()]].concat());
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
-        Cost { flops: pixels * 9 / 4, bytes: pixels * 9 }
+        Cost { flops: pixels * 9 / 4, bytes: real * pixels * 9 / 4 }
     }
 }
 
@@ -157,9 +157,9 @@ impl Call for MeanForward {
         let args = [self.y.into(), self.x.into(), self.n.into(), self.pixels.into(), self.c.into()];
         g.launch(&Launch::rows(g, kernel, self.n, self.c), &args);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;
-        Cost { flops: n, bytes: 4 * n }
+        Cost { flops: n, bytes: real * n }
     }
 }
 
@@ -194,9 +194,9 @@ impl Call for MeanBackward {
         let args = [self.dx.var.into(), self.dy.into(), self.dx.add.into(), self.n.into(), self.pixels.into(), self.c.into()];
         g.launch(&launch, &args);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;
-        Cost { flops: n, bytes: 4 * n }
+        Cost { flops: n, bytes: real * n }
     }
 }
 

@@ -151,8 +151,14 @@ impl Call for Pack {
         let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
         g.launch(&launch, &[(*self.0.table.borrow()).into()]);
     }
-    fn cost(&self) -> Cost {
-        let n: usize = self.0.parts.borrow().iter().map(|p| p.size.weight_len() * if p.backward.is_some() { 8 } else { 6 }).sum();
+    fn cost(&self, real: u64) -> Cost {
+        let n: usize = self
+            .0
+            .parts
+            .borrow()
+            .iter()
+            .map(|p| p.size.weight_len() * (4 + real as usize * if p.backward.is_some() { 2 } else { 1 }))
+            .sum();
         Cost { flops: 0, bytes: n as u64 }
     }
 }
@@ -325,7 +331,7 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
 
     let run = c.channels.min(128);
     let grid = [c.outputs as u32, c.channels.div_ceil(run) as u32, 1];
-    let launch = Launch { kernel: "conv_bwd_w_sum", grid, block: [256, 1, 1], shared: (4 * taps * (run + 1)) as u32 };
+    let launch = Launch { kernel: "conv_bwd_w_sum", grid, block: [256, 1, 1], shared: (4 * taps * run) as u32 };
     let sizes = [parts(c), c.outputs, c.channels, taps, run].map(Arg::from);
     g.launch(&launch, &[&[dw.var.into(), partial.into(), dw.add.into()][..], &sizes].concat());
 }

@@ -51,7 +51,7 @@ impl Call for Step {
         let args = [self.step.into(), self.log.into(), self.table.into(), self.rows.into(), self.values.len().into()];
         g.launch(&Launch::blocks("step", 1), &args);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: u64) -> Cost {
         Cost { flops: 0, bytes: 8 * self.values.len() as u64 }
     }
 }

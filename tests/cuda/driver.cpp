@@ -1,5 +1,5 @@
 // A driver and a compiler that only pretend, for tests of the host's side: what is asked of a stream is done as late as its
-// order allows, so that a missing wait gives wrong bytes. Declared as far as they are used, with the types of cuda.h and nvrtc.h.
+// order allows (with FAKE_EARLY what comes from the host as early), so that a missing wait gives wrong bytes. Declared as far as they are used, with the types of cuda.h and nvrtc.h.
 //
 // FAKE_VERSION (13000), FAKE_CARDS (1), FAKE_CAPABILITY (90), FAKE_ROOM (bytes of the card), FAKE_NVRTC (13), FAKE_LOG (a file
 // that gets a line for each compilation). Its kernels: scale_fwd(float *y, const float *x, float factor, int n) over all threads,
@@ -118,7 +118,9 @@ int cuMemHostAlloc(void **at, size_t bytes, unsigned) { *at = malloc(bytes), pin
 int cuMemFreeHost(void *at) { pinned.erase((char *)at); return OK; }
 int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, Stream *s) {
   if (!inside(to, bytes)) return INVALID;
-  return later(s, {[=] { memcpy((void *)to, from, bytes); }});
+  int result = later(s, {[=] { memcpy((void *)to, from, bytes); }});
+  while (setting("FAKE_EARLY", 0) && !s->queue.empty() && (!s->queue.front().before || s->queue.front().before->done)) step(s);
+  return result;
 }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, Stream *s) {
   if (!inside(to, bytes) || !inside(from, bytes)) return INVALID;

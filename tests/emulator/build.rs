@@ -295,6 +295,9 @@ fn compile_one(job: &Job, folders: &[PathBuf]) {
     fs::write(&job.path, &job.text).unwrap();
     let mut command = Command::new(&compiler);
     command.args(FLAGS.split_whitespace()).args(checks.split_whitespace()).arg(format!("-O{opt}")).args(["-Wno-unknown-pragmas", "-c"]);
+    if opt == "0" {
+        command.arg("-g3");
+    }
     for folder in folders {
         command.arg("-I").arg(folder);
     }

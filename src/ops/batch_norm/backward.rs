@@ -12,7 +12,11 @@ use rayon::prelude::*;
 impl Norm {
     /// What tells a kernel which outputs were cut: y. Without a residual it is made again from x, which is read anyway.
     fn mask(&self) -> Arg {
-        if self.relu && self.residual.is_some() { self.y.into() } else { Arg::None }
+        if self.masked() { self.y.into() } else { Arg::None }
+    }
+    /// Only then does the mask need y; otherwise it follows from x.
+    fn masked(&self) -> bool {
+        self.relu && self.residual.is_some()
     }
 }
 
@@ -94,9 +98,9 @@ impl Call for Sums {
         let args = [self.sums.into(), dgamma, dbeta, partials.into(), add_gamma, add_beta, chunks.into(), cols.into()];
         g.launch(&merge("batch_norm_bwd_merge", cols), &args);
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
-        Cost { flops: 5 * n, bytes: 12 * n }
+        Cost { flops: 5 * n, bytes: real * n * (2 + self.norm.masked() as u64) }
     }
 }
 
@@ -197,8 +201,8 @@ impl Call for Backward {
         let sizes: [Arg; 5] = [add_x, add_residual, relu.into(), rows.into(), cols.into()];
         g.launch(&Launch::rows(g, "batch_norm_bwd", rows, cols), &[&pointers[..], &sizes[..]].concat());
     }
-    fn cost(&self) -> Cost {
+    fn cost(&self, real: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
-        Cost { flops: 5 * n, bytes: 4 * n * (4 + self.dresidual.is_some() as u64) }
+        Cost { flops: 5 * n, bytes: real * n * (3 + self.norm.masked() as u64 + self.dresidual.is_some() as u64) }
     }
 }

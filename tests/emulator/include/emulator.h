@@ -112,7 +112,8 @@ UNCHECKED static inline void emu_mma(float *d, const u32 *a, const u32 *b, const
   emu_collective(EMU_MMA, ~0u, &x, file, line);
 }
 
-UNCHECKED static inline void emu_wgmma(float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
+UNCHECKED static inline void emu_wgmma(
+    float *d, const u32 *a, u64 desc_a, u64 desc_b, u32 n, int scale_d, u32 ta, u32 tb, const char *file, int line) {
   EmuWgmma x{d, a, desc_a, desc_b, n, (u32)scale_d, ta, tb};
   emu_collective(EMU_WGMMA, ~0u, &x, file, line);
 }

@@ -63,7 +63,8 @@ DEVICE void gemm_body(const bf16 *__restrict__ A, const bf16 *__restrict__ B, fl
       for (int j = 0; j < NI; j += 2) {
         u32 t[4];
         ldmatrix_x4(t, smem_u32(tB + (wn + j * 8 + (lane & 7) + (lane >> 4) * 8) * LD + kk + ((lane >> 3) & 1) * 8));
-        b[j][0] = t[0]; b[j][1] = t[1]; b[j + 1][0] = t[2]; b[j + 1][1] = t[3];
+        b[j][0] = t[0], b[j][1] = t[1];
+        b[j + 1][0] = t[2], b[j + 1][1] = t[3];
       }
 #pragma unroll
       for (int i = 0; i < MI; i++)

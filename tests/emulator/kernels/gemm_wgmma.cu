@@ -2,7 +2,8 @@
 // Warpgroup 0 produces, warpgroups 1 and 2 each own 64 of the 128 rows.
 #include "hopper.cuh"
 
-KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(GRID_CONSTANT TensorMap mapA, GRID_CONSTANT TensorMap mapB, float *__restrict__ C, int M, int N, int K) {
+KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
+    GRID_CONSTANT TensorMap mapA, GRID_CONSTANT TensorMap mapB, float *__restrict__ C, int M, int N, int K) {
   constexpr int BM = 128, BN = 128, BK = 64, STAGES = 4;
   constexpr u32 BYTES = (BM + BN) * BK * 2;
   SHARED_DYN(smem);  // STAGES x (A 16 KB, B 16 KB), then the barriers
@@ -10,7 +11,10 @@ KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(GRID_CONSTANT TensorMap map
   const int tid = threadIdx.x, wg = tid >> 7, steps = (K + BK - 1) / BK;
   const int m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
   if (tid == 0) {
-    for (int s = 0; s < STAGES; s++) { mbar_init(full + s * 8, 1); mbar_init(empty + s * 8, 2); }
+    for (int s = 0; s < STAGES; s++) {
+      mbar_init(full + s * 8, 1);
+      mbar_init(empty + s * 8, 2);
+    }
     mbar_init_fence();
   }
   __syncthreads();

@@ -9,7 +9,8 @@ struct alignas(64) TensorMap {
 
 // Descriptor of a matrix in shared memory for wgmma. swizzle: 0 none, 1 128 bytes, 2 64, 3 32; offsets in bytes.
 DEVICE u64 wgmma_desc(u32 address, u32 leading, u32 stride, u32 swizzle) {
-  return (u64)((address & 0x3ffffu) >> 4) | (u64)((leading & 0x3ffffu) >> 4) << 16 | (u64)((stride & 0x3ffffu) >> 4) << 32 | (u64)swizzle << 62;
+  const u64 start = (address & 0x3ffffu) >> 4, lead = (leading & 0x3ffffu) >> 4, step = (stride & 0x3ffffu) >> 4;
+  return start | lead << 16 | step << 32 | (u64)swizzle << 62;
 }
 
 #ifdef SIMT_HOST
@@ -59,24 +60,27 @@ DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes) {
 // Waits until the phase of this parity is over.
 DEVICE void mbar_wait(u32 bar, u32 parity) {
   asm volatile(
-      "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra AGAIN;\nDONE:\n}\n" ::"r"(bar), "r"(parity)
+      "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra DONE;\nbra AGAIN;\nDONE:\n}\n" ::"r"(bar), "r"(parity)
       : "memory");
 }
 // Between ordinary stores to shared memory and their reading by wgmma or TMA.
 DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to), "l"(map),
-               "r"(bar), "r"(c0), "r"(c1)
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+               ::"r"(to), "l"(map), "r"(bar), "r"(c0), "r"(c1)
                : "memory");
 }
 DEVICE void tma_load_4d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, int c2, int c3) {
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
-               "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+               ::"r"(to), "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
                : "memory");
 }
 DEVICE void tma_store_2d(const TensorMap *map, u32 from, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from), "r"(c0), "r"(c1) : "memory");
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];"
+               ::"l"(map), "r"(from), "r"(c0), "r"(c1)
+               : "memory");
 }
 DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <int N> DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }

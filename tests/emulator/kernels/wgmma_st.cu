@@ -34,7 +34,10 @@ template <int TB> DEVICE void body(const bf16 *__restrict__ A, const bf16 *__res
 #pragma unroll
   for (int j = 0; j < 8; j++)
 #pragma unroll
-    for (int h = 0; h < 2; h++) *(float2 *)(C + (warp * 16 + lane / 4 + h * 8) * 64 + j * 8 + (lane & 3) * 2) = make_float2(d[j * 4 + h * 2], d[j * 4 + h * 2 + 1]);
+    for (int h = 0; h < 2; h++) {
+      float2 *to = (float2 *)(C + (warp * 16 + lane / 4 + h * 8) * 64 + j * 8 + (lane & 3) * 2);
+      *to = make_float2(d[j * 4 + h * 2], d[j * 4 + h * 2 + 1]);
+    }
 #ifdef BUG_READ_EARLY
   wgmma_wait<0>();
 #endif

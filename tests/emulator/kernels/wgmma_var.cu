@@ -41,8 +41,13 @@ DEVICE void body(const TensorMap *mapA, const TensorMap *mapB, const TensorMap *
 #pragma unroll
   for (int j = 0; j < 8; j++)
 #pragma unroll
-    for (int h = 0; h < 2; h++) *(float2 *)(C + (row + h * 8) * 64 + j * 8 + col) = make_float2(d[j * 4 + h * 2], d[j * 4 + h * 2 + 1]);
+    for (int h = 0; h < 2; h++) {
+      float2 *to = (float2 *)(C + (row + h * 8) * 64 + j * 8 + col);
+      *to = make_float2(d[j * 4 + h * 2], d[j * 4 + h * 2 + 1]);
+    }
+#ifndef BUG_STORE_FENCE
   fence_proxy_async();
+#endif
   bar_sync(1, 128);
   if (tid == 0) {
     tma_store_2d(mapC, sC, 0, 0);
@@ -50,11 +55,35 @@ DEVICE void body(const TensorMap *mapA, const TensorMap *mapB, const TensorMap *
     bulk_wait_read<0>();
   }
 }
-KERNEL void __launch_bounds__(128) var_128_k(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<128, 0, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_64_k(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<64, 0, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_32_k(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<32, 0, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_128_mn(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<128, 1, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_64_mn(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<64, 1, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_32_mn(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<32, 1, 0>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_128_k_rs(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<128, 0, 1>(&a, &b, &c, A); }
-KERNEL void __launch_bounds__(128) var_64_mn_rs(GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) { body<64, 1, 1>(&a, &b, &c, A); }
+KERNEL void __launch_bounds__(128) var_128_k(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<128, 0, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_64_k(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<64, 0, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_32_k(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<32, 0, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_128_mn(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<128, 1, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_64_mn(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<64, 1, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_32_mn(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<32, 1, 0>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_128_k_rs(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<128, 0, 1>(&a, &b, &c, A);
+}
+KERNEL void __launch_bounds__(128) var_64_mn_rs(
+    GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, const bf16 *A) {
+  body<64, 1, 1>(&a, &b, &c, A);
+}

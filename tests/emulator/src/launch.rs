@@ -3,6 +3,7 @@
 use crate::machine::{Dim, Machine};
 use crate::registry::{Kernel, Kind, find};
 use crate::sched::{Stack, run_block};
+use crate::shared::ARENA;
 use crate::{Options, Order};
 
 /// Limits of every architecture the kernels are built for.
@@ -63,7 +64,7 @@ fn check_sizes(launch: &Launch, kernel: &Kernel, shared_limit: usize) -> Result<
     if (0..3).any(|i| grid[i] == 0 || grid[i] > GRID[i]) {
         return Err(format!("a grid of {grid:?} blocks: each axis must be 1 to {GRID:?}"));
     }
-    if shared > shared_limit {
+    if shared > shared_limit.min(ARENA) {
         return Err(format!("{shared} bytes of dynamic shared memory: a block may have {shared_limit} here"));
     }
     Ok(())

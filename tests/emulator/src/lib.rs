@@ -11,6 +11,9 @@
 //! - barriers and collectives in divergent code, deadlocks, loops without end;
 //! - signed overflow, wrong shifts, indices outside arrays, too much shared memory, sizes beyond `__launch_bounds__`.
 //!
+//! To look into a kernel: `EMULATOR_OPT=0 cargo test --no-run`, then gdb with `break conv.cu:77 if ...` and `bt`, which goes through
+//! the coroutine. A message names the order, the arrivals and the seed, which repeat the run exactly.
+//!
 //! Not seen: memory order between blocks, a read of global memory that another thread of the block overwrites without a barrier, and
 //! anything that makes no wrong access, such as a fragment in the wrong order: that is for comparing numbers.
 

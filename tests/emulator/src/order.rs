@@ -159,7 +159,12 @@ impl Clocks {
                 }
                 joined[t - base] = self.own[t];
             }
-            lanes.iter().for_each(|&t| self.beyond[t] = Beyond::Warp(Box::new(joined)));
+            for &t in &lanes {
+                match &mut self.beyond[t] {
+                    Beyond::Warp(clocks) => **clocks = joined,
+                    other => *other = Beyond::Warp(Box::new(joined)),
+                }
+            }
         }
         lanes.iter().for_each(|&t| self.tick(t));
     }

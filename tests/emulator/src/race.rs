@@ -47,7 +47,7 @@ impl Race {
         Race { on: true, clocks: Clocks::new(), words: vec![EMPTY; ARENA / 4], bytes: vec![], initialised: vec![0; ARENA / 64] }
     }
 
-    /// A new block, of an arena of which `used` bytes have been in use.
+    /// A new block, after one that had `used` bytes of the arena in use.
     pub fn begin(&mut self, threads: usize, used: usize) {
         self.clocks.begin(threads);
         self.initialised[..used.div_ceil(64)].fill(0);

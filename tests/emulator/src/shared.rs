@@ -26,7 +26,7 @@ pub struct Shared {
     /// The array that the last access fell into.
     last: usize,
     static_bytes: usize,
-    /// Bytes of the arena that have been in use since it was made.
+    /// Bytes of the arena that the block has in use.
     pub used: usize,
 }
 
@@ -41,9 +41,9 @@ impl Shared {
 
     /// A new block: everything is NaN again.
     pub fn begin(&mut self, dynamic: usize) {
-        self.used = self.used.max(dynamic);
-        // SAFETY: `used` bytes lie inside the arena.
-        unsafe { std::ptr::write_bytes(self.base as *mut u8, 0xff, self.used) };
+        self.used = dynamic;
+        // SAFETY: the launch has checked that `dynamic` bytes fit.
+        unsafe { std::ptr::write_bytes(self.base as *mut u8, 0xff, dynamic) };
         self.dynamic = dynamic;
         self.arrays.clear();
         self.last = 0;
@@ -65,11 +65,9 @@ impl Shared {
             let all = self.static_bytes + self.dynamic;
             return Err(format!("{all} bytes of shared memory with `{name}`: a block may have {limit} here"));
         }
-        if from + bytes > self.used {
-            self.used = from + bytes;
-            // SAFETY: the array lies inside the arena.
-            unsafe { std::ptr::write_bytes((self.base + from) as *mut u8, 0xff, bytes) };
-        }
+        self.used = from + bytes;
+        // SAFETY: the array lies inside the arena.
+        unsafe { std::ptr::write_bytes((self.base + from) as *mut u8, 0xff, bytes) };
         self.arrays.push(Array { key, from, to: from + bytes, name: name.into() });
         Ok(from)
     }

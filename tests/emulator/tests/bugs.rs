@@ -108,6 +108,11 @@ fn no_proxy_fence() {
 }
 
 #[test]
+fn no_proxy_fence_before_a_store() {
+    found(|o| tile(o, "var_128_k__BUG_STORE_FENCE"), &["TMA store at wgmma_var.cu:", "without a fence.proxy.async after them"]);
+}
+
+#[test]
 fn accumulators_read_too_early() {
     wrong(|o| tile(o, "wgmma_st_k__BUG_READ_EARLY"), true);
 }

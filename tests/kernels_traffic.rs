@@ -1,0 +1,106 @@
+//! What the kernels bound by memory ask of it, counted by the emulator. The numbers are exact, so that a kernel that reads something
+//! once more is seen without a card.
+
+use crate::emulated::Emulated;
+use crate::kernels::record;
+use crate::kernels_update;
+use emulator::{Access, LaunchCounts, Options};
+use sslmem::device::Device;
+use sslmem::ops::Case;
+use sslmem::ops::alignment::Pairs;
+use sslmem::ops::optimize::Rule;
+use sslmem::tape::Mode;
+use sslmem::var::Dtype;
+
+/// What a kernel does with as many bytes as the first input has.
+struct Floor {
+    kernel: &'static str,
+    /// How often it must read them from memory.
+    read: f64,
+    /// How often it must write them.
+    write: f64,
+    /// How often its threads ask for them at most: more than `read` is for the caches. Close to what was counted.
+    asked: f64,
+}
+
+const fn floor(kernel: &'static str, read: f64, write: f64, asked: f64) -> Floor {
+    Floor { kernel, read, write, asked }
+}
+
+static CASES: &[(Case, &[Floor])] = &[
+    (
+        Case {
+            name: "batch_norm",
+            mode: Mode::Train,
+            inputs: &[&[8192, 64], &[8192, 64]],
+            build: |s, x| s.at("bn").batch_norm(x[0], Some(x[1]), true),
+        },
+        &[
+            floor("batch_norm_moments", 1.0, 0.0, 1.15),
+            floor("batch_norm_fwd", 2.0, 1.0, 4.0),
+            floor("batch_norm_bwd_sums", 3.0, 0.0, 4.6),
+            floor("batch_norm_bwd", 3.0, 2.0, 7.1),
+        ],
+    ),
+    (
+        Case { name: "batch_norm alone", mode: Mode::Train, inputs: &[&[8192, 64]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
+        &[floor("batch_norm_fwd", 1.0, 1.0, 3.0), floor("batch_norm_bwd_sums", 2.0, 0.0, 3.6), floor("batch_norm_bwd", 2.0, 1.0, 6.1)],
+    ),
+    (
+        Case { name: "relu", mode: Mode::Train, inputs: &[&[512, 64]], build: |s, x| s.relu(x[0]) },
+        &[floor("relu_fwd", 1.0, 1.0, 1.0), floor("relu_bwd", 2.0, 1.0, 2.0)],
+    ),
+    (
+        Case { name: "max_pool", mode: Mode::Train, inputs: &[&[2, 32, 32, 64]], build: |s, x| s.max_pool(x[0]) },
+        &[floor("max_pool_fwd", 1.0, 0.25, 2.25), floor("max_pool_bwd", 1.25, 1.0, 10.0)],
+    ),
+    (
+        Case { name: "average_pool", mode: Mode::Train, inputs: &[&[16, 8, 8, 64]], build: |s, x| s.average_pool(x[0]) },
+        &[floor("average_pool_fwd", 1.0, 1.0 / 64.0, 1.0), floor("average_pool_bwd", 1.0 / 64.0, 1.0, 1.0)],
+    ),
+    (
+        Case { name: "alignment", mode: Mode::Eval, inputs: &[&[40, 1024]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
+        &[floor("alignment_fwd", 1.0, 0.0, 1.2)],
+    ),
+];
+
+fn check(counts: &[LaunchCounts], bytes: f64, floors: &[Floor]) {
+    for Floor { kernel, read, write, asked } in floors {
+        let c = counts.iter().find(|c| c.kernel == *kernel).unwrap_or_else(|| panic!("{kernel} was not launched"));
+        // Statistics, partial sums and tables come on top.
+        let close = |got: u64, floor: f64| got as f64 >= floor * bytes && got as f64 <= (floor + 0.05) * bytes;
+        assert!(close(c.unique_read, *read), "reads {:.3} times its {bytes} bytes, not {read}: {c}", c.unique_read as f64 / bytes);
+        assert!(close(c.unique_written, *write), "writes {:.3} times its {bytes} bytes, not {write}: {c}", c.unique_written as f64 / bytes);
+        assert!(c.read as f64 <= asked * bytes, "asks for {:.3} times its {bytes} bytes, not {asked}: {c}", c.read as f64 / bytes);
+        for site in c.sites.iter().filter(|s| matches!(s.access, Access::GlobalLoad | Access::GlobalStore) && s.size == 16) {
+            assert_eq!(site.passes, site.ideal, "{kernel} takes more sectors than its bytes fill: {site:?}");
+        }
+    }
+}
+
+#[test]
+fn kernels_move_what_they_must_and_no_more() {
+    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    for (case, floors) in CASES {
+        let mut program = record(case, false, Device::Gpu(queue.clone()));
+        queue.take_counts();
+        program.run().unwrap();
+        check(&queue.take_counts(), 2.0 * case.inputs[0].iter().product::<usize>() as f64, floors);
+    }
+}
+
+#[test]
+fn optimizers_move_each_weight_once() {
+    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    let adam = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
+    let rules: [(Rule, &[Floor]); 3] = [
+        (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 4.75)]),
+        (adam, &[floor("optimize_adam", 4.0, 3.0, 5.8)]),
+        (Rule::Lars { momentum: 0.9, trust: 0.02 }, &[floor("optimize_lars", 3.0, 2.0, 4.9)]),
+    ];
+    for (rule, floors) in rules {
+        let mut recorded = kernels_update::record(rule, true, 0, Device::Gpu(queue.clone()));
+        kernels_update::step(&mut recorded, 0);
+        check(&queue.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
+    }
+}
