@@ -70,7 +70,7 @@ stage() {
     { echo "=== $name" && cat "$scratch/log" && echo; } >>"$out/log.txt"
   fi
   [ "$outcome" = failed ] && worst=1
-  words=$(tr '\t\n' '  ' <<<"$words" | cut -c 1-160)
+  words=${words//$'\t'/ } words=${words:0:160}
   printf '%s\t%s\t%s\t%s\n' "$name" "$outcome" $((SECONDS - begun)) "$words" >>"$out/stages.tsv"
   printf '%s, %s s  %s\n' "$outcome" $((SECONDS - begun)) "$words" >&2
 }
