@@ -13,9 +13,10 @@ struct Axis {
   int offset;  // of the view in what the box becomes
   int cubic;
 };
+// What a pixel of the view reads.
 struct Span {
-  int first, end;
-  float center;
+  int first, end, cubic;
+  float center, inverse;
 };
 
 DEVICE Axis axis(int cubic, int input, int output, int size) {
@@ -28,18 +29,18 @@ DEVICE Axis axis(int cubic, int input, int output, int size) {
   return a;
 }
 
-// Which inputs a pixel of the view reads.
 DEVICE Span span(const Axis &a, int index) {
   Span s;
+  s.cubic = a.cubic, s.inverse = a.inverse;
   s.center = a.scale * ((float)(index + a.offset) + 0.5f);
   s.first = max((int)(s.center - a.support + 0.5f), 0);
   s.end = min((int)(s.center + a.support + 0.5f), a.input);
   return s;
 }
 
-DEVICE float weight(const Axis &a, const Span &s, int input) {
-  const float x = fabsf((((float)input - s.center) + 0.5f) * a.inverse);
-  if (!a.cubic) return fmaxf(1.0f - x, 0.0f);
+DEVICE float weight(const Span &s, int input) {
+  const float x = fabsf((((float)input - s.center) + 0.5f) * s.inverse);
+  if (!s.cubic) return fmaxf(1.0f - x, 0.0f);
   const float near = (1.5f * x - 2.5f) * x * x + 1.0f, far = (((x - 5.0f) * x + 8.0f) * x - 4.0f) * -0.5f;
   return x < 1.0f ? near : x < 2.0f ? far : 0.0f;
 }
@@ -59,18 +60,18 @@ DEVICE void add_pixels(const u8 *p, const float (&w)[4], float (&sum)[3]) {
   sum[0] += w[3] * byte_of(z, 1), sum[1] += w[3] * byte_of(z, 2), sum[2] += w[3] * byte_of(z, 3);
 }
 
-// Rows `at .. at + count` of the box to `lines` [count, width, 3]: columns x0 .. x0 + width of the view, values 0 to 255.
-DEVICE void columns(const u8 *box, u64 pitch, const Axis &a, bool flip, int size, int at, int count, int x0, int width, float *lines) {
+// `count` rows of the box to `lines` [count, width, 3]: columns x0 .. x0 + width of the view, values 0 to 255.
+DEVICE void columns(const u8 *box, u64 pitch, const Axis &a, bool flip, int size, int count, int x0, int width, float *lines) {
   for (int item = threadIdx.x; item < (count + 3) / 4 * width; item += blockDim.x) {
     const int row = item / width * 4, x = item % width;
     const Span s = span(a, flip ? size - 1 - (x0 + x) : x0 + x);
-    const u8 *p = box + (u64)(at + row) * pitch + 3 * s.first;
+    const u8 *p = box + (u64)row * pitch + 3 * s.first;
     float sum[4][3] = {}, total = 0.0f;
 #pragma unroll 1  // two rounds at once would need more registers than there are
     for (int i = s.first; i < s.end; i += 4, p += 12) {
       float w[4];
 #pragma unroll
-      for (int k = 0; k < 4; k++) w[k] = i + k < s.end ? weight(a, s, i + k) : 0.0f, total += w[k];
+      for (int k = 0; k < 4; k++) w[k] = i + k < s.end ? weight(s, i + k) : 0.0f, total += w[k];
 #pragma unroll
       for (int r = 0; r < 4; r++)
         if (row + r < count) add_pixels(p + r * pitch, w, sum[r]);

@@ -131,9 +131,10 @@ impl Strips {
         (1..=most).rev().find_map(|rows| {
             let blur = if halo == 0 { 0 } else { 2 * halo + 1 + PADDING + (rows + 2 * halo).min(size) * tile * 3 };
             // Up to a scale of 1.5 a strip's source rows fit at once; more would only keep other blocks away.
-            let capacity = floats.checked_sub(blur)?.min((rows * 3 / 2 + 8) * width * 3);
+            let capacity = floats.checked_sub(blur)?.min((rows * 3 / 2 + 8) * width * 3) / 4 * 4;
             let shared = 4 * (capacity + blur);
-            (capacity >= rows * width * 3).then_some(Strips { tile, rows, halo, capacity, threads, shared })
+            // The pixels of a strip, and the gaps that a blur leaves between them.
+            (capacity >= rows * (3 * width + width / RUN + 1)).then_some(Strips { tile, rows, halo, capacity, threads, shared })
         })
     }
 }
