@@ -105,7 +105,7 @@ stage graphs 40 run_tests "$bin/tests" card::replays_equal_plain_runs
 stage curves 60 run_tests "$bin/tests" card::training_follows_the_cpu
 stage memcheck 45 sanitize memcheck
 stage racecheck 45 sanitize racecheck
-stage benchmark 130 benchmark
+stage benchmark 150 benchmark
 stage rival 600 rival
 
 "$bin/gpu" --merge "$out" || worst=1
