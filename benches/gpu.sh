@@ -70,7 +70,7 @@ stage() {
     { echo "=== $name" && cat "$scratch/log" && echo; } >>"$out/log.txt"
   fi
   [ "$outcome" = failed ] && worst=1
-  words=$(tr '\t\n' '  ' <<<"$words" | cut -c 1-160)
+  words=${words//$'\t'/ } words=${words:0:160}
   printf '%s\t%s\t%s\t%s\n' "$name" "$outcome" $((SECONDS - begun)) "$words" >>"$out/stages.tsv"
   printf '%s, %s s  %s\n' "$outcome" $((SECONDS - begun)) "$words" >&2
 }
@@ -105,7 +105,7 @@ stage graphs 40 run_tests "$bin/tests" card::replays_equal_plain_runs
 stage curves 60 run_tests "$bin/tests" card::training_follows_the_cpu
 stage memcheck 45 sanitize memcheck
 stage racecheck 45 sanitize racecheck
-stage benchmark 130 benchmark
+stage benchmark 150 benchmark
 stage rival 600 rival
 
 "$bin/gpu" --merge "$out" || worst=1

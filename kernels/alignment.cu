@@ -105,13 +105,13 @@ template <class E> DEVICE void staged(float *y, const E *x, const u32 *pairs, in
         [](int) { return 1.0f; });
 }
 
-// Floor: 1 pass over x; 5 operations per value and pair.
-KERNEL void __launch_bounds__(THREADS)
+// Floor: 1 pass over x; 5 operations per value and pair. Four blocks per multiprocessor: ptxas would rather spill than use 33 registers.
+KERNEL void __launch_bounds__(THREADS, 4)
     alignment_fwd(float *__restrict__ y, const T *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols, int count) {
   staged(y, x, pairs, n, views, cols, count);
 }
 // The same of f32 features.
-KERNEL void __launch_bounds__(THREADS)
+KERNEL void __launch_bounds__(THREADS, 4)
     alignment_fwd_exact(float *__restrict__ y, const float *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols,
                         int count) {
   staged(y, x, pairs, n, views, cols, count);

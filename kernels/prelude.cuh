@@ -24,11 +24,11 @@ DEVICE float high_bf16(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 constexpr int VEC = 16 / sizeof(T);
 
 DEVICE void load16(const float *p, float (&v)[4]) {
-  uint4 x = read_uint4(p);
-  v[0] = __uint_as_float(x.x), v[1] = __uint_as_float(x.y), v[2] = __uint_as_float(x.z), v[3] = __uint_as_float(x.w);
+  float4 x = *(const float4 *)p;
+  v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
 }
 DEVICE void load16(const bf16 *p, float (&v)[8]) {
-  uint4 x = read_uint4(p);
+  uint4 x = *(const uint4 *)p;
   v[0] = low_bf16(x.x), v[1] = high_bf16(x.x), v[2] = low_bf16(x.y), v[3] = high_bf16(x.y);
   v[4] = low_bf16(x.z), v[5] = high_bf16(x.z), v[6] = low_bf16(x.w), v[7] = high_bf16(x.w);
 }

@@ -8,12 +8,6 @@
 
 #ifdef SIMT_HOST
 
-DEVICE uint4 read_uint4(const void *p) {
-  typedef u32 Whole __attribute__((vector_size(16)));
-  const Whole x = *(const Whole *)p;
-  return make_uint4(x[0], x[1], x[2], x[3]);
-}
-
 DEVICE u32 smem_u32(const void *p, CALLER) { return emu_shared_address(p, SITE); }
 
 DEVICE bf16 f32_to_bf16(float f) {
@@ -40,9 +34,6 @@ DEVICE void bar_sync(u32 id, u32 threads, CALLER) { emu_barrier(id, threads, 1, 
 DEVICE void bar_arrive(u32 id, u32 threads, CALLER) { emu_barrier(id, threads, 0, SITE); }
 
 #else
-
-// 16 bytes in one access. (A C++ compiler may take a plain read of a struct apart, and the emulator would count four.)
-DEVICE uint4 read_uint4(const void *p) { return *(const uint4 *)p; }
 
 // The shared address of a pointer to shared memory.
 DEVICE u32 smem_u32(const void *p) { return (u32)__cvta_generic_to_shared(p); }

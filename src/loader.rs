@@ -1,7 +1,7 @@
 //! From a source to a program's batch: decode on all threads, lay the images one after the other.
 
 use crate::data::{Image, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::augment::Batch;
 use crate::program::Program;
 use rayon::prelude::*;
@@ -21,6 +21,9 @@ impl Images {
             table.extend([pixels.len() as u32, image.height as u32, image.width as u32]);
             keys.extend([epoch, sample]);
             pixels.extend_from_slice(&image.pixels);
+            if u32::try_from(pixels.len()).is_err() {
+                return Err(Error::config(format!("{} images of this size are more than 4 GiB in one batch", batch.n), "lower the batch"));
+            }
         }
         for _ in samples.len()..batch.n {
             table.extend_from_within(table.len() - 3..);

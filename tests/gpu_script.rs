@@ -104,6 +104,7 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
         json!({ "name": "linear_fwd/8192x8192x8192", "value": 1400.0, "unit": "us", "how": "torch.mm" }),
         json!({ "name": "train/resnet18_cifar", "value": 30000.0, "unit": "images/s", "how": "compiled" }),
         json!({ "name": "train/resnet18_cifar", "value": 20000.0, "unit": "images/s", "how": "eager" }),
+        json!({ "name": "augment_one_draw/32", "value": 8.0, "unit": "views/s", "how": "one draw" }),
     ];
     let text = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     write("ours.jsonl", &text(&ours));
@@ -119,6 +120,7 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
     assert_eq!((number(2, "times_as_fast"), &report["numbers"][2]["pytorch_how"]), (2.0, &json!("compiled")));
     assert!(table.contains("missing: score/memory of sslmem: no time was left"), "{table}");
     assert!(table.contains("rival        failed         9  took more than 9 s"), "{table}");
+    assert!(table.contains("PyTorch alone: augment_one_draw/32 8.0 views/s  one draw"), "{table}");
     assert_eq!(table, std::fs::read_to_string(folder.path().join("gpu.txt")).unwrap());
 }
 

@@ -105,7 +105,9 @@ fn modules_use_only_what_lies_below_them() {
 #[test]
 fn unsafe_code_lies_in_device_and_says_why() {
     for (name, text) in files() {
-        for (i, line) in text.lines().enumerate().filter(|(_, l)| l.split("//").next().unwrap_or_default().contains("unsafe ")) {
+        // The type of a foreign function is no code: whoever calls it says why.
+        let code = |line: &str| line.split("//").next().unwrap_or_default().replace("unsafe extern \"C\" fn(", "");
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| code(l).contains("unsafe ")) {
             assert!(name.starts_with("device/"), "src/{name}:{}: unsafe outside device", i + 1);
             let before: Vec<&str> = text.lines().take(i + 1).collect();
             let near = before.iter().rev().take(8).any(|l| l.contains("SAFETY") || l.contains("# Safety"));

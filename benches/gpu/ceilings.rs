@@ -32,47 +32,52 @@ fn blocks(kernel: &'static str, grid: usize) -> Launch {
     Launch { kernel, grid: [grid as u32, 1, 1], block: [256, 1, 1], shared: 0 }
 }
 
-fn memory(bench: &Bench) -> Result<Vec<Line>> {
+fn memory(bench: &Bench) -> Result<()> {
     let bytes = bench.size(1 << 30, 1 << 12);
     let (from, to) = (memory_of(bench, bytes)?, memory_of(bench, bytes)?);
     let seconds = bench.seconds(|| bench.queue.launch(&copy(bytes), &[to.address, from.address, bytes as u64 / 16]))?;
     let cost = Cost { flops: 0, bytes: 2 * bytes as u64 };
-    Ok(vec![Line { unit: "GB/s", value: cost.bytes as f64 / seconds / 1e9, ..Line::kernel("ceiling/copy", seconds, cost) }])
+    bench.tell(Line { unit: "GB/s", value: cost.bytes as f64 / seconds / 1e9, ..Line::kernel("ceiling/copy", seconds, cost) });
+    Ok(())
 }
 
 /// 30 MB: more than the L1 caches together, less than the L2 of the cards that this is for.
-fn cache(bench: &Bench) -> Result<Vec<Line>> {
+fn cache(bench: &Bench) -> Result<()> {
     let (bytes, passes, grid) = (bench.size(30_000_000, 1 << 12), bench.size(32, 2), bench.size(2048, 1));
     let (from, out) = (memory_of(bench, bytes)?, memory_of(bench, 4 * 256 * grid)?);
     let words = [out.address, from.address, bytes as u64 / 16, passes as u64];
     let seconds = bench.seconds(|| bench.queue.launch(&blocks("measure_read", grid), &words))?;
-    Ok(vec![Line::new("ceiling/l2", (bytes * passes) as f64 / seconds / 1e9, "GB/s")])
+    bench.tell(Line::new("ceiling/l2", (bytes * passes) as f64 / seconds / 1e9, "GB/s"));
+    Ok(())
 }
 
 /// The rate of `mma.sync`, which is less than a Hopper card reaches by `wgmma`.
-fn matrix(bench: &Bench) -> Result<Vec<Line>> {
+fn matrix(bench: &Bench) -> Result<()> {
     let (grid, rounds) = (bench.size(132 * 16, 1), bench.size(4096, 2));
     let out = memory_of(bench, 4 * 256 * grid)?;
     let seconds = bench.seconds(|| bench.queue.launch(&blocks("measure_mma", grid), &[out.address, rounds as u64]))?;
     let flops = (grid * 8 * rounds) as f64 * 32768.0;
-    Ok(vec![Line::new("ceiling/mma_sync", flops / seconds / 1e12, "TFLOP/s")])
+    bench.tell(Line::new("ceiling/mma_sync", flops / seconds / 1e12, "TFLOP/s"));
+    Ok(())
 }
 
-fn upload(bench: &Bench) -> Result<Vec<Line>> {
+fn upload(bench: &Bench) -> Result<()> {
     let bytes = bench.size(256 << 20, 1 << 12);
     let to = memory_of(bench, bytes)?;
     let data = vec![1u8; bytes];
     let seconds = bench.seconds(|| bench.queue.upload(to.address, &data))?;
-    Ok(vec![Line::new("ceiling/upload", bytes as f64 / seconds / 1e9, "GB/s")])
+    bench.tell(Line::new("ceiling/upload", bytes as f64 / seconds / 1e9, "GB/s"));
+    Ok(())
 }
 
 /// From one kernel of a graph to the next, when there is nothing to do.
-fn gap(bench: &Bench) -> Result<Vec<Line>> {
+fn gap(bench: &Bench) -> Result<()> {
     let nodes = bench.size(1000, 10);
     let idle = memory_of(bench, 16)?;
     let launch = || bench.queue.launch(&blocks("measure_copy", 1), &[idle.address, idle.address, 0]);
     launch()?;
     let mut all = || (0..nodes).try_for_each(|_| launch());
-    let Some(replay) = bench.queue.capture(&mut all)? else { return Ok(vec![]) };
-    Ok(vec![Line::new("ceiling/launch", bench.seconds(replay)? / nodes as f64 * 1e6, "us/kernel")])
+    let Some(replay) = bench.queue.capture(&mut all)? else { return Ok(()) };
+    bench.tell(Line::new("ceiling/launch", bench.seconds(replay)? / nodes as f64 * 1e6, "us/kernel"));
+    Ok(())
 }

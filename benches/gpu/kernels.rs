@@ -1,7 +1,7 @@
 //! Every op by itself at the sizes of real training: matrix products, the convolutions of ResNets, losses, optimizers, distances.
 
 use crate::programs::{ADAM, fill, input};
-use crate::{Bench, Job, Line};
+use crate::{Bench, Job};
 use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
@@ -21,9 +21,9 @@ pub const JOBS: &[Job] = &[
 ];
 
 /// Rows, inputs, outputs: how close to the card, and the shape of a transformer's layer.
-fn linear(bench: &Bench) -> Result<Vec<Line>> {
-    let mut lines = vec![];
+fn linear(bench: &Bench) -> Result<()> {
     for [rows, inputs, outputs] in [[8192, 8192, 8192], [4096, 4096, 4096], [50_176, 768, 768]] {
+        bench.in_time()?;
         let case = format!("{rows}x{inputs}x{outputs}");
         let [rows, inputs, outputs] = [rows, inputs, outputs].map(|n| bench.size(n, 24));
         let mut tape = Tape::new(Mode::Train);
@@ -34,9 +34,9 @@ fn linear(bench: &Bench) -> Result<Vec<Line>> {
         tape.reverse();
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(x, rows * inputs), (dy, rows * outputs)])?;
-        lines.extend(bench.calls(&case, program)?);
+        bench.calls(&case, program)?;
     }
-    Ok(lines)
+    Ok(())
 }
 
 /// Height and width, channels in and out, kernel, stride: each different convolution of a ResNet-18 for 32 x 32 images.
@@ -72,9 +72,9 @@ const RESNET50: &[[usize; 5]] = &[
     [7, 2048, 512, 1, 1],
 ];
 
-fn convolutions(bench: &Bench, net: &str, batch: usize, layers: &[[usize; 5]]) -> Result<Vec<Line>> {
-    let mut lines = vec![];
+fn convolutions(bench: &Bench, net: &str, batch: usize, layers: &[[usize; 5]]) -> Result<()> {
     for &[side, channels, outputs, kernel, stride] in &layers[..bench.size(layers.len(), 2)] {
+        bench.in_time()?;
         let case = format!("{net}/{side}x{side}x{channels}-{outputs}k{kernel}s{stride}");
         let (batch, side) = (bench.size(batch, 2), bench.size(side, 8));
         let [channels, outputs] = [channels, outputs].map(|n| if n == 3 { 3 } else { bench.size(n, 16) });
@@ -90,13 +90,12 @@ fn convolutions(bench: &Bench, net: &str, batch: usize, layers: &[[usize; 5]]) -
         tape.reverse();
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(x, batch * side * side * channels), (dy, shape.len())])?;
-        lines.extend(bench.calls(&case, program)?);
+        bench.calls(&case, program)?;
     }
-    Ok(lines)
+    Ok(())
 }
 
-fn alignment(bench: &Bench) -> Result<Vec<Line>> {
-    let mut lines = vec![];
+fn alignment(bench: &Bench) -> Result<()> {
     for width in [512, 2048] {
         let (samples, cols) = (bench.size(65_536 * 512 / width, 3), bench.size(width, 40));
         let mut tape = Tape::new(Mode::Eval);
@@ -105,13 +104,12 @@ fn alignment(bench: &Bench) -> Result<Vec<Line>> {
         tape.keep(y);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(x, 5 * samples * cols)])?;
-        lines.extend(bench.calls(&format!("5x{width}"), program)?);
+        bench.calls(&format!("5x{width}"), program)?;
     }
-    Ok(lines)
+    Ok(())
 }
 
-fn contrast(bench: &Bench) -> Result<Vec<Line>> {
-    let mut lines = vec![];
+fn contrast(bench: &Bench) -> Result<()> {
     for views in [1024, 8192] {
         let rows = bench.size(views, 32);
         let mut tape = Tape::new(Mode::Train);
@@ -121,15 +119,14 @@ fn contrast(bench: &Bench) -> Result<Vec<Line>> {
         tape.backward(loss);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(z, rows * 128)])?;
-        lines.extend(bench.calls(&format!("{views}x128"), program)?);
+        bench.calls(&format!("{views}x128"), program)?;
     }
-    Ok(lines)
+    Ok(())
 }
 
 /// About the tensors of a ResNet-50: 25 million weights in matrices, and many short vectors.
-fn optimize(bench: &Bench) -> Result<Vec<Line>> {
+fn optimize(bench: &Bench) -> Result<()> {
     let rules = [("sgd", Rule::Sgd { momentum: 0.9 }), ("adam", ADAM), ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3 })];
-    let mut lines = vec![];
     for (name, rule) in rules {
         let mut tape = Tape::new(Mode::Train);
         let side = bench.size(1024, 20);
@@ -146,7 +143,7 @@ fn optimize(bench: &Bench) -> Result<Vec<Line>> {
         tape.optimize(rule, true, when);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &gradients)?;
-        lines.extend(bench.calls(name, program)?);
+        bench.calls(name, program)?;
     }
-    Ok(lines)
+    Ok(())
 }

@@ -18,7 +18,7 @@ mod table;
 mod whole;
 
 use sslmem::device::{Device, Queue};
-use sslmem::error::Result;
+use sslmem::error::{Error, Result};
 use sslmem::program::Program;
 use sslmem::tape::Cost;
 use sslmem::var::Dtype;
@@ -61,13 +61,27 @@ pub struct Bench {
     /// The same card, cold whenever a single call is timed.
     device: Device,
     tiny: bool,
+    start: Instant,
+    /// Seconds after which nothing begins.
+    limit: f64,
 }
 
 impl Bench {
-    fn new(queue: Rc<dyn Queue>, tiny: bool) -> Result<Bench> {
+    fn new(queue: Rc<dyn Queue>, tiny: bool, limit: f64) -> Result<Bench> {
         let flushed = if tiny { 1 << 12 } else { 256 << 20 };
         let device = Device::Gpu(Rc::new(cold::Cold::new(queue.clone(), flushed)?));
-        Ok(Bench { queue, device, tiny })
+        Ok(Bench { queue, device, tiny, start: Instant::now(), limit })
+    }
+    /// An error when the time is over.
+    pub fn in_time(&self) -> Result<()> {
+        if self.start.elapsed().as_secs_f64() < self.limit {
+            return Ok(());
+        }
+        Err(Error::config("no time was left", "allow more with --seconds"))
+    }
+    /// Prints a number at once, so that nothing is lost when the program is stopped.
+    pub fn tell(&self, line: Line) {
+        print(&serde_json::json!(line));
     }
     /// A size on a card, and one for going through the motions.
     pub fn size(&self, real: usize, tiny: usize) -> usize {
@@ -83,11 +97,11 @@ impl Bench {
         Ok(median(measured) / times as f64)
     }
     /// Every call of a program by itself with cold caches, medians; calls of one name are added up.
-    pub fn calls(&self, case: &str, mut program: Program) -> Result<Vec<Line>> {
+    pub fn calls(&self, case: &str, mut program: Program) -> Result<()> {
         program.run()?;
         let start = Instant::now();
         let mut runs = vec![program.profile()?];
-        while runs.len() < self.size(25, 1) && start.elapsed().as_secs_f64() < 1.0 {
+        while runs.len() < self.size(25, 1) && start.elapsed().as_secs_f64() < 0.4 {
             runs.push(program.profile()?);
         }
         let mut sums: BTreeMap<&str, (f64, Cost)> = BTreeMap::new();
@@ -96,7 +110,8 @@ impl Bench {
             sum.0 += median(runs.iter().map(|run| run[i].1).collect());
             sum.1 = Cost { flops: sum.1.flops + cost.flops, bytes: sum.1.bytes + cost.bytes };
         }
-        Ok(sums.into_iter().map(|(name, (seconds, cost))| Line::kernel(format!("{name}/{case}"), seconds, cost)).collect())
+        sums.into_iter().for_each(|(name, (seconds, cost))| self.tell(Line::kernel(format!("{name}/{case}"), seconds, cost)));
+        Ok(())
     }
 }
 
@@ -113,24 +128,23 @@ fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
     sslmem::device::cuda::open(0, real)
 }
 
-type Job = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
+type Job = (&'static str, fn(&Bench) -> Result<()>);
 
 /// In the order of importance, for the time may end before the list does.
 fn jobs() -> impl Iterator<Item = Job> {
     ceilings::JOBS.iter().chain(whole::JOBS).chain(kernels::JOBS).chain(whole::SCORING).copied()
 }
 
-/// Prints what a job found, or why it found nothing.
+/// Whether a job came to its end; if not, prints why.
 fn measure(bench: &Bench, (name, job): Job) -> bool {
-    let found = catch_unwind(AssertUnwindSafe(|| job(bench))).map_err(|_| "panicked, see above".to_string());
-    match found.and_then(|lines| lines.map_err(|error| error.to_string())) {
-        Ok(lines) => lines.iter().for_each(|line| print(&serde_json::json!(line))),
-        Err(error) => {
-            print(&serde_json::json!({ "name": name, "error": error }));
-            return false;
-        }
-    }
-    true
+    let ended = catch_unwind(AssertUnwindSafe(|| bench.in_time().and_then(|()| job(bench))));
+    let error = match ended {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "panicked, see above".into(),
+    };
+    print(&serde_json::json!({ "name": name, "error": error }));
+    false
 }
 
 fn print(value: &serde_json::Value) {
@@ -162,22 +176,16 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let (start, only) = (Instant::now(), value("--only").cloned().unwrap_or_default());
+    let only = value("--only").cloned().unwrap_or_default();
     let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
-    let bench = match Bench::new(queue, emulate) {
+    let bench = match Bench::new(queue, emulate, limit) {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    let mut failed = false;
-    for job in jobs().filter(|(name, _)| name.starts_with(&only)) {
-        if start.elapsed().as_secs_f64() > limit {
-            print(&serde_json::json!({ "name": job.0, "error": "no time was left" }));
-            continue;
-        }
-        failed |= !measure(&bench, job);
-    }
-    ExitCode::from(failed as u8)
+    let chosen = jobs().filter(|(name, _)| name.starts_with(&only));
+    let failed = chosen.filter(|job| !measure(&bench, *job)).count();
+    ExitCode::from((failed > 0) as u8)
 }

@@ -69,6 +69,8 @@ pub fn report(about: Map<String, Value>, stages: &[Vec<String>], ours: Vec<Value
     let copy = value(&ours, "ceiling/copy");
     // Microseconds of an 8192 x 8192 x 8192 product by the vendor's library.
     let matrix = value(&rival, "linear_fwd/8192x8192x8192").map(|us| 2.0 * 8192f64.powi(3) / us / 1e6);
+    let alone = rival.values().filter(|line| !line["name"].as_str().is_some_and(|name| ours.contains_key(name)));
+    let alone: Vec<Value> = alone.cloned().collect();
     let mut numbers = vec![];
     for name in order {
         let Some(mut line) = ours.remove(&name) else { continue };
@@ -89,7 +91,7 @@ pub fn report(about: Map<String, Value>, stages: &[Vec<String>], ours: Vec<Value
     }
     let stage = |s: &Vec<String>| json!({ "stage": s[0], "outcome": s.get(1), "seconds": s.get(2), "words": s.get(3) });
     json!({ "about": about, "stages": stages.iter().map(stage).collect::<Vec<_>>(), "matrix_tflop_per_s": matrix, "numbers": numbers,
-            "missing": missing, "rival": rival.into_values().collect::<Vec<_>>() })
+            "missing": missing, "pytorch_alone": alone })
 }
 
 /// The same for people.
@@ -130,6 +132,10 @@ pub fn text(report: &Value) -> String {
             n["pytorch_how"].as_str().unwrap_or_default()
         );
         let _ = writeln!(t, "{}", line.trim_end());
+    }
+    for n in list("pytorch_alone") {
+        let (name, how) = (word(&n["name"]), n["how"].as_str().unwrap_or_default());
+        let _ = writeln!(t, "PyTorch alone: {name} {} {}  {how}", number(&n["value"], 1), word(&n["unit"]));
     }
     let matrix = number(&report["matrix_tflop_per_s"], 0);
     let _ = writeln!(t, "\n% copy: of the rate of `ceiling/copy`; % matrix: of PyTorch's 8192^3 product in bf16, {matrix} TFLOP/s");

@@ -36,26 +36,24 @@ fn resnet50(bench: &Bench, batch: usize) -> Network {
 }
 
 /// Images per second of the whole graph, then what its calls take one by one.
-fn network(bench: &Bench, what: &str, n: Network) -> Result<Vec<Line>> {
+fn network(bench: &Bench, what: &str, n: Network) -> Result<()> {
     let make = if what == "train" { training } else { inference };
     let mut program = make(&bench.device, n)?;
     let name = if n.stem == Stem::Cifar { format!("{what}/resnet18_cifar") } else { format!("{what}/resnet50") };
     let seconds = bench.seconds(|| program.run())?;
-    let mut lines = vec![Line::new(&name, n.batch as f64 / seconds, "images/s")];
-    lines.extend(bench.calls(&name, program)?);
-    Ok(lines)
+    bench.tell(Line::new(&name, n.batch as f64 / seconds, "images/s"));
+    bench.calls(&name, program)
 }
 
-fn augment(bench: &Bench) -> Result<Vec<Line>> {
-    let mut lines = vec![];
+fn augment(bench: &Bench) -> Result<()> {
     for (policy, size, views, image) in [("simclr", 32, 8192, [32, 32]), ("simclr_imagenet", 224, 1024, [400, 500])] {
         let (tiny, views) = (bench.size(size, 16), bench.size(views, 3));
         let mut program = augmentation(&bench.device, policy, tiny, views, image.map(|side| bench.size(side, 20)))?;
         let seconds = bench.seconds(|| program.run())?;
-        lines.push(Line::new(format!("augment/{size}"), views as f64 / seconds, "views/s"));
-        lines.extend(bench.calls(&size.to_string(), program)?);
+        bench.tell(Line::new(format!("augment/{size}"), views as f64 / seconds, "views/s"));
+        bench.calls(&size.to_string(), program)?;
     }
-    Ok(lines)
+    Ok(())
 }
 
 fn synthetic(bench: &Bench) -> Result<Decoded> {
@@ -64,33 +62,34 @@ fn synthetic(bench: &Bench) -> Result<Decoded> {
 }
 
 /// A training step as it is: images from memory to the card, views, network, optimizer.
-fn step(bench: &Bench) -> Result<Vec<Line>> {
+fn step(bench: &Bench) -> Result<()> {
     let (source, n) = (synthetic(bench)?, resnet18(bench));
     let mut step = Step::new(&bench.device, n, "simclr", source.largest())?;
     let seconds = bench.seconds(|| step.run(&source))?;
-    Ok(vec![Line::new("step/resnet18_cifar", n.batch as f64 / seconds, "images/s")])
+    bench.tell(Line::new("step/resnet18_cifar", n.batch as f64 / seconds, "images/s"));
+    Ok(())
 }
 
 /// Samples per second by the clock on the wall; the second run has every kernel compiled.
-fn scoring(bench: &Bench, name: &str, n: Network, source: &dyn Source, count: usize) -> Result<Line> {
+fn scoring(bench: &Bench, name: &str, n: Network, source: &dyn Source, count: usize) -> Result<()> {
+    bench.in_time()?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let scoring = Scoring::new(&bench.device, folder.path(), n)?;
     scoring.run(source, n.batch)?;
     let start = Instant::now();
     scoring.run(source, count)?;
-    Ok(Line::new(name, count as f64 / start.elapsed().as_secs_f64(), "samples/s"))
+    bench.tell(Line::new(name, count as f64 / start.elapsed().as_secs_f64(), "samples/s"));
+    Ok(())
 }
 
-fn score_memory(bench: &Bench) -> Result<Vec<Line>> {
+fn score_memory(bench: &Bench) -> Result<()> {
     let source = synthetic(bench)?;
     let small = Network { batch: bench.size(512, 2), ..resnet18(bench) };
     let large = resnet50(bench, 64);
     let photos = Decoded((0..bench.size(64, 2)).map(|i| photo(i, bench)).collect());
     let repeated = Decoded(photos.0.iter().cycle().take(bench.size(1024, 4)).cloned().collect());
-    Ok(vec![
-        scoring(bench, "score/resnet18_cifar", small, &source, source.len())?,
-        scoring(bench, "score/resnet50", large, &repeated, repeated.len())?,
-    ])
+    scoring(bench, "score/resnet18_cifar", small, &source, source.len())?;
+    scoring(bench, "score/resnet50", large, &repeated, repeated.len())
 }
 
 /// Smooth like a photograph, so that its JPEG is about as large as one's.
@@ -118,19 +117,20 @@ fn with_jpegs<R>(bench: &Bench, work: impl FnOnce(&Folder) -> Result<R>) -> Resu
     work(&jpegs(bench, folder.path())?)
 }
 
-fn score_jpeg(bench: &Bench) -> Result<Vec<Line>> {
-    with_jpegs(bench, |source| Ok(vec![scoring(bench, "score/resnet50_jpeg", resnet50(bench, 64), source, source.len())?]))
+fn score_jpeg(bench: &Bench) -> Result<()> {
+    with_jpegs(bench, |source| scoring(bench, "score/resnet50_jpeg", resnet50(bench, 64), source, source.len()))
 }
 
 /// How many files a number of threads decodes.
-fn decode(bench: &Bench) -> Result<Vec<Line>> {
+fn decode(bench: &Bench) -> Result<()> {
     with_jpegs(bench, |source| {
         let rate = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
             let start = Instant::now();
             pool.install(|| (0..source.len()).into_par_iter().try_for_each(|i| source.image(i).map(|_| ())))?;
-            Ok(Line::new(format!("decode/jpeg_{threads}"), source.len() as f64 / start.elapsed().as_secs_f64(), "images/s"))
+            bench.tell(Line::new(format!("decode/jpeg_{threads}"), source.len() as f64 / start.elapsed().as_secs_f64(), "images/s"));
+            Ok(())
         };
-        [1, 4, 8, 16].into_iter().map(rate).collect()
+        [1, 4, 8, 16].into_iter().try_for_each(rate)
     })
 }
