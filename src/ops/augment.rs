@@ -61,10 +61,11 @@ struct Augment {
 
 /// Words of `Policy` in kernels/draw.cuh.
 pub const WORDS: usize = 40;
-/// Constants of kernels/augment.cu: pixels of a thread, values that a thread blurs at once, zeros around the blur's weights, and its
+/// Constants of kernels/augment.cu: pixels of a thread, values that a thread blurs at once, the gap between them, zeros around the blur's weights, and its
 /// static shared memory in bytes.
 const PIXELS: usize = 8;
 const RUN: usize = 8;
+const GAP: usize = 11;
 const PADDING: usize = 3 * RUN;
 const STATIC: usize = 1024;
 /// Two blocks of 128 registers per thread fill a multiprocessor: one computes while the other waits at a barrier.
@@ -115,7 +116,7 @@ impl Strips {
     /// For blocks that may use `shared` bytes. Prefers whole rows, and tall strips, which read fewer source rows twice.
     fn new(size: usize, halo: usize, shared: usize) -> Option<Strips> {
         let threads = (size * size).div_ceil(PIXELS).next_multiple_of(32).min(THREADS);
-        let half = (shared + 1024) / BLOCKS - 1024;
+        let half = ((shared + 1024) / BLOCKS).saturating_sub(1024);
         let tiles = || std::iter::successors(Some(size), |t| (*t > RUN).then(|| t.div_ceil(2)));
         let good = |s: &Strips| s.rows >= RUN.min(size);
         let fits = |shared| tiles().filter_map(move |tile| Strips::fitting(size, tile, halo, threads, shared));
@@ -134,7 +135,7 @@ impl Strips {
             let capacity = floats.checked_sub(blur)?.min((rows * 3 / 2 + 8) * width * 3) / 4 * 4;
             let shared = 4 * (capacity + blur);
             // The pixels of a strip, and the gaps that a blur leaves between them.
-            (capacity >= rows * (3 * width + width / RUN + 1)).then_some(Strips { tile, rows, halo, capacity, threads, shared })
+            (capacity >= rows * (3 * width + GAP * (width / RUN))).then_some(Strips { tile, rows, halo, capacity, threads, shared })
         })
     }
 }
