@@ -26,6 +26,7 @@ mod learn_gpu;
 mod ops;
 mod planted;
 mod report;
+mod signature;
 mod split;
 mod stats;
 mod table;
