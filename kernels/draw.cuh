@@ -98,6 +98,7 @@ DEVICE void draw_tones(Drawn &d, const Policy &p, const u32 *words) {
   d.gray = uniform(words[9]) < p.gray;
   d.sigma = uniform(words[10]) < p.blur ? range(p.sigma[0], p.sigma[1], words[11]) : 0.0f;
   d.kernel = d.sigma == 0.0f ? 0 : p.kernel ? p.kernel : 2 * (int)ceil(3.0 * (double)d.sigma) + 1;
+  if (d.kernel == 1) d.kernel = 0;  // its only weight is 1, and no room is kept for it
   d.threshold = uniform(words[12]) < p.solarize ? p.threshold : INFINITE;
 }
 

@@ -45,6 +45,7 @@ fn expected(view: &View, seed: u64, sample: u32, v: u32, [height, width]: [usize
     let steps: Vec<u32> = d.order.iter().map(|t| *t as u32).filter(|t| strength[*t as usize] > 0.0).collect();
     let before = steps.iter().take_while(|t| **t != 1).count();
     let kernel = view.blur.as_ref().filter(|_| d.sigma > 0.0).map_or(0, |b| b.width(d.sigma));
+    let kernel = if kernel == 1 { 0 } else { kernel }; // nothing to blur
     let threshold = view.solarize.as_ref().filter(|_| d.solarize).map_or(f32::INFINITY, |s| s.threshold);
     let mut words = vec![d.top, d.left, d.height, d.width, d.flip as u32, d.gray as u32];
     words.extend((0..4).map(|i| steps.get(i).copied().unwrap_or(0)));
@@ -154,6 +155,15 @@ fn small_views_equal_the_cpu_s() {
     for size in [7, 16, 24] {
         equals_the_cpu(size, SHARED_SM90, Options::default());
     }
+    // A blur whose kernel is one pixel wide changes nothing and has no room in shared memory.
+    let view = policy("simclr_imagenet", 16).unwrap();
+    let blur = view.blur.clone().map(|b| Blur { p: 1.0, ..b });
+    assert_eq!(blur.as_ref().and_then(|b| b.kernel), Some(1));
+    let view = [View { blur, ..view }];
+    let wanted = views(Device::Cpu, &view, &SIZES).unwrap();
+    let got = views(emulated(Dtype::F32, SHARED_SM90, Options::default()), &view, &SIZES).unwrap();
+    let (worst, _) = difference(&view, &wanted, &got, 1e-5);
+    assert!(worst <= 1e-5, "off by {worst}");
 }
 
 /// Little memory: strips of few rows, source rows in pieces, and tiles of few columns.
