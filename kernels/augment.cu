@@ -1,7 +1,7 @@
 // Augmented views from 8-bit images, one block per view: crop, resize, flip, jitter, gray, blur, solarize, normalise.
 //
 // A view goes by in strips whose pixels are in registers; shared memory holds the source rows of a strip and, for a blur, the rows that
-// its kernel spans. So neither large sources nor large views need more memory. Two blocks of 256 threads fill a multiprocessor; views
+// its kernel spans, so a large source needs no more memory than a small one. Two blocks of 256 threads fill a multiprocessor; views
 // of up to 2048 pixels are one strip and take a thread for every eight pixels. The source is read again from L1 or L2.
 //
 // Bytes of a view of 224 pixels from a photo of 375 x 500, in bf16: 562,500 in, 301,056 out; before a contrast, pixels wait in the output
