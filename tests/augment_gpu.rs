@@ -138,16 +138,21 @@ fn policies(size: usize) -> Vec<View> {
     POLICIES.iter().map(|(_, make)| make(size)).chain([busy(size), whole, center, half]).collect()
 }
 
-fn equals_the_cpu(size: usize, shared: usize, options: Options) {
+/// Views of all policies on a device whose activations are `real`, against the CPU's.
+pub fn agrees(size: usize, device: Device, real: Dtype) {
     let all = policies(size);
     let wanted = views(Device::Cpu, &all, &SIZES).unwrap();
-    let got = views(emulated(Dtype::F32, shared, options), &all, &SIZES).unwrap();
+    let got = views(device, &all, &SIZES).unwrap();
     let (worst, _) = difference(&all, &wanted, &got, 1e-5);
-    println!("views of {size} pixels in {shared} bytes: {worst:.1e}");
-    assert!(worst <= 1e-5, "views of {size} pixels in {shared} bytes differ by {worst}");
-    let rounded = views(emulated(Dtype::Bf16, shared, options), &all, &SIZES).unwrap();
-    let (worst, _) = difference(&all, &wanted, &rounded, 1e-5);
-    assert!(worst <= 1.0 / 256.0, "bf16 views of {size} pixels in {shared} bytes differ by {worst}");
+    println!("{real:?} views of {size} pixels: {worst:.1e}");
+    let bound = if real == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-5 };
+    assert!(worst <= bound, "{real:?} views of {size} pixels differ by {worst}");
+}
+
+fn equals_the_cpu(size: usize, shared: usize, options: Options) {
+    for real in [Dtype::F32, Dtype::Bf16] {
+        agrees(size, emulated(real, shared, options), real);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The kernels on a card: what the emulator checks, and what only a card has, graphs. Without one the tests say so and pass;
 //! with SSLMEM_REQUIRE_CUDA=1 they fail.
 
-use crate::{conformance, curves, kernels};
+use crate::{augment_gpu, conformance, curves, kernels, kernels_update};
 use sslmem::device::{Device, Queue, cuda};
 use sslmem::ops::ALL;
 use sslmem::program::Program;
@@ -23,8 +23,11 @@ fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
 fn cases(real: Dtype) {
     if let Some(queue) = card(real) {
         let mut count = 0;
-        kernels::all_cases(queue, |_, _| count += 1);
+        kernels::all_cases(queue.clone(), |_, _| count += 1);
         println!("{count} cases agree with the CPU");
+        let device = Device::Gpu(queue);
+        [24, 32, 96].into_iter().for_each(|size| augment_gpu::agrees(size, device.clone(), real));
+        kernels_update::every_rule(&device);
     }
 }
 
