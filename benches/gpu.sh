@@ -85,8 +85,17 @@ sanitize() {
   run_tests compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/tests" card::conformance_of_ptx card::cases_bf16
 }
 
+# The bindings know cuBLASLt by its plain name, installations by a version: give it the plain one.
+library() {
+  local found
+  found=$(ls -d /usr/local/cuda/lib64/libcublasLt.so* "$(python3 -c 'import site; print(site.getsitepackages()[0])' 2>/dev/null)"/nvidia/*/lib/libcublasLt.so* \
+    /usr/lib/*/libcublasLt.so* 2>/dev/null | head -n 1)
+  [ -n "$found" ] && mkdir -p "$scratch/lib" && ln -sf "$found" "$scratch/lib/libcublasLt.so"
+}
+
 benchmark() {
-  limited "$bin/gpu" --seconds $((limit > 40 ? limit - 20 : limit / 2)) >"$out/ours.jsonl"
+  library
+  LD_LIBRARY_PATH="$scratch/lib:${LD_LIBRARY_PATH:-}" limited "$bin/gpu" --seconds $((limit > 40 ? limit - 20 : limit / 2)) >"$out/ours.jsonl"
   local status=$?
   [ -s "$out/ours.jsonl" ] || { echo "nothing was measured" && return 1; }
   return $status

@@ -12,6 +12,7 @@ mod cold;
 mod emulated;
 mod images;
 mod kernels;
+mod library;
 #[path = "../programs.rs"]
 mod programs;
 mod table;
@@ -132,7 +133,7 @@ type Job = (&'static str, fn(&Bench) -> Result<()>);
 
 /// In the order of importance, for the time may end before the list does.
 fn jobs() -> impl Iterator<Item = Job> {
-    ceilings::JOBS.iter().chain(whole::JOBS).chain(kernels::JOBS).chain(whole::SCORING).copied()
+    ceilings::JOBS.iter().chain(library::JOBS).chain(whole::JOBS).chain(kernels::JOBS).chain(whole::SCORING).copied()
 }
 
 /// Whether a job came to its end; if not, prints why.
