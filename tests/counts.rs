@@ -70,6 +70,24 @@ fn tables_of_all_shapes() {
     }
 }
 
+/// Neighbourhoods are gathered again for every tap, but from the same bytes: a forward product touches each input, weight, shift and
+/// residual once and writes its result and the statistics of its tiles, nothing more.
+#[test]
+fn forward_products_touch_the_bytes_of_their_floor() {
+    let (t, f) = (2, 4); // bytes of bf16 and f32
+    let expected = [
+        ("linear", t * (256 * 128 + 512 * 128), t * 256 * 512),
+        ("conv 3x3, 64", t * (512 * 64 + 9 * 64 * 64), t * 512 * 64 + f * 4 * 2 * 64),
+        ("conv 3x3 stride 2", t * (512 * 64 + 9 * 64 * 128), t * 128 * 128 + f * 2 * 128),
+        ("conv 1x1 folded", t * (128 * 64 + 64 * 256 + 128 * 256) + f * 256, t * 128 * 256),
+    ];
+    for (name, read, written) in expected {
+        let launches = counted(case(name));
+        let forward = launches.iter().find(|l| l.kernel.starts_with("conv_1")).unwrap();
+        assert_eq!((forward.unique_read, forward.unique_written), (read, written), "{name}: {forward}");
+    }
+}
+
 #[test]
 fn products_read_fragments_without_bank_conflicts_and_memory_in_whole_sectors() {
     for name in ["linear", "conv 3x3, 64", "conv 3x3 stride 2", "conv 1x1 folded"] {
