@@ -14,6 +14,12 @@ pub enum Purpose {
     Split = 5,
     Synthetic = 6,
     Statistics = 7,
+    /// Which patches of an image are hidden.
+    Mask = 8,
+    /// Which branches of a network are left out for an image.
+    Drop = 9,
+    /// Starting points and orders of a probe's training.
+    Probe = 10,
 }
 
 /// One stream of numbers, at a position that `next` advances.

@@ -12,13 +12,32 @@ use std::path::Path;
 
 /// How a weight starts. Numbers come from a stream of their own per name, so a weight's start does not
 /// depend on what else a network has.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Init {
     Constant(f32),
     /// Standard deviation.
     Normal(f32),
+    /// Standard deviation of a normal that is drawn again beyond two of them.
+    Truncated(f32),
     /// Uniform in [-bound, bound).
     Uniform(f32),
+    /// What the shape alone decides: a table of positions.
+    Table(fn(Shape) -> Vec<f32>),
+}
+
+impl Init {
+    fn values(self, shape: Shape, mut stream: Stream) -> Vec<f32> {
+        let mut value: Box<dyn FnMut() -> f32> = match self {
+            Init::Table(of) => return of(shape),
+            Init::Constant(c) => Box::new(move || c),
+            Init::Normal(std) => Box::new(move || std * stream.normal()),
+            Init::Truncated(std) => {
+                Box::new(move || std * std::iter::repeat_with(|| stream.normal()).find(|x| x.abs() <= 2.0).unwrap_or(0.0))
+            }
+            Init::Uniform(bound) => Box::new(move || stream.range(-bound, bound)),
+        };
+        (0..shape.len()).map(|_| value()).collect()
+    }
 }
 
 /// Name to buffer. Programs compiled with the same weights share them.
@@ -49,13 +68,7 @@ impl Weights {
         }
         let place = Place { shape, dtype, cell: Buffer::cell(&self.device, shape.len() * dtype.bytes())? };
         if dtype == Dtype::F32 {
-            let mut stream = Stream::new(self.seed, Purpose::Init, 0, hash(name), 0);
-            let mut value = || match init {
-                Init::Constant(c) => c,
-                Init::Normal(std) => std * stream.normal(),
-                Init::Uniform(bound) => stream.range(-bound, bound),
-            };
-            place.write(&(0..shape.len()).map(|_| value()).collect::<Vec<f32>>())?;
+            place.write(&init.values(shape, Stream::new(self.seed, Purpose::Init, 0, hash(name), 0)))?;
         } else {
             place.cell.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
         }
@@ -148,7 +161,9 @@ impl Weights {
     }
 }
 
-/// FNV-1a, to give every name a stream of its own.
+/// FNV-1a, to give every name a stream of its own. A teacher starts as its student, so it has the stream of the name
+/// without `teacher.`.
 fn hash(name: &str) -> u32 {
+    let name = name.strip_prefix("teacher.").unwrap_or(name);
     name.bytes().fold(0x811C_9DC5, |h, b| (h ^ b as u32).wrapping_mul(0x0100_0193))
 }
