@@ -50,7 +50,7 @@ fn matmul() -> f64 {
 }
 
 fn network(arch: &'static str, batch: usize) -> Network {
-    Network { arch, stem: Stem::Cifar, size: 32, batch }
+    Network { arch, stem: Stem::Cifar, patch: 4, size: 32, batch }
 }
 
 fn runs(program: Result<Program>, amount: f64) -> f64 {

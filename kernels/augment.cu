@@ -281,7 +281,7 @@ DEVICE void render(float (&v)[PIXELS][3], const Block &b, const Drawn &d, int ti
 }
 
 // `size` of the policies is the same. The host chooses the strips: `rows` of at most `tile` columns (and what a blur of `halo` pixels
-// reads beside them), `capacity` floats for their source; `purpose` is in the highest byte.
+// reads beside them), `capacity` floats for their source; `purpose` is the purpose in the highest byte, and the number of the first view.
 KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 *table, const u32 *keys, const u32 *policies, int n,
                                            u32 seed_low, u32 seed_high, u32 purpose, int tile, int rows, int capacity, int halo) {
   SHARED_DYN(memory);
@@ -289,7 +289,7 @@ KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 
   const u32 view = blockIdx.x / n, image = blockIdx.x % n;
   const Policy &p = ((const Policy *)policies)[view];
   const int height = table[3 * image + 1], width = table[3 * image + 2], size = p.size;
-  draw(drawn[0], p, Stream{{seed_low, seed_high}, keys[2 * image + 1], keys[2 * image], purpose | view}, height, width);
+  draw(drawn[0], p, Stream{{seed_low, seed_high}, keys[2 * image + 1], keys[2 * image], purpose + view}, height, width);
 
   const Drawn &d = drawn[0];
   int to_height = size, to_width = size;

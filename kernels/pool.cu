@@ -1,4 +1,4 @@
-// Max pooling 3x3, stride 2, padding 1, and the mean over the map. Maps are [n, h, w, c].
+// Max pooling with stride 2, 3x3 with padding 1 or 2x2 without, and the mean over the map. Maps are [n, h, w, c].
 #include "rows.cuh"
 
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
@@ -92,6 +92,78 @@ KERNEL void __launch_bounds__(THREADS, 2)
     max_pool_back<VEC>(dx, dy, x, add, n, h, w, c);
   else
     max_pool_back<1>(dx, dy, x, add, n, h, w, c);
+}
+
+template <int N> DEVICE void max_pool_2(T *y, const T *x, int n, int h, int w, int c) {
+  const int high = h / 2, wide = w / 2, column = first_column(N);
+  if (column >= c) return;
+  for (int pixel = first_row(); pixel < n * high * wide; pixel += row_step()) {
+    const int p = pixel / wide % high, q = pixel % wide, corner = (pixel / wide / high * h + 2 * p) * w + 2 * q;
+    float best[N];
+#pragma unroll
+    for (float &b : best) b = MINUS_INFINITY;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      float v[N];
+      load(x + at(corner + k / 2 * w + k % 2, c, column), v);
+#pragma unroll
+      for (int e = 0; e < N; e++) best[e] = fmaxf(best[e], v[e]);
+    }
+    store(y + at(pixel, c, column), best);
+  }
+}
+
+// Floor: 1 pass over x and y; 4 comparisons per value of y.
+KERNEL void __launch_bounds__(THREADS, 2) max_pool_2_fwd(T *__restrict__ y, const T *__restrict__ x, int n, int h, int w, int c) {
+  if (c % VEC == 0)
+    max_pool_2<VEC>(y, x, n, h, w, c);
+  else
+    max_pool_2<1>(y, x, n, h, w, c);
+}
+
+// A thread makes the pixels of one window; of an odd map also those that no window holds.
+template <int N> DEVICE void max_pool_2_back(T *dx, const T *dy, const T *x, int add, int n, int h, int w, int c) {
+  const int high = (h + 1) / 2, wide = (w + 1) / 2, column = first_column(N);
+  if (column >= c) return;
+  for (int quad = first_row(); quad < n * high * wide; quad += row_step()) {
+    const int p = quad / wide % high, q = quad % wide, image = quad / wide / high, corner = (image * h + 2 * p) * w + 2 * q;
+    const bool window = p < h / 2 && q < w / 2;
+    float best[N], g[N] = {};
+    int where[N];
+#pragma unroll
+    for (int e = 0; e < N; e++) best[e] = MINUS_INFINITY, where[e] = -1;
+    if (window) {
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+        float v[N];
+        load(x + at(corner + k / 2 * w + k % 2, c, column), v);
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+          const bool more = v[e] > best[e];
+          best[e] = more ? v[e] : best[e];
+          where[e] = more ? k : where[e];
+        }
+      }
+      load(dy + at((image * (h / 2) + p) * (w / 2) + q, c, column), g);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      if (!inside(2 * p + k / 2, h) || !inside(2 * q + k % 2, w)) continue;
+      float d[N];
+#pragma unroll
+      for (int e = 0; e < N; e++) d[e] = where[e] == k ? g[e] : 0;
+      store_gradient(dx + at(corner + k / 2 * w + k % 2, c, column), d, add);
+    }
+  }
+}
+
+// Floor: 1 pass over x, dy and dx (2 if it is added to); 4 comparisons per value of dy.
+KERNEL void __launch_bounds__(THREADS, 2)
+    max_pool_2_bwd(T *__restrict__ dx, const T *__restrict__ dy, const T *__restrict__ x, int add, int n, int h, int w, int c) {
+  if (c % VEC == 0)
+    max_pool_2_back<VEC>(dx, dy, x, add, n, h, w, c);
+  else
+    max_pool_2_back<1>(dx, dy, x, add, n, h, w, c);
 }
 
 template <int N, class E> DEVICE void average(E *y, const T *x, int n, int pixels, int c) {

@@ -3,7 +3,7 @@
 use crate::device::{Buffer, Cell, Device, Gpu, Host, Place, Replay};
 use crate::error::{Error, Result};
 use crate::tape::{Call, Cost, Kind, Mode, Operands, Side, Slot, Tape};
-use crate::var::{Dtype, Var};
+use crate::var::{Dtype, Shape, Var};
 use crate::weights::Weights;
 use bytemuck::Pod;
 use std::rc::Rc;
@@ -176,6 +176,9 @@ fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
 }
 
 impl Program {
+    pub fn shape(&self, v: Var) -> Shape {
+        self.places[v.index()].shape
+    }
     /// Every call, in order. On a GPU the first run launches kernel by kernel (which compiles them), the second
     /// makes one graph of them, later ones replay it.
     ///

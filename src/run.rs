@@ -17,7 +17,7 @@ use crate::score::{Side, score};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
 use crate::train::{CHECKPOINT, Job, read_curve, train};
-use crate::{encoders, files};
+use crate::files;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -82,7 +82,7 @@ impl Run {
             let what = format!("{} is not the folder of a run (it has no recipe.toml)", dir.display());
             return Err(Error::config(what, "name the folder that `sslmem run --out` wrote"));
         }
-        let recipe = Layers::new(&Recipe::default())?.file(&at)?.resolve()?;
+        let recipe = Layers::presets::<&str>(&[])?.file(&at)?.resolve()?;
         Run::open(recipe, dir)
     }
 
@@ -167,8 +167,8 @@ impl Run {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Row>> {
         let (start, r) = (Instant::now(), &self.recipe);
-        let encoder = encoders::find(&r.encoder.arch)?;
-        let side = |path| Side { path, encoder, stem: r.encoder.stem };
+        let network = r.network()?;
+        let side = |path| Side { path, network };
         let mut rows = score(side(f), side(g), &r.protocol()?, &*self.source, samples, &self.device, progress)?;
         table::finish(&mut rows);
         manifest::publish(path, &rows, &*self.source, facts, r, &self.device, start)?;

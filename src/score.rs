@@ -5,7 +5,7 @@
 
 use crate::data::Source;
 use crate::device::Device;
-use crate::encoders::{Encoder, Stem};
+use crate::encoders::{Features, Network};
 use crate::error::{Error, Result};
 use crate::loader::stream;
 use crate::ops::alignment::Pairs;
@@ -27,18 +27,23 @@ use std::path::Path;
 #[derive(Clone, Copy)]
 pub struct Side<'a> {
     pub path: &'a Path,
-    pub encoder: &'static dyn Encoder,
-    pub stem: Stem,
+    pub network: Network,
 }
 
-/// What counts as the representation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Features {
-    /// The mean over the last map.
-    Pooled,
-    /// The whole last map, flattened, as in the paper (49 x 2048 for a ResNet-50).
-    Map,
+impl Side<'_> {
+    /// Record the encoder below `name`, from views to what is compared.
+    fn record(&self, tape: &mut Tape, name: &str, views: Var, features: Features, layer: &str) -> Result<Var> {
+        let mut s = tape.root();
+        let x = self.network.represent(&mut s.at(name), views, features);
+        if layer.is_empty() {
+            return Ok(x);
+        }
+        let taps = tape.taps(&format!("{name}."));
+        taps.get(layer).copied().ok_or_else(|| {
+            let names: Vec<&str> = taps.keys().map(String::as_str).collect();
+            Error::config(format!("{} has no layer `{layer}`", self.network.encoder.name()), format!("choose one of {}", names.join(", ")))
+        })
+    }
 }
 
 /// How the alignment of one sample is measured.
@@ -51,6 +56,8 @@ pub struct Protocol {
     pub views: usize,
     pub pairs: Pairs,
     pub features: Features,
+    /// The layer whose whole output is compared instead of the features; empty for none.
+    pub layer: String,
     pub seed: u64,
     /// Samples per run of the program. No influence on the scores.
     pub batch: usize,
@@ -119,17 +126,12 @@ impl Scorer {
         let count = policies.len();
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch(protocol.batch, largest);
-        let views = tape.augment(batch, policies, protocol.seed, Purpose::Score);
+        let views = tape.augment(batch, policies, 0, protocol.seed, Purpose::Score);
         let mut weights = Weights::on(device.clone(), 0);
         let mut distances = vec![];
         for (name, side) in [("f", f), ("g", g)] {
-            let mut s = tape.root();
-            let mut s = s.at(name);
-            let x = match protocol.features {
-                Features::Pooled => side.encoder.features(&mut s, side.stem, views),
-                Features::Map => side.encoder.map(&mut s, side.stem, views),
-            };
-            distances.push(s.alignment(x, count, protocol.pairs));
+            let x = side.record(&mut tape, name, views, protocol.features, &protocol.layer)?;
+            distances.push(tape.root().alignment(x, count, protocol.pairs));
             let prefix = format!("{name}.");
             let metadata = weights.load(side.path, &prefix)?;
             weights.check(side.path, &tape, &prefix)?;
@@ -237,13 +239,8 @@ pub fn embed(
     view.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch(batch, source.largest());
-    let views = tape.augment(input, vec![view.clone()], 0, Purpose::Score);
-    let mut s = tape.root();
-    let mut s = s.at("encoder");
-    let x = match features {
-        Features::Pooled => side.encoder.features(&mut s, side.stem, views),
-        Features::Map => side.encoder.map(&mut s, side.stem, views),
-    };
+    let views = tape.augment(input, vec![view.clone()], 0, 0, Purpose::Score);
+    let x = side.record(&mut tape, "encoder", views, features, &protocol.layer)?;
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
     let mut weights = Weights::on(device.clone(), 0);

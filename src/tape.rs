@@ -111,6 +111,7 @@ pub struct Tape {
     undo: Vec<Undo>,
     grads: HashMap<Var, Var>,
     names: BTreeMap<String, Var>,
+    taps: BTreeMap<String, Var>,
     /// What calls of one kind collect over the whole recording.
     common: HashMap<TypeId, Rc<dyn Any>>,
 }
@@ -125,6 +126,7 @@ impl Tape {
             undo: vec![],
             grads: HashMap::new(),
             names: BTreeMap::new(),
+            taps: BTreeMap::new(),
             common: HashMap::new(),
         }
     }
@@ -259,6 +261,10 @@ impl Tape {
         });
         named.filter_map(|(name, v)| Some((name, v, self.gradient(v)?))).collect()
     }
+    /// Outputs of layers by their names: those below `prefix`, without it.
+    pub fn taps(&self, prefix: &str) -> BTreeMap<String, Var> {
+        self.taps.iter().filter_map(|(n, v)| Some((n.strip_prefix(prefix)?.to_string(), *v))).collect()
+    }
     /// Named variables below `prefix`.
     pub fn below(&self, prefix: &str) -> Vec<(String, Var)> {
         self.names.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(n, v)| (n.clone(), *v)).collect()
@@ -286,6 +292,11 @@ impl Scope<'_> {
     }
     pub fn path(&self) -> &str {
         &self.path
+    }
+    /// Give the output of a layer this scope's name, under which it can be scored.
+    pub fn tap(&mut self, x: Var) -> Var {
+        self.tape.taps.insert(self.path.clone(), x);
+        x
     }
     pub fn mode(&self) -> Mode {
         self.tape.mode

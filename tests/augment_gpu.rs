@@ -96,7 +96,7 @@ fn views(device: Device, policies: &[View], images: &[[usize; 2]]) -> sslmem::Re
     let mut tape = Tape::new(Mode::Eval);
     let largest = images.iter().map(|[h, w]| h * w * 3 + 3).max().unwrap();
     let batch = tape.batch(images.len(), largest);
-    let y = tape.augment(batch, policies.to_vec(), 5, Purpose::Score);
+    let y = tape.augment(batch, policies.to_vec(), 0, 5, Purpose::Score);
     tape.keep(y);
     let mut program = tape.compile(&mut Weights::on(device, 0))?;
     let (mut pixels, mut table, mut keys) = (vec![], vec![], vec![]);

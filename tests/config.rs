@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use sslmem::Error;
-use sslmem::config::{DEFAULT, KEYS, Layers, Normalize, Order, PRESETS, Policy, Recipe, nearest, preset};
+use sslmem::config::{self, DEFAULT, KEYS, Layers, Normalize, Order, PRESETS, Recipe, nearest, preset};
 use sslmem::split::{How, Size};
-use sslmem::view;
+use sslmem::view::{self, Policy};
 
 fn base() -> Layers {
-    Layers::new(&Recipe::default()).unwrap()
+    Layers::presets::<&str>(&[]).unwrap()
 }
 
 fn refused<T>(result: Result<T, Error>) -> String {
@@ -29,8 +29,7 @@ fn wrong(assignments: &[&str]) -> String {
 fn every_preset_is_valid_and_comes_back_from_toml() {
     assert_eq!(preset(DEFAULT).unwrap(), Recipe::default());
     for preset in PRESETS {
-        let recipe = (preset.recipe)();
-        recipe.validate().unwrap();
+        let recipe = config::preset(preset.name).unwrap();
         for text in [recipe.to_toml().unwrap(), recipe.explained().unwrap()] {
             assert_eq!(base().text("t", &text).unwrap().resolve().unwrap(), recipe, "{}", preset.name);
         }
@@ -38,7 +37,32 @@ fn every_preset_is_valid_and_comes_back_from_toml() {
         assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe, "{}", preset.name);
     }
     assert_eq!(refused(preset("papr")), "there is no preset `papr`; did you mean `paper`?");
-    assert!(refused(preset("quux")).ends_with("choose one of reference, paper, cifar_small, demo"));
+    assert!(refused(preset("quux")).contains("choose one of reference, paper, paper_mae,"));
+}
+
+#[test]
+fn presets_go_on_top_of_each_other() {
+    let recipe = Layers::presets(&["paper_mae", "svhn"]).unwrap().resolve().unwrap();
+    assert_eq!((&recipe.method.name[..], &recipe.encoder.arch[..], &recipe.data.source[..]), ("mae", "vit_tiny", "svhn:data/svhn"));
+    assert_eq!((recipe.split.shared, recipe.train.epochs), (Size::Count(40_000), 600));
+    let alone = Layers::presets(&["mnist"]).unwrap().resolve().unwrap();
+    assert_eq!((&alone.method.name[..], alone.split.candidate), ("simclr", Size::Count(5_000)));
+    // One with a base starts again.
+    let again = Layers::presets(&["svhn", "paper_dino"]).unwrap().resolve().unwrap();
+    assert_eq!(again, preset("paper_dino").unwrap());
+}
+
+#[test]
+fn a_number_may_go_from_one_value_to_another() {
+    let recipe = base().assign("optim.weight_decay=[0.04, 0.4]").unwrap().resolve().unwrap();
+    let decay = recipe.optim.weight_decay;
+    assert_eq!((decay.cosine(0.0) as f32, decay.cosine(1.0) as f32), (0.04, 0.4));
+    assert!((decay.cosine(0.5) - 0.22).abs() < 1e-6 && (decay.line(0.25) - 0.13).abs() < 1e-6 && decay.line(3.0) == decay.line(1.0));
+    assert!(base().assign("optim.weight_decay=1").unwrap().resolve().unwrap().to_toml().unwrap().contains("weight_decay = 1.0"));
+    for (key, expected) in [("optim.weight_decay=x", "expected a number, or [first, last]"), ("method.momentum=[0.9, 1.5]", "method.momentum is 1.5")] {
+        let error = wrong(&[key]);
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -64,7 +88,7 @@ fn later_layers_win() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("r.toml");
     fs::write(&path, "seed = 4\n[train]\nepochs = 7\nbatch = 64\n[split]\norder = 9\nshared = 240\nexternal = 0.5\n").unwrap();
-    let layers = Layers::new(&preset("paper").unwrap()).unwrap().file(&path).unwrap();
+    let layers = Layers::presets(&["paper"]).unwrap().file(&path).unwrap();
     let layers = layers.set("train.batch", "32").unwrap().set("data.source", "folder:x").unwrap();
     let recipe = layers.assign("data.source=cifar10:a b=c").unwrap().resolve().unwrap();
     assert_eq!((recipe.seed, recipe.train.epochs, recipe.train.batch), (4, 7, 32));
@@ -95,7 +119,7 @@ fn a_view_can_be_a_table() {
     let error = refused(base().text("t", &text(&own.replace("flip", "flop"))).unwrap().resolve());
     assert!(error.starts_with("method.view: unknown field `flop`, expected one of `size`"), "{error}");
     let error = refused(base().text("t", &text(&own.replace("size = 32", "size = 64"))).unwrap().resolve());
-    assert!(error.starts_with("method.view.size is 64, but encoder.size is 32"), "{error}");
+    assert!(error.starts_with("method.view.size is 64, but 32 belongs there"), "{error}");
     let error = refused(base().text("t", &text(&own).replace("cifar10", "unit")).unwrap().resolve());
     assert!(error.starts_with("method.view and score.view are normalised differently"), "{error}");
     let error = refused(base().text("t", &text(&own.replace("flip = 0.5", "flip = 1.5"))).unwrap().resolve());

@@ -2,7 +2,7 @@
 
 use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
-use sslmem::encoders::{Stem, find};
+use sslmem::encoders::{Form, Stem, find};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::optimize::Rule;
 use sslmem::schedule::Schedule;
@@ -11,10 +11,10 @@ use sslmem::var::{Dtype, Var};
 use sslmem::weights::{Init, Weights};
 use std::collections::HashMap;
 
-struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);
+pub struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);
 
 impl Golden {
-    fn read(name: &str) -> Golden {
+    pub fn read(name: &str) -> Golden {
         let bytes = std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().map(|(n, t)| {
@@ -23,19 +23,19 @@ impl Golden {
         });
         Golden(tensors.collect())
     }
-    fn get(&self, name: &str) -> &[f32] {
+    pub fn get(&self, name: &str) -> &[f32] {
         &self.0.get(name).unwrap_or_else(|| panic!("no golden `{name}`")).1
     }
     fn shape(&self, name: &str) -> &[usize] {
         &self.0[name].0
     }
-    fn with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.keys().filter_map(move |n| n.strip_prefix(prefix))
     }
 }
 
 /// Largest difference over the largest golden value.
-fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+pub fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     let scale = want.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
@@ -44,7 +44,7 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 }
 
 /// `u` of formula.py: element j of tensor number i.
-fn uniform(i: u32, j: u32) -> f64 {
+pub fn uniform(i: u32, j: u32) -> f64 {
     let mut h = j.wrapping_mul(2654435761).wrapping_add(i * 40503 + 12345);
     h = (h ^ h >> 16).wrapping_mul(2246822507);
     h = (h ^ h >> 13).wrapping_mul(3266489909);
@@ -52,7 +52,7 @@ fn uniform(i: u32, j: u32) -> f64 {
     (h >> 8) as f64 / (1u32 << 24) as f64
 }
 
-fn signed(i: u32, n: usize) -> Vec<f32> {
+pub fn signed(i: u32, n: usize) -> Vec<f32> {
     (0..n).map(|j| (2.0 * uniform(i, j as u32) - 1.0) as f32).collect()
 }
 
@@ -106,7 +106,7 @@ fn net(golden: &Golden, arch: &str, stem: Stem, mode: Mode, [batch, size]: [usiz
     let images = tape.constant([batch, size, size, 3], signed(number, batch * size * size * 3));
     let mut root = tape.root();
     let mut s = root.at("encoder");
-    let map = encoder.map(&mut s, stem, images);
+    let map = encoder.map(&mut s, &Form { stem, ..Form::of(size) }, images);
     let features = s.average_pool(map);
     let shapes: HashMap<String, Vec<usize>> =
         tape.below("encoder.").into_iter().map(|(n, v)| (n["encoder.".len()..].to_string(), tape.shape(v).dims().to_vec())).collect();

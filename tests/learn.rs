@@ -4,10 +4,10 @@
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::Device;
-use sslmem::encoders::{self, Stem};
+use sslmem::encoders::{self, Features, Form, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
-use sslmem::score::{Features, Protocol, Side, score};
+use sslmem::score::{Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::table::{self, Row};
 use sslmem::train::{Job, Point, train};
@@ -110,11 +110,11 @@ fn pair(dir: &Path) -> Box<dyn Source> {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { view: policy("score", 32).unwrap(), original: policy("original", 32).unwrap(), views: 4, pairs, features, seed: 5, batch }
+    Protocol { view: policy("score", 32).unwrap(), original: policy("original", 32).unwrap(), views: 4, pairs, features, layer: String::new(), seed: 5, batch }
 }
 
 fn side(path: &Path) -> Side<'_> {
-    Side { path, encoder: encoders::find("resnet8").unwrap(), stem: Stem::Cifar }
+    Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) } }
 }
 
 fn bits(rows: &[Row]) -> Vec<(u32, u64, u64, u64)> {
@@ -220,7 +220,7 @@ fn unusable_weights_are_named() {
     let message =
         score(side(&good), side(&good), &other, &*source, &[(0, Subset::Candidate)], &Device::Cpu, &mut Silent).unwrap_err().to_string();
     assert!(message.contains("channel mean") && message.contains("--normalize"), "{message}");
-    let wide = Side { encoder: encoders::find("resnet18").unwrap(), ..side(&good) };
+    let wide = Side { network: Network { encoder: encoders::find("resnet18").unwrap(), form: Form::of(32) }, ..side(&good) };
     let error = score(
         wide,
         side(&good),

@@ -5,10 +5,10 @@ use emulator::Options;
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::{Device, Queue};
-use sslmem::encoders::{self, Stem};
+use sslmem::encoders::{self, Features, Form, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{Features, Protocol, Side, score};
+use sslmem::score::{Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::table::Row;
 use sslmem::train::{Job, Point, train};
@@ -55,12 +55,12 @@ fn training_on_a_gpu_follows_the_cpu() {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { view: policy("score", 16).unwrap(), original: policy("original", 16).unwrap(), views: 3, pairs, features, seed: 5, batch }
+    Protocol { view: policy("score", 16).unwrap(), original: policy("original", 16).unwrap(), views: 3, pairs, features, layer: String::new(), seed: 5, batch }
 }
 
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
-    let side = |path| Side { path, encoder: encoders::find("resnet8").unwrap(), stem: Stem::Cifar };
+    let side = |path| Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) } };
     let samples: Vec<(u32, Subset)> = (0..3).map(|i| (i, Subset::Candidate)).collect();
     score(side(&f), side(&g), protocol, &*source(), &samples, device, &mut Silent).unwrap()
 }

@@ -274,7 +274,7 @@ fn works_without_variance_or_finite_numbers() {
     (extreme[0].score, extreme[1].score, extreme[2].align_g) = (1e308, -1e308, 1e300);
     for (rows, lost) in [(same, None), (broken, Some("24 images without")), (some, Some("2 images without")), (extreme, None)] {
         let mut all = input(&rows, Some(&source));
-        let nothing = Point { step: 0, epoch: 0.0, loss: f64::NAN, std: f64::NAN, lr: 0.0 };
+        let nothing = Point { step: 0, epoch: 0.0, loss: f64::NAN, std: f64::NAN, ..Point::default() };
         all.curves = vec![Curve { name: "f".into(), points: vec![nothing] }, Curve { name: "g".into(), points: vec![] }];
         let (_, page) = written(&all);
         assert!(lost.is_none_or(|text| page.contains(text)), "{lost:?}");

@@ -58,7 +58,7 @@ impl Step {
     pub fn new(device: &Device, n: Network, policy: &str, largest: usize) -> Result<Step> {
         let mut tape = Tape::new(Mode::Train);
         let batch = tape.batch(n.batch / 2, largest);
-        let views = tape.augment(batch, vec![view(policy, n.size); 2], 5, Purpose::Train);
+        let views = tape.augment(batch, vec![view(policy, n.size); 2], 0, 5, Purpose::Train);
         record_training(&mut tape, n, views)?;
         let program = tape.compile(&mut Weights::on(device.clone(), 3))?;
         Ok(Step { program, batch, at: 0 })

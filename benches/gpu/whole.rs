@@ -23,13 +23,14 @@ pub const SCORING: &[Job] = &[("score/memory", score_memory), ("score/jpeg", sco
 
 fn resnet18(bench: &Bench) -> Network {
     let (size, batch) = (bench.size(32, 8), bench.size(1024, 4));
-    Network { arch: if bench.tiny { "resnet8" } else { "resnet18" }, stem: Stem::Cifar, size, batch }
+    Network { arch: if bench.tiny { "resnet8" } else { "resnet18" }, stem: Stem::Cifar, patch: 4, size, batch }
 }
 
 fn resnet50(bench: &Bench, batch: usize) -> Network {
     Network {
         arch: if bench.tiny { "resnet8" } else { "resnet50" },
         stem: Stem::Imagenet,
+        patch: 16,
         size: bench.size(224, 16),
         batch: bench.size(batch, 4),
     }

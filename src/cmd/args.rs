@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Global;
-use crate::config::{DEFAULT, Layers, Recipe, preset};
+use crate::config::{Layers, Recipe};
 use crate::data::{self, Source};
 use crate::error::Result;
 
 /// Where the recipe comes from.
 #[derive(Args, Default)]
 pub struct Origin {
-    /// Recipe to start from (see `sslmem show presets`) [default: reference]
+    /// Recipe to start from (see `sslmem show presets`), and others that change it [default: reference]
     #[arg(long, value_name = "NAME", help_heading = "Recipe")]
-    pub preset: Option<String>,
+    pub preset: Vec<String>,
     /// TOML file with any keys of a recipe (see `sslmem show recipe`); wins over the preset
     #[arg(long, value_name = "FILE", help_heading = "Recipe")]
     pub recipe: Option<PathBuf>,
@@ -40,13 +40,19 @@ pub struct Network {
     /// Encoder (see `sslmem show encoders`)
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub arch: Option<String>,
-    /// First layers: cifar (3x3, no max-pool) or imagenet (7x7, max-pool)
+    /// First layers of a ResNet: cifar (3x3, no max-pool) or imagenet (7x7, max-pool)
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub stem: Option<String>,
+    /// Height and width of a ViT's patches in pixels
+    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    pub patch: Option<usize>,
+    /// A ViT's positions: learned or sincos
+    #[arg(long, value_name = "NAME", help_heading = "Encoder")]
+    pub positions: Option<String>,
     /// Height and width of the views in pixels
     #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
     pub size: Option<usize>,
-    /// Channel statistics the encoder was trained with: cifar10, imagenet, half or unit
+    /// Channel statistics the encoder was trained with: cifar10, imagenet, half, unit or another's name
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub normalize: Option<String>,
 }
@@ -76,6 +82,7 @@ impl Flags {
     }
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
+        let flags = flags.with("encoder.patch", &network.patch).with("encoder.positions", &network.positions);
         flags.with("encoder.size", &network.size).with("encoder.normalize", &network.normalize)
     }
     pub fn length(self, length: &Length) -> Flags {
@@ -91,12 +98,12 @@ impl Flags {
 
 impl Origin {
     pub fn is_empty(&self) -> bool {
-        self.preset.is_none() && self.recipe.is_none() && self.set.is_empty()
+        self.preset.is_empty() && self.recipe.is_none() && self.set.is_empty()
     }
 
     /// The recipe: preset, then file, then flags, then `--set`.
     pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
-        let mut layers = Layers::new(&preset(self.preset.as_deref().unwrap_or(DEFAULT))?)?;
+        let mut layers = Layers::presets(&self.preset)?;
         if let Some(path) = &self.recipe {
             layers = layers.file(path)?;
         }

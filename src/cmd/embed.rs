@@ -25,9 +25,12 @@ pub struct Verb {
     /// File to write: `features` [samples, width] in the order of the data, f32
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// Pooled features or the whole map
+    /// Pooled features (a ViT's class token), their mean over places, or the whole map (all tokens)
     #[arg(long, value_name = "WHICH")]
     features: Option<String>,
+    /// The whole output of a layer instead, such as layer4.1 or blocks.3
+    #[arg(long, value_name = "NAME")]
+    layer: Option<String>,
     /// Samples at a time; features do not depend on it
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -44,6 +47,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags = flags.with("score.layer", &verb.layer);
     let recipe = verb.origin.resolve(&flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
     let device = global.device()?;
     keep(&verb.out, verb.force)?;

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::score::{Side, score};
 use crate::split::{Split, Subset};
-use crate::{encoders, files, table};
+use crate::{files, table};
 
 /// Score every sample with a pair of encoders
 #[derive(Args)]
@@ -38,9 +38,12 @@ pub struct Verb {
     /// Which views are compared: all pairs (Eq. 1) or the original with each (the released code)
     #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
     pairs: Option<String>,
-    /// What is compared: pooled features or the whole map
+    /// What is compared: pooled features (a ViT's class token), their mean over places, or the whole map (all tokens)
     #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
     features: Option<String>,
+    /// Compare the whole output of a layer instead, such as layer4.1 or blocks.3
+    #[arg(long, value_name = "NAME", help_heading = "Scoring")]
+    layer: Option<String>,
     /// Kind of views (see `sslmem show policies`)
     #[arg(long, value_name = "NAME", help_heading = "Scoring")]
     view: Option<String>,
@@ -61,6 +64,7 @@ pub struct Verb {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
+    let flags = flags.with("score.layer", &verb.layer);
     let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
     let device = global.device()?;
     keep(&verb.out, verb.force)?;
@@ -87,5 +91,5 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 }
 
 pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {
-    Ok(Side { path, encoder: encoders::find(&recipe.encoder.arch)?, stem: recipe.encoder.stem })
+    Ok(Side { path, network: recipe.network()? })
 }

@@ -34,9 +34,9 @@ enum What {
         after_help = "Examples:\n  sslmem show recipe paper > mine.toml\n  sslmem show recipe --recipe mine.toml --set train.epochs=10"
     )]
     Recipe {
-        /// Preset to show
+        /// Presets to show, each on top of the one before
         #[arg(value_name = "PRESET")]
-        named: Option<String>,
+        named: Vec<String>,
         #[command(flatten)]
         origin: Origin,
     },
@@ -97,12 +97,12 @@ struct Augment {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     match verb.what {
         What::Recipe { named, mut origin } => {
-            origin.preset = named.or(origin.preset);
+            origin.preset.splice(0..0, named);
             print(&origin.resolve(&Flags::default().seed(global))?.explained()?)
         }
         What::Presets => list(PRESETS.iter().map(|preset| (preset.name, preset.about.to_string()))),
-        What::Methods => list(METHODS.iter().map(|method| (method.name(), format!("{} views", method.views())))),
-        What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), format!("{} features", encoder.width())))),
+        What::Methods => list(METHODS.iter().map(|method| (method.name(), method.about().to_string()))),
+        What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), encoder.about()))),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
         What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, describe(&make(size))))),
         What::Policies { name: Some(name), size } => {

@@ -23,11 +23,13 @@ impl Recipe {
         at_least("train.batch", train.batch, 2)?;
         at_least("score.views", score.views, if score.pairs == Pairs::All { 2 } else { 1 })?;
         at_least("score.batch", score.batch, 1)?;
-        positive("method.temperature", method.temperature)?;
         positive("optim.lr", optim.lr)?;
         positive("optim.eps", optim.eps)?;
         positive("optim.trust", optim.trust)?;
-        not_negative("optim.weight_decay", optim.weight_decay)?;
+        optim.weight_decay.0.iter().try_for_each(|&d| not_negative("optim.weight_decay", d))?;
+        not_negative("optim.lr_end", optim.lr_end)?;
+        not_negative("optim.lr_bias", optim.lr_bias)?;
+        not_negative("optim.clip", optim.clip)?;
         not_negative("optim.warmup_epochs", optim.warmup_epochs)?;
         below_one("optim.momentum", optim.momentum)?;
         optim.betas.iter().try_for_each(|&beta| below_one("optim.betas", beta))?;
@@ -36,7 +38,30 @@ impl Recipe {
             return Err(Error::config(what, "choose a warm-up that ends before the training"));
         }
         self.validate_split()?;
-        self.validate_views()
+        self.validate_views()?;
+        self.validate_method()
+    }
+
+    fn validate_method(&self) -> Result<()> {
+        let m = &self.method;
+        positive("method.temperature", m.temperature)?;
+        m.teacher_temperature.0.iter().try_for_each(|&t| positive("method.teacher_temperature", t))?;
+        m.momentum.0.iter().try_for_each(|&m| share("method.momentum", m))?;
+        below_one("method.center_momentum", m.center_momentum)?;
+        below_one("method.mask", m.mask)?;
+        below_one("method.alignment_limit", m.alignment_limit)?;
+        below_one("encoder.drop_path", self.encoder.drop_path)?;
+        not_negative("method.teacher_warmup_epochs", m.teacher_warmup_epochs)?;
+        not_negative("method.freeze_last_layer", m.freeze_last_layer)?;
+        not_negative("method.lambda", m.lambda)?;
+        positive("method.scale", m.scale)?;
+        m.weights.iter().try_for_each(|&w| not_negative("method.weights", w))?;
+        let network = self.network()?;
+        if self.encoder.drop_path > 0.0 && network.encoder.vit().is_none() {
+            let what = format!("encoder.drop_path is {}, and {} has no branches to leave out", self.encoder.drop_path, network.encoder.name());
+            return Err(Error::config(what, "set it to 0, or choose a ViT"));
+        }
+        methods::find(&m.name)?.check(m, &network)
     }
 
     fn validate_split(&self) -> Result<()> {
@@ -56,14 +81,16 @@ impl Recipe {
     }
 
     fn validate_views(&self) -> Result<()> {
-        let (train, score, original) = (self.train_view()?, self.score_view()?, self.original_view()?);
-        for (key, view) in [("method.view", &train), ("score.view", &score), ("score.view", &original)] {
+        let (train, score, original) = (self.train_views()?, self.score_view()?, self.original_view()?);
+        let train = || train.iter().flatten();
+        let trained = train().map(|view| ("method.view", view));
+        for (key, view) in trained.chain([("score.view", &score), ("score.view", &original)]) {
             view.validate().map_err(|error| match error {
                 Error::Config { what, remedy } => Error::config(format!("{key}: {what}"), remedy),
                 other => other,
             })?;
         }
-        if (train.mean, train.std) != (score.mean, score.std) {
+        if train().any(|train| (train.mean, train.std) != (score.mean, score.std)) {
             return Err(Error::config(
                 "method.view and score.view are normalised differently, so scoring would show the encoders what they never saw",
                 "give both the same mean and std",
@@ -113,6 +140,11 @@ fn positive(key: &str, value: f32) -> Result<()> {
 fn not_negative(key: &str, value: f32) -> Result<()> {
     let holds = value >= 0.0 && value.is_finite();
     if holds { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), "choose 0 or more")) }
+}
+
+fn share(key: &str, value: f32) -> Result<()> {
+    let holds = (0.0..=1.0).contains(&value);
+    if holds { Ok(()) } else { Err(Error::config(format!("{key} is {value}"), "choose a number from 0 to 1")) }
 }
 
 fn below_one(key: &str, value: f32) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::check::remedy;
-use super::{KEYS, Recipe};
+use super::{KEYS, Recipe, presets};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -16,15 +16,22 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// The lowest layer, which has every key.
+    /// The lowest layer: TOML that has every key.
     ///
     /// # Errors
-    /// A number does not fit TOML.
-    pub fn new(preset: &Recipe) -> Result<Layers> {
-        match Value::try_from(preset) {
-            Ok(Value::Table(table)) => Ok(Layers { table }),
-            _ => Err(Error::config("the recipe does not fit TOML", "choose seeds below 2^63")),
-        }
+    /// It is not TOML.
+    pub(super) fn whole(text: &str) -> Result<Layers> {
+        let table = text.parse().map_err(|e| Error::config(format!("a preset is broken: {e}"), "report this"))?;
+        Ok(Layers { table })
+    }
+
+    /// Presets, one over the other; without any, the default one.
+    ///
+    /// # Errors
+    /// There is no such preset.
+    pub fn presets<T: AsRef<str>>(names: &[T]) -> Result<Layers> {
+        let start = presets::find(presets::DEFAULT)?.over(Layers { table: Table::new() })?;
+        names.iter().try_fold(start, |layers, name| presets::find(name.as_ref())?.over(layers))
     }
 
     /// A TOML file with any of the keys.

@@ -7,16 +7,17 @@ mod presets;
 use serde::{Deserialize, Serialize};
 
 use crate::data::OnBadImage;
-use crate::encoders::Stem;
+use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
-use crate::methods::Projector;
+use crate::methods::{self, Kind, Ramp};
 use crate::ops::alignment::Pairs;
-use crate::score::{Features, Protocol};
+use crate::score::Protocol;
 use crate::split::{How, Size, Sizes};
-use crate::view::{self, View};
+use crate::view::{self, Policy, View};
 
 pub use check::nearest;
 pub use layers::Layers;
+pub use crate::methods::Options as Method;
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
@@ -56,17 +57,11 @@ pub struct Split {
 pub struct Encoder {
     pub arch: String,
     pub stem: Stem,
+    pub patch: usize,
+    pub positions: Positions,
+    pub drop_path: f32,
     pub size: usize,
     pub normalize: Normalize,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Method {
-    pub name: String,
-    pub temperature: f32,
-    pub projector: Projector,
-    pub view: Policy,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,9 +70,13 @@ pub struct Optim {
     pub name: String,
     pub lr: f32,
     pub lr_scaling: String,
+    pub lr_end: f32,
+    pub lr_bias: f32,
     pub warmup_epochs: f32,
     pub schedule: String,
-    pub weight_decay: f32,
+    pub weight_decay: Ramp,
+    pub decay_all: bool,
+    pub clip: f32,
     pub momentum: f32,
     pub betas: [f32; 2],
     pub eps: f32,
@@ -97,6 +96,7 @@ pub struct Score {
     pub views: usize,
     pub pairs: Pairs,
     pub features: Features,
+    pub layer: String,
     pub batch: usize,
     pub view: Policy,
 }
@@ -114,18 +114,45 @@ pub const KEYS: &[(&str, &str)] = &[
     ("split.order", "\"ordered\" by index as in the paper, or the seed of a random order"),
     ("encoder.arch", "see `sslmem show encoders`"),
     ("encoder.stem", "cifar: 3x3 and no max-pool; imagenet: 7x7, stride 2, max-pool"),
+    ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
+    ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
+    ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
     ("encoder.size", "height and width of the views, pixels"),
-    ("encoder.normalize", "channel statistics of views with a name: cifar10, imagenet, half (-1..1), unit (0..1)"),
+    ("encoder.normalize", "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1)"),
     ("method.name", "see `sslmem show methods`"),
-    ("method.temperature", "of the softmax over similarities"),
-    ("method.projector", "paper: 512, norm, ReLU, 128; reference: 1024, ReLU, 128"),
+    ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
+    ("method.projector", "widths of the projector's layers"),
+    ("method.head_norm", "batch norm in the heads"),
+    ("method.predictor", "simsiam, byol, mocov3: widths of the predictor's layers"),
+    ("method.fixed_predictor", "simsiam: the predictor's rate does not decay"),
+    ("method.momentum", "byol, mocov3, dino: of the teacher's average; [first, last] with a cosine between"),
+    ("method.teacher_temperature", "dino: a number, or [first, last] with a line between over teacher_warmup_epochs"),
+    ("method.teacher_warmup_epochs", "dino: epochs until the teacher's temperature is the last"),
+    ("method.prototypes", "dino: outputs of the last layer"),
+    ("method.center_momentum", "dino: of the teacher's centre"),
+    ("method.freeze_last_layer", "dino: epochs in which the last layer does not move"),
+    ("method.lambda", "barlow: weight of the off-diagonal"),
+    ("method.scale", "barlow: of the whole loss"),
+    ("method.weights", "vicreg: of invariance, variance and covariance"),
+    ("method.mask", "mae: share of the patches that are hidden"),
+    ("method.norm_pix", "mae: predict patches normalised one by one"),
+    ("method.decoder", "mae: width, blocks and heads of the decoder"),
+    ("method.alignment_limit", "lambda of Eq. 3: the loss is (1 - lambda) loss - lambda distance of two views"),
     ("method.view", "what training sees: a name (`sslmem show policies`) or a table"),
+    ("method.second_view", "the same for the second view of methods with two kinds"),
+    ("method.local_view", "dino: the same for the small crops"),
+    ("method.local_crops", "dino: how many small crops"),
+    ("method.local_size", "dino: height and width of the small crops, pixels"),
     ("optim.name", "sgd, adam, adamw or lars"),
     ("optim.lr", "peak learning rate, before scaling"),
     ("optim.lr_scaling", "none; linear: times batch / 256; sqrt: times the root of batch / 256"),
+    ("optim.lr_end", "learning rate at the end of the cosine, as a share of the peak"),
+    ("optim.lr_bias", "factor for norms and biases (tensors with one dimension)"),
     ("optim.warmup_epochs", "epochs of linear rise to the peak"),
-    ("optim.schedule", "after the warm-up: cosine (to zero) or constant"),
-    ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere"),
+    ("optim.schedule", "after the warm-up: cosine (to lr_end) or constant"),
+    ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere; [first, last] with a cosine between"),
+    ("optim.decay_all", "norms and biases decay, too"),
+    ("optim.clip", "largest l2 norm of one tensor's gradient; 0: no limit"),
     ("optim.momentum", "of sgd and lars"),
     ("optim.betas", "of adam and adamw"),
     ("optim.eps", "of adam and adamw"),
@@ -134,10 +161,18 @@ pub const KEYS: &[(&str, &str)] = &[
     ("train.batch", "samples in a step; what is left of an epoch is not used"),
     ("score.views", "K, augmented views of each sample"),
     ("score.pairs", "all: every pair of views (Eq. 1); original: the image against each view (the released code)"),
-    ("score.features", "pooled: after average pooling; map: the whole feature map"),
+    ("score.features", "pooled: after average pooling, or the class token; mean: over places; map: the whole map, or all tokens"),
+    ("score.layer", "score the whole output of this layer instead (see `sslmem show layers`); empty: the end"),
     ("score.batch", "samples at a time; scores do not depend on it"),
     ("score.view", "what scoring sees: a name or a table"),
 ];
+
+impl Default for Recipe {
+    /// The preset [`DEFAULT`].
+    fn default() -> Recipe {
+        preset(DEFAULT).expect("a test resolves every preset")
+    }
+}
 
 impl Recipe {
     /// What training sees, at the encoder's size.
@@ -145,7 +180,33 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::validate`].
     pub fn train_view(&self) -> Result<View> {
-        self.view("method.view", &self.method.view)
+        self.view("method.view", &self.method.view, self.encoder.size)
+    }
+
+    /// The views of a training step: those that go through the encoder together, group by group.
+    ///
+    /// # Errors
+    /// As [`Recipe::validate`].
+    pub fn train_views(&self) -> Result<Vec<Vec<View>>> {
+        let o = &self.method;
+        let one = |kind: &Kind| match kind {
+            Kind::First => self.view("method.view", &o.view, self.encoder.size),
+            Kind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
+            Kind::Local => self.view("method.local_view", &o.local_view, o.local_size),
+        };
+        let groups = methods::find(&o.name)?.views(o);
+        groups.iter().map(|group| group.iter().map(one).collect()).collect()
+    }
+
+    /// The encoder as the recipe builds it.
+    ///
+    /// # Errors
+    /// There is no such encoder, or it cannot have this form.
+    pub fn network(&self) -> Result<Network> {
+        let Encoder { stem, patch, positions, size, .. } = self.encoder;
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form: Form { stem, patch, positions, ..Form::of(size) } };
+        network.encoder.check(&network.form, size)?;
+        Ok(network)
     }
 
     /// What scoring sees, at the encoder's size.
@@ -153,7 +214,7 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::validate`].
     pub fn score_view(&self) -> Result<View> {
-        self.view("score.view", &self.score.view)
+        self.view("score.view", &self.score.view, self.encoder.size)
     }
 
     /// The image itself, without augmentation, normalised as [`Recipe::score_view`] is.
@@ -163,7 +224,7 @@ impl Recipe {
     pub fn original_view(&self) -> Result<View> {
         let name = if self.encoder.stem == Stem::Imagenet { "original_imagenet" } else { "original" };
         let View { mean, std, .. } = self.score_view()?;
-        Ok(self.view("original", &Policy::Named(name.into()))?.normalized(mean, std))
+        Ok(self.view("original", &Policy::Named(name.into()), self.encoder.size)?.normalized(mean, std))
     }
 
     /// How scoring measures a sample.
@@ -171,24 +232,24 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::validate`].
     pub fn protocol(&self) -> Result<Protocol> {
-        let Score { views, pairs, features, batch, .. } = self.score;
+        let Score { views, pairs, features, ref layer, batch, .. } = self.score;
         let (view, original) = (self.score_view()?, self.original_view()?);
-        Ok(Protocol { view, original, views, pairs, features, seed: self.seed, batch })
+        Ok(Protocol { view, original, views, pairs, features, layer: layer.clone(), seed: self.seed, batch })
     }
 
-    fn view(&self, key: &str, policy: &Policy) -> Result<View> {
+    fn view(&self, key: &str, policy: &Policy, size: usize) -> Result<View> {
         let view = match policy {
             Policy::Own(view) => view.clone(),
             Policy::Named(name) => {
                 let [mean, std] = self.encoder.normalize.statistics();
-                let made = view::policy(name, self.encoder.size).ok_or_else(|| {
+                let made = view::policy(name, size).ok_or_else(|| {
                     Error::config(format!("{key}: there is no policy `{name}`"), check::remedy(name, view::POLICIES.iter().map(|p| p.0)))
                 })?;
                 made.normalized(mean, std)
             }
         };
-        if view.size != self.encoder.size {
-            let what = format!("{key}.size is {}, but encoder.size is {}", view.size, self.encoder.size);
+        if view.size != size {
+            let what = format!("{key}.size is {}, but {size} belongs there", view.size);
             return Err(Error::config(what, "give both the same size"));
         }
         Ok(view)
@@ -245,19 +306,15 @@ pub enum Order {
     Seed(u64),
 }
 
-/// What kind of views: a name in [`view::POLICIES`], or all of its parameters.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Policy {
-    Named(String),
-    Own(View),
-}
-
 /// What is subtracted from the channels of a view, and what the difference is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalize {
     Cifar10,
+    Cifar100,
+    Svhn,
+    Stl10,
+    Mnist,
     Imagenet,
     Half,
     Unit,
@@ -268,6 +325,10 @@ impl Normalize {
     pub fn statistics(self) -> [[f32; 3]; 2] {
         match self {
             Normalize::Cifar10 => view::CIFAR10,
+            Normalize::Cifar100 => view::CIFAR100,
+            Normalize::Svhn => view::SVHN,
+            Normalize::Stl10 => view::STL10,
+            Normalize::Mnist => view::MNIST,
             Normalize::Imagenet => view::IMAGENET,
             Normalize::Half => view::HALF,
             Normalize::Unit => view::UNIT,
@@ -307,26 +368,5 @@ impl serde::de::Visitor<'_> for AnyOrder {
     fn visit_i64<E: serde::de::Error>(self, seed: i64) -> std::result::Result<Order, E> {
         let wrong = || E::invalid_value(serde::de::Unexpected::Signed(seed), &self);
         u64::try_from(seed).map(Order::Seed).map_err(|_| wrong())
-    }
-}
-
-impl<'de> Deserialize<'de> for Policy {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Policy, D::Error> {
-        from.deserialize_any(AnyPolicy)
-    }
-}
-
-struct AnyPolicy;
-
-impl<'de> serde::de::Visitor<'de> for AnyPolicy {
-    type Value = Policy;
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the name of a policy or a table with all of its parameters")
-    }
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Policy, E> {
-        Ok(Policy::Named(name.to_string()))
-    }
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> std::result::Result<Policy, A::Error> {
-        View::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Policy::Own)
     }
 }

@@ -1,52 +1,125 @@
-//! The recipes that have a name.
+//! The recipes that have a name: each is another one and what it changes, in `presets/`.
 
-use super::{Data, Encoder, Method, Normalize, Optim, Order, Policy, Recipe, Score, Split, Train, nearest};
-use crate::data::OnBadImage;
-use crate::encoders::Stem;
+use super::{Layers, Recipe, nearest};
 use crate::error::{Error, Result};
-use crate::methods::Projector;
-use crate::ops::alignment::Pairs;
-use crate::score::Features;
-use crate::split::Size;
 
-/// A recipe with a name.
+/// A recipe with a name, or a part of one.
 pub struct Preset {
     pub name: &'static str,
+    /// What it starts from; `None`: it changes whatever stands before it on the command line.
+    pub base: Option<&'static str>,
     pub about: &'static str,
-    pub recipe: fn() -> Recipe,
+    /// The keys it changes, as TOML.
+    changes: &'static str,
 }
 
-/// The preset that a recipe starts from when none is named.
+/// The preset that a recipe starts from when none is named. Its file has every key.
 pub const DEFAULT: &str = "reference";
+const REFERENCE: &str = include_str!("presets/reference.toml");
 
-/// Every preset.
+const fn preset_of(name: &'static str, base: &'static str, changes: &'static str, about: &'static str) -> Preset {
+    Preset { name, base: Some(base), about, changes }
+}
+
+const fn part(name: &'static str, changes: &'static str, about: &'static str) -> Preset {
+    Preset { name, base: None, about, changes }
+}
+
+/// Every preset. What a base is stands before what is made of it.
 pub const PRESETS: &[Preset] = &[
-    Preset {
-        name: "reference",
-        about: "SimCLR, ResNet-18, 100 epochs of CIFAR-10: the recipe with published loss and accuracy (github.com/dkobak/simclr-cifar10)",
-        recipe: reference,
-    },
-    Preset {
-        name: "paper",
-        about: "SimCLR, ResNet-50, 500 epochs of CIFAR-10 as in the released code of SSLMem (the paper says 600), three pairs",
-        recipe: paper,
-    },
-    Preset {
-        name: "cifar_small",
-        about: "300 images of CIFAR-10 and a small encoder: memorization one can see within an hour on two cores",
-        recipe: cifar_small,
-    },
-    Preset { name: "demo", about: "a procedural data set and a small encoder: minutes on two cores, no files needed", recipe: demo },
+    preset_of(
+        "reference",
+        DEFAULT,
+        "",
+        "SimCLR, ResNet-18, 100 epochs of CIFAR-10: the recipe with published loss and accuracy (github.com/dkobak/simclr-cifar10)",
+    ),
+    preset_of(
+        "paper",
+        DEFAULT,
+        include_str!("presets/paper.toml"),
+        "SimCLR, ResNet-50, 500 epochs of CIFAR-10 as in the released code of SSLMem (the paper says 600), three pairs",
+    ),
+    preset_of("paper_mae", "paper", include_str!("presets/paper_mae.toml"), "SSLMem's MAE: ViT-Tiny with patches of 2, 600 epochs of CIFAR-10"),
+    preset_of(
+        "paper_dino",
+        "paper",
+        include_str!("presets/paper_dino.toml"),
+        "SSLMem's DINO: ViT-Tiny, the authors' head and schedules, 600 epochs of CIFAR-10 (crops for 32x32: the paper does not say)",
+    ),
+    preset_of("paper_dino_resnet50", "paper_dino", include_str!("presets/paper_dino_resnet50.toml"), "the same with a ResNet-50"),
+    preset_of("paper_vicreg", "paper", include_str!("presets/paper_vicreg.toml"), "SSLMem's VICReg: ResNet-50, 600 epochs of CIFAR-10"),
+    preset_of(
+        "layermem_simsiam",
+        "paper",
+        include_str!("presets/layermem_simsiam.toml"),
+        "SimSiam as in the follow-up on localizing memorization: 200 epochs, ResNet-18",
+    ),
+    preset_of("simclr_imagenet", DEFAULT, include_str!("presets/simclr_imagenet.toml"), "SimCLR's own: ResNet-50, LARS, batch 4096, 100 epochs"),
+    preset_of("mocov3_imagenet", "simclr_imagenet", include_str!("presets/mocov3_imagenet.toml"), "MoCo v3's own: ResNet-50, LARS, 300 epochs"),
+    preset_of("mocov3_vit_imagenet", "mocov3_imagenet", include_str!("presets/mocov3_vit_imagenet.toml"), "MoCo v3's own: ViT-S/16, AdamW"),
+    preset_of("byol_imagenet", "mocov3_imagenet", include_str!("presets/byol_imagenet.toml"), "BYOL's own: ResNet-50, LARS, 1000 epochs"),
+    preset_of("simsiam_imagenet", "simclr_imagenet", include_str!("presets/simsiam_imagenet.toml"), "SimSiam's own: ResNet-50, SGD, batch 512"),
+    preset_of("barlow_imagenet", "byol_imagenet", include_str!("presets/barlow_imagenet.toml"), "Barlow Twins' own: ResNet-50, LARS, batch 2048"),
+    preset_of("vicreg_imagenet", "barlow_imagenet", include_str!("presets/vicreg_imagenet.toml"), "VICReg's own: ResNet-50, LARS, batch 2048"),
+    preset_of("dino_imagenet", "simclr_imagenet", include_str!("presets/dino_imagenet.toml"), "DINO's own: ViT-S/16, 2 + 8 crops, 100 epochs"),
+    preset_of("mae_imagenet", "simclr_imagenet", include_str!("presets/mae_imagenet.toml"), "MAE's own: ViT-B/16, 800 epochs"),
+    preset_of("cifar_simclr", DEFAULT, include_str!("presets/cifar_simclr.toml"), "SimCLR on CIFAR as solo-learn has it: ResNet-18, 1000 epochs"),
+    preset_of("cifar_simsiam", "cifar_simclr", include_str!("presets/cifar_simsiam.toml"), "SimSiam on CIFAR as solo-learn has it"),
+    preset_of("cifar_byol", "cifar_simclr", include_str!("presets/cifar_byol.toml"), "BYOL on CIFAR as solo-learn has it"),
+    preset_of("cifar_mocov3", "cifar_byol", include_str!("presets/cifar_mocov3.toml"), "MoCo v3 on CIFAR as solo-learn has it"),
+    preset_of("cifar_barlow", "cifar_simclr", include_str!("presets/cifar_barlow.toml"), "Barlow Twins on CIFAR as solo-learn has it"),
+    preset_of("cifar_vicreg", "cifar_simclr", include_str!("presets/cifar_vicreg.toml"), "VICReg on CIFAR as solo-learn has it"),
+    preset_of("cifar_dino", "cifar_simclr", include_str!("presets/cifar_dino.toml"), "DINO on CIFAR as solo-learn has it: two crops, a ResNet-18"),
+    preset_of(
+        "cifar_mae",
+        "cifar_simclr",
+        include_str!("presets/cifar_mae.toml"),
+        "MAE on CIFAR (github.com/IcarusWizard/MAE, on which SSLMem builds): ViT-Tiny with patches of 2, 2000 epochs",
+    ),
+    preset_of(
+        "cifar_small",
+        DEFAULT,
+        include_str!("presets/cifar_small.toml"),
+        "300 images of CIFAR-10 and a small encoder: memorization one can see within an hour on two cores",
+    ),
+    preset_of("demo", "cifar_small", include_str!("presets/demo.toml"), "a procedural data set and a small encoder: minutes on two cores, no files needed"),
+    preset_of("smoke", DEFAULT, include_str!("presets/smoke.toml"), "SimCLR and a small ResNet on 5,000 images of CIFAR-10: minutes on two cores"),
+    preset_of("smoke_simsiam", "smoke", include_str!("presets/smoke_simsiam.toml"), "the same with SimSiam"),
+    preset_of("smoke_byol", "smoke", include_str!("presets/smoke_byol.toml"), "the same with BYOL"),
+    preset_of("smoke_mocov3", "smoke", include_str!("presets/smoke_mocov3.toml"), "the same with MoCo v3"),
+    preset_of("smoke_barlow", "smoke", include_str!("presets/smoke_barlow.toml"), "the same with Barlow Twins"),
+    preset_of("smoke_vicreg", "smoke", include_str!("presets/smoke_vicreg.toml"), "the same with VICReg"),
+    preset_of("smoke_dino", "smoke", include_str!("presets/smoke_dino.toml"), "the same with DINO and a small ViT"),
+    preset_of("smoke_mae", "smoke", include_str!("presets/smoke_mae.toml"), "the same with MAE and a small ViT"),
+    part("cifar100", include_str!("presets/cifar100.toml"), "CIFAR-100 with the paper's sizes, after another preset: --preset paper_mae --preset cifar100"),
+    part("svhn", include_str!("presets/svhn.toml"), "SVHN with the paper's sizes, after another preset"),
+    part("stl10", include_str!("presets/stl10.toml"), "STL-10 at 32x32 with the paper's sizes, after another preset"),
+    part("mnist", include_str!("presets/mnist.toml"), "MNIST with the paper's sizes, after another preset"),
+    part("imagenet", include_str!("presets/imagenet.toml"), "a folder of ImageNet at 224 with the paper's 95,000 images, after another preset"),
 ];
+
+impl Preset {
+    /// These layers with this preset on top, or in their place if it has a base.
+    ///
+    /// # Errors
+    /// None but those of a broken preset, which a test looks for.
+    pub(super) fn over(&self, layers: Layers) -> Result<Layers> {
+        let below = match self.base {
+            None => layers,
+            Some(_) if self.name == DEFAULT => return Layers::whole(REFERENCE),
+            Some(base) => find(base)?.over(layers)?,
+        };
+        below.text(self.name, self.changes)
+    }
+}
 
 /// The preset of this name.
 ///
 /// # Errors
 /// There is none; the error names the nearest one.
-pub fn preset(name: &str) -> Result<Recipe> {
+pub fn find(name: &str) -> Result<&'static Preset> {
     let names = || PRESETS.iter().map(|preset| preset.name);
-    let found = PRESETS.iter().find(|preset| preset.name == name);
-    found.map(|preset| (preset.recipe)()).ok_or_else(|| {
+    PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
         let remedy = match nearest(name, names()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("choose one of {}", names().collect::<Vec<_>>().join(", ")),
@@ -55,115 +128,10 @@ pub fn preset(name: &str) -> Result<Recipe> {
     })
 }
 
-impl Default for Recipe {
-    fn default() -> Recipe {
-        reference()
-    }
-}
-
-/// The reference keeps the last, smaller batch of an epoch; here it is dropped (one batch of 79).
-fn reference() -> Recipe {
-    Recipe {
-        seed: 0,
-        pairs: 1,
-        data: Data { source: "cifar10:data/cifar10".into(), on_bad_image: OnBadImage::Fail },
-        split: Split {
-            shared: Size::Fraction(0.8),
-            candidate: Size::Fraction(0.1),
-            independent: Size::Fraction(0.1),
-            external: Size::Candidates,
-            order: Order::Ordered,
-        },
-        encoder: Encoder { arch: "resnet18".into(), stem: Stem::Cifar, size: 32, normalize: Normalize::Unit },
-        method: Method {
-            name: "simclr".into(),
-            temperature: 0.5,
-            projector: Projector::Reference,
-            view: Policy::Named("simclr_reference".into()),
-        },
-        optim: Optim {
-            name: "sgd".into(),
-            lr: 0.06,
-            lr_scaling: "linear".into(),
-            warmup_epochs: 0.0,
-            schedule: "cosine".into(),
-            weight_decay: 5e-4,
-            momentum: 0.9,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            trust: 0.001,
-        },
-        train: Train { epochs: 100, batch: 512 },
-        score: Score { views: 5, pairs: Pairs::All, features: Features::Pooled, batch: 32, view: Policy::Named("score".into()) },
-    }
-}
-
-/// The score is the paper's text (every pair of views, the whole map); `score.pairs = "original"` is its code.
-fn paper() -> Recipe {
-    let base = reference();
-    Recipe {
-        pairs: 3,
-        encoder: Encoder { arch: "resnet50".into(), normalize: Normalize::Cifar10, ..base.encoder },
-        method: Method { projector: Projector::Paper, view: Policy::Named("simclr".into()), ..base.method },
-        optim: Optim {
-            name: "adam".into(),
-            lr: 1e-3,
-            lr_scaling: "none".into(),
-            schedule: "constant".into(),
-            weight_decay: 1e-6,
-            ..base.optim
-        },
-        train: Train { epochs: 500, batch: 512 },
-        score: Score { features: Features::Map, ..base.score },
-        ..base
-    }
-}
-
-/// Chosen on one pair of encoders (seed 0): 180 + 60 images are few enough for this encoder to memorise within
-/// 400 epochs, 60 candidates are enough to see it, and 20 views, drawn as in training, make the noise of a score
-/// smaller than the effect. With 2,000 images and 60 epochs there is next to nothing to see.
-fn cifar_small() -> Recipe {
-    let base = small();
-    Recipe {
-        pairs: 3,
-        split: Split {
-            shared: Size::Count(180),
-            candidate: Size::Count(60),
-            independent: Size::Count(60),
-            external: Size::Count(300),
-            ..base.split
-        },
-        train: Train { epochs: 400, batch: 60 },
-        ..base
-    }
-}
-
-/// Few images for both encoders, as many candidates as those allow, small views: what a pair memorises of 120
-/// images in 1,000 epochs shows clearly, in minutes.
-fn demo() -> Recipe {
-    let base = small();
-    Recipe {
-        data: Data { source: "synthetic:1000".into(), ..base.data },
-        split: Split {
-            shared: Size::Count(40),
-            candidate: Size::Count(80),
-            independent: Size::Count(80),
-            external: Size::Count(200),
-            ..base.split
-        },
-        encoder: Encoder { size: 16, ..base.encoder },
-        train: Train { epochs: 1000, batch: 60 },
-        ..base
-    }
-}
-
-/// What a machine without a GPU can train.
-fn small() -> Recipe {
-    let base = reference();
-    Recipe {
-        encoder: Encoder { arch: "resnet8".into(), normalize: Normalize::Cifar10, ..base.encoder },
-        optim: Optim { name: "adamw".into(), lr: 2e-3, lr_scaling: "none".into(), warmup_epochs: 5.0, weight_decay: 1e-6, ..base.optim },
-        score: Score { views: 20, view: Policy::Named("simclr_reference".into()), ..base.score },
-        ..base
-    }
+/// The recipe of this preset.
+///
+/// # Errors
+/// There is no such preset.
+pub fn preset(name: &str) -> Result<Recipe> {
+    Layers::presets(&[name])?.resolve()
 }

@@ -1,20 +1,42 @@
-//! The small networks that methods put on top of an encoder.
+//! The small networks that methods put on top of an encoder. They are never scored.
 
 use crate::tape::Scope;
 use crate::var::Var;
 
-/// x [n, in] through linear layers of the given widths, relu between them. `norm`: batch norm before each
-/// relu, and no bias in front of it.
-pub fn mlp(s: &mut Scope, x: Var, widths: &[usize], norm: bool) -> Var {
-    let mut h = x;
-    for (i, &width) in widths.iter().enumerate() {
-        let last = i + 1 == widths.len();
-        h = s.at(format!("fc{}", i + 1)).linear(h, width, last || !norm);
-        h = match (last, norm) {
-            (true, _) => h,
-            (false, true) => s.at(format!("bn{}", i + 1)).batch_norm(h, None, true),
-            (false, false) => s.relu(h),
-        };
+/// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
+/// left out.
+pub struct Head<'a> {
+    pub widths: &'a [usize],
+    /// Batch norm before each relu.
+    pub norm: bool,
+    pub last: Last,
+}
+
+/// How the last layer ends.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Last {
+    Linear { bias: bool },
+    /// Batch norm, with weights of its own or without.
+    Norm { affine: bool },
+}
+
+impl Head<'_> {
+    /// x [n, in] to [n, last width].
+    pub fn record(&self, s: &mut Scope, x: Var) -> Var {
+        let mut h = x;
+        for (i, &width) in self.widths.iter().enumerate() {
+            let last = i + 1 == self.widths.len();
+            let bias = if last { self.last == Last::Linear { bias: true } } else { !self.norm };
+            h = s.at(format!("fc{}", i + 1)).linear(h, width, bias);
+            let bn = format!("bn{}", i + 1);
+            h = match (last, self.last) {
+                (true, Last::Linear { .. }) => h,
+                (true, Last::Norm { affine: true }) => s.at(bn).batch_norm(h, None, false),
+                (true, Last::Norm { affine: false }) => s.frozen(bn).batch_norm(h, None, false),
+                (false, _) if self.norm => s.at(bn).batch_norm(h, None, true),
+                (false, _) => s.relu(h),
+            };
+        }
+        h
     }
-    h
 }

@@ -1,17 +1,22 @@
-//! The networks that are scored: images in, features out. Parameter names are torchvision's, so that its
-//! weights load by name.
+//! The networks that are scored: images in, features out. Parameter names are torchvision's and timm's, so that
+//! their weights load by name.
 
 mod heads;
 mod resnet;
+mod resnet9;
+mod vit;
 
-pub use heads::mlp;
+pub use heads::{Head, Last};
+pub use vit::{Block, Vit, glorot, sine_cosine};
 
 use crate::error::{Error, Result};
+use crate::ops::drop_path::Drop;
 use crate::tape::Scope;
 use crate::var::Var;
+use serde::{Deserialize, Serialize};
 
-/// How a network begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How a ResNet begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
     /// 3x3, stride 1, no max-pool: for 32x32 images.
@@ -20,22 +25,114 @@ pub enum Stem {
     Imagenet,
 }
 
+/// What a ViT adds to its tokens to tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    Learned,
+    /// Fixed sines and cosines of the row and the column (He et al. 2022, Chen et al. 2021).
+    Sincos,
+}
+
+/// What of an encoder's output is its representation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Features {
+    /// A vector: the mean over a ResNet's last map, a ViT's class token.
+    Pooled,
+    /// The mean over the last map, or over the patch tokens.
+    Mean,
+    /// The whole last map, or all tokens in their order, as in the paper (49 x 2048 of a ResNet-50, 257 x 192 of a
+    /// ViT-Tiny).
+    Map,
+}
+
+/// How a network is built for its images.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub stem: Stem,
+    /// Height and width of a ViT's patches in pixels.
+    pub patch: usize,
+    pub positions: Positions,
+    /// Height and width of the images whose patches have positions; images of another size interpolate them.
+    pub size: usize,
+    /// Leave out branches of residual blocks while training: the rate in the last block, and who draws.
+    pub drop: Option<(f32, Drop)>,
+    /// Start as MAE does: uniform after Glorot and Bengio (2010) instead of a truncated normal.
+    pub glorot: bool,
+    /// Do not train the patch embedding (MoCo v3, section 4).
+    pub frozen_patches: bool,
+}
+
+impl Form {
+    /// For images of this size: the CIFAR stem, patches of 4, learned positions.
+    pub fn of(size: usize) -> Form {
+        let positions = Positions::Learned;
+        Form { stem: Stem::Cifar, patch: 4, positions, size, drop: None, glorot: false, frozen_patches: false }
+    }
+}
+
 pub trait Encoder: Sync {
     fn name(&self) -> &'static str;
+    fn about(&self) -> String;
     /// Length of a feature vector.
     fn width(&self) -> usize;
-    /// images [n, h, w, 3] to the last map [n, h', w', width].
-    fn map(&self, s: &mut Scope, stem: Stem, images: Var) -> Var;
-    /// images [n, h, w, 3] to features [n, width]: the mean over the last map.
-    fn features(&self, s: &mut Scope, stem: Stem, images: Var) -> Var {
-        let map = self.map(s, stem, images);
+    /// Refuses a form that this network cannot have, for images of `size` pixels.
+    fn check(&self, _form: &Form, _size: usize) -> Result<()> {
+        Ok(())
+    }
+    /// images [n, h, w, 3] to the last map [n, h', w', width], or to tokens [n, 1 + patches, width].
+    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var;
+    /// What `map` made, to features [n, width].
+    fn pool(&self, s: &mut Scope, map: Var) -> Var {
         s.average_pool(map)
+    }
+    /// What `map` made, to its mean over places [n, width].
+    fn mean(&self, s: &mut Scope, map: Var) -> Var {
+        self.pool(s, map)
+    }
+    /// The ViT that this is, for what needs single patches.
+    fn vit(&self) -> Option<&Vit> {
+        None
+    }
+}
+
+/// An encoder in one of its forms.
+#[derive(Clone, Copy)]
+pub struct Network {
+    pub encoder: &'static dyn Encoder,
+    pub form: Form,
+}
+
+impl Network {
+    /// images [n, h, w, 3] to features [n, width].
+    pub fn features(&self, s: &mut Scope, images: Var) -> Var {
+        self.represent(s, images, Features::Pooled)
+    }
+    /// images [n, h, w, 3] to the representation that is asked for.
+    pub fn represent(&self, s: &mut Scope, images: Var, features: Features) -> Var {
+        let map = self.encoder.map(s, &self.form, images);
+        match features {
+            Features::Pooled => self.encoder.pool(s, map),
+            Features::Mean => self.encoder.mean(s, map),
+            Features::Map => map,
+        }
     }
 }
 
 /// Every encoder that `--arch` knows.
-pub static ENCODERS: &[&dyn Encoder] =
-    &[&resnet::RESNET8, &resnet::RESNET18, &resnet::RESNET34, &resnet::RESNET50, &resnet::WIDE_RESNET50_2];
+pub static ENCODERS: &[&dyn Encoder] = &[
+    &resnet::RESNET8,
+    &resnet9::ResNet9,
+    &resnet::RESNET18,
+    &resnet::RESNET34,
+    &resnet::RESNET50,
+    &resnet::WIDE_RESNET50_2,
+    &vit::NANO,
+    &vit::TINY,
+    &vit::SMALL,
+    &vit::BASE,
+];
 
 /// The encoder called `name`.
 pub fn find(name: &str) -> Result<&'static dyn Encoder> {

@@ -1,6 +1,6 @@
 //! ResNets (He et al. 2015) as torchvision builds them: stride in the 3x3 of a bottleneck, names alike.
 
-use super::{Encoder, Stem};
+use super::{Encoder, Form, Stem};
 use crate::ops::conv::Filter;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -40,15 +40,18 @@ impl Encoder for ResNet {
     fn name(&self) -> &'static str {
         self.name
     }
+    fn about(&self) -> String {
+        format!("{} features, {} blocks", self.width(), self.depths.iter().sum::<usize>())
+    }
     fn width(&self) -> usize {
         (self.base << (self.depths.len() - 1)) * self.block.expansion()
     }
-    fn map(&self, s: &mut Scope, stem: Stem, images: Var) -> Var {
-        let mut x = match stem {
+    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
+        let mut x = match form.stem {
             Stem::Cifar => s.conv_norm(["conv1", "bn1"], images, filter(self.base, 3, 1), None, true),
             Stem::Imagenet => {
                 let x = s.conv_norm(["conv1", "bn1"], images, filter(self.base, 7, 2), None, true);
-                s.max_pool(x)
+                s.max_pool(x, 3)
             }
         };
         for (stage, &depth) in self.depths.iter().enumerate() {
@@ -56,6 +59,7 @@ impl Encoder for ResNet {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
                 let mut s = s.at(format!("layer{}", stage + 1));
                 x = self.block(&mut s.at(i), x, self.base << stage, stride);
+                s.at(i).tap(x);
             }
         }
         x

@@ -1,28 +1,41 @@
 //! Ways to train an encoder without labels: a method is one function from views to a loss.
 
+mod barlow;
+mod byol;
+mod dino;
+mod mae;
+mod mocov3;
+mod options;
 mod simclr;
+mod simsiam;
+mod vicreg;
 
-use crate::encoders::{Encoder, Stem};
+pub use options::{Options, Ramp};
+
+use crate::encoders::Network;
 use crate::error::{Error, Result};
-use crate::tape::Scope;
+use crate::ops::augment::Batch;
+use crate::schedule::Schedule;
+use crate::tape::{Scope, Tape};
 use crate::var::Var;
+
+/// Which of a recipe's kinds of views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    First,
+    Second,
+    Local,
+}
 
 /// What a method gets to work with.
 pub struct Setting<'a> {
-    pub encoder: &'a dyn Encoder,
-    pub stem: Stem,
-    pub temperature: f32,
-    pub projector: Projector,
-}
-
-/// The head between features and loss; never scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Projector {
-    /// 512 without bias, batch norm, relu, 128: the code of the SSLMem paper.
-    Paper,
-    /// 1024, relu, 128, no batch norm: the reference recipe for SimCLR on CIFAR-10.
-    Reference,
+    pub network: Network,
+    pub options: &'a Options,
+    /// What changes from step to step: the teacher's momentum and temperature.
+    pub when: Schedule,
+    /// Who the images are: what is drawn for them depends on it.
+    pub batch: Batch,
+    pub seed: u64,
 }
 
 /// What a method recorded.
@@ -30,22 +43,71 @@ pub struct Recorded {
     pub loss: Var, // [1]
     /// What must not collapse: the embeddings that the loss sees, [rows, d].
     pub embeddings: Var,
+    /// The encoder's output for two views of each sample, if the method made it: what Eq. 3 limits.
+    pub representations: Representations,
+    /// Entropy of the teacher's choice among prototypes, if it has any, [1].
+    pub entropy: Option<Var>,
+}
+
+pub enum Representations {
+    /// Both views in one variable, [2n, d], view by view.
+    Halves(Var),
+    /// [n, d] each.
+    Two(Var, Var),
+    None,
+}
+
+/// When and how fast a weight moves, apart from the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    Usual,
+    /// At the peak rate, always.
+    Constant,
+    /// Not in the first epochs.
+    After(f32),
 }
 
 pub trait Method: Sync {
     fn name(&self) -> &'static str;
-    /// Views of each sample.
-    fn views(&self) -> usize;
-    /// images [views * n, size, size, 3], view by view, to a loss. The encoder is always called `encoder`.
-    fn loss(&self, s: &mut Scope, setting: &Setting, images: Var) -> Recorded;
+    fn about(&self) -> &'static str;
+    /// The views of a sample: those that go through the encoder together, group by group.
+    fn views(&self, options: &Options) -> Vec<Vec<Kind>>;
+    /// Refuses options and encoders that it cannot work with.
+    fn check(&self, _options: &Options, _network: &Network) -> Result<()> {
+        Ok(())
+    }
+    /// views [group * n, size, size, 3] of each group, view by view, to a loss. The encoder is always called `encoder`.
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded;
+    /// What follows the optimizer: averages.
+    fn after(&self, _tape: &mut Tape, _when: Schedule) {}
+    fn pace(&self, _options: &Options, _weight: &str) -> Pace {
+        Pace::Usual
+    }
+    /// Can its embeddings collapse? If so, training stops when they have.
+    fn can_collapse(&self) -> bool {
+        true
+    }
 }
 
-/// Every method that `--method` knows.
-pub static METHODS: &[&dyn Method] = &[&simclr::SimClr];
+/// Every method that `method.name` knows.
+pub static METHODS: &[&dyn Method] =
+    &[&simclr::SimClr, &mocov3::MoCoV3, &byol::Byol, &simsiam::SimSiam, &barlow::BarlowTwins, &vicreg::VicReg, &dino::Dino, &mae::Mae];
 
 /// The method called `name`.
 pub fn find(name: &str) -> Result<&'static dyn Method> {
     let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
     let found = METHODS.iter().find(|m| m.name() == name);
     found.copied().ok_or_else(|| Error::config(format!("there is no method `{name}`"), format!("choose one of {}", names.join(", "))))
+}
+
+/// Two views in two passes through the encoder, so that batch norm sees each by itself.
+fn two_passes() -> Vec<Vec<Kind>> {
+    vec![vec![Kind::First], vec![Kind::Second]]
+}
+
+fn needs(key: &str, widths: &[usize]) -> Result<()> {
+    if !widths.is_empty() && widths.iter().all(|w| *w > 0) {
+        return Ok(());
+    }
+    Err(Error::config(format!("method.{key} is {widths:?}"), "give the width of each of its layers, such as [2048, 2048]"))
 }

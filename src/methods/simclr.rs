@@ -1,7 +1,9 @@
-//! SimCLR (Chen et al. 2020). Both views go through the encoder as one batch, so batch norm sees them together.
+//! SimCLR (Chen et al. 2020). Both views go through the encoder as one batch, so batch norm sees them together. The loss is
+//! the mean over the 2N views, half of what the authors' code minimises.
 
-use super::{Method, Projector, Recorded, Setting};
-use crate::encoders::mlp;
+use super::{Kind, Method, Options, Recorded, Representations, Setting, needs};
+use crate::encoders::{Head, Last, Network};
+use crate::error::Result;
 use crate::tape::Scope;
 use crate::var::Var;
 
@@ -11,17 +13,21 @@ impl Method for SimClr {
     fn name(&self) -> &'static str {
         "simclr"
     }
-    fn views(&self) -> usize {
-        2
+    fn about(&self) -> &'static str {
+        "two views are each other's only match in the batch (Chen et al. 2020)"
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, images: Var) -> Recorded {
-        let h = setting.encoder.features(&mut s.at("encoder"), setting.stem, images);
-        let (widths, norm) = match setting.projector {
-            Projector::Paper => ([512, 128], true),
-            Projector::Reference => ([1024, 128], false),
-        };
-        let embeddings = mlp(&mut s.at("projector"), h, &widths, norm);
-        let loss = s.contrast(embeddings, setting.temperature);
-        Recorded { loss, embeddings }
+    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+        vec![vec![Kind::First, Kind::Second]]
+    }
+    fn check(&self, options: &Options, _: &Network) -> Result<()> {
+        needs("projector", &options.projector)
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let o = setting.options;
+        let h = setting.network.features(&mut s.at("encoder"), views[0]);
+        let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
+        let embeddings = head.record(&mut s.at("projector"), h);
+        let loss = s.contrast(embeddings, o.temperature);
+        Recorded { loss, embeddings, representations: Representations::Halves(h), entropy: None }
     }
 }

@@ -37,14 +37,14 @@ impl Tape {
     }
 
     /// One view per policy of every image: [policies * n, size, size, 3], row v * n + i. All policies must
-    /// make views of one size.
-    pub fn augment(&mut self, batch: Batch, policies: Vec<View>, seed: u64, purpose: Purpose) -> Var {
+    /// make views of one size. `first` is the number of the first view, which its random numbers depend on.
+    pub fn augment(&mut self, batch: Batch, policies: Vec<View>, first: usize, seed: u64, purpose: Purpose) -> Var {
         let size = policies[0].size;
         assert!(policies.iter().all(|p| p.size == size), "views of one call have one size");
         let y = self.var([policies.len() * batch.n, size, size, 3]);
         let numbers = self.fixed([policies.len(), WORDS], Dtype::U32);
         self.gpu_only(numbers);
-        self.call(Augment { y, numbers, batch, policies, seed, purpose, size });
+        self.call(Augment { y, numbers, batch, policies, first, seed, purpose, size });
         y
     }
 }
@@ -54,6 +54,7 @@ struct Augment {
     numbers: Var, // [policies, WORDS] u32: the policies as the kernel reads them
     batch: Batch,
     policies: Vec<View>,
+    first: usize,
     seed: u64,
     purpose: Purpose,
     size: usize,
@@ -154,7 +155,7 @@ impl Call for Augment {
         y.par_chunks_mut(self.size * self.size * 3).enumerate().for_each_init(Scratch::default, |scratch, (row, out)| {
             let (v, i) = (row / n, row % n);
             let [offset, height, width] = [0, 1, 2].map(|k| table[3 * i + k] as usize);
-            let mut stream = Stream::new(self.seed, self.purpose, keys[2 * i], keys[2 * i + 1], v as u32);
+            let mut stream = Stream::new(self.seed, self.purpose, keys[2 * i], keys[2 * i + 1], (self.first + v) as u32);
             let drawn = self.policies[v].draw(&mut stream, height, width);
             render(&self.policies[v], &drawn, &pixels[offset..][..height * width * 3], height, width, out, scratch);
         });
@@ -175,7 +176,7 @@ impl Call for Augment {
         let blocks = (self.policies.len() * self.batch.n) as u32;
         let launch = Launch { kernel: "augment", grid: [blocks, 1, 1], block: [s.threads as u32, 1, 1], shared: s.shared as u32 };
         let Batch { pixels, table, keys, n, .. } = self.batch;
-        let seed = [self.seed as u32, (self.seed >> 32) as u32, (self.purpose as u32) << 24];
+        let seed = [self.seed as u32, (self.seed >> 32) as u32, ((self.purpose as u32) << 24) + self.first as u32];
         let strips = [s.tile, s.rows, s.capacity, s.halo];
         let mut args = vec![self.y.into(), pixels.into(), table.into(), keys.into(), self.numbers.into(), n.into()];
         args.extend(seed.map(Arg::U32));

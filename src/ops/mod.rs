@@ -7,12 +7,14 @@ pub mod augment;
 pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
+pub mod interpolate;
 pub mod linear;
 pub mod optimize;
 pub mod pool;
 mod product;
 pub mod relu;
 pub mod spread;
+pub mod stack;
 pub mod step;
 
 use crate::tape::{Mode, Scope};
@@ -28,7 +30,7 @@ pub struct Case {
 
 /// Every op's cases.
 pub static ALL: &[&[Case]] =
-    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES];
+    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, interpolate::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES, stack::CASES];
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.

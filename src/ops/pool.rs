@@ -1,4 +1,4 @@
-//! Max pooling 3x3, stride 2, padding 1 (the ImageNet stem) and the mean over the map.
+//! Max pooling with stride 2, 3x3 with padding 1 (the ImageNet stem) or 2x2 without, and the mean over the map.
 
 use super::Case;
 use crate::device::{Arg, Gpu, Host, Launch};
@@ -7,14 +7,16 @@ use crate::var::{Shape, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x [n, h, w, c] to [n, ceil(h/2), ceil(w/2), c]; padding never wins.
-    pub fn max_pool(&mut self, x: Var) -> Var {
+    /// x [n, h, w, c] to half its height and width: rounded up with a `kernel` of 3, where padding never wins, rounded
+    /// down with one of 2.
+    pub fn max_pool(&mut self, x: Var, kernel: usize) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: max_pool wants [n, h, w, c]", self.path()) };
-        let y = self.tape.var([n, h.div_ceil(2), w.div_ceil(2), c]);
-        let map = [h, w, c];
-        self.record(&[x], y, MaxForward { y, x, n, map }, move |t, dy| {
+        assert!(kernel == 2 || kernel == 3, "{}: max_pool looks at 2 x 2 or 3 x 3 pixels", self.path());
+        let map = Map { n, h, w, c, kernel };
+        let y = self.tape.var([n, map.half(h), map.half(w), c]);
+        self.record(&[x], y, MaxForward { y, x, map }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(MaxBackward { dx, dy, x, n, map })
+                t.call(MaxBackward { dx, dy, x, map })
             }
         })
     }
@@ -33,16 +35,44 @@ impl Scope<'_> {
     }
 }
 
-/// The pixels of a window that lie in the map, along one axis.
-fn window(out: usize, extent: usize) -> std::ops::Range<usize> {
-    (2 * out).saturating_sub(1)..(2 * out + 2).min(extent)
+/// A map that is pooled.
+#[derive(Clone, Copy)]
+struct Map {
+    n: usize,
+    h: usize,
+    w: usize,
+    c: usize,
+    kernel: usize,
+}
+
+impl Map {
+    fn half(&self, extent: usize) -> usize {
+        if self.kernel == 3 { extent.div_ceil(2) } else { extent / 2 }
+    }
+    /// The pixels of a window that lie in the map, along one axis.
+    fn window(&self, out: usize, extent: usize) -> std::ops::Range<usize> {
+        (2 * out).saturating_sub(self.kernel - 2)..(2 * out + 2).min(extent)
+    }
+    /// The pixels of a window, in reading order.
+    fn pixels(&self, o: usize) -> impl Iterator<Item = usize> {
+        let (map, wide) = (*self, self.half(self.w));
+        map.window(o / wide, map.h).flat_map(move |i| map.window(o % wide, map.w).map(move |j| i * map.w + j))
+    }
+    fn values(&self) -> usize {
+        self.h * self.w * self.c
+    }
+    fn results(&self) -> usize {
+        self.half(self.h) * self.half(self.w) * self.c
+    }
+    fn sizes(&self) -> [Arg; 4] {
+        [self.n, self.h, self.w, self.c].map(Arg::from)
+    }
 }
 
 struct MaxForward {
-    y: Var, // [n, ceil(h/2), ceil(w/2), c]
+    y: Var, // [n, h / 2, w / 2, c]
     x: Var, // [n, h, w, c]
-    n: usize,
-    map: [usize; 3],
+    map: Map,
 }
 
 impl Call for MaxForward {
@@ -53,34 +83,31 @@ impl Call for MaxForward {
         Operands::new(&[self.y], &[self.x])
     }
     fn cpu(&self, m: &Host) {
-        let ([h, w, c], x) = (self.map, m.f(self.x));
-        let wide = w.div_ceil(2);
-        m.f_mut(self.y).par_chunks_mut(h.div_ceil(2) * wide * c).zip(x.par_chunks(h * w * c)).for_each(|(y, x)| {
-            for (o, y) in y.chunks_exact_mut(c).enumerate() {
+        let (map, x) = (self.map, m.f(self.x));
+        m.f_mut(self.y).par_chunks_mut(map.results()).zip(x.par_chunks(map.values())).for_each(|(y, x)| {
+            for (o, y) in y.chunks_exact_mut(map.c).enumerate() {
                 y.fill(f32::NEG_INFINITY);
-                for (i, j) in window(o / wide, h).flat_map(|i| window(o % wide, w).map(move |j| (i, j))) {
-                    y.iter_mut().zip(&x[(i * w + j) * c..]).for_each(|(y, x)| *y = y.max(*x));
-                }
+                map.pixels(o).for_each(|p| y.iter_mut().zip(&x[p * map.c..]).for_each(|(y, x)| *y = y.max(*x)));
             }
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let [h, w, c] = self.map;
-        let launch = Launch::rows(g, "max_pool_fwd", self.n * h.div_ceil(2) * w.div_ceil(2), c);
-        g.launch(&launch, &[self.y.into(), self.x.into(), self.n.into(), h.into(), w.into(), c.into()]);
+        let kernel = if self.map.kernel == 3 { "max_pool_fwd" } else { "max_pool_2_fwd" };
+        let launch = Launch::rows(g, kernel, self.map.n * self.map.results() / self.map.c, self.map.c);
+        g.launch(&launch, &[&[self.y.into(), self.x.into()], &self.map.sizes()[..]].concat());
     }
     fn cost(&self, real: u64) -> Cost {
-        let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
-        Cost { flops: pixels * 9 / 4, bytes: real * pixels * 5 / 4 }
+        let (all, kernel) = (self.map.n as u64, (self.map.kernel * self.map.kernel) as u64);
+        let (x, y) = (all * self.map.values() as u64, all * self.map.results() as u64);
+        Cost { flops: kernel * y, bytes: real * (x + y) }
     }
 }
 
 struct MaxBackward {
     dx: Grad, // [n, h, w, c]
-    dy: Var,  // [n, ceil(h/2), ceil(w/2), c]
+    dy: Var,  // [n, h / 2, w / 2, c]
     x: Var,   // [n, h, w, c]
-    n: usize,
-    map: [usize; 3],
+    map: Map,
 }
 
 impl Call for MaxBackward {
@@ -92,38 +119,37 @@ impl Call for MaxBackward {
     }
     /// The first maximum of a window, in reading order, gets the gradient, as in PyTorch.
     fn cpu(&self, m: &Host) {
-        let ([h, w, c], x, dy, add) = (self.map, m.f(self.x), m.f(self.dy), self.dx.add);
-        let (high, wide) = (h.div_ceil(2), w.div_ceil(2));
+        let (map, x, dy, add) = (self.map, m.f(self.x), m.f(self.dy), self.dx.add);
         let mut dx = m.f_mut(self.dx.var);
-        let images = dx.par_chunks_mut(h * w * c).zip(x.par_chunks(h * w * c)).zip(dy.par_chunks(high * wide * c));
+        let images = dx.par_chunks_mut(map.values()).zip(x.par_chunks(map.values())).zip(dy.par_chunks(map.results()));
         images.for_each(|((dx, x), dy)| {
             if !add {
                 dx.fill(0.0);
             }
-            let (mut best, mut at) = (vec![0.0; c], vec![0usize; c]);
-            for (o, dy) in dy.chunks_exact(c).enumerate() {
+            let (mut best, mut at) = (vec![0.0; map.c], vec![0usize; map.c]);
+            for (o, dy) in dy.chunks_exact(map.c).enumerate() {
                 best.fill(f32::NEG_INFINITY);
-                for (i, j) in window(o / wide, h).flat_map(|i| window(o % wide, w).map(move |j| (i, j))) {
-                    for (k, &x) in x[(i * w + j) * c..][..c].iter().enumerate() {
+                for p in map.pixels(o) {
+                    for (k, &x) in x[p * map.c..][..map.c].iter().enumerate() {
                         if x > best[k] {
-                            (best[k], at[k]) = (x, i * w + j);
+                            (best[k], at[k]) = (x, p);
                         }
                     }
                 }
-                at.iter().zip(dy).enumerate().for_each(|(k, (p, g))| dx[p * c + k] += g);
+                at.iter().zip(dy).enumerate().for_each(|(k, (p, g))| dx[p * map.c + k] += g);
             }
         });
     }
     /// A thread makes two by two pixels of dx.
     fn gpu(&self, g: &Gpu) {
-        let [h, w, c] = self.map;
-        let launch = Launch::rows(g, "max_pool_bwd", self.n * h.div_ceil(2) * w.div_ceil(2), c);
-        let pointers: [Arg; 3] = [self.dx.var.into(), self.dy.into(), self.x.into()];
-        g.launch(&launch, &[&pointers[..], &[self.dx.add.into(), self.n.into(), h.into(), w.into(), c.into()]].concat());
+        let (map, pointers) = (self.map, [self.dx.var.into(), self.dy.into(), self.x.into(), self.dx.add.into()]);
+        let kernel = if map.kernel == 3 { "max_pool_bwd" } else { "max_pool_2_bwd" };
+        let launch = Launch::rows(g, kernel, map.n * map.h.div_ceil(2) * map.w.div_ceil(2), map.c);
+        g.launch(&launch, &[&pointers[..], &map.sizes()[..]].concat());
     }
     fn cost(&self, real: u64) -> Cost {
-        let pixels = (self.n * self.map.iter().product::<usize>()) as u64;
-        Cost { flops: pixels * 9 / 4, bytes: real * pixels * 9 / 4 }
+        let Cost { flops, bytes } = MaxForward { y: self.dy, x: self.x, map: self.map }.cost(real);
+        Cost { flops, bytes: bytes + real * (self.map.n * self.map.values()) as u64 }
     }
 }
 
@@ -201,16 +227,18 @@ impl Call for MeanBackward {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "max_pool/one", mode: Mode::Train, inputs: &[&[1, 1, 1, 1]], build: |s, x| s.max_pool(x[0]) },
-    Case { name: "max_pool/odd", mode: Mode::Train, inputs: &[&[2, 7, 5, 6]], build: |s, x| s.max_pool(x[0]) },
-    Case { name: "max_pool/even", mode: Mode::Train, inputs: &[&[2, 8, 8, 16]], build: |s, x| s.max_pool(x[0]) },
+    Case { name: "max_pool/one", mode: Mode::Train, inputs: &[&[1, 1, 1, 1]], build: |s, x| s.max_pool(x[0], 3) },
+    Case { name: "max_pool/odd", mode: Mode::Train, inputs: &[&[2, 7, 5, 6]], build: |s, x| s.max_pool(x[0], 3) },
+    Case { name: "max_pool/even", mode: Mode::Train, inputs: &[&[2, 8, 8, 16]], build: |s, x| s.max_pool(x[0], 3) },
+    Case { name: "max_pool/two", mode: Mode::Train, inputs: &[&[2, 8, 4, 16]], build: |s, x| s.max_pool(x[0], 2) },
+    Case { name: "max_pool/two_odd", mode: Mode::Train, inputs: &[&[2, 5, 7, 3]], build: |s, x| s.max_pool(x[0], 2) },
     Case {
         name: "max_pool/ties", // of zeros
         mode: Mode::Train,
         inputs: &[&[2, 6, 7, 8]],
         build: |s, x| {
             let h = s.relu(x[0]);
-            s.max_pool(h)
+            s.max_pool(h, 3)
         },
     },
     Case { name: "average_pool/eval", mode: Mode::Eval, inputs: &[&[3, 4, 4, 16]], build: |s, x| s.average_pool(x[0]) },

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use draw::{Drawn, WORDS};
-pub use policy::{CIFAR10, HALF, IMAGENET, Make, POLICIES, UNIT, policy};
+pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, STL10, SVHN, UNIT, policy};
 pub use render::{Scratch, render};
+pub use resize::resampling;
 
 /// A policy: everything about a kind of view. Applied in the order of the fields.
 ///

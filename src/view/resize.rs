@@ -55,6 +55,17 @@ impl Taps {
     }
 }
 
+/// The weights [output, input] with which an axis of `input` values is resampled to `output`, bicubic and antialiased.
+pub fn resampling(input: usize, output: usize) -> Vec<f32> {
+    let mut taps = Taps::default();
+    taps.plan(Interpolation::Bicubic, input, output, 0, output);
+    let mut matrix = vec![0.0; output * input];
+    for (row, (first, weights)) in matrix.chunks_exact_mut(input).zip(taps.iter()) {
+        row[first..][..weights.len()].copy_from_slice(weights);
+    }
+    matrix
+}
+
 fn triangle(x: f32) -> f32 {
     (1.0 - x.abs()).max(0.0)
 }

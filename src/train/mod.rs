@@ -1,23 +1,23 @@
 //! Training one encoder: the whole step is one program; what is left here is the order of the samples,
 //! watching the loss, and checkpoints from which a killed run goes on to the same bytes.
 
+mod step;
+mod watch;
+
+pub use step::peak_rate;
+
 use crate::config::Recipe;
 use crate::data::Source;
 use crate::device::Device;
+use crate::encoders::{Positions, Stem};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::loader::load;
-use crate::methods::Setting;
-use crate::ops::augment::Batch;
-use crate::ops::optimize::Rule;
-use crate::program::{Plan, Program};
+use crate::program::Plan;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
-use crate::schedule::{Schedule, warmup_cosine};
-use crate::tape::{Mode, Tape};
-use crate::var::Var;
 use crate::view::View;
 use crate::weights::Weights;
-use crate::{encoders, files, methods};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -47,13 +47,16 @@ pub struct Point {
     pub loss: f64,
     /// Spread of the embeddings: 1 = all directions, 0 = collapsed.
     pub std: f64,
+    /// How many directions the embeddings of the last batch use, as if all were used alike.
+    pub rank: f64,
+    /// Entropy of the teacher's choice among prototypes, of methods that have any, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
     pub lr: f64,
 }
 
 /// The usual time between checkpoints.
 pub const CHECKPOINT: Duration = Duration::from_secs(10);
-/// Below this spread the embeddings all point the same way.
-const COLLAPSED: f64 = 0.01;
 
 impl Job<'_> {
     /// The encoder's weights, torchvision's names.
@@ -86,64 +89,6 @@ impl Job<'_> {
     }
 }
 
-/// The program of one step and its handles.
-struct Recording {
-    tape: Tape,
-    batch: Batch,
-    log: Var, // [every, 2]: loss, spread
-}
-
-fn rule(recipe: &Recipe) -> Rule {
-    let o = &recipe.optim;
-    match o.name.as_str() {
-        "sgd" => Rule::Sgd { momentum: o.momentum },
-        "lars" => Rule::Lars { momentum: o.momentum, trust: o.trust },
-        name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
-    }
-}
-
-/// Learning rate after scaling with the batch.
-pub fn peak_rate(recipe: &Recipe) -> f64 {
-    let (o, batches) = (&recipe.optim, recipe.train.batch as f64 / 256.0);
-    o.lr as f64
-        * match o.lr_scaling.as_str() {
-            "linear" => batches,
-            "sqrt" => batches.sqrt(),
-            _ => 1.0,
-        }
-}
-
-fn rates(job: &Job) -> Vec<[f32; 2]> {
-    let (o, steps) = (&job.recipe.optim, job.steps());
-    let warmup = ((o.warmup_epochs as f64 * job.steps_per_epoch() as f64).round() as usize).min(steps);
-    let peak = peak_rate(job.recipe);
-    let rate = |step| if o.schedule == "constant" && step >= warmup { peak } else { warmup_cosine(peak, warmup, steps, step) };
-    (0..steps).map(|step| [rate(step) as f32, o.weight_decay]).collect()
-}
-
-fn record(job: &Job, rates: &[[f32; 2]], every: usize) -> Result<Recording> {
-    let r = job.recipe;
-    let method = methods::find(&r.method.name)?;
-    let mut tape = Tape::new(Mode::Train);
-    let batch = tape.batch(r.train.batch, job.source.largest());
-    let policies = vec![r.train_view()?; method.views()];
-    let views = tape.augment(batch, policies, job.seed, Purpose::Train);
-    let setting = Setting {
-        encoder: encoders::find(&r.encoder.arch)?,
-        stem: r.encoder.stem,
-        temperature: r.method.temperature,
-        projector: r.method.projector,
-    };
-    let recorded = method.loss(&mut tape.root(), &setting, views);
-    let spread = tape.root().spread(recorded.embeddings);
-    tape.backward(recorded.loss);
-    let when = Schedule::new(&mut tape, rates);
-    tape.optimize(rule(r), true, when);
-    let log = tape.fixed([every, 2], crate::var::Dtype::F32);
-    tape.step(when, log, &[recorded.loss, spread]);
-    Ok(Recording { tape, batch, log })
-}
-
 /// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
 /// to the same recipe, data and samples. Returns the training curve.
 pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
@@ -161,22 +106,21 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         ));
     }
     let every = (steps / 500).clamp(1, 50);
-    let rates = rates(job);
-    let recording = record(job, &rates, every)?;
-    let (batch, log) = (recording.batch, recording.log);
+    let rates = step::rates(job);
+    let step::Step { tape, batch, log, embeddings } = step::record(job, &rates, every)?;
 
     let mut weights = Weights::on(job.device.clone(), job.seed);
     let (mut curve, mut done) = (vec![], 0);
     if job.checkpoint_path().exists() {
         let metadata = weights.load(&job.checkpoint_path(), "")?;
         same_recipe(&metadata, &fingerprint, &job.checkpoint_path())?;
-        weights.check(&job.checkpoint_path(), &recording.tape, "")?;
+        weights.check(&job.checkpoint_path(), &tape, "")?;
         curve = metadata.get("curve").and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
         done = curve.last().map_or(0, |p: &Point| p.step as usize);
     }
-    let plan = recording.tape.plan(weights.device());
+    let plan = tape.plan(weights.device());
     plan.must_fit(weights.device(), "training", "lower train.batch or take a smaller encoder")?;
-    let mut program = recording.tape.compile(&mut weights)?;
+    let mut program = tape.compile(&mut weights)?;
 
     progress.start(&format!("train {}", job.name), steps as u64, "step");
     progress.line(&format!(
@@ -199,10 +143,11 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         program.run()?;
         if (step + 1) % every == 0 || step + 1 == steps {
             let rows = (step % every) + 1;
-            let point = point(&program, log, rows, step + 1, per_epoch, rate[0] as f64)?;
-            watch(job, &curve, &point)?;
+            let measured = watch::measure(&program, log, embeddings, rows)?;
+            let point = Point { step: step as u64 + 1, epoch: (step + 1) as f64 / per_epoch as f64, lr: rate[0] as f64, ..measured };
+            watch::check(job, &curve, &point)?;
             curve.push(point);
-            progress.advance(rows as u64, &format!("loss {:.3}  spread {:.2}", point.loss, point.std));
+            progress.advance(rows as u64, &watch::line(&point));
             if saved.elapsed() >= pause && step + 1 < steps {
                 let start = Instant::now();
                 let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
@@ -233,11 +178,14 @@ fn to_json(curve: &[Point]) -> String {
 
 fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, String> {
     let e = &job.recipe.encoder;
-    let stem = if e.stem == encoders::Stem::Cifar { "cifar" } else { "imagenet" };
+    let stem = if e.stem == Stem::Cifar { "cifar" } else { "imagenet" };
+    let positions = if e.positions == Positions::Learned { "learned" } else { "sincos" };
     let pairs = [
         ("fingerprint", fingerprint),
         ("arch", e.arch.clone()),
         ("stem", stem.to_string()),
+        ("patch", e.patch.to_string()),
+        ("positions", positions.to_string()),
         ("size", e.size.to_string()),
         ("mean", format!("{:?}", view.mean)),
         ("std", format!("{:?}", view.std)),
@@ -258,28 +206,6 @@ fn same_recipe(metadata: &HashMap<String, String>, fingerprint: &str, path: &Pat
     }
     let what = format!("{} was made by another recipe, on other data or other samples", path.display());
     Err(Error::config(what, "choose another folder with --out, or delete the file"))
-}
-
-fn point(program: &Program, log: Var, rows: usize, step: usize, per_epoch: usize, lr: f64) -> Result<Point> {
-    let log: Vec<f32> = program.read(log)?;
-    let mean = |column: usize| log.chunks_exact(2).take(rows).map(|r| r[column] as f64).sum::<f64>() / rows as f64;
-    Ok(Point { step: step as u64, epoch: step as f64 / per_epoch as f64, loss: mean(0), std: mean(1), lr })
-}
-
-/// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.
-fn watch(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
-    let remedy = "lower optim.lr or lengthen optim.warmup_epochs";
-    if !now.loss.is_finite() || !now.std.is_finite() {
-        return Err(Error::diverged(format!("the loss of {} became {} at step {}", job.name, now.loss, now.step), remedy));
-    }
-    let last = &curve[curve.len().saturating_sub(20)..];
-    if last.len() == 20 && now.std < COLLAPSED && last.iter().all(|p| p.std < COLLAPSED) {
-        return Err(Error::diverged(
-            format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step),
-            remedy,
-        ));
-    }
-    Ok(())
 }
 
 struct Describe(Plan);

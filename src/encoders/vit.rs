@@ -1,0 +1,159 @@
+//! Vision transformers (Dosovitskiy et al. 2021) with timm's names: class token, pre-norm blocks, a norm at the end.
+
+use super::{Encoder, Form, Positions};
+use crate::error::{Error, Result};
+use crate::ops::dense::{After, Dense};
+use crate::ops::drop_path::Drop;
+use crate::ops::mask::Chosen;
+use crate::tape::{Mode, Scope};
+use crate::var::{Dtype, Shape, Var};
+use crate::weights::Init;
+
+/// Of every layer norm, as in timm and MAE.
+const EPS: f32 = 1e-6;
+
+pub struct Vit {
+    name: &'static str,
+    pub width: usize,
+    pub depth: usize,
+    pub heads: usize,
+}
+
+/// For laptops: 0.2 million weights.
+pub static NANO: Vit = Vit { name: "vit_nano", width: 64, depth: 4, heads: 2 };
+pub static TINY: Vit = Vit { name: "vit_tiny", width: 192, depth: 12, heads: 3 };
+pub static SMALL: Vit = Vit { name: "vit_small", width: 384, depth: 12, heads: 6 };
+pub static BASE: Vit = Vit { name: "vit_base", width: 768, depth: 12, heads: 12 };
+
+impl Encoder for Vit {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn about(&self) -> String {
+        format!("{} features, {} blocks of {} heads, a class token", self.width, self.depth, self.heads)
+    }
+    fn width(&self) -> usize {
+        self.width
+    }
+    fn check(&self, form: &Form, size: usize) -> Result<()> {
+        for (what, size) in [("images", size), ("the images with positions", form.size)] {
+            if form.patch == 0 || !size.is_multiple_of(form.patch) {
+                let what = format!("patches of {} pixels do not divide {what} of {size}", form.patch);
+                return Err(Error::config(what, "choose encoder.patch as a divisor of encoder.size, such as 2, 4 or 8 of 32, or 16 of 224"));
+            }
+        }
+        Ok(())
+    }
+    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
+        self.tokens(s, form, images, None)
+    }
+    fn pool(&self, s: &mut Scope, map: Var) -> Var {
+        s.tokens_mean(map, 0..1)
+    }
+    fn mean(&self, s: &mut Scope, map: Var) -> Var {
+        let tokens = s.shape(map).dims()[1];
+        s.tokens_mean(map, 1..tokens)
+    }
+    fn vit(&self) -> Option<&Vit> {
+        Some(self)
+    }
+}
+
+impl Vit {
+    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; of the `chosen` patches alone if
+    /// there is a choice.
+    pub fn tokens(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
+        let &[_, high, wide, colours] = s.shape(images).dims() else { panic!("{}: a ViT wants images [n, h, w, c]", s.path()) };
+        let (p, d) = (form.patch, self.width);
+        let x = s.patches(images, p, chosen);
+        let fan = colours * p * p;
+        let bound = if form.glorot { glorot(fan, d) } else { 1.0 / (fan as f32).sqrt() };
+        let shape = Some([d, colours, p, p].into());
+        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(bound), shape, after: After::Nothing };
+        let x = match form.frozen_patches {
+            true => s.frozen("patch_embed.proj").dense(x, &embed),
+            false => s.at("patch_embed.proj").dense(x, &embed),
+        };
+        let class = s.param("cls_token", [1, 1, d], Init::Normal(if form.glorot { 0.02 } else { 1e-6 }));
+        let (grid, here) = (form.size / p, [high / p, wide / p]);
+        let shape = [1, 1 + grid * grid, d];
+        let mut positions = match form.positions {
+            Positions::Learned => s.param("pos_embed", shape, Init::Truncated(0.02)),
+            Positions::Sincos => s.state("pos_embed", shape, Dtype::F32, Init::Table(sine_cosine)),
+        };
+        if here != [grid; 2] {
+            positions = s.interpolate(positions, grid, here);
+        }
+        let mut x = s.sequence(x, Some(class), positions, chosen);
+        s.at("patch_embed").tap(x);
+        for i in 0..self.depth {
+            let share = i as f32 / (self.depth - 1).max(1) as f32;
+            let drop = form.drop.map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
+            x = Block { heads: self.heads, glorot: form.glorot, drop }.record(&mut s.at(format!("blocks.{i}")), x);
+        }
+        let exact = s.mode() == Mode::Eval;
+        let x = s.at("norm").layer_norm(x, EPS, exact);
+        s.at("norm").tap(x)
+    }
+}
+
+/// x + attention(norm(x)), then x + mlp(norm(x)) with four times the width inside.
+#[derive(Clone, Copy)]
+pub struct Block {
+    pub heads: usize,
+    pub glorot: bool,
+    /// Rate, and who draws for the first of the two branches.
+    pub drop: Option<(f32, Drop)>,
+}
+
+impl Block {
+    /// x [n, t, width] to the same.
+    pub fn record(&self, s: &mut Scope, x: Var) -> Var {
+        let width = s.shape(x).cols();
+        let h = s.at("norm1").layer_norm(x, EPS, false);
+        let h = self.dense(&mut s.at("attn.qkv"), h, 3 * width, After::Nothing);
+        let h = s.at("attn").attention(h, self.heads);
+        let x = self.branch(s, "attn.proj", h, x, 0);
+        let h = s.at("norm2").layer_norm(x, EPS, false);
+        let h = self.dense(&mut s.at("mlp.fc1"), h, 4 * width, After::Gelu);
+        let x = self.branch(s, "mlp.fc2", h, x, 1);
+        s.tap(x)
+    }
+    fn dense(&self, s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
+        let weight = if self.glorot { Init::Uniform(glorot(s.shape(x).cols(), outputs)) } else { Init::Truncated(0.02) };
+        s.dense(x, &Dense { outputs, bias: true, weight, shape: None, after })
+    }
+    /// x + the last layer of a branch, which may be dropped.
+    fn branch(&self, s: &mut Scope, name: &str, h: Var, x: Var, second: u32) -> Var {
+        let width = s.shape(x).cols();
+        match self.drop.filter(|(rate, _)| *rate > 0.0) {
+            None => self.dense(&mut s.at(name), h, width, After::Add(x)),
+            Some((rate, drop)) => {
+                let h = self.dense(&mut s.at(name), h, width, After::Nothing);
+                let h = s.drop_path(h, rate, Drop { layer: drop.layer + second, ..drop });
+                s.add(x, h)
+            }
+        }
+    }
+}
+
+/// Bound of a uniform start that keeps the variance from layer to layer.
+pub fn glorot(inputs: usize, outputs: usize) -> f32 {
+    (6.0 / (inputs + outputs) as f32).sqrt()
+}
+
+/// Positions of a class token (zeros) and of a square grid of patches, row by row: the first half of the width is the
+/// column, the second the row; of each the first half is sines, the second cosines, with frequencies 10000^(-i / quarter).
+pub fn sine_cosine(shape: Shape) -> Vec<f32> {
+    let &[_, tokens, width] = shape.dims() else { panic!("positions are [1, tokens, width], not {shape:?}") };
+    let (grid, quarter) = ((tokens - 1).isqrt(), width / 4);
+    let mut values = vec![0.0; width];
+    for patch in 0..tokens - 1 {
+        for place in [patch % grid, patch / grid] {
+            let angle = |i: usize| place as f64 / 10000f64.powf(i as f64 / quarter as f64);
+            values.extend((0..quarter).map(|i| angle(i).sin() as f32));
+            values.extend((0..quarter).map(|i| angle(i).cos() as f32));
+        }
+    }
+    values
+}

@@ -1,0 +1,48 @@
+//! BYOL (Grill et al. 2020): one view predicts what an average of past encoders makes of the other.
+
+use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
+use crate::encoders::{Head, Last, Network};
+use crate::error::Result;
+use crate::schedule::Schedule;
+use crate::tape::{Scope, Tape};
+use crate::var::Var;
+
+pub struct Byol;
+
+impl Method for Byol {
+    fn name(&self) -> &'static str {
+        "byol"
+    }
+    fn about(&self) -> &'static str {
+        "one view predicts a slow teacher's output for the other (Grill et al. 2020)"
+    }
+    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+        two_passes()
+    }
+    fn check(&self, options: &Options, _: &Network) -> Result<()> {
+        needs("projector", &options.projector)?;
+        needs("predictor", &options.predictor)
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let o = setting.options;
+        let last = Last::Linear { bias: true };
+        let project = Head { widths: &o.projector, norm: o.head_norm, last };
+        let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
+        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let z = h.map(|h| project.record(&mut s.at("projector"), h));
+        let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
+        let target = [0, 1].map(|v| {
+            let mut s = s.frozen("teacher");
+            let h = setting.network.features(&mut s.at("encoder"), views[v]);
+            project.record(&mut s.at("projector"), h)
+        });
+        let halves = [s.cosine(p[0], target[1]), s.cosine(p[1], target[0])];
+        // Squared distance of unit vectors, both directions.
+        let loss = s.weighted_sum(&halves.map(|c| (c, -2.0)), 4.0);
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+    }
+    fn after(&self, tape: &mut Tape, when: Schedule) {
+        tape.average("encoder", "teacher.encoder", when);
+        tape.average("projector", "teacher.projector", when);
+    }
+}

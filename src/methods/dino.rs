@@ -1,0 +1,87 @@
+//! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
+
+use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs};
+use crate::encoders::{Form, Network};
+use crate::error::{Error, Result};
+use crate::ops::distill::Distill;
+use crate::ops::dense::{After, Dense};
+use crate::schedule::Schedule;
+use crate::tape::{Scope, Tape};
+use crate::var::Var;
+use crate::weights::Init;
+
+pub struct Dino;
+
+impl Method for Dino {
+    fn name(&self) -> &'static str {
+        "dino"
+    }
+    fn about(&self) -> &'static str {
+        "crops find a slow teacher's choice of prototypes for the whole (Caron et al. 2021)"
+    }
+    fn views(&self, options: &Options) -> Vec<Vec<Kind>> {
+        let global = vec![Kind::First, Kind::Second];
+        if options.local_crops == 0 { vec![global] } else { vec![global, vec![Kind::Local; options.local_crops]] }
+    }
+    fn check(&self, options: &Options, network: &Network) -> Result<()> {
+        needs("projector", &options.projector)?;
+        if options.prototypes < 2 {
+            return Err(Error::config(format!("method.prototypes is {}", options.prototypes), "choose at least 2"));
+        }
+        if options.local_crops > 0 {
+            network.encoder.check(&network.form, options.local_size)?;
+        }
+        Ok(())
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let (o, network) = (setting.options, &setting.network);
+        // Crops of one size go through the encoder together, all of them through the head.
+        let h: Vec<Var> = views.iter().map(|&v| network.features(&mut s.at("encoder"), v)).collect();
+        let all = s.stack(&h);
+        let (student, embeddings) = head(s, o, all);
+        let teacher = Network { form: Form { drop: None, ..network.form }, ..*network };
+        let choice = {
+            let mut s = s.frozen("teacher");
+            let h = teacher.features(&mut s.at("encoder"), views[0]);
+            head(&mut s, o, h).0
+        };
+        let how = Distill { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };
+        let distilled = s.distill(student, choice, &how);
+        Recorded { loss: distilled.loss, embeddings, representations: Representations::Halves(h[0]), entropy: Some(distilled.entropy) }
+    }
+    fn after(&self, tape: &mut Tape, when: Schedule) {
+        tape.average("encoder", "teacher.encoder", when);
+        tape.average("head", "teacher.head", when);
+    }
+    fn pace(&self, options: &Options, weight: &str) -> Pace {
+        if weight == "head.last_layer.weight" { Pace::After(options.freeze_last_layer) } else { Pace::Usual }
+    }
+}
+
+/// features [n, d] to similarities with the prototypes [n, prototypes] and to the unit vectors that they are of. GELU
+/// between the layers, or batch norm and GELU; the prototypes have unit length.
+fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
+    let mut s = s.at("head");
+    let mut h = h;
+    for (i, &outputs) in o.projector.iter().enumerate() {
+        let last = i + 1 == o.projector.len();
+        let layer = |bias, after| Dense { outputs, bias, weight: Init::Truncated(0.02), shape: None, after };
+        let mut at = s.at(format!("mlp.{i}"));
+        h = match (last, o.head_norm) {
+            (true, _) => at.dense(h, &layer(true, After::Nothing)),
+            (false, false) => at.dense(h, &layer(true, After::Gelu)),
+            (false, true) => {
+                h = at.dense(h, &layer(false, After::Nothing));
+                h = s.at(format!("bn.{i}")).batch_norm(h, None, false);
+                s.gelu(h)
+            }
+        };
+    }
+    let unit = s.unit(h);
+    let width = s.shape(unit).cols();
+    let mut s = s.at("last_layer");
+    let init = Init::Truncated(0.02);
+    let u = s.dense(unit, &Dense { outputs: o.prototypes, bias: false, weight: init, shape: None, after: After::Nothing });
+    let prototypes = s.param("weight", [o.prototypes, width], init);
+    (s.weight_norm(u, prototypes), unit)
+}

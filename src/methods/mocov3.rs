@@ -1,0 +1,53 @@
+//! MoCo v3 (Chen et al. 2021): a prediction of one view finds the teacher's output for the other among those of the batch.
+
+use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
+use crate::encoders::{Form, Head, Last, Network};
+use crate::error::Result;
+use crate::schedule::Schedule;
+use crate::tape::{Scope, Tape};
+use crate::var::Var;
+
+pub struct MoCoV3;
+
+impl Method for MoCoV3 {
+    fn name(&self) -> &'static str {
+        "mocov3"
+    }
+    fn about(&self) -> &'static str {
+        "a prediction finds a slow teacher's output for the other view in the batch (Chen et al. 2021)"
+    }
+    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+        two_passes()
+    }
+    fn check(&self, options: &Options, _: &Network) -> Result<()> {
+        needs("projector", &options.projector)?;
+        needs("predictor", &options.predictor)
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let o = setting.options;
+        let vit = setting.network.encoder.vit().is_some();
+        let network = Network { form: Form { frozen_patches: vit, ..setting.network.form }, ..setting.network };
+        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { affine: false } };
+        // The predictor of a ResNet ends without a norm.
+        let last = if vit { Last::Norm { affine: false } } else { Last::Linear { bias: false } };
+        let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
+        let h = [0, 1].map(|v| network.features(&mut s.at("encoder"), views[v]));
+        let q = h.map(|h| {
+            let z = project.record(&mut s.at("projector"), h);
+            predict.record(&mut s.at("predictor"), z)
+        });
+        let teacher = Network { form: Form { drop: None, ..network.form }, ..network };
+        let k = [0, 1].map(|v| {
+            let mut s = s.frozen("teacher");
+            let h = teacher.features(&mut s.at("encoder"), views[v]);
+            project.record(&mut s.at("projector"), h)
+        });
+        let halves = [s.info_nce(q[0], k[1], o.temperature), s.info_nce(q[1], k[0], o.temperature)];
+        let loss = s.weighted_sum(&halves.map(|c| (c, 2.0 * o.temperature)), 0.0);
+        Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+    }
+    fn after(&self, tape: &mut Tape, when: Schedule) {
+        tape.average("encoder", "teacher.encoder", when);
+        tape.average("projector", "teacher.projector", when);
+    }
+}

@@ -1,0 +1,39 @@
+//! SimSiam (Chen and He 2021): one view predicts the other, which gets no gradient.
+
+use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs, two_passes};
+use crate::encoders::{Head, Last, Network};
+use crate::error::Result;
+use crate::tape::Scope;
+use crate::var::Var;
+
+pub struct SimSiam;
+
+impl Method for SimSiam {
+    fn name(&self) -> &'static str {
+        "simsiam"
+    }
+    fn about(&self) -> &'static str {
+        "one view predicts the other, without negatives or teacher (Chen and He 2021)"
+    }
+    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+        two_passes()
+    }
+    fn check(&self, options: &Options, _: &Network) -> Result<()> {
+        needs("projector", &options.projector)?;
+        needs("predictor", &options.predictor)
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let o = setting.options;
+        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { affine: false } };
+        let predict = Head { widths: &o.predictor, norm: o.head_norm, last: Last::Linear { bias: true } };
+        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let z = h.map(|h| project.record(&mut s.at("projector"), h));
+        let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
+        let halves = [s.cosine(p[0], z[1]), s.cosine(p[1], z[0])];
+        let loss = s.weighted_sum(&halves.map(|c| (c, -0.5)), 0.0);
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+    }
+    fn pace(&self, options: &Options, weight: &str) -> Pace {
+        if options.fixed_predictor && weight.starts_with("predictor.") { Pace::Constant } else { Pace::Usual }
+    }
+}

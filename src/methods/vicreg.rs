@@ -1,0 +1,32 @@
+//! VICReg (Bardes et al. 2022): two views agree, every column varies, and no two columns vary together.
+
+use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
+use crate::encoders::{Head, Last, Network};
+use crate::error::Result;
+use crate::tape::Scope;
+use crate::var::Var;
+
+pub struct VicReg;
+
+impl Method for VicReg {
+    fn name(&self) -> &'static str {
+        "vicreg"
+    }
+    fn about(&self) -> &'static str {
+        "views agree while every column varies by itself (Bardes et al. 2022)"
+    }
+    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+        two_passes()
+    }
+    fn check(&self, options: &Options, _: &Network) -> Result<()> {
+        needs("projector", &options.projector)
+    }
+    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
+        let o = setting.options;
+        let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
+        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let z = h.map(|h| head.record(&mut s.at("projector"), h));
+        let loss = s.variance_covariance(z[0], z[1], o.weights);
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+    }
+}

@@ -1,0 +1,129 @@
+//! The program of one training step: views, loss, gradients, optimizer, averages, and what changes from step to step.
+
+use super::Job;
+use crate::config::Recipe;
+use crate::encoders::Network;
+use crate::error::Result;
+use crate::methods::{self, Method, Pace, Recorded, Representations, Setting};
+use crate::ops::augment::Batch;
+use crate::ops::drop_path::Drop;
+use crate::ops::optimize::{Rate, Rule, Treat};
+use crate::random::Purpose;
+use crate::schedule::{Schedule, warmup_cosine};
+use crate::tape::{Mode, Tape};
+use crate::var::{Dtype, Var};
+
+/// The program of one step and its handles.
+pub struct Step {
+    pub tape: Tape,
+    pub batch: Batch,
+    /// [every, 2 or 3]: loss, spread, entropy of the teacher if there is one
+    pub log: Var,
+    /// What must not collapse, [rows, d].
+    pub embeddings: Var,
+}
+
+/// Rows of the schedule: learning rate, weight decay, the teacher's momentum and temperature.
+pub type Rates = Vec<[f32; 4]>;
+
+/// Learning rate after scaling with the batch.
+pub fn peak_rate(recipe: &Recipe) -> f64 {
+    let (o, batches) = (&recipe.optim, recipe.train.batch as f64 / 256.0);
+    o.lr as f64
+        * match o.lr_scaling.as_str() {
+            "linear" => batches,
+            "sqrt" => batches.sqrt(),
+            _ => 1.0,
+        }
+}
+
+pub fn rates(job: &Job) -> Rates {
+    let (o, m, steps) = (&job.recipe.optim, &job.recipe.method, job.steps());
+    let per_epoch = job.steps_per_epoch();
+    let warmup = ((o.warmup_epochs as f64 * per_epoch as f64).round() as usize).min(steps);
+    let (peak, end) = (peak_rate(job.recipe), o.lr_end as f64);
+    let rate = |step| match (o.schedule.as_str(), step < warmup) {
+        ("constant", false) => peak,
+        (_, true) => warmup_cosine(peak, warmup, steps, step),
+        _ => peak * end + warmup_cosine(peak * (1.0 - end), warmup, steps, step),
+    };
+    let row = |step: usize| {
+        let share = step as f64 / steps as f64;
+        // By whole epochs, as DINO's authors have it.
+        let warm = (step / per_epoch) as f64 / (m.teacher_warmup_epochs as f64 - 1.0).max(1.0);
+        let temperature = if m.teacher_warmup_epochs > 0.0 { m.teacher_temperature.line(warm) } else { m.teacher_temperature.line(1.0) };
+        [rate(step), o.weight_decay.cosine(share), m.momentum.cosine(share), temperature].map(|v| v as f32)
+    };
+    (0..steps).map(row).collect()
+}
+
+fn rule(recipe: &Recipe) -> Rule {
+    let o = &recipe.optim;
+    match o.name.as_str() {
+        "sgd" => Rule::Sgd { momentum: o.momentum },
+        "lars" => Rule::Lars { momentum: o.momentum, trust: o.trust },
+        name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
+    }
+}
+
+pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
+    let r = job.recipe;
+    let method = methods::find(&r.method.name)?;
+    let mut tape = Tape::new(Mode::Train);
+    let when = Schedule::new(&mut tape, rates);
+    let batch = tape.batch(r.train.batch, job.source.largest());
+    let (mut views, mut count) = (vec![], 0);
+    for group in r.train_views()? {
+        count += group.len();
+        views.push(tape.augment(batch, group.clone(), count - group.len(), job.seed, Purpose::Train));
+    }
+    let mut network = r.network()?;
+    if r.encoder.drop_path > 0.0 {
+        network.form.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
+    }
+    let setting = Setting { network, options: &r.method, when, batch, seed: job.seed };
+    let Recorded { mut loss, embeddings, representations, entropy } = method.loss(&mut tape.root(), &setting, &views);
+    if r.method.alignment_limit > 0.0 {
+        let distance = distance(job, &mut tape, &network, batch, representations, count)?;
+        let limit = r.method.alignment_limit;
+        loss = tape.root().weighted_sum(&[(loss, 1.0 - limit), (distance, -limit)], 0.0);
+    }
+    let spread = tape.root().spread(embeddings);
+    tape.backward(loss);
+    optimize(job, &mut tape, method, when);
+    method.after(&mut tape, when);
+    tape.keep(embeddings);
+    let values: Vec<Var> = [loss, spread].into_iter().chain(entropy).collect();
+    let log = tape.fixed([every, values.len()], Dtype::F32);
+    tape.step(when, log, &values);
+    Ok(Step { tape, batch, log, embeddings })
+}
+
+/// What Eq. 3 limits: the mean distance between the representations of two views. A method that looks at one view gets
+/// two more, whole ones.
+fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: Representations, count: usize) -> Result<Var> {
+    Ok(match seen {
+        Representations::Halves(x) => tape.root().distance_halves(x),
+        Representations::Two(a, b) => tape.root().distance(a, b),
+        Representations::None => {
+            let views = tape.augment(batch, vec![job.recipe.score_view()?; 2], count, job.seed, Purpose::Train);
+            let x = network.features(&mut tape.root().at("encoder"), views);
+            tape.root().distance_halves(x)
+        }
+    })
+}
+
+fn optimize(job: &Job, tape: &mut Tape, method: &dyn Method, when: Schedule) {
+    let (r, per_epoch) = (job.recipe, job.steps_per_epoch());
+    let treat = |name: &str, dims: &[usize]| {
+        let matrix = dims.iter().filter(|d| **d > 1).count() > 1;
+        let factor = if matrix { 1.0 } else { r.optim.lr_bias };
+        let (rate, from) = match method.pace(&r.method, name) {
+            Pace::Usual => (Rate::Scheduled(factor), 0),
+            Pace::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
+            Pace::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
+        };
+        Treat { decay: matrix || r.optim.decay_all, rate, from }
+    };
+    tape.optimize(rule(r), r.optim.clip, &|name, shape| treat(name, shape.dims()), when);
+}

@@ -1,0 +1,67 @@
+//! Watching a training: the numbers of a point of the curve, and when they are hopeless.
+
+use super::{Job, Point};
+use crate::error::{Error, Result};
+use crate::methods;
+use crate::program::Program;
+use crate::var::Var;
+
+/// Below this spread the embeddings all point the same way.
+const COLLAPSED: f64 = 0.01;
+/// So many points in a row are no accident.
+const PATIENCE: usize = 20;
+
+/// The means of the last `rows` steps, and the rank of the last one's embeddings.
+pub fn measure(program: &Program, log: Var, embeddings: Var, rows: usize) -> Result<Point> {
+    let columns = program.shape(log).cols();
+    let log: Vec<f32> = program.read(log)?;
+    let mean = |column: usize| log.chunks_exact(columns).take(rows).map(|r| r[column] as f64).sum::<f64>() / rows as f64;
+    let entropy = (columns > 2).then(|| mean(2));
+    let rank = rank(&program.read(embeddings)?, program.shape(embeddings).cols());
+    Ok(Point { loss: mean(0), std: mean(1), rank, entropy, ..Point::default() })
+}
+
+/// (sum of the eigenvalues)^2 / sum of their squares, of the covariance of x [rows, cols]: how many directions it would be
+/// if all were used alike. The squares are those of the smaller of the two products with itself.
+pub fn rank(x: &[f32], cols: usize) -> f64 {
+    let rows = x.len() / cols;
+    let mut mean = vec![0.0f64; cols];
+    x.chunks_exact(cols).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += *v as f64 / rows as f64));
+    let centred: Vec<f32> = x.iter().enumerate().map(|(i, v)| (*v as f64 - mean[i % cols]) as f32).collect();
+    let total: f64 = centred.iter().map(|v| (*v as f64).powi(2)).sum();
+    let squares = if rows <= cols { gram(rows, |i, k| centred[i * cols + k], cols) } else { gram(cols, |i, k| centred[k * cols + i], rows) };
+    if squares > 0.0 { total * total / squares } else { 0.0 }
+}
+
+/// Sum of the squares of all products of n vectors of this length with each other.
+fn gram(n: usize, at: impl Fn(usize, usize) -> f32, length: usize) -> f64 {
+    let vectors: Vec<Vec<f32>> = (0..n).map(|i| (0..length).map(|k| at(i, k)).collect()).collect();
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+    let row = |i: usize| (0..n).map(|j| product(&vectors[i], &vectors[j]).powi(2)).sum::<f64>();
+    (0..n).map(row).sum()
+}
+
+/// A point in a line of progress.
+pub fn line(p: &Point) -> String {
+    let entropy = p.entropy.map(|e| format!("  teacher entropy {e:.2}")).unwrap_or_default();
+    format!("loss {:.3}  spread {:.2}  rank {:.1}{entropy}", p.loss, p.std, p.rank)
+}
+
+/// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.
+pub fn check(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
+    let remedy = "lower optim.lr or lengthen optim.warmup_epochs";
+    if !now.loss.is_finite() || !now.std.is_finite() {
+        return Err(Error::diverged(format!("the loss of {} became {} at step {}", job.name, now.loss, now.step), remedy));
+    }
+    if !methods::find(&job.recipe.method.name)?.can_collapse() {
+        return Ok(());
+    }
+    let last = &curve[curve.len().saturating_sub(PATIENCE)..];
+    if last.len() == PATIENCE && now.std < COLLAPSED && last.iter().all(|p| p.std < COLLAPSED) {
+        return Err(Error::diverged(
+            format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step),
+            remedy,
+        ));
+    }
+    Ok(())
+}
