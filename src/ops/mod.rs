@@ -1,6 +1,7 @@
 //! What a network is made of. One op per file: its method of `Scope`, its meaning on the CPU, its gradient
 //! and the cases that check it. [`ALL`] is the table that feeds every check.
 
+mod add;
 pub mod alignment;
 pub mod augment;
 
@@ -34,4 +35,23 @@ pub static ALL: &[&[Case]] =
 /// depends on how many threads there are.
 pub(crate) fn chunk_rows(cols: usize) -> usize {
     (16384 / cols).max(1)
+}
+
+/// The sum of `f` over the elements of `rows`, which are equally long: sixteen running sums, added up in f64, so the same bits on
+/// every machine.
+#[inline(always)]
+pub(crate) fn sum_of<const K: usize>(rows: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f64 {
+    const LANES: usize = 16;
+    let len = rows[0].len();
+    let chunks = rows.map(|r| r[..len].as_chunks::<LANES>());
+    let mut lanes = [0.0f32; LANES];
+    for i in 0..len / LANES {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(std::array::from_fn(|k| chunks[k].0[i][l]));
+        }
+    }
+    for (l, lane) in lanes.iter_mut().enumerate().take(len % LANES) {
+        *lane += f(std::array::from_fn(|k| chunks[k].1[l]));
+    }
+    lanes.iter().map(|v| *v as f64).sum()
 }
