@@ -8,13 +8,20 @@ pub mod augment;
 pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
+pub mod drop_path;
+pub mod layer_norm;
 pub mod linear;
+pub mod mask;
 pub mod optimize;
 pub mod pool;
 mod product;
 pub mod relu;
 pub mod spread;
 pub mod step;
+mod tokens;
+mod tokens_mean;
+mod unit;
+mod weight_norm;
 
 use crate::tape::{Mode, Scope};
 use crate::var::Var;
@@ -28,8 +35,25 @@ pub struct Case {
 }
 
 /// Every op's cases.
-pub static ALL: &[&[Case]] =
-    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES];
+pub static ALL: &[&[Case]] = &[
+    alignment::CASES,
+    batch_norm::CASES,
+    contrast::CASES,
+    conv::CASES,
+    drop_path::CASES,
+    layer_norm::CASES,
+    linear::CASES,
+    mask::CASES,
+    pool::CASES,
+    relu::CASES,
+    spread::CASES,
+    tokens::patches::CASES,
+    tokens::restore::CASES,
+    tokens::sequence::CASES,
+    tokens_mean::CASES,
+    unit::CASES,
+    weight_norm::CASES,
+];
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.

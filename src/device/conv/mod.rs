@@ -16,8 +16,8 @@ mod transform;
 mod winograd;
 mod winograd_weight;
 
-pub use super::product::{Activation, Epilogue};
 use super::product::with_scratch;
+pub use super::product::{Activation, Epilogue};
 
 /// The shape of a convolution. `channels` come in, `outputs` go out; kernel, stride and padding are square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The gradients of a linear layer: of its input, its weight, its bias, and of what its GELU was given.
 
-use super::super::product;
 use super::super::chunk_rows;
+use super::super::product;
 use super::{BIAS_ROWS, cost};
 use crate::device::conv::{self, Conv};
 use crate::device::{Gpu, Host, Launch, THREADS, gelu};
