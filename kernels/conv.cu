@@ -1,4 +1,4 @@
-// Convolution and matrix product, forward and gradient of the input: y = relu(gather(x) w + shift + residual), NHWC.
+// Convolution and matrix product, forward and gradient of the input: y = activation(gather(x) w + shift + residual), NHWC.
 //
 // A row of the product is a pixel of the result, its K runs over taps and channels: taps are gathered from x while they are copied, so
 // the matrix of neighbourhoods never exists in memory. The gradient of the input is the same gather over dy with the taps turned
@@ -6,6 +6,7 @@
 //
 // Floor: 2 rows outputs taps channels FLOP; x, w and y (and the residual) once. A step of 128 x 256 x 32 reads 24 KB into shared memory
 // for 2.1 MFLOP, 87 FLOP per byte, and a warp reads 4 KB of fragments for 32 mma.
+#include "gelu.cuh"
 #include "product.cuh"
 
 // Where the pixels of the result lie in x and in y.
@@ -102,13 +103,18 @@ template <int ROWS, int THREADS> struct AnyPixels {
   }
 };
 
+// As `Activation` in src/device/product.rs.
+enum Activation { NOTHING, RELU, GELU };
+
 // What is done to a result before it is written, and the statistics of what is written.
 struct Epilogue {
   T *y;
+  T *before;           // like y, what the activation is given; or null
   float *moments;      // [tiles, 2, outputs]: mean and sum of squared deviations over the rows of a tile; or null
   const float *shift;  // [outputs] or null
   const T *residual;   // like y, or null
-  int add, relu;       // add: y holds something already
+  int add;             // y holds something already
+  int activation;
 };
 
 // Mean and sum of squared deviations of `count` values, for VEC columns; differences are taken to the first value, which is close.
@@ -143,6 +149,17 @@ template <int BM, int BN, int WM, int WN> struct Tile {
   static_assert(WARPS * SLAB * 4 + BM / WM * BN * 12 <= STAGES * BYTES, "the epilogue works where the stages were");
 };
 
+// VEC neighbours of a row, of which `left` exist; `whole`: all of them, aligned.
+DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
+  if (whole) {
+    store16(y, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < VEC; e++)
+      if (e < left) y[e] = from_f32(v[e]);
+  }
+}
+
 // Writes the tile of a block. `smem` is free.
 template <class S, int BM, int BN, int WM, int WN, bool ANY>
 DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
@@ -176,17 +193,17 @@ DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
       v[e] = v[e] + shift[e] + more[e] + before[e];
-      if (to.relu) v[e] = v[e] < 0.f ? 0.f : v[e];
-      v[e] = to_f32(from_f32(v[e]));
+      if (to.activation == RELU) v[e] = v[e] < 0.f ? 0.f : v[e];
     }
-    if (to.moments) seen.take(v);
-    if (whole) {
-      store16(to.y + at, v);
-    } else {
+    if (to.activation == GELU) {
+      if (to.before) put(to.before + at, v, whole, g.outputs - mine);
 #pragma unroll
-      for (int e = 0; e < VEC; e++)
-        if (mine + e < g.outputs) to.y[at + e] = from_f32(v[e]);
+      for (int e = 0; e < VEC; e++) v[e] = gelu(v[e]);
     }
+#pragma unroll
+    for (int e = 0; e < VEC; e++) v[e] = to_f32(from_f32(v[e]));
+    if (to.moments) seen.take(v);
+    put(to.y + at, v, whole, g.outputs - mine);
   });
   if (!to.moments) return;
 
@@ -273,34 +290,34 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilo
   finish<S, BM, BN, WM, WN, ANY>(acc, smem, g, to, tile, n0);
 }
 
-KERNEL void __launch_bounds__(256, 1) conv_128x256(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
-    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+KERNEL void __launch_bounds__(256, 1) conv_128x256(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
+    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
     int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
   const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, moments, shift, residual, add, relu};
+  const Epilogue to = {y, before, moments, shift, residual, add, activation};
   conv<128, 256, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x128(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
-    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+KERNEL void __launch_bounds__(128, 2) conv_128x128(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
+    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
     int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
   const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, moments, shift, residual, add, relu};
+  const Epilogue to = {y, before, moments, shift, residual, add, activation};
   conv<128, 128, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x64(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
-    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+KERNEL void __launch_bounds__(128, 2) conv_128x64(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
+    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
     int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
   const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, moments, shift, residual, add, relu};
+  const Epilogue to = {y, before, moments, shift, residual, add, activation};
   conv<128, 64, 64, 32, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_any(T *y, float *moments, const T *x, const T *w, const float *shift, const T *residual,
-    int add, int relu, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+KERNEL void __launch_bounds__(128, 2) conv_any(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
+    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
     int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
   const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, moments, shift, residual, add, relu};
+  const Epilogue to = {y, before, moments, shift, residual, add, activation};
   conv<128, 64, 64, 32, true>(to, x, w, g);
 }

@@ -187,6 +187,12 @@ impl Tape {
         assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
         self.slot(shape, Dtype::F32, Kind::Fixed(data))
     }
+    /// Whole numbers that are there from the start.
+    pub fn words(&mut self, shape: impl Into<Shape>, data: Vec<u32>) -> Var {
+        let shape = shape.into();
+        assert_eq!(shape.len(), data.len(), "words of shape {shape:?} got {} values", data.len());
+        self.slot(shape, Dtype::U32, Kind::Fixed(bytemuck::cast_vec(data)))
+    }
     /// Keep an intermediate result until the host has read it.
     pub fn keep(&mut self, v: Var) {
         if let Kind::Temporary = self.slots[v.index()].kind {
@@ -226,6 +232,10 @@ impl Tape {
         let var = self.slot(self.shape(x), self.slots[x.index()].dtype, Kind::Temporary);
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
+    }
+    /// Does a gradient flow to `x`?
+    pub(crate) fn wants(&self, x: Var) -> bool {
+        self.wants[x.index()]
     }
     /// Ask for the gradient of a variable that is not a weight (an input).
     pub fn want(&mut self, x: Var) {

@@ -75,6 +75,11 @@ impl Shape {
     pub fn cols(&self) -> usize {
         self.dims[self.rank - 1]
     }
+    /// The same with another last extent.
+    pub fn with_cols(mut self, cols: usize) -> Shape {
+        self.dims[self.rank - 1] = cols;
+        self
+    }
     pub fn rows(&self) -> usize {
         self.dims[..self.rank - 1].iter().product()
     }

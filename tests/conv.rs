@@ -1,7 +1,7 @@
 //! Convolutions against a plain sum in f64, and the same bits for any batch, place and number of threads.
 
 use rayon::ThreadPoolBuilder;
-use sslmem::device::conv::{self, Conv, Epilogue};
+use sslmem::device::conv::{self, Activation, Conv, Epilogue};
 use sslmem::random::{Purpose, Stream};
 
 /// Numbers of a normal distribution.
@@ -91,7 +91,7 @@ fn convolutions_equal_the_plain_sum() {
         conv::forward(&c, &x, &w, &Epilogue::default(), &mut y);
         close("forward", &y, &y64);
         let (scale, shift) = (normal(seed + 3, c.outputs), normal(seed + 4, c.outputs));
-        let epilogue = Epilogue { scale: Some(&scale), shift: Some(&shift), residual: Some(&dy), relu: true };
+        let epilogue = Epilogue { scale: Some(&scale), shift: Some(&shift), residual: Some(&dy), activation: Activation::Relu };
         conv::forward(&c, &x, &w, &epilogue, &mut y);
         for (index, y) in y64.iter_mut().enumerate() {
             let o = index % c.outputs;
@@ -151,7 +151,7 @@ fn an_image_does_not_feel_its_batch() {
         let scale = normal(6, c.outputs);
         let run = |c: &Conv, x: &[f32], dy: &[f32]| {
             let (mut y, mut dx) = (vec![0.0; c.output_len()], vec![0.0; c.input_len()]);
-            let epilogue = Epilogue { scale: Some(&scale), shift: Some(&scale), residual: Some(dy), relu: true };
+            let epilogue = Epilogue { scale: Some(&scale), shift: Some(&scale), residual: Some(dy), activation: Activation::Relu };
             conv::forward(c, x, &w, &epilogue, &mut y);
             conv::backward_data(c, dy, &w, &mut dx, false);
             (y, dx)
@@ -197,7 +197,7 @@ fn not_a_number_is_not_hidden() {
         let (mut x, w) = (normal(1, c.input_len()), normal(2, c.weight_len()));
         x[0] = f32::NAN;
         let mut y = vec![0.0; c.output_len()];
-        conv::forward(&c, &x, &w, &Epilogue { relu: true, ..Epilogue::default() }, &mut y);
+        conv::forward(&c, &x, &w, &Epilogue { activation: Activation::Relu, ..Epilogue::default() }, &mut y);
         assert!(y.iter().any(|y| y.is_nan()), "{c:?}");
     }
 }

@@ -8,6 +8,7 @@
 //! 384 multiply-adds, so the right matrix, which streams from the second cache, costs 64 x 4 bytes in 24
 //! cycles of a core that starts one 512-bit multiply-add a cycle.
 
+use super::gelu;
 use std::cell::RefCell;
 
 use multiversion::{multiversion, target::match_target};
@@ -78,14 +79,34 @@ impl Right<'_> {
     }
 }
 
-/// What happens to a result while it is in the cache: `relu(result * scale + shift + residual)`, each part
+/// What happens to a result while it is in the cache: `activation(result * scale + shift + residual)`, each part
 /// optional. `scale` and `shift` have one value per column (output channel), `residual` the result's shape.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     pub scale: Option<&'a [f32]>,
     pub shift: Option<&'a [f32]>,
     pub residual: Option<&'a [f32]>,
-    pub relu: bool,
+    pub activation: Activation,
+}
+
+/// What a result goes through last. The numbers are those of `kernels/conv.cu`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Activation {
+    #[default]
+    Nothing = 0,
+    Relu = 1,
+    Gelu = 2,
+}
+
+impl Activation {
+    #[inline(always)]
+    pub fn apply(self, y: &mut [f32]) {
+        match self {
+            Activation::Nothing => {}
+            Activation::Relu => y.iter_mut().for_each(|y| *y = relu(*y)),
+            Activation::Gelu => gelu::apply(y),
+        }
+    }
 }
 
 /// Zero below zero. NaN stays NaN, so that it is seen where it does harm.
@@ -102,9 +123,9 @@ impl Epilogue<'_> {
         assert!(self.residual.is_none_or(|r| r.len() == rows * width), "a residual like the output");
     }
 
-    /// Applies it to whole rows, of which the first is `row` of the result.
-    fn apply(&self, row: usize, width: usize, rows: &mut [f32]) {
-        if self.scale.is_none() && self.shift.is_none() && self.residual.is_none() && !self.relu {
+    /// Applies all of it but the activation to whole rows, of which the first is `row` of the result.
+    fn add_up(&self, row: usize, width: usize, rows: &mut [f32]) {
+        if self.scale.is_none() && self.shift.is_none() && self.residual.is_none() {
             return;
         }
         for (index, y) in rows.chunks_exact_mut(width).enumerate() {
@@ -117,9 +138,6 @@ impl Epilogue<'_> {
             if let Some(residual) = self.residual {
                 let residual = &residual[(row + index) * width..][..width];
                 y.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
-            }
-            if self.relu {
-                y.iter_mut().for_each(|y| *y = relu(*y));
             }
         }
     }
@@ -274,8 +292,24 @@ pub fn rows_per_task(rows: usize, most: usize) -> usize {
 /// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
 /// its rows where they lie in memory or copies them into a tile.
 pub fn rows_times(left: &impl Rows, rows: usize, depth: usize, right: Right, epilogue: &Epilogue, add: bool, y: &mut [f32]) {
+    rows_times_keeping(left, rows, depth, right, epilogue, add, None, y);
+}
+
+/// The same; what the activation is given goes to `before`, which is like `y`.
+#[allow(clippy::too_many_arguments)]
+pub fn rows_times_keeping(
+    left: &impl Rows,
+    rows: usize,
+    depth: usize,
+    right: Right,
+    epilogue: &Epilogue,
+    add: bool,
+    before: Option<&mut [f32]>,
+    y: &mut [f32],
+) {
     let width = right.width;
     assert_eq!(y.len(), rows * width, "the output has {width} numbers per row");
+    assert!(before.as_ref().is_none_or(|b| b.len() == y.len()), "what is kept is like the output");
     epilogue.check(rows, width);
     if y.is_empty() {
         return;
@@ -283,7 +317,12 @@ pub fn rows_times(left: &impl Rows, rows: usize, depth: usize, right: Right, epi
     let stride = depth.next_multiple_of(LANES) + LANES;
     // A tile of half a megabyte leaves the second cache room for a panel.
     let per_task = rows_per_task(rows, (131_072 / stride / TILE_ROWS * TILE_ROWS).clamp(24, 96));
-    y.par_chunks_mut(per_task * width).enumerate().for_each(|(task, y)| {
+    let mut kept: Vec<Option<&mut [f32]>> = match before {
+        Some(before) => before.chunks_mut(per_task * width).map(Some).collect(),
+        None => vec![],
+    };
+    kept.resize_with(rows.div_ceil(per_task), || None);
+    y.par_chunks_mut(per_task * width).zip(kept).enumerate().for_each(|(task, (y, before))| {
         let first = task * per_task;
         let count = y.len() / width;
         match left.lend(first, count) {
@@ -294,7 +333,11 @@ pub fn rows_times(left: &impl Rows, rows: usize, depth: usize, right: Right, epi
                 multiply(left, count, depth, right, y, width, add);
             }),
         }
-        epilogue.apply(first, width, y);
+        epilogue.add_up(first, width, y);
+        if let Some(before) = before {
+            before.copy_from_slice(y);
+        }
+        epilogue.activation.apply(y);
     });
 }
 

@@ -4,7 +4,7 @@
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
 use super::product::{self, Finish, Packs};
-use crate::device::conv::{self, Conv, Epilogue};
+use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -57,6 +57,10 @@ fn cost(c: &Conv, real: u64) -> Cost {
     Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
+fn activation(relu: bool) -> Activation {
+    if relu { Activation::Relu } else { Activation::Nothing }
+}
+
 struct Forward {
     y: Var, // [batch, out_height, out_width, outputs]
     x: Var, // [batch, height, width, channels]
@@ -96,12 +100,13 @@ impl Call for Forward {
             scale: folded.as_ref().map(|f| &f.0[..]),
             shift: folded.as_ref().map(|f| &f.1[..]),
             residual: residual.as_deref(),
-            relu: self.relu,
+            activation: activation(self.relu),
         };
         conv::forward(&self.c, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
     }
     fn gpu(&self, g: &Gpu) {
-        let to = Finish { moments: self.moments, shift: self.shift, residual: self.residual, add: false, relu: self.relu };
+        let activation = activation(self.relu);
+        let to = Finish { moments: self.moments, shift: self.shift, residual: self.residual, activation, ..Finish::default() };
         product::forward(g, &self.c, self.y, self.x, self.packed, &to);
     }
     fn cost(&self, real: u64) -> Cost {

@@ -1,14 +1,17 @@
 //! What a network is made of. One op per file: its method of `Scope`, its meaning on the CPU, its gradient
 //! and the cases that check it. [`ALL`] is the table that feeds every check.
 
+mod add;
 pub mod alignment;
 pub mod augment;
-
 pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
+pub mod drop_path;
 pub mod interpolate;
+pub mod layer_norm;
 pub mod linear;
+pub mod mask;
 pub mod optimize;
 pub mod pool;
 mod product;
@@ -16,6 +19,10 @@ pub mod relu;
 pub mod spread;
 pub mod stack;
 pub mod step;
+mod tokens;
+mod tokens_mean;
+mod unit;
+mod weight_norm;
 
 use crate::tape::{Mode, Scope};
 use crate::var::Var;
@@ -29,11 +36,49 @@ pub struct Case {
 }
 
 /// Every op's cases.
-pub static ALL: &[&[Case]] =
-    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, interpolate::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES, stack::CASES];
+pub static ALL: &[&[Case]] = &[
+    alignment::CASES,
+    batch_norm::CASES,
+    contrast::CASES,
+    conv::CASES,
+    drop_path::CASES,
+    interpolate::CASES,
+    layer_norm::CASES,
+    linear::CASES,
+    mask::CASES,
+    pool::CASES,
+    relu::CASES,
+    spread::CASES,
+    stack::CASES,
+    tokens::patches::CASES,
+    tokens::restore::CASES,
+    tokens::sequence::CASES,
+    tokens_mean::CASES,
+    unit::CASES,
+    weight_norm::CASES,
+];
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.
 pub(crate) fn chunk_rows(cols: usize) -> usize {
     (16384 / cols).max(1)
+}
+
+/// The sum of `f` over the elements of `rows`, which are equally long: sixteen running sums, added up in f64, so the same bits on
+/// every machine.
+#[inline(always)]
+pub(crate) fn sum_of<const K: usize>(rows: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f64 {
+    const LANES: usize = 16;
+    let len = rows[0].len();
+    let chunks = rows.map(|r| r[..len].as_chunks::<LANES>());
+    let mut lanes = [0.0f32; LANES];
+    for i in 0..len / LANES {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(std::array::from_fn(|k| chunks[k].0[i][l]));
+        }
+    }
+    for (l, lane) in lanes.iter_mut().enumerate().take(len % LANES) {
+        *lane += f(std::array::from_fn(|k| chunks[k].1[l]));
+    }
+    lanes.iter().map(|v| *v as f64).sum()
 }

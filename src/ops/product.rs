@@ -1,7 +1,7 @@
 //! How convolutions and linear layers run on a GPU: packed weights, and the launches of the kernels of `conv.cu`,
 //! `conv_bwd_w.cu` and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
 
-use crate::device::conv::Conv;
+use crate::device::conv::{Activation, Conv};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::batch_norm::Named;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Tape};
@@ -166,11 +166,13 @@ impl Call for Pack {
 /// What happens to a result before it is written.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Finish {
+    /// What the activation is given, like the result.
+    pub before: Option<Var>,
     pub moments: Option<Var>, // [tiles, 2, outputs] f32
     pub shift: Option<Var>,   // [outputs] f32
     pub residual: Option<Var>,
     pub add: bool,
-    pub relu: bool,
+    pub activation: Activation,
 }
 
 /// Where the pixels of a result lie in what is gathered and in memory: `Gather` in `conv.cu`.
@@ -209,13 +211,14 @@ impl Gather {
         let i = |n: usize| Arg::from(n);
         let args = [
             y.into(),
+            to.before.into(),
             to.moments.into(),
             x.into(),
             Arg::Part(w, first_weight),
             to.shift.into(),
             to.residual.into(),
             to.add.into(),
-            to.relu.into(),
+            i(to.activation as usize),
             i(self.batch),
             i(self.from[0]),
             i(self.from[1]),

@@ -82,10 +82,11 @@ impl Rows for Neighbourhoods<'_> {
     }
 }
 
-pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
+/// What the activation is given goes to `before`.
+pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: Option<&mut [f32]>, y: &mut [f32]) {
     let rows = c.batch * c.out_height() * c.out_width();
     let depth = c.kernel * c.kernel * c.channels;
-    product::rows_times(&Neighbourhoods { c, x }, rows, depth, Right::packed(w, depth, c.outputs), epilogue, false, y);
+    product::rows_times_keeping(&Neighbourhoods { c, x }, rows, depth, Right::packed(w, depth, c.outputs), epilogue, false, before, y);
 }
 
 /// The input pixels with one remainder of (y + pad, x + pad) by the stride: their gradient is a dense

@@ -16,8 +16,8 @@ mod transform;
 mod winograd;
 mod winograd_weight;
 
-pub use super::product::Epilogue;
 use super::product::with_scratch;
+pub use super::product::{Activation, Epilogue};
 
 /// The shape of a convolution. `channels` come in, `outputs` go out; kernel, stride and padding are square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +127,18 @@ pub fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32
         if winograd::fits(c) {
             winograd::forward(c, x, packed, epilogue, false, y);
         } else {
-            im2col::forward(c, x, packed, epilogue, y);
+            im2col::forward(c, x, packed, epilogue, None, y);
         }
+    });
+}
+
+/// [`forward`] of a linear layer; `before`, which is like y, keeps what the activation is given.
+pub fn linear_keeping(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: &mut [f32], y: &mut [f32]) {
+    check(c, Some(x), Some(w), Some(y));
+    assert_eq!(c.kernel, 1, "a linear layer");
+    with_scratch(packed_len(c, Pass::Forward), |packed| {
+        pack(c, w, Pass::Forward, packed);
+        im2col::forward(c, x, packed, epilogue, Some(before), y);
     });
 }
 

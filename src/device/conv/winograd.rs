@@ -158,7 +158,7 @@ fn output_square<const FUSED: bool, const W: usize>(
     let (pixel, height, width) = place;
     let outputs = t.c.outputs;
     let top = t.line(first) * t.out_width * outputs;
-    let Epilogue { scale, shift, residual, relu } = *out.epilogue;
+    let Epilogue { scale, shift, residual, activation } = *out.epilogue;
     let at = |i: usize, j: usize| channels::<W>(m, (i * 6 + j) * step);
     transform::columns(half, at, transform::output::<FUSED>);
     for i in 0..height {
@@ -187,9 +187,7 @@ fn output_square<const FUSED: bool, const W: usize>(
                         value[lane] += residual[lane];
                     }
                 }
-                if relu {
-                    value.iter_mut().for_each(|v| *v = product::relu(*v));
-                }
+                activation.apply(&mut value);
                 if out.add {
                     for lane in 0..LANES {
                         y[lane] += value[lane];

@@ -1,0 +1,58 @@
+//! dx += dy: a gradient that passes through a sum, where nothing cheaper will do.
+
+use crate::device::{Gpu, Host, Launch, THREADS};
+use crate::tape::{Call, Cost, Grad, Operands, Tape};
+use crate::var::Var;
+use rayon::prelude::*;
+
+const CHUNK: usize = 16384;
+
+impl Tape {
+    /// `dy`, which is complete and which nobody reads later, is one part of the gradient of `to`, whose shape it has. If it is the
+    /// first, it becomes that gradient and nothing is computed.
+    pub fn pass_gradient(&mut self, to: Var, dy: Var) {
+        if !self.wants(to) {
+            return;
+        }
+        match self.gradient(to) {
+            None => self.seed(to, dy),
+            Some(_) => {
+                let rows = self.shape(to).rows();
+                let cols = self.shape(to).cols();
+                if let Some(dx) = self.gradient_of(to) {
+                    self.call(Add { dx, dy, rows, cols })
+                }
+            }
+        }
+    }
+}
+
+struct Add {
+    dx: Grad, // [rows, cols], added to
+    dy: Var,  // [rows, cols]
+    rows: usize,
+    cols: usize,
+}
+
+impl Call for Add {
+    fn name(&self) -> &'static str {
+        "add_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        let dy = m.f(self.dy);
+        m.f_mut(self.dx.var).par_chunks_mut(CHUNK).zip(dy.par_chunks(CHUNK)).for_each(|(dx, dy)| {
+            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+        });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let launch = Launch::blocks("add_bwd", (self.rows * self.cols).div_ceil(8 * THREADS));
+        g.launch(&launch, &[self.dx.var.into(), self.dy.into(), self.rows.into(), self.cols.into()]);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let n = (self.rows * self.cols) as u64;
+        Cost { flops: n, bytes: 3 * real * n }
+    }
+}

@@ -1,0 +1,134 @@
+//! The gradients of a linear layer: of its input, its weight, its bias, and of what its GELU was given.
+
+use super::super::chunk_rows;
+use super::super::product;
+use super::{BIAS_ROWS, cost};
+use crate::device::conv::{self, Conv};
+use crate::device::{Gpu, Host, Launch, THREADS, gelu};
+use crate::tape::{Call, Cost, Grad, Operands};
+use crate::var::Var;
+use rayon::prelude::*;
+
+pub(super) struct BackwardData {
+    pub dx: Grad,    // [rows, in]
+    pub dy: Var,     // [rows, out]
+    pub w: Var,      // [out, in]
+    pub packed: Var, // [in, out]
+    pub size: Conv,
+}
+
+impl Call for BackwardData {
+    fn name(&self) -> &'static str {
+        "linear_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy, self.w, self.packed]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        conv::backward_data(&self.size, &m.f(self.dy), &m.f(self.w), &mut m.f_mut(self.dx.var), self.dx.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_data(g, &self.size, self.dx, self.dy, self.packed);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.size, real)
+    }
+}
+
+pub(super) struct BackwardWeight {
+    pub dw: Grad,     // [out, in]
+    pub dy: Var,      // [rows, out]
+    pub x: Var,       // [rows, in]
+    pub partial: Var, // [parts, out * in]
+    pub size: Conv,
+}
+
+impl Call for BackwardWeight {
+    fn name(&self) -> &'static str {
+        "linear_bwd_w"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.partial], &[self.dy, self.x]).grad(self.dw)
+    }
+    fn cpu(&self, m: &Host) {
+        conv::backward_weight(&self.size, &m.f(self.x), &m.f(self.dy), &mut m.f_mut(self.dw.var), self.dw.add);
+    }
+    fn gpu(&self, g: &Gpu) {
+        product::backward_weight(g, &self.size, self.dw, self.dy, self.x, self.partial);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        cost(&self.size, real)
+    }
+}
+
+pub(super) struct BackwardBias {
+    pub db: Grad,     // [out]
+    pub dy: Var,      // [rows, out]
+    pub partial: Var, // [rows / BIAS_ROWS, out]
+    pub size: Conv,
+}
+
+impl Call for BackwardBias {
+    fn name(&self) -> &'static str {
+        "linear_bwd_b"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.partial], &[self.dy]).grad(self.db)
+    }
+    fn cpu(&self, m: &Host) {
+        let (dy, cols) = (m.f(self.dy), self.size.outputs);
+        let chunks: Vec<Vec<f32>> = dy
+            .par_chunks(chunk_rows(cols) * cols)
+            .map(|dy| {
+                let mut sum = vec![0.0; cols];
+                dy.chunks_exact(cols).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, d)| *s += d));
+                sum
+            })
+            .collect();
+        for (c, db) in m.f_mut(self.db.var).iter_mut().enumerate() {
+            let sum = chunks.iter().map(|s| s[c] as f64).sum::<f64>() as f32;
+            *db = if self.db.add { *db + sum } else { sum };
+        }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let (rows, cols) = (self.size.batch, self.size.outputs);
+        let grid = [cols.div_ceil(32) as u32, rows.div_ceil(BIAS_ROWS) as u32, 1];
+        let launch = Launch { kernel: "linear_bwd_b", grid, block: [256, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.partial.into(), self.dy.into(), rows.into(), cols.into(), BIAS_ROWS.into()]);
+        let launch = Launch { kernel: "linear_bwd_b_sum", grid: [cols.div_ceil(256) as u32, 1, 1], block: [256, 1, 1], shared: 0 };
+        let parts = rows.div_ceil(BIAS_ROWS);
+        g.launch(&launch, &[self.db.var.into(), self.partial.into(), self.db.add.into(), parts.into(), cols.into()]);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let n = self.size.output_len() as u64;
+        Cost { flops: n, bytes: real * n }
+    }
+}
+
+pub(super) struct BackwardGelu {
+    pub du: Var, // [rows, out]
+    pub dy: Var, // [rows, out]
+    pub u: Var,  // [rows, out]
+    pub size: Conv,
+}
+
+impl Call for BackwardGelu {
+    fn name(&self) -> &'static str {
+        "linear_bwd_gelu"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.du], &[self.dy, self.u])
+    }
+    fn cpu(&self, m: &Host) {
+        gelu::backward(&mut m.f_mut(self.du), &m.f(self.dy), &m.f(self.u));
+    }
+    fn gpu(&self, g: &Gpu) {
+        let (rows, cols) = (self.size.batch, self.size.outputs);
+        let launch = Launch::blocks("linear_bwd_gelu", (rows * cols).div_ceil(8 * THREADS));
+        g.launch(&launch, &[self.du.into(), self.dy.into(), self.u.into(), rows.into(), cols.into()]);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let n = self.size.output_len() as u64;
+        Cost { flops: 30 * n, bytes: 3 * real * n }
+    }
+}

@@ -1,0 +1,202 @@
+//! y = after(x Wᵀ + b): the matrix product as every layer uses it, W [out, in] as in PyTorch, with what follows it fused.
+
+mod backward;
+
+use super::Case;
+use super::product::{self, Finish, Packs};
+use crate::device::conv::{self, Activation, Conv, Epilogue};
+use crate::device::{Gpu, Host};
+use crate::tape::{Call, Cost, Mode, Operands, Scope};
+use crate::var::{Dtype, Shape, Var};
+use crate::weights::Init;
+use backward::{BackwardBias, BackwardData, BackwardGelu, BackwardWeight};
+
+/// A linear layer as its network wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense {
+    pub outputs: usize,
+    pub bias: bool,
+    /// How the weight starts; the bias starts at 0.
+    pub weight: Init,
+    /// The shape under which the weight is stored, if it is not [out, in]: a patch embedding has [out, 3, p, p].
+    pub shape: Option<Shape>,
+    pub after: After,
+}
+
+/// What happens to the result of a linear layer before it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    Nothing,
+    /// x Φ(x), with the exact normal distribution.
+    Gelu,
+    /// This residual, which is like the result, is added.
+    Add(Var),
+}
+
+impl Scope<'_> {
+    /// x `[.., in]` to `[.., out]`, with `weight` `[out, in]` and, if asked, `bias` `[out]`; both start uniform
+    /// in ±1/sqrt(in), as in PyTorch.
+    pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
+        let uniform = Init::Uniform(1.0 / (self.shape(x).cols() as f32).sqrt());
+        let dense = Dense { outputs: out, bias, weight: uniform, shape: None, after: After::Nothing };
+        self.product(x, &dense, uniform)
+    }
+
+    /// x `[.., in]` to `[.., out]` through `weight` and, if asked, `bias` `[out]`, and what comes after.
+    pub fn dense(&mut self, x: Var, dense: &Dense) -> Var {
+        self.product(x, dense, Init::Constant(0.0))
+    }
+
+    fn product(&mut self, x: Var, dense: &Dense, bias: Init) -> Var {
+        let (from, to) = (self.shape(x), self.shape(x).with_cols(dense.outputs));
+        let size = Conv::linear(from.rows(), from.cols(), dense.outputs);
+        let stored = dense.shape.unwrap_or([size.outputs, size.channels].into());
+        assert_eq!(stored.len(), size.weight_len(), "{}: a weight of {stored:?} for {size:?}", self.path());
+        let w = self.param("weight", stored, dense.weight);
+        let b = dense.bias.then(|| self.param("bias", [size.outputs], bias));
+        let y = self.tape.var(to);
+        let gelu = dense.after == After::Gelu;
+        let residual = if let After::Add(r) = dense.after { Some(r) } else { None };
+        assert!(residual.is_none_or(|r| self.shape(r) == to), "{}: a residual like the result {to:?}", self.path());
+        let before = (gelu && self.mode() == Mode::Train).then(|| self.tape.var(to));
+        let inputs: Vec<Var> = [x, w].into_iter().chain(b).chain(residual).collect();
+        let (packed, _) = Packs::forward(self.tape, w, size, None);
+        let activation = if gelu { Activation::Gelu } else { Activation::Nothing };
+        let forward = Forward { y, before, x, w, packed, b, residual, activation, size };
+        self.record(&inputs, y, forward, move |t, dy| {
+            let result = dy;
+            let dy = match before {
+                Some(u) => {
+                    let du = t.var(to);
+                    t.call(BackwardGelu { du, dy, u, size });
+                    du
+                }
+                None => dy,
+            };
+            if let Some(dx) = t.gradient_of(x) {
+                let packed = Packs::backward(t, w);
+                t.call(BackwardData { dx, dy, w, packed, size })
+            }
+            if let Some(dw) = t.gradient_of(w) {
+                let partial = product::partial_sums(t, &size);
+                t.call(BackwardWeight { dw, dy, x, partial, size })
+            }
+            if let Some(db) = b.and_then(|b| t.gradient_of(b)) {
+                let partial = t.scratch([size.batch.div_ceil(BIAS_ROWS), size.outputs], Dtype::F32);
+                t.call(BackwardBias { db, dy, partial, size })
+            }
+            // Last: from here on it belongs to the residual.
+            if let Some(residual) = residual {
+                t.pass_gradient(residual, result)
+            }
+        })
+    }
+}
+
+/// Rows of one partial sum of a bias's gradient on a GPU.
+const BIAS_ROWS: usize = 256;
+
+fn cost(c: &Conv, real: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+}
+
+struct Forward {
+    y: Var,                // [rows, out]
+    before: Option<Var>,   // [rows, out]: what the GELU is given, for its gradient
+    x: Var,                // [rows, in]
+    w: Var,                // [out, in]
+    packed: Var,           // [out, in]
+    b: Option<Var>,        // [out]
+    residual: Option<Var>, // [rows, out]
+    activation: Activation,
+    size: Conv,
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "linear_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[self.y], &[self.x, self.w, self.packed]);
+        o.writes.extend(self.before);
+        o.reads.extend(self.b);
+        o.reads.extend(self.residual);
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let (bias, residual) = (self.b.map(|b| m.f(b)), self.residual.map(|r| m.f(r)));
+        let epilogue =
+            Epilogue { shift: bias.as_deref(), residual: residual.as_deref(), activation: self.activation, ..Epilogue::default() };
+        let (x, w, mut y) = (m.f(self.x), m.f(self.w), m.f_mut(self.y));
+        match self.before {
+            Some(before) => conv::linear_keeping(&self.size, &x, &w, &epilogue, &mut m.f_mut(before), &mut y),
+            None => conv::forward(&self.size, &x, &w, &epilogue, &mut y),
+        }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Forward { before, residual, activation, .. } = *self;
+        let finish = Finish { before, shift: self.b, residual, activation, ..Finish::default() };
+        product::forward(g, &self.size, self.y, self.x, self.packed, &finish);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let mut cost = cost(&self.size, real);
+        let more = self.before.is_some() as u64 + self.residual.is_some() as u64;
+        cost.bytes += real * self.size.output_len() as u64 * more;
+        cost
+    }
+}
+
+const fn dense(outputs: usize, after: After) -> Dense {
+    Dense { outputs, bias: true, weight: Init::Normal(0.3), shape: None, after }
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "linear/one", mode: Mode::Train, inputs: &[&[1, 1]], build: |s, x| s.at("fc").linear(x[0], 1, true) },
+    Case { name: "linear/ragged", mode: Mode::Train, inputs: &[&[19, 35]], build: |s, x| s.at("fc").linear(x[0], 21, true) },
+    Case { name: "linear/no_bias", mode: Mode::Train, inputs: &[&[40, 64]], build: |s, x| s.at("fc").linear(x[0], 48, false) },
+    Case {
+        name: "linear/twice",
+        mode: Mode::Train,
+        inputs: &[&[8, 16]],
+        build: |s, x| {
+            let h = s.at("fc").linear(x[0], 16, true);
+            s.at("fc").linear(h, 16, true)
+        },
+    },
+    Case { name: "linear/sequence", mode: Mode::Train, inputs: &[&[3, 5, 16]], build: |s, x| s.at("fc").linear(x[0], 24, true) },
+    Case { name: "linear/gelu", mode: Mode::Train, inputs: &[&[2, 19, 24]], build: |s, x| s.at("fc").dense(x[0], &dense(40, After::Gelu)) },
+    Case {
+        name: "linear/gelu_ragged",
+        mode: Mode::Train,
+        inputs: &[&[7, 5]],
+        build: |s, x| s.at("fc").dense(x[0], &dense(3, After::Gelu)),
+    },
+    Case {
+        name: "linear/gelu_eval",
+        mode: Mode::Eval,
+        inputs: &[&[70, 32]],
+        build: |s, x| s.at("fc").dense(x[0], &dense(72, After::Gelu)),
+    },
+    Case {
+        name: "linear/residual",
+        mode: Mode::Train,
+        inputs: &[&[2, 9, 16], &[2, 9, 16]],
+        build: |s, x| {
+            let h = s.at("a").dense(x[0], &dense(16, After::Add(x[1])));
+            s.at("b").dense(h, &dense(16, After::Add(h)))
+        },
+    },
+    Case {
+        name: "linear/residual_eval",
+        mode: Mode::Eval,
+        inputs: &[&[11, 7], &[11, 13]],
+        build: |s, x| s.at("fc").dense(x[0], &dense(13, After::Add(x[1]))),
+    },
+    // The weight of a patch embedding, as it is stored.
+    Case {
+        name: "linear/stored",
+        mode: Mode::Train,
+        inputs: &[&[2, 4, 12]],
+        build: |s, x| s.at("proj").dense(x[0], &Dense { shape: Some([16, 3, 2, 2].into()), ..dense(16, After::Nothing) }),
+    },
+];

@@ -1,0 +1,6 @@
+//! Between images and sequences of tokens: patches, the class token and positions, and the tokens that a masked image lacks.
+
+pub mod patches;
+mod positions;
+pub mod restore;
+pub mod sequence;

@@ -1,0 +1,156 @@
+//! What an encoder gets: the class token and the patches, each with its position.
+
+use super::super::Case;
+use super::super::mask::{Chosen, batch};
+use super::positions::{self, Places};
+use crate::device::{Arg, Gpu, Host, Launch};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::Var;
+use crate::weights::Init;
+use rayon::prelude::*;
+
+impl Scope<'_> {
+    /// tokens `[n, k, d]` with `class` `[1, 1, d]`, if there is one, before them, each plus its position: `positions` is
+    /// `[1, patches (+ 1), d]`, that of the class token first. Of a masked image the tokens are those of the chosen patches.
+    pub fn sequence(&mut self, tokens: Var, class: Option<Var>, positions: Var, chosen: Option<Chosen>) -> Var {
+        let &[n, k, d] = self.shape(tokens).dims() else { panic!("{}: sequence wants [n, k, d]", self.path()) };
+        let before = class.is_some() as usize;
+        let patches = chosen.map_or(k, |c| self.shape(c.place).cols());
+        let wanted = [1, before + patches, d];
+        assert_eq!(self.shape(positions), wanted.into(), "{}: positions of {patches} patches", self.path());
+        let size = Size { n, k, d, before };
+        let y = self.tape.var([n, before + k, d]);
+        let from: Vec<Var> = [tokens, positions].into_iter().chain(class).collect();
+        let forward = Forward { y, tokens, class, positions, ids: chosen.map(|c| c.ids), size };
+        self.record(&from, y, forward, move |t, dy| {
+            let place = chosen.map(|c| (c.place, c.keep));
+            positions::record(t, positions, class, dy, Places { n, tokens: before + k, d, before, place });
+            if before == 0 {
+                t.pass_gradient(tokens, dy)
+            } else if let Some(dtokens) = t.gradient_of(tokens) {
+                t.call(Backward { dtokens, dy, size })
+            }
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    n: usize,
+    k: usize,
+    d: usize,
+    /// Tokens before the first patch.
+    before: usize,
+}
+
+struct Forward {
+    y: Var,             // [n, before + k, d]
+    tokens: Var,        // [n, k, d]
+    class: Option<Var>, // [1, 1, d]
+    positions: Var,     // [1, before + patches, d]
+    ids: Option<Var>,   // [n, k] u32
+    size: Size,
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "sequence_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[self.y], &[self.tokens, self.positions]);
+        o.reads.extend(self.class);
+        o.reads.extend(self.ids);
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let Size { k, d, before, .. } = self.size;
+        let (tokens, positions) = (m.f(self.tokens), m.f(self.positions));
+        let (class, ids) = (self.class.map(|c| m.f(c)), self.ids.map(|ids| m.u(ids)));
+        let (tokens, positions, class, ids) = (&*tokens, &*positions, class.as_deref(), ids.as_deref());
+        m.f_mut(self.y).par_chunks_mut((before + k) * d).enumerate().for_each(|(i, y)| {
+            for (r, y) in y.chunks_exact_mut(d).enumerate() {
+                let (token, p) = match class {
+                    Some(class) if r == 0 => (class, 0),
+                    _ => {
+                        let row = i * k + r - before;
+                        (&tokens[row * d..], ids.map_or(r, |ids| before + ids[row] as usize))
+                    }
+                };
+                y.iter_mut().zip(token).zip(&positions[p * d..]).for_each(|((y, x), p)| *y = x + p);
+            }
+        });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Size { n, k, d, before } = self.size;
+        let pointers = [self.y.into(), self.tokens.into(), self.class.into(), self.positions.into(), self.ids.into()];
+        let sizes = [n, k, d, before].map(Arg::from);
+        g.launch(&Launch::rows(g, "sequence_fwd", n * (before + k), d), &[&pointers[..], &sizes].concat());
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let Size { n, k, d, before } = self.size;
+        Cost { flops: (n * k * d) as u64, bytes: real * (n * (2 * k + before) * d) as u64 }
+    }
+}
+
+struct Backward {
+    dtokens: Grad, // [n, k, d]
+    dy: Var,       // [n, before + k, d]
+    size: Size,
+}
+
+impl Call for Backward {
+    fn name(&self) -> &'static str {
+        "sequence_bwd"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[], &[self.dy]).grad(self.dtokens)
+    }
+    fn cpu(&self, m: &Host) {
+        let Size { k, d, before, .. } = self.size;
+        let (dy, Grad { var, add }) = (m.f(self.dy), self.dtokens);
+        m.f_mut(var).par_chunks_mut(k * d).zip(dy.par_chunks((before + k) * d)).for_each(|(to, dy)| {
+            to.iter_mut().zip(&dy[before * d..]).for_each(|(to, dy)| *to = if add { *to + dy } else { *dy });
+        });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Size { n, k, d, before } = self.size;
+        let sizes = [n, k, d, before].map(Arg::from);
+        let pointers = [self.dtokens.var.into(), self.dy.into(), self.dtokens.add.into()];
+        g.launch(&Launch::rows(g, "sequence_bwd", n * k, d), &[&pointers[..], &sizes].concat());
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let Size { n, k, d, .. } = self.size;
+        Cost { flops: 0, bytes: real * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
+    }
+}
+
+/// Tokens with weights of their own: masked to as many as there are of `patches`.
+fn embedded(s: &mut Scope, x: Var, class: bool, patches: usize) -> Var {
+    let &[n, k, d] = s.shape(x).dims() else { panic!("a case of [n, k, d]") };
+    let class = class.then(|| s.param("cls_token", [1, 1, d], Init::Normal(0.5)));
+    let positions = s.param("pos_embed", [1, patches + class.is_some() as usize, d], Init::Normal(0.5));
+    let chosen = (k < patches).then(|| {
+        let batch = batch(s.tape(), n);
+        s.tape().mask(batch, patches, k, 9)
+    });
+    s.sequence(x, class, positions, chosen)
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "sequence/one", mode: Mode::Train, inputs: &[&[1, 1, 1]], build: |s, x| embedded(s, x[0], true, 1) },
+    Case { name: "sequence/plain", mode: Mode::Train, inputs: &[&[3, 4, 8]], build: |s, x| embedded(s, x[0], false, 4) },
+    Case { name: "sequence/class", mode: Mode::Train, inputs: &[&[35, 6, 24]], build: |s, x| embedded(s, x[0], true, 6) },
+    Case { name: "sequence/masked", mode: Mode::Train, inputs: &[&[37, 4, 13]], build: |s, x| embedded(s, x[0], true, 16) },
+    Case { name: "sequence/masked_plain", mode: Mode::Train, inputs: &[&[5, 3, 16]], build: |s, x| embedded(s, x[0], false, 7) },
+    // Fixed positions: only the class token has a gradient.
+    Case {
+        name: "sequence/fixed",
+        mode: Mode::Train,
+        inputs: &[&[34, 4, 16]],
+        build: |s, x| {
+            let class = s.param("cls_token", [1, 1, 16], Init::Normal(0.5));
+            let positions = s.frozen("fixed").param("pos_embed", [1, 5, 16], Init::Normal(0.5));
+            s.sequence(x[0], Some(class), positions, None)
+        },
+    },
+];
