@@ -2,6 +2,7 @@
 //! and the cases that check it. [`ALL`] is the table that feeds every check.
 
 pub mod alignment;
+pub mod attention;
 pub mod augment;
 
 pub mod batch_norm;
@@ -27,8 +28,17 @@ pub struct Case {
 }
 
 /// Every op's cases.
-pub static ALL: &[&[Case]] =
-    &[alignment::CASES, batch_norm::CASES, contrast::CASES, conv::CASES, linear::CASES, pool::CASES, relu::CASES, spread::CASES];
+pub static ALL: &[&[Case]] = &[
+    alignment::CASES,
+    attention::CASES,
+    batch_norm::CASES,
+    contrast::CASES,
+    conv::CASES,
+    linear::CASES,
+    pool::CASES,
+    relu::CASES,
+    spread::CASES,
+];
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.
