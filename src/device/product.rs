@@ -71,6 +71,22 @@ pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usiz
     });
 }
 
+/// [`pack`] on one thread, for a small matrix whose columns lie in memory: `column(c)` is `depth` numbers.
+pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32]) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    let stride = panel_stride(width);
+    for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
+        let columns = stride.min(width - panel * PANEL);
+        for first in (0..columns).step_by(LANES) {
+            let from: [&[f32]; LANES] = std::array::from_fn(|i| &column(panel * PANEL + (first + i).min(columns - 1))[..depth]);
+            for (k, out) in out.chunks_exact_mut(stride).enumerate() {
+                let out: &mut [f32; LANES] = out[first..].first_chunk_mut().expect("strides are whole vectors");
+                *out = std::array::from_fn(|i| from[i][k]);
+            }
+        }
+    }
+}
+
 impl Right<'_> {
     /// A matrix that [`pack`] wrote.
     pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {

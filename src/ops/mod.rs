@@ -3,6 +3,7 @@
 
 mod add;
 pub mod alignment;
+pub mod attention;
 pub mod augment;
 pub mod batch_norm;
 pub mod contrast;
@@ -38,6 +39,7 @@ pub struct Case {
 /// Every op's cases.
 pub static ALL: &[&[Case]] = &[
     alignment::CASES,
+    attention::CASES,
     batch_norm::CASES,
     contrast::CASES,
     conv::CASES,

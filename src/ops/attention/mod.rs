@@ -1,0 +1,135 @@
+//! Multi-head self-attention (Vaswani et al. 2017): softmax(q kᵀ / sqrt(d)) v for every image and head.
+
+mod backward;
+mod forward;
+mod scores;
+
+use super::Case;
+use crate::device::product::{LANES, Left, Right, TILE_ROWS};
+use crate::tape::{Cost, Mode, Scope};
+use crate::var::Var;
+use backward::Backward;
+use forward::Forward;
+
+impl Scope<'_> {
+    /// qkv `[n, t, 3 * width]` to `[n, t, width]`. The columns of `qkv` are those of timm: queries, keys, values, each `heads` times
+    /// d of them; those of the result are the heads in order. Scores are scaled by 1 / sqrt(d).
+    pub fn attention(&mut self, qkv: Var, heads: usize) -> Var {
+        let shape = self.shape(qkv);
+        let &[images, tokens, columns] = shape.dims() else {
+            panic!("{}: attention takes queries, keys and values [n, t, 3 * width], not {shape:?}", self.path())
+        };
+        let head = columns / (3 * heads);
+        assert!(3 * heads * head == columns && head > 0, "{}: {columns} columns are not three times {heads} heads", self.path());
+        assert!(head <= LARGEST, "{}: a head of {head} columns is larger than {LARGEST}; take more heads", self.path());
+        let size = Size { images, tokens, heads, head };
+        let t = &mut *self.tape;
+        let (y, log_sums) = (t.var([images, tokens, size.width()]), t.exact([images, heads, tokens]));
+        self.record(&[qkv], y, Forward { y, log_sums, qkv, size }, move |t, dy| {
+            if let Some(dqkv) = t.gradient_of(qkv) {
+                let delta = t.exact([images, heads, tokens]);
+                let delta = t.gpu_only(delta);
+                t.call(Backward { dqkv, delta, dy, y, qkv, log_sums, size })
+            }
+        })
+    }
+}
+
+/// Columns of a head at most: what the kernels hold in registers.
+const LARGEST: usize = 128;
+
+#[derive(Clone, Copy)]
+struct Size {
+    images: usize,
+    tokens: usize,
+    heads: usize,
+    head: usize,
+}
+
+/// Which of the three parts of `qkv`.
+#[derive(Clone, Copy)]
+enum Part {
+    Query,
+    Key,
+    Value,
+}
+
+impl Size {
+    fn width(&self) -> usize {
+        self.heads * self.head
+    }
+    fn scale(&self) -> f32 {
+        1.0 / (self.head as f32).sqrt()
+    }
+    /// Queries that the CPU takes at a time, so that their scores stay in the second cache.
+    fn block(&self) -> usize {
+        let blocks = self.tokens.div_ceil(96);
+        self.tokens.div_ceil(blocks).next_multiple_of(TILE_ROWS)
+    }
+    /// Numbers from one row of scores to the next on the CPU.
+    fn stride(&self) -> usize {
+        self.tokens.next_multiple_of(LANES)
+    }
+    /// Multiply-adds of one product of queries with keys, for all heads.
+    fn product(&self) -> u64 {
+        2 * (self.images * self.tokens * self.tokens * self.width()) as u64
+    }
+    fn cost(&self, products: u64, real: u64, passes: u64) -> Cost {
+        let rows = (self.images * self.tokens) as u64;
+        Cost { flops: products * self.product(), bytes: rows * (real * passes * self.width() as u64 + 4 * self.heads as u64) }
+    }
+}
+
+/// One head of one image: `[tokens, head]` inside `[tokens, stride]`.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    data: &'a [f32],
+    first: usize,
+    stride: usize,
+    size: Size,
+}
+
+impl<'a> Head<'a> {
+    /// A part of `head` in one image's rows of `qkv`.
+    fn of(qkv: &'a [f32], size: Size, part: Part, head: usize) -> Head<'a> {
+        Head { data: qkv, first: part as usize * size.width() + head * size.head, stride: 3 * size.width(), size }
+    }
+    fn row(&self, token: usize) -> &'a [f32] {
+        &self.data[self.first + token * self.stride..][..self.size.head]
+    }
+    /// As the left matrix of a product, from `token` on.
+    fn left(&self, token: usize) -> Left<'a> {
+        Left { data: &self.data[self.first + token * self.stride..], row_step: self.stride, depth_step: 1 }
+    }
+    /// Rows from `token` on beside each other.
+    fn copy(&self, token: usize, out: &mut [f32]) {
+        let columns = self.size.head.next_multiple_of(LANES);
+        out.chunks_exact_mut(columns).enumerate().for_each(|(i, out)| out[..self.size.head].copy_from_slice(self.row(token + i)));
+    }
+}
+
+/// A right matrix whose rows lie beside each other, as [`Head::copy`] leaves them.
+fn right(data: &[f32], columns: usize) -> Right<'_> {
+    let stride = columns.next_multiple_of(LANES);
+    Right { data, width: columns, panel_step: crate::device::product::PANEL, stride }
+}
+
+/// The rows of every head, of an image's rows that hold `parts` times all heads.
+fn rows_by_head(rows: &mut [f32], size: Size, parts: usize) -> Vec<Vec<&mut [f32]>> {
+    let count = parts * size.heads;
+    let mut heads: Vec<Vec<&mut [f32]>> = (0..count).map(|_| Vec::with_capacity(size.tokens)).collect();
+    rows.chunks_exact_mut(size.head).enumerate().for_each(|(i, row)| heads[i % count].push(row));
+    heads
+}
+
+pub static CASES: &[Case] = &[
+    Case { name: "attention/tiny", mode: Mode::Train, inputs: &[&[2, 3, 12]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/ragged", mode: Mode::Train, inputs: &[&[2, 19, 3 * 3 * 20]], build: |s, x| s.attention(x[0], 3) },
+    Case { name: "attention/nano", mode: Mode::Train, inputs: &[&[3, 17, 3 * 64]], build: |s, x| s.attention(x[0], 2) },
+    Case { name: "attention/vit_tiny", mode: Mode::Train, inputs: &[&[1, 65, 3 * 192]], build: |s, x| s.attention(x[0], 3) },
+    Case { name: "attention/long", mode: Mode::Train, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/head_16", mode: Mode::Train, inputs: &[&[1, 70, 3 * 32]], build: |s, x| s.attention(x[0], 2) },
+    Case { name: "attention/head_48", mode: Mode::Train, inputs: &[&[1, 33, 3 * 96]], build: |s, x| s.attention(x[0], 2) },
+    Case { name: "attention/head_80", mode: Mode::Eval, inputs: &[&[1, 67, 3 * 160]], build: |s, x| s.attention(x[0], 2) },
+    Case { name: "attention/head_128", mode: Mode::Train, inputs: &[&[1, 40, 3 * 128]], build: |s, x| s.attention(x[0], 1) },
+];

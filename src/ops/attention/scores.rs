@@ -1,0 +1,76 @@
+//! What happens to a block of scores on the CPU: softmax on the way forward, its gradient on the way back.
+
+use crate::device::product::LANES;
+use multiversion::{multiversion, target::match_target};
+
+/// 2^x to 1.2e-7 of its value: 2^(nearest integer) times a polynomial (Cephes' exp2f) on what is left. Below -126 it is 2^-126; a NaN
+/// stays a NaN.
+#[inline(always)]
+fn exp2<const FUSED: bool>(x: f32) -> f32 {
+    const ROUND: f32 = 12582912.0; // 1.5 * 2^23: adding it leaves an integer in the lowest bits
+    let fma = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
+    let x = if x < -126.0 { -126.0 } else { x };
+    let near = x + ROUND;
+    let left = x - (near - ROUND);
+    let mut p = 1.535_336_2e-4;
+    for c in [1.339_887_5e-3, 9.618_437e-3, 5.550_332_6e-2, 0.240_226_48, std::f32::consts::LN_2, 1.0] {
+        p = fma(p, left, c);
+    }
+    p * f32::from_bits((near.to_bits() << 23).wrapping_add(0x3F80_0000))
+}
+
+/// Every row of scores `[rows, stride]`, of which `tokens` count, becomes exp(scale * (s - its largest)); `inverse` 1 over its sum,
+/// `log_sums` the log of the sum of exp(scale * s). Sixteen running sums, whatever the machine.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
+pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse: &mut [f32], log_sums: &mut [f32]) {
+    let scale2 = scale * std::f32::consts::LOG2_E;
+    for ((s, inverse), log_sum) in s.chunks_exact_mut(stride).zip(inverse).zip(log_sums) {
+        s[tokens..].fill(f32::NEG_INFINITY);
+        let mut top = [f32::NEG_INFINITY; LANES];
+        for s in s.as_chunks::<LANES>().0 {
+            for j in 0..LANES {
+                top[j] = if s[j] > top[j] { s[j] } else { top[j] };
+            }
+        }
+        let top = top.into_iter().fold(f32::NEG_INFINITY, |m, t| if t > m { t } else { m });
+        let mut sums = [0.0; LANES];
+        for s in s.as_chunks_mut::<LANES>().0 {
+            for j in 0..LANES {
+                s[j] = match_target! {
+                    "x86_64+fma" | "aarch64+neon" => exp2::<true>((s[j] - top) * scale2),
+                    _ => exp2::<false>((s[j] - top) * scale2),
+                };
+                sums[j] += s[j];
+            }
+        }
+        let sum = sums.into_iter().fold(0.0, |a, s| a + s as f64);
+        *inverse = (1.0 / sum) as f32;
+        *log_sum = ((scale * top) as f64 + sum.ln()) as f32;
+    }
+}
+
+/// Scores `s` become probabilities p, their gradients `dp` that of the scores, p * (dp - delta), both `[rows, stride]`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
+pub fn softmax_back(s: &mut [f32], dp: &mut [f32], stride: usize, scale: f32, delta: &[f32], log_sums: &[f32]) {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    for (((s, dp), delta), log_sum) in s.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).zip(delta).zip(log_sums) {
+        for (s, dp) in s.as_chunks_mut::<LANES>().0.iter_mut().zip(dp.as_chunks_mut::<LANES>().0) {
+            for j in 0..LANES {
+                s[j] = match_target! {
+                    "x86_64+fma" | "aarch64+neon" => exp2::<true>((s[j] * scale - log_sum) * LOG2_E),
+                    _ => exp2::<false>((s[j] * scale - log_sum) * LOG2_E),
+                };
+                dp[j] = s[j] * (dp[j] - delta);
+            }
+        }
+    }
+}
+
+/// The sum of a * b, in sixteen running sums.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        sums.iter_mut().zip(a).zip(b).for_each(|((s, a), b)| *s += a * b);
+    }
+    sums.into_iter().sum()
+}
