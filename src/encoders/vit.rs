@@ -2,7 +2,7 @@
 
 use super::{Encoder, Form, Positions};
 use crate::error::{Error, Result};
-use crate::ops::dense::{After, Dense};
+use crate::ops::linear::{After, Dense};
 use crate::ops::drop_path::Drop;
 use crate::ops::mask::Chosen;
 use crate::tape::{Mode, Scope};
@@ -130,8 +130,7 @@ impl Block {
             None => self.dense(&mut s.at(name), h, width, After::Add(x)),
             Some((rate, drop)) => {
                 let h = self.dense(&mut s.at(name), h, width, After::Nothing);
-                let h = s.drop_path(h, rate, Drop { layer: drop.layer + second, ..drop });
-                s.add(x, h)
+                s.add_dropped(x, h, rate, Drop { layer: drop.layer + second, ..drop })
             }
         }
     }

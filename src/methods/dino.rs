@@ -4,7 +4,7 @@ use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, nee
 use crate::encoders::{Form, Network};
 use crate::error::{Error, Result};
 use crate::ops::distill::Distill;
-use crate::ops::dense::{After, Dense};
+use crate::ops::linear::{After, Dense};
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
 use crate::var::Var;

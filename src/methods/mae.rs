@@ -3,7 +3,7 @@
 use super::{Kind, Method, Options, Recorded, Representations, Setting};
 use crate::encoders::{Block, Form, Network, glorot, sine_cosine};
 use crate::error::{Error, Result};
-use crate::ops::dense::{After, Dense};
+use crate::ops::linear::{After, Dense};
 use crate::tape::Scope;
 use crate::var::{Dtype, Var};
 use crate::weights::Init;

@@ -9,6 +9,7 @@ pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
 pub mod drop_path;
+mod gelu;
 pub mod interpolate;
 pub mod layer_norm;
 pub mod linear;
@@ -44,6 +45,7 @@ pub static ALL: &[&[Case]] = &[
     contrast::CASES,
     conv::CASES,
     drop_path::CASES,
+    gelu::CASES,
     interpolate::CASES,
     layer_norm::CASES,
     linear::CASES,
