@@ -38,7 +38,8 @@ impl Method for Byol {
         });
         let halves = [s.cosine(p[0], target[1]), s.cosine(p[1], target[0])];
         // Squared distance of unit vectors, both directions.
-        let loss = s.weighted_sum(&halves.map(|c| (c, -2.0)), 4.0);
+        let one = s.tape().constant([1], vec![1.0]);
+        let loss = s.weighted_sum(&[(halves[0], -2.0), (halves[1], -2.0), (one, 4.0)]);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {

@@ -4,7 +4,7 @@
 use super::Case;
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
-use crate::var::{Dtype, Var};
+use crate::var::Var;
 use crate::view::resampling;
 use rayon::prelude::*;
 use std::rc::Rc;
@@ -63,8 +63,9 @@ impl Call for Forward {
         Operands::new(&[self.y], &[self.x, self.matrix])
     }
     fn cpu(&self, m: &Host) {
-        let (x, Size { inputs, cols, .. }) = (m.f(self.x), self.size);
-        m.f_mut(self.y).par_chunks_mut(cols).zip(self.host.par_chunks(inputs)).for_each(|(y, weights)| {
+        let (x, host, Size { inputs, cols, .. }) = (m.f(self.x), &*self.host, self.size);
+        let x = &*x;
+        m.f_mut(self.y).par_chunks_mut(cols).zip(host.par_chunks(inputs)).for_each(|(y, weights)| {
             y.fill(0.0);
             for (i, w) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
                 y.iter_mut().zip(&x[i * cols..]).for_each(|(y, x)| *y += w * x);
@@ -97,12 +98,13 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy, self.matrix]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let (dy, Size { outputs, inputs, cols }) = (m.f(self.dy), self.size);
+        let (dy, host, add, Size { outputs, inputs, cols }) = (m.f(self.dy), &*self.host, self.dx.add, self.size);
+        let dy = &*dy;
         m.f_mut(self.dx.var).par_chunks_mut(cols).enumerate().for_each(|(i, dx)| {
-            if !self.dx.add {
+            if !add {
                 dx.fill(0.0);
             }
-            for (o, w) in (0..outputs).map(|o| (o, self.host[o * inputs + i])).filter(|(_, w)| *w != 0.0) {
+            for (o, w) in (0..outputs).map(|o| (o, host[o * inputs + i])).filter(|(_, w)| *w != 0.0) {
                 dx.iter_mut().zip(&dy[o * cols..]).for_each(|(dx, dy)| *dx += w * dy);
             }
         });

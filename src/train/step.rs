@@ -86,7 +86,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     if r.method.alignment_limit > 0.0 {
         let distance = distance(job, &mut tape, &network, batch, representations, count)?;
         let limit = r.method.alignment_limit;
-        loss = tape.root().weighted_sum(&[(loss, 1.0 - limit), (distance, -limit)], 0.0);
+        loss = tape.root().weighted_sum(&[(loss, 1.0 - limit), (distance, -limit)]);
     }
     let spread = tape.root().spread(embeddings);
     tape.backward(loss);
