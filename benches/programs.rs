@@ -7,7 +7,7 @@ use sslmem::error::Result;
 use sslmem::methods::{self, Projector, Setting};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::augment::Batch;
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Rule, Treat};
 use sslmem::program::Program;
 use sslmem::progress::Silent;
 use sslmem::random::Purpose;
@@ -69,8 +69,8 @@ pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     let setting = Setting { encoder: encoders::find(n.arch)?, stem: n.stem, temperature: 0.5, projector: Projector::Reference };
     let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, views);
     tape.backward(recorded.loss);
-    let when = Schedule::new(tape, &vec![[1e-3, 1e-6]; 100_000]);
-    tape.optimize(ADAM, true, when);
+    let when = Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]);
+    tape.optimize(ADAM, 0.0, &|_, _| Treat::default(), when);
     let log = tape.fixed([1, 1], Dtype::F32);
     tape.step(when, log, &[recorded.loss]);
     Ok(())

@@ -185,6 +185,12 @@ impl Tape {
         assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
         self.slot(shape, Dtype::F32, Kind::Fixed(data))
     }
+    /// The same of whole numbers.
+    pub fn whole(&mut self, shape: impl Into<Shape>, data: Vec<u32>) -> Var {
+        let v = self.constant(shape, data.into_iter().map(f32::from_bits).collect());
+        self.slots[v.index()].dtype = Dtype::U32;
+        v
+    }
     /// Keep an intermediate result until the host has read it.
     pub fn keep(&mut self, v: Var) {
         if let Kind::Temporary = self.slots[v.index()].kind {
@@ -228,6 +234,13 @@ impl Tape {
     /// Ask for the gradient of a variable that is not a weight (an input).
     pub fn want(&mut self, x: Var) {
         self.wants[x.index()] = true;
+    }
+    /// No gradient flows into `x`, whatever is recorded: it is a target.
+    pub fn ignore(&mut self, x: Var) {
+        self.wants[x.index()] = false;
+    }
+    pub fn wants(&self, x: Var) -> bool {
+        self.wants[x.index()]
     }
     /// The gradient of `x`, once [`Tape::backward`] has recorded it.
     pub fn gradient(&self, x: Var) -> Option<Var> {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::loader::load;
 use crate::methods::Setting;
 use crate::ops::augment::Batch;
-use crate::ops::optimize::Rule;
+use crate::ops::optimize::{Rule, Treat};
 use crate::program::{Plan, Program};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -113,15 +113,15 @@ pub fn peak_rate(recipe: &Recipe) -> f64 {
         }
 }
 
-fn rates(job: &Job) -> Vec<[f32; 2]> {
+fn rates(job: &Job) -> Vec<[f32; 4]> {
     let (o, steps) = (&job.recipe.optim, job.steps());
     let warmup = ((o.warmup_epochs as f64 * job.steps_per_epoch() as f64).round() as usize).min(steps);
     let peak = peak_rate(job.recipe);
     let rate = |step| if o.schedule == "constant" && step >= warmup { peak } else { warmup_cosine(peak, warmup, steps, step) };
-    (0..steps).map(|step| [rate(step) as f32, o.weight_decay]).collect()
+    (0..steps).map(|step| [rate(step) as f32, o.weight_decay, 0.0, 0.0]).collect()
 }
 
-fn record(job: &Job, rates: &[[f32; 2]], every: usize) -> Result<Recording> {
+fn record(job: &Job, rates: &[[f32; 4]], every: usize) -> Result<Recording> {
     let r = job.recipe;
     let method = methods::find(&r.method.name)?;
     let mut tape = Tape::new(Mode::Train);
@@ -138,7 +138,7 @@ fn record(job: &Job, rates: &[[f32; 2]], every: usize) -> Result<Recording> {
     let spread = tape.root().spread(recorded.embeddings);
     tape.backward(recorded.loss);
     let when = Schedule::new(&mut tape, rates);
-    tape.optimize(rule(r), true, when);
+    tape.optimize(rule(r), 0.0, &|_, _| Treat::default(), when);
     let log = tape.fixed([every, 2], crate::var::Dtype::F32);
     tape.step(when, log, &[recorded.loss, spread]);
     Ok(Recording { tape, batch, log })
