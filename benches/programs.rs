@@ -2,17 +2,18 @@
 
 use sslmem::data::Source;
 use sslmem::device::Device;
-use sslmem::encoders::{self, Stem};
+use sslmem::config::Recipe;
+use sslmem::encoders::{self, Features, Form, Stem};
 use sslmem::error::Result;
-use sslmem::methods::{self, Projector, Setting};
+use sslmem::methods::{self, Setting};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::augment::Batch;
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Rule, Treat};
 use sslmem::program::Program;
 use sslmem::progress::Silent;
 use sslmem::random::Purpose;
 use sslmem::schedule::Schedule;
-use sslmem::score::{Features, Protocol, Side, score};
+use sslmem::score::{Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -26,10 +27,19 @@ use std::path::{Path, PathBuf};
 pub struct Network {
     pub arch: &'static str,
     pub stem: Stem,
+    /// Of a ViT.
+    pub patch: usize,
     /// Height and width of an image.
     pub size: usize,
     /// Images, or views, per run.
     pub batch: usize,
+}
+
+impl Network {
+    pub fn built(&self) -> Result<encoders::Network> {
+        let form = Form { stem: self.stem, patch: self.patch, ..Form::of(self.size) };
+        Ok(encoders::Network { encoder: encoders::find(self.arch)?, form })
+    }
 }
 
 pub const ADAM: Rule = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false };
@@ -57,7 +67,7 @@ pub fn fill(program: &mut Program, inputs: &[(Var, usize)]) -> Result<()> {
 pub fn inference(device: &Device, n: Network) -> Result<Program> {
     let mut tape = Tape::new(Mode::Eval);
     let x = input(&mut tape, &[n.batch, n.size, n.size, 3]);
-    let y = encoders::find(n.arch)?.features(&mut tape.root().at("encoder"), n.stem, x);
+    let y = n.built()?.features(&mut tape.root().at("encoder"), x);
     tape.keep(y);
     let mut program = tape.compile(&mut Weights::on(device.clone(), 0))?;
     fill(&mut program, &[(x, n.batch * n.size * n.size * 3)])?;
@@ -66,11 +76,12 @@ pub fn inference(device: &Device, n: Network) -> Result<Program> {
 
 /// From views [2 * samples, size, size, 3] to changed weights: SimCLR with Adam, for at most 100,000 steps.
 pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
-    let setting = Setting { encoder: encoders::find(n.arch)?, stem: n.stem, temperature: 0.5, projector: Projector::Reference };
-    let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, views);
+    let (when, batch) = (Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]), tape.batch(1, 3));
+    let options = Recipe::default().method;
+    let setting = Setting { network: n.built()?, options: &options, when, batch, seed: 0 };
+    let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
-    let when = Schedule::new(tape, &vec![[1e-3, 1e-6]; 100_000]);
-    tape.optimize(ADAM, true, when);
+    tape.optimize(ADAM, 0.0, &|_, _| Treat::default(), when);
     let log = tape.fixed([1, 1], Dtype::F32);
     tape.step(when, log, &[recorded.loss]);
     Ok(())
@@ -90,7 +101,7 @@ pub fn training(device: &Device, n: Network) -> Result<Program> {
 pub fn augmentation(device: &Device, policy: &str, size: usize, n: usize, [h, w]: [usize; 2]) -> Result<Program> {
     let mut tape = Tape::new(Mode::Eval);
     let batch: Batch = tape.batch(n, h * w * 3);
-    let y = tape.augment(batch, vec![view(policy, size)], 0, Purpose::Train);
+    let y = tape.augment(batch, vec![view(policy, size)], 0, 0, Purpose::Train);
     tape.keep(y);
     let mut program = tape.compile(&mut Weights::on(device.clone(), 0))?;
     let pixels: Vec<u8> = (0..n * h * w * 3).map(|i| (i * 7919 % 251) as u8).collect();
@@ -112,12 +123,11 @@ pub struct Scoring {
 
 impl Scoring {
     pub fn new(device: &Device, folder: &Path, n: Network) -> Result<Scoring> {
-        let encoder = encoders::find(n.arch)?;
         let paths = ["f", "g"].map(|name| folder.join(format!("{}-{name}.safetensors", n.arch)));
         for (seed, path) in paths.iter().enumerate() {
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, &[1, n.size, n.size, 3]);
-            encoder.features(&mut tape.root().at("encoder"), n.stem, x);
+            n.built()?.features(&mut tape.root().at("encoder"), x);
             let mut weights = Weights::new(seed as u64);
             tape.compile(&mut weights)?;
             weights.save(path, "encoder.", &BTreeMap::new())?;
@@ -128,6 +138,7 @@ impl Scoring {
             views: 5,
             pairs: Pairs::All,
             features: Features::Pooled,
+            layer: String::new(),
             seed: 0,
             batch: n.batch,
         };
@@ -135,8 +146,8 @@ impl Scoring {
     }
     /// From the source's images to two alignment losses for each of `count` samples.
     pub fn run(&self, source: &dyn Source, count: usize) -> Result<()> {
-        let encoder = encoders::find(self.network.arch)?;
-        let side = |i: usize| Side { path: &self.paths[i], encoder, stem: self.network.stem };
+        let network = self.network.built()?;
+        let side = |i: usize| Side { path: &self.paths[i], network };
         let samples: Vec<(u32, Subset)> = (0..count as u32).map(|i| (i, Subset::Candidate)).collect();
         score(side(0), side(1), &self.protocol, source, &samples, &self.device, &mut Silent).map(|_| ())
     }

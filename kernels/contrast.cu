@@ -1,4 +1,7 @@
-// NT-Xent (Chen et al. 2020, Eq. 1) without the matrix of similarities: tiles of it are made, used and forgotten.
+// NT-Xent (Chen et al. 2020, Eq. 1) and InfoNCE without the matrix of similarities: tiles of it are made, used and forgotten.
+//
+// NT-Xent is between the rows of one matrix, of which row i's partner is the other view and i itself does not count; InfoNCE between
+// the rows of `queries` and those of `keys`, of which row i's partner is i, and only the queries want a gradient. PAIRS: NT-Xent.
 //
 // Floor, forward: 2 rows^2 cols FLOP, unit vectors once per block (they stay in the L2: 2 MB for 8192 x 128). Backward twice that.
 #include "product.cuh"
@@ -19,9 +22,9 @@ KERNEL void __launch_bounds__(THREADS) contrast_unit(T *unit, float *saved, cons
   if (lane == 0) saved[2 * row] = inverse;
 }
 
-// The tile of similarities of rows first .. first + 63 with columns other .. other + 63. The slots are free at the end.
-DEVICE void similarities(float (&acc)[1][8][4], u8 *slots, const T *unit, int rows, int cols, int first, int other) {
-  const Rows<TILE, THREADS> a = {unit, rows, cols, first}, b = {unit, rows, cols, other};
+// The tile of similarities of queries first .. first + 63 with keys other .. other + 63. The slots are free at the end.
+DEVICE void similarities(float (&acc)[1][8][4], u8 *slots, const T *queries, const T *keys, int rows, int cols, int first, int other) {
+  const Rows<TILE, THREADS> a = {queries, rows, cols, first}, b = {keys, rows, cols, other};
   clear(acc);
   pipeline<STAGES, BYTES>(slots, (cols + BK - 1) / BK, [&](u8 *slot, int step) {
     if (cols % VEC == 0) a.load(slot, step), b.load(slot + TILE * ROW, step);
@@ -29,19 +32,24 @@ DEVICE void similarities(float (&acc)[1][8][4], u8 *slots, const T *unit, int ro
   }, [&](const u8 *slot) { multiply<Along, Along>(acc, slot, slot + TILE * ROW, (threadIdx.x >> 5) * 16, 0); });
 }
 
-// Of each row: saved[1] = log of the sum over k != i of exp(s / temperature), and its loss. The sum is kept relative to the largest
+template <bool PAIRS> DEVICE int partner_of(int row, int rows) {
+  if constexpr (!PAIRS) return row;
+  return row < rows / 2 ? row + rows / 2 : row - rows / 2;
+}
+
+// Of each row: saved[1] = log of the sum over k (!= i) of exp(s / temperature), and its loss. The sum is kept relative to the largest
 // term so far, so that no temperature is too cold.
-KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses, const T *unit, float temperature, int rows, int cols) {
-  SHARED_DYN(slots);
+template <bool PAIRS>
+DEVICE void forward(u8 *slots, float *saved, float *losses, const T *queries, const T *keys, float temperature, int rows, int cols) {
   const int lane = threadIdx.x & 31, first = blockIdx.x * TILE, q = (lane & 3) * 2;
   const int mine = first + (threadIdx.x >> 5) * 16 + (lane >> 2);  // and + 8
   float top[2] = {NONE, NONE}, sum[2] = {0.f, 0.f}, pair[2] = {0.f, 0.f};
   for (int other = 0; other < rows; other += TILE) {
     float acc[1][8][4];
-    similarities(acc, slots, unit, rows, cols, first, other);
+    similarities(acc, slots, queries, keys, rows, cols, first, other);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const int row = mine + h * 8, partner = row < rows / 2 ? row + rows / 2 : row - rows / 2;
+      const int row = mine + h * 8, partner = partner_of<PAIRS>(row, rows);
       float largest = top[h];
 #pragma unroll
       for (int j = 0; j < 8; j++)
@@ -51,7 +59,7 @@ KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses,
           float &s = acc[0][j][h * 2 + e];
           s /= temperature;
           if (k == partner) pair[h] = s;
-          if (k == row || k >= rows) s = NONE;
+          if ((PAIRS && k == row) || k >= rows) s = NONE;
           largest = fmaxf(largest, s);
         }
       if (largest == NONE) continue;
@@ -84,6 +92,16 @@ KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses,
   }
 }
 
+KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses, const T *unit, float temperature, int rows, int cols) {
+  SHARED_DYN(slots);
+  forward<true>(slots, saved, losses, unit, unit, temperature, rows, cols);
+}
+KERNEL void __launch_bounds__(THREADS)
+    info_nce_fwd(float *saved, float *losses, const T *queries, const T *keys, float temperature, int rows, int cols) {
+  SHARED_DYN(slots);
+  forward<false>(slots, saved, losses, queries, keys, temperature, rows, cols);
+}
+
 // The mean of the rows' losses, in f64.
 KERNEL void __launch_bounds__(1024) contrast_loss(float *loss, const float *losses, int rows) {
   double sum = 0.;
@@ -92,14 +110,15 @@ KERNEL void __launch_bounds__(1024) contrast_loss(float *loss, const float *loss
   if (threadIdx.x == 0) loss[0] = (float)(sum / rows);
 }
 
-// Gradient of the unit vectors of 64 rows, COLS columns: the sum over k of g(i, k) unit(k), where
-// g = dloss / (temperature rows) (exp(s - log_sum(i)) + exp(s - log_sum(k)) - 2 [k is the partner]) is row i's own softmax and its
-// part in every other row's. s and g are made tile by tile; g goes through shared memory to become an operand.
+// Gradient of the unit vectors of 64 rows, COLS columns: the sum over k of g(i, k) key(k), where of InfoNCE
+// g = dloss / (temperature rows) (exp(s - log_sum(i)) - [k is the partner]) is row i's own softmax, and of NT-Xent
+// g = dloss / (temperature rows) (exp(s - log_sum(i)) + exp(s - log_sum(k)) - 2 [k is the partner]) also its part in every other
+// row's. s and g are made tile by tile; g goes through shared memory to become an operand.
 constexpr int COLS = 128;
 
-KERNEL void __launch_bounds__(THREADS) contrast_bwd(float *back, const float *dloss, const T *unit, const float *saved, float temperature,
-    int rows, int cols) {
-  SHARED_DYN(slots);
+template <bool PAIRS>
+DEVICE void backward(u8 *slots, float *back, const float *dloss, const T *queries, const T *keys, const float *saved, float temperature,
+                     int rows, int cols) {
   constexpr int DEPTH = TILE / BK;  // steps of the second product
   u8 *g = slots + STAGES * BYTES;           // [DEPTH][TILE][ROW bytes], along K
   u8 *values = g + DEPTH * TILE * ROW;      // [DEPTH][BK][COLS], across K
@@ -112,19 +131,21 @@ KERNEL void __launch_bounds__(THREADS) contrast_bwd(float *back, const float *dl
   for (int h = 0; h < 2; h++) own[h] = first + mine + h * 8 < rows ? saved[2 * (first + mine + h * 8) + 1] : 0.f;
   for (int other = 0; other < rows; other += TILE) {
     float acc[1][8][4];
-    similarities(acc, slots, unit, rows, cols, first, other);
+    similarities(acc, slots, queries, keys, rows, cols, first, other);
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const int k = other + j * 8 + q + e;
-        const float theirs = k < rows ? saved[2 * k + 1] : 0.f;
+        const float theirs = PAIRS && k < rows ? saved[2 * k + 1] : 0.f;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          const int row = first + mine + h * 8, partner = row < rows / 2 ? row + rows / 2 : row - rows / 2;
+          const int row = first + mine + h * 8, partner = partner_of<PAIRS>(row, rows);
           const float s = acc[0][j][h * 2 + e] / temperature;
-          const bool in = row < rows && k < rows && k != row;
-          const float d = in ? scale * (expf(s - own[h]) + expf(s - theirs) - (k == partner ? 2.f : 0.f)) : 0.f;
+          const bool in = row < rows && k < rows && !(PAIRS && k == row);
+          float p = expf(s - own[h]) - (k == partner ? 1.f : 0.f);
+          if constexpr (PAIRS) p += expf(s - theirs) - (k == partner ? 1.f : 0.f);
+          const float d = in ? scale * p : 0.f;
           const int at = j * 8 + q + e;
           *(T *)(g + at / BK * TILE * ROW + Along::at(mine + h * 8, at % BK)) = from_f32(d);
         }
@@ -132,7 +153,7 @@ KERNEL void __launch_bounds__(THREADS) contrast_bwd(float *back, const float *dl
     for (int i = threadIdx.x; i < TILE * COLS; i += THREADS) {
       const int k = i / COLS, c = i % COLS;
       const bool in = other + k < rows && column + c < cols;
-      const T v = in ? unit[(u64)(other + k) * cols + column + c] : from_f32(0.f);
+      const T v = in ? keys[(u64)(other + k) * cols + column + c] : from_f32(0.f);
       *(T *)(values + k / BK * BK * COLS * sizeof(T) + Across<COLS>::at(c, k % BK)) = v;
     }
     __syncthreads();
@@ -150,6 +171,18 @@ KERNEL void __launch_bounds__(THREADS) contrast_bwd(float *back, const float *dl
         const int row = first + mine + h * 8, c = column + j * 8 + q + e;
         if (row < rows && c < cols) back[(u64)row * cols + c] = out[0][j][h * 2 + e];
       }
+}
+
+KERNEL void __launch_bounds__(THREADS)
+    contrast_bwd(float *back, const float *dloss, const T *unit, const float *saved, float temperature, int rows, int cols) {
+  SHARED_DYN(slots);
+  backward<true>(slots, back, dloss, unit, unit, saved, temperature, rows, cols);
+}
+KERNEL void __launch_bounds__(THREADS)
+    info_nce_bwd(float *back, const float *dloss, const T *queries, const T *keys, const float *saved, float temperature, int rows,
+                 int cols) {
+  SHARED_DYN(slots);
+  backward<false>(slots, back, dloss, queries, keys, saved, temperature, rows, cols);
 }
 
 // dz = (back - unit (back . unit)) / |z|. One warp per row.

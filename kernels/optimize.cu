@@ -2,8 +2,8 @@
 #include "schedule.cuh"
 
 // As in src/ops/optimize.rs.
-constexpr int THREADS = 256, WORDS = 6;
-constexpr u32 DECAYS = 1, MATRIX = 2;
+constexpr int THREADS = 256, WORDS = 7;
+constexpr u32 DECAYS = 1, MATRIX = 2, FIXED = 4;
 
 // A row of the table: up to CHUNK values of one weight. A weight has one dimension or is a matrix.
 struct Chunk {
@@ -13,12 +13,31 @@ struct Chunk {
   int len;
   u32 flags;
   int begin, count;  // the chunks of the same weight
+  float rate;        // the learning rate if FIXED, else what the schedule's is multiplied with
+  u32 from;          // the first step that moves it
 };
 
 DEVICE Chunk load_chunk(const u64 *chunks) {
   const u64 *row = chunks + (u64)blockIdx.x * WORDS;
   return {(float *)row[0], (const float *)row[1], (float *)row[2], (float *)row[3], (int)(u32)row[4], (u32)(row[4] >> 32),
-          (int)(u32)row[5], (int)(row[5] >> 32)};
+          (int)(u32)row[5], (int)(row[5] >> 32), __uint_as_float((u32)row[6]), (u32)(row[6] >> 32)};
+}
+
+DEVICE float rate_of(const Chunk &c, const float *schedule, const u32 *step) {
+  return c.flags & FIXED ? c.rate : c.rate * knob(schedule, step, LEARNING_RATE);
+}
+DEVICE float decay_of(const Chunk &c, const float *schedule, const u32 *step) {
+  return c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
+}
+
+// What the gradient of the whole weight is multiplied with, so that it is no longer than `clip`. All threads call it.
+// gradients [chunks]: sums of its squares; null if nothing is clipped.
+DEVICE float clipped(const Chunk &c, const float *gradients, float clip) {
+  if (!gradients) return 1;
+  double squares = 0;
+  for (int i = c.begin + threadIdx.x; i < c.begin + c.count; i += THREADS) squares += gradients[i];
+  const double scale = clip / (sqrt(block_sum(squares)) + 1e-6);
+  return scale < 1 ? scale : 1;
 }
 
 // move4(i) for four values from i on, which lie on 16 bytes, then move1(i) for the rest.
@@ -27,12 +46,12 @@ template <class Four, class One> DEVICE void for_each(int len, Four move4, One m
   for (int i = len / 4 * 4 + threadIdx.x; i < len; i += THREADS) move1(i);
 }
 
-// v = momentum v + trust (g + decay w); w -= rate v.
+// v = momentum v + trust (scale g + decay w); w -= rate v.
 struct Momentum {
-  float momentum, decay, trust, rate;
+  float momentum, decay, trust, rate, scale;
 };
 DEVICE void move(float &w, float g, float &v, const Momentum &m) {
-  v = m.momentum * v + m.trust * (g + m.decay * w);
+  v = m.momentum * v + m.trust * (m.scale * g + m.decay * w);
   w -= m.rate * v;
 }
 DEVICE void move(const Chunk &c, const Momentum &m) {
@@ -48,11 +67,31 @@ DEVICE void move(const Chunk &c, const Momentum &m) {
       [&](int i) { move(c.w[i], c.g[i], c.first[i], m); });
 }
 
-// Floor: 20 bytes per weight.
-KERNEL void __launch_bounds__(THREADS) optimize_sgd(const u64 *chunks, const float *schedule, const u32 *step, float momentum) {
+// gradients[chunk] = the sum of the squares of a chunk's gradient.
+// Floor: 4 bytes per weight.
+KERNEL void __launch_bounds__(THREADS) optimize_norms(float *gradients, const u64 *chunks) {
   const Chunk c = load_chunk(chunks);
-  const float decay = c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
-  move(c, {momentum, decay, 1, knob(schedule, step, LEARNING_RATE)});
+  float sum = 0;
+  for_each(
+      c.len,
+      [&](int i) {
+        float g[4];
+        load16(c.g + i, g);
+#pragma unroll
+        for (int k = 0; k < 4; k++) sum += g[k] * g[k];
+      },
+      [&](int i) { sum += c.g[i] * c.g[i]; });
+  const double squares = block_sum((double)sum);
+  if (threadIdx.x == 0) gradients[blockIdx.x] = squares;
+}
+
+// Floor: 20 bytes per weight.
+KERNEL void __launch_bounds__(THREADS)
+    optimize_sgd(const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip, float momentum) {
+  const Chunk c = load_chunk(chunks);
+  if (*step < c.from) return;
+  const float scale = clipped(c, gradients, clip);
+  move(c, {momentum, decay_of(c, schedule, step), 1, rate_of(c, schedule, step), scale});
 }
 
 struct Adam {
@@ -61,9 +100,10 @@ struct Adam {
   float root;    // 1 / sqrt(1 - beta2^t)
   float decay;   // added to the gradient
   float shrink;  // multiplies the weight first
+  float scale;   // multiplies the gradient
 };
 DEVICE void move(float &w, float g, float &m, float &v, const Adam &a) {
-  g += a.decay * w;
+  g = a.scale * g + a.decay * w;
   w *= a.shrink;
   m = a.beta1 * m + (1 - a.beta1) * g;
   v = a.beta2 * v + (1 - a.beta2) * g * g;
@@ -82,15 +122,17 @@ DEVICE double correction(float beta, u32 t) {
 
 // Floor: 28 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_adam(const u64 *chunks, const float *schedule, const u32 *step, float beta1, float beta2, float eps, int decoupled) {
+    optimize_adam(const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip, float beta1, float beta2,
+                  float eps, int decoupled) {
   SHARED(double, corrections, [2]);
-  // Two warps: f64 is slow on cards for games.
-  if (threadIdx.x % 32 == 0 && threadIdx.x < 64) corrections[threadIdx.x / 32] = correction(threadIdx.x ? beta2 : beta1, *step + 1);
-  __syncthreads();
   const Chunk c = load_chunk(chunks);
-  const float rate = knob(schedule, step, LEARNING_RATE), decay = c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
+  if (*step < c.from) return;
+  // Two warps: f64 is slow on cards for games.
+  if (threadIdx.x % 32 == 0 && threadIdx.x < 64) corrections[threadIdx.x / 32] = correction(threadIdx.x ? beta2 : beta1, *step - c.from + 1);
+  __syncthreads();
+  const float rate = rate_of(c, schedule, step), decay = decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
   const Adam a = {beta1, beta2, eps, (float)(rate / corrections[0]), (float)(1 / sqrt(corrections[1])), decoupled ? 0 : decay,
-                  decoupled ? 1 - rate * decay : 1};
+                  decoupled ? 1 - rate * decay : 1, scale};
   for_each(
       c.len,
       [&](int i) {
@@ -103,17 +145,17 @@ KERNEL void __launch_bounds__(THREADS)
       [&](int i) { move(c.w[i], c.g[i], c.first[i], c.second[i], a); });
 }
 
-// partials[chunk] = sums of w^2 and (g + decay w)^2, for the chunks of matrices.
+// partials[chunk] = sums of w^2 and (scale g + decay w)^2, for the chunks of matrices.
 // Floor: 8 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars_norms(float *partials, const u64 *chunks, const float *schedule, const u32 *step) {
+    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip) {
   const Chunk c = load_chunk(chunks);
   if (!(c.flags & MATRIX)) return;
-  const float decay = c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
-  float weight = 0, gradient = 0;
+  const float decay = decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
+  float weight = 0, moved = 0;
   auto add = [&](float w, float g) {
-    g += decay * w;
-    weight += w * w, gradient += g * g;
+    g = scale * g + decay * w;
+    weight += w * w, moved += g * g;
   };
   for_each(
       c.len,
@@ -124,14 +166,17 @@ KERNEL void __launch_bounds__(THREADS)
         for (int k = 0; k < 4; k++) add(w[k], g[k]);
       },
       [&](int i) { add(c.w[i], c.g[i]); });
-  const double weights = block_sum((double)weight), gradients = block_sum((double)gradient);
-  if (threadIdx.x == 0) partials[2 * blockIdx.x] = weights, partials[2 * blockIdx.x + 1] = gradients;
+  const double weights = block_sum((double)weight), moves = block_sum((double)moved);
+  if (threadIdx.x == 0) partials[2 * blockIdx.x] = weights, partials[2 * blockIdx.x + 1] = moves;
 }
 
 // Floor: 20 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars(const u64 *chunks, const float *partials, const float *schedule, const u32 *step, float momentum, float trust) {
+    optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, float clip,
+                  float momentum, float trust) {
   const Chunk c = load_chunk(chunks);
+  if (*step < c.from) return;
+  const float scale = clipped(c, gradients, clip);
   float ratio = 1;
   if (c.flags & MATRIX) {
     double weight = 0, gradient = 0;
@@ -139,6 +184,5 @@ KERNEL void __launch_bounds__(THREADS)
     weight = sqrt(block_sum(weight)), gradient = sqrt(block_sum(gradient));
     if (weight > 0 && gradient > 0) ratio = trust * weight / gradient;
   }
-  const float decay = c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
-  move(c, {momentum, decay, ratio, knob(schedule, step, LEARNING_RATE)});
+  move(c, {momentum, decay_of(c, schedule, step), ratio, rate_of(c, schedule, step), scale});
 }

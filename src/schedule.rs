@@ -11,10 +11,14 @@ use crate::weights::Init;
 pub enum Knob {
     LearningRate,
     WeightDecay,
+    /// How much of itself a moving average keeps: [`Tape::average`].
+    Momentum,
+    /// Of a teacher: [`crate::tape::Scope::distill`].
+    Temperature,
 }
 
 /// Columns of the table; the kernels' `schedule.cuh` has the same number.
-const KNOBS: usize = 2;
+pub const KNOBS: usize = 4;
 
 /// The table and the counter. The counter is named memory, so a checkpoint carries it.
 #[derive(Clone, Copy)]
@@ -24,7 +28,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// One row per step: (learning rate, weight decay).
+    /// One row per step: learning rate, weight decay, momentum, temperature.
     pub fn new(tape: &mut Tape, rows: &[[f32; KNOBS]]) -> Schedule {
         let table = tape.constant([rows.len(), KNOBS], rows.concat());
         let step = tape.root().state("schedule.step", [1], Dtype::U32, Init::Constant(0.0));

@@ -19,7 +19,6 @@ use crate::tape::{Mode, Tape};
 use crate::var::Var;
 use crate::view::View;
 use crate::weights::Weights;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -233,13 +233,17 @@ impl Tape {
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
     }
-    /// Does a gradient flow to `x`?
-    pub(crate) fn wants(&self, x: Var) -> bool {
-        self.wants[x.index()]
-    }
     /// Ask for the gradient of a variable that is not a weight (an input).
     pub fn want(&mut self, x: Var) {
         self.wants[x.index()] = true;
+    }
+    /// No gradient flows into `x`, whatever is recorded: it is a target.
+    pub fn ignore(&mut self, x: Var) {
+        self.wants[x.index()] = false;
+    }
+    /// Does a gradient flow to `x`?
+    pub fn wants(&self, x: Var) -> bool {
+        self.wants[x.index()]
     }
     /// The gradient of `x`, once [`Tape::backward`] has recorded it.
     pub fn gradient(&self, x: Var) -> Option<Var> {

@@ -4,7 +4,7 @@ use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
 use sslmem::encoders::{Form, Stem, find};
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -242,7 +242,7 @@ fn optimizers_equal_pytorch_for_ten_steps() {
             "lars" => (Rule::Lars { momentum: s[0], trust: s[2] }, s[1]),
             _ => (Rule::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
         };
-        let rows: Vec<[f32; 2]> = golden.get("optim.lr").iter().map(|lr| [*lr, decay]).collect();
+        let rows: Vec<[f32; 4]> = golden.get("optim.lr").iter().map(|lr| [*lr, decay, 0.0, 0.0]).collect();
         let mut tape = Tape::new(Mode::Train);
         let mut weights = Weights::new(0);
         let mut losses = vec![];
@@ -259,7 +259,7 @@ fn optimizers_equal_pytorch_for_ten_steps() {
         let loss = sum(&mut tape.root(), &losses);
         tape.backward(loss);
         let when = Schedule::new(&mut tape, &rows);
-        tape.optimize(rule, true, when);
+        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
         let log = tape.fixed([1, 1], Dtype::F32);
         tape.step(when, log, &[loss]);
         let mut program = tape.compile(&mut weights).unwrap();
@@ -324,7 +324,7 @@ fn pools_equal_pytorch() {
         let x = tape.constant(golden.shape(&format!("{name}.x")), get("x").to_vec());
         tape.want(x);
         let mut root = tape.root();
-        let y = if name == "max_pool" { root.max_pool(x) } else { root.average_pool(x) };
+        let y = if name == "max_pool" { root.max_pool(x, 3) } else { root.average_pool(x) };
         let shape = tape.shape(y);
         let r = tape.constant(shape, get("dy").to_vec());
         let loss = dot_with(&mut tape.root(), y, r);

@@ -5,7 +5,7 @@ use crate::emulated::Emulated;
 use crate::kernels::{distance, noise};
 use emulator::Options;
 use sslmem::device::Device;
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Rate, Rule, Treat};
 use sslmem::program::Program;
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
@@ -21,6 +21,14 @@ const RULES: &[Rule] = &[
 /// The first has more values than a block takes; the third starts at zero, where LARS adapts nothing.
 pub const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];
 const STEPS: usize = 3;
+/// The last two clip every gradient but the shortest.
+pub const RUNS: &[Run] = &[
+    Run { decay_all: false, first: 0, clip: 0.0, special: false },
+    Run { decay_all: true, first: 0, clip: 0.0, special: false },
+    Run { decay_all: true, first: 1000, clip: 0.0, special: false },
+    Run { decay_all: false, first: 0, clip: 1.5, special: true },
+    Run { decay_all: true, first: 30, clip: 1.5, special: true },
+];
 
 pub struct Recorded {
     program: Program,
@@ -31,24 +39,50 @@ pub struct Recorded {
     log: Var,         // [2, 2]
 }
 
-/// `first`: the step to begin with.
-pub fn record(rule: Rule, decay_all: bool, first: usize, device: Device) -> Recorded {
+/// What a run of steps goes through besides its rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Norms and biases decay too.
+    pub decay_all: bool,
+    /// The step to begin with.
+    pub first: usize,
+    pub clip: f32,
+    /// Weights with rates of their own, and one that moves from the second step on.
+    pub special: bool,
+}
+
+fn treat(run: Run, name: &str, vector: bool) -> Treat {
+    let decay = run.decay_all || !vector;
+    match name {
+        "w.0" if run.special => Treat { decay, rate: Rate::Scheduled(0.3), from: 0 },
+        "w.1" if run.special => Treat { decay, rate: Rate::Fixed(0.02), from: 0 },
+        "w.3" if run.special => Treat { decay, rate: Rate::Scheduled(1.0), from: run.first as u32 + 1 },
+        _ => Treat { decay, ..Treat::default() },
+    }
+}
+
+/// The weights below `w` with a teacher below `teacher`.
+pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
+    let first = run.first;
     let mut tape = Tape::new(Mode::Train);
     let mut gradients = vec![];
     for (i, shape) in SHAPES.iter().enumerate() {
         let init = if i == 2 { Init::Constant(0.0) } else { Init::Normal(0.5) };
         let w = tape.root().at("w").param(&i.to_string(), *shape, init);
+        tape.root().frozen("teacher").param(&i.to_string(), *shape, Init::Constant(0.25));
         let gradient = tape.fixed(*shape, Dtype::F32);
         tape.seed(w, gradient);
         gradients.push(gradient);
     }
-    let rows: Vec<[f32; 2]> = (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32]).collect();
+    let rows: Vec<[f32; 4]> =
+        (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32, 0.9 + 0.01 * (i % 5) as f32, 0.07]).collect();
     let when = Schedule::new(&mut tape, &rows);
-    tape.optimize(rule, decay_all, when);
+    tape.optimize(rule, run.clip, &|name, shape| treat(run, name, shape.dims().len() == 1), when);
+    tape.average("w", "teacher", when);
     let values = [tape.fixed([1], Dtype::F32), tape.fixed([1], Dtype::F32)];
     let log = tape.fixed([2, 2], Dtype::F32);
     tape.step(when, log, &values);
-    let state = ["w.", "optimizer."].into_iter().flat_map(|prefix| tape.below(prefix)).collect();
+    let state = ["w.", "teacher.", "optimizer."].into_iter().flat_map(|prefix| tape.below(prefix)).collect();
     let mut program = tape.compile(&mut Weights::on(device, 5)).unwrap();
     program.write(when.step, &[first as u32]).unwrap();
     program.write(log, &[0.0f32; 4]).unwrap();
@@ -78,10 +112,10 @@ fn compare(name: &str, cpu: &Recorded, gpu: &Recorded) {
 /// Every rule on a device against the CPU.
 pub fn every_rule(device: &Device) {
     for &rule in RULES {
-        for (decay_all, first) in [(false, 0), (true, 0), (true, 1000)] {
-            let name = format!("{rule:?}, decay_all {decay_all}, from step {first}");
-            let mut cpu = record(rule, decay_all, first, Device::Cpu);
-            let mut gpu = record(rule, decay_all, first, device.clone());
+        for run in RUNS {
+            let name = format!("{rule:?}, {run:?}");
+            let mut cpu = record(rule, *run, Device::Cpu);
+            let mut gpu = record(rule, *run, device.clone());
             for number in 0..STEPS {
                 step(&mut cpu, number);
                 step(&mut gpu, number);

@@ -101,6 +101,8 @@ fn curve(name: &str, shift: f64) -> Curve {
             epoch: t * 400.0,
             loss: 1.9 + (3.4 + shift) * (-5.0 * t).exp() + 0.05 * noise,
             std: 0.055 + 0.02 * t + 0.001 * noise,
+            rank: 20.0 + 10.0 * t + noise,
+            entropy: None,
             lr,
         }
     };

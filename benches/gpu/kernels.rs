@@ -5,7 +5,7 @@ use crate::{Bench, Job};
 use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::Dtype;
@@ -139,8 +139,8 @@ fn optimize(bench: &Bench) -> Result<()> {
             tape.seed(w, g);
             gradients.push((g, shape.iter().product()));
         }
-        let when = Schedule::new(&mut tape, &[[1e-3, 1e-4]]);
-        tape.optimize(rule, true, when);
+        let when = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
+        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &gradients)?;
         bench.calls(name, program)?;

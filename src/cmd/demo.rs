@@ -20,7 +20,7 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
-    let origin = Origin { preset: Some("demo".into()), ..Origin::default() };
+    let origin = Origin { preset: vec!["demo".into()], ..Origin::default() };
     // The device first: without it nothing is begun.
     let device = global.device()?;
     finish(Run { device, ..open(&verb.out, &origin, &Flags::default().seed(global), true)? }, global)

@@ -5,9 +5,13 @@ mod add;
 pub mod alignment;
 pub mod attention;
 pub mod augment;
+pub mod average;
 pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
+pub mod cosine;
+pub mod distance;
+pub mod distill;
 pub mod drop_path;
 mod gelu;
 pub mod interpolate;
@@ -17,14 +21,18 @@ pub mod mask;
 pub mod optimize;
 pub mod pool;
 mod product;
+pub mod reconstruct;
+mod redundancy;
 pub mod relu;
 pub mod spread;
 pub mod stack;
 pub mod step;
 mod tokens;
 mod tokens_mean;
+mod total;
 mod unit;
 mod weight_norm;
+pub mod weighted_sum;
 
 use crate::tape::{Mode, Scope};
 use crate::var::Var;
@@ -44,6 +52,9 @@ pub static ALL: &[&[Case]] = &[
     batch_norm::CASES,
     contrast::CASES,
     conv::CASES,
+    cosine::CASES,
+    distance::CASES,
+    distill::CASES,
     drop_path::CASES,
     gelu::CASES,
     interpolate::CASES,
@@ -51,6 +62,9 @@ pub static ALL: &[&[Case]] = &[
     linear::CASES,
     mask::CASES,
     pool::CASES,
+    reconstruct::CASES,
+    redundancy::DECORRELATE,
+    redundancy::VARIANCE_COVARIANCE,
     relu::CASES,
     spread::CASES,
     stack::CASES,
@@ -60,7 +74,11 @@ pub static ALL: &[&[Case]] = &[
     tokens_mean::CASES,
     unit::CASES,
     weight_norm::CASES,
+    weighted_sum::CASES,
 ];
+
+/// Values of a chunk of elementwise work: about 64 KB.
+pub(crate) const CHUNK: usize = 16384;
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.

@@ -1,12 +1,10 @@
 //! y = max(x, 0); a NaN stays a NaN.
 
-use super::Case;
+use super::{CHUNK, Case};
 use crate::device::{Gpu, Host, Launch, THREADS};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
-
-const CHUNK: usize = 16384;
 
 impl Scope<'_> {
     /// The positive part of every element; any shape.

@@ -116,7 +116,7 @@ fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: R
 fn optimize(job: &Job, tape: &mut Tape, method: &dyn Method, when: Schedule) {
     let (r, per_epoch) = (job.recipe, job.steps_per_epoch());
     let treat = |name: &str, dims: &[usize]| {
-        let matrix = dims.iter().filter(|d| **d > 1).count() > 1;
+        let matrix = dims.len() > 1;
         let factor = if matrix { 1.0 } else { r.optim.lr_bias };
         let (rate, from) = match method.pace(&r.method, name) {
             Pace::Usual => (Rate::Scheduled(factor), 0),

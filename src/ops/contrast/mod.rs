@@ -1,6 +1,8 @@
 //! NT-Xent (Chen et al. 2020, Eq. 1): the mean over all 2N rows of
 //! -log(exp(s(i, pair(i)) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine similarity.
 
+mod info_nce;
+
 use super::Case;
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Gpu, Host, Launch};
@@ -50,6 +52,43 @@ const SLOTS: u32 = 4 * 2 * 64 * 64;
 /// A row of zeros has no direction; like PyTorch's normalize, its length counts as 1e-12.
 const SMALLEST: f64 = 1e-12;
 
+/// unit = z over its length, and 1/length into every other value of `saved`.
+fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], saved: &mut [f32]) {
+    for ((u, s), z) in unit.chunks_exact_mut(cols).zip(saved.chunks_exact_mut(2)).zip(z.chunks_exact(cols)) {
+        let length = z.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
+        s[0] = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
+        u.iter_mut().zip(z).for_each(|(u, z)| *u = z * s[0]);
+    }
+}
+
+/// The gradient of z from that of the unit vectors.
+fn through_unit(dz: &mut [f32], add: bool, back: &[f32], unit: &[f32], saved: &[f32], cols: usize) {
+    for (i, dz) in dz.chunks_exact_mut(cols).enumerate() {
+        let (du, u) = (&back[i * cols..][..cols], &unit[i * cols..][..cols]);
+        let along = du.iter().zip(u).map(|(d, u)| (*d * *u) as f64).sum::<f64>() as f32;
+        for ((dz, du), u) in dz.iter_mut().zip(du).zip(u) {
+            let g = (du - u * along) * saved[2 * i];
+            *dz = if add { *dz + g } else { g };
+        }
+    }
+}
+
+/// Blocks of four warps, of which each takes a row.
+fn warps(kernel: &'static str, rows: usize) -> Launch {
+    Launch { kernel, grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 }
+}
+
+/// Blocks that each go through the similarities of 64 rows.
+fn tiles(kernel: &'static str, rows: usize) -> Launch {
+    Launch { kernel, grid: [rows.div_ceil(TILE) as u32, 1, 1], block: [128, 1, 1], shared: SLOTS }
+}
+
+/// The same for 128 columns of the gradient: a tile of g [64, 64] and one of the unit vectors [64, 128] lie beside the slots.
+fn gradient_tiles(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> Launch {
+    let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.real().bytes()) as u32;
+    Launch { kernel, grid: [rows.div_ceil(TILE) as u32, cols.div_ceil(COLUMNS) as u32, 1], block: [128, 1, 1], shared }
+}
+
 impl Call for Forward {
     fn name(&self) -> &'static str {
         "contrast_fwd"
@@ -60,11 +99,7 @@ impl Call for Forward {
     fn cpu(&self, m: &Host) {
         let (z, rows, cols) = (m.f(self.z), self.rows, self.cols);
         let (mut unit, mut saved, mut sim) = (m.f_mut(self.unit), m.f_mut(self.saved), m.f_mut(self.sim));
-        for ((u, s), z) in unit.chunks_exact_mut(cols).zip(saved.chunks_exact_mut(2)).zip(z.chunks_exact(cols)) {
-            let length = z.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
-            s[0] = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
-            u.iter_mut().zip(z).for_each(|(u, z)| *u = z * s[0]);
-        }
+        scale_to_unit(&z, cols, &mut unit, &mut saved);
         conv::forward(&Conv::linear(rows, cols, rows), &unit, &unit, &Epilogue::default(), &mut sim);
         let losses: Vec<f64> = saved
             .par_chunks_mut(2)
@@ -83,11 +118,9 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
-        let unit = Launch { kernel: "contrast_unit", grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 };
-        g.launch(&unit, &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
+        g.launch(&warps("contrast_unit", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
         let rest = [self.unit.into(), self.temperature.into(), rows.into(), cols.into()];
-        let tiles = Launch { kernel: "contrast_fwd", grid: [rows.div_ceil(TILE) as u32, 1, 1], block: [128, 1, 1], shared: SLOTS };
-        g.launch(&tiles, &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
+        g.launch(&tiles("contrast_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
         let mean = Launch { kernel: "contrast_loss", grid: [1; 3], block: [1024, 1, 1], shared: 0 };
         g.launch(&mean, &[self.loss.into(), self.losses.into(), rows.into()]);
     }
@@ -134,33 +167,23 @@ impl Call for Backward {
         });
         let mut back = m.f_mut(self.back);
         conv::backward_data(&Conv::linear(rows, cols, rows), &grad, &unit, &mut back, false);
-        let (mut dz, add) = (m.f_mut(self.dz.var), self.dz.add);
-        for (i, dz) in dz.chunks_exact_mut(cols).enumerate() {
-            let (du, u) = (&back[i * cols..][..cols], &unit[i * cols..][..cols]);
-            let along = du.iter().zip(u).map(|(d, u)| (*d * *u) as f64).sum::<f64>() as f32;
-            for ((dz, du), u) in dz.iter_mut().zip(du).zip(u) {
-                let g = (du - u * along) * saved[2 * i];
-                *dz = if add { *dz + g } else { g };
-            }
-        }
+        through_unit(&mut m.f_mut(self.dz.var), self.dz.add, &back, &unit, saved, cols);
     }
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
-        // A tile of g [64, 64] and one of the unit vectors [64, 128] beside the slots.
-        let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.real().bytes()) as u32;
-        let grid = [rows.div_ceil(TILE) as u32, cols.div_ceil(COLUMNS) as u32, 1];
-        let tiles = Launch { kernel: "contrast_bwd", grid, block: [128, 1, 1], shared };
+        let tiles = gradient_tiles(g, "contrast_bwd", rows, cols);
         let from = [self.dloss.into(), self.unit.into(), self.saved.into(), self.temperature.into(), rows.into(), cols.into()];
         g.launch(&tiles, &[&[self.back.into()][..], &from].concat());
-        let unit = Launch { kernel: "contrast_bwd_unit", grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 };
         let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
-        g.launch(&unit, &[&[self.dz.var.into()][..], &from].concat());
+        g.launch(&warps("contrast_bwd_unit", rows), &[&[self.dz.var.into()][..], &from].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
         Cost { flops: 4 * r * r * c, bytes: 3 * real * r * c }
     }
 }
+
+pub static INFO_NCE: &[Case] = info_nce::CASES;
 
 pub static CASES: &[Case] = &[
     Case { name: "contrast/two", mode: Mode::Train, inputs: &[&[4, 3]], build: |s, x| s.contrast(x[0], 0.5) },

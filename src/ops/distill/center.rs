@@ -1,0 +1,51 @@
+//! The centre follows the mean of the teacher's outputs.
+
+use crate::device::{Gpu, Host, Launch};
+use crate::ops::chunk_rows;
+use crate::tape::{Call, Cost, Operands};
+use crate::var::Var;
+use rayon::prelude::*;
+
+pub(super) struct Center {
+    pub center: Var,  // [1, k]
+    pub used: Var,    // [1, k]: the centre as it was
+    pub teacher: Var, // [rows, k]
+    /// How much of itself it keeps.
+    pub momentum: f32,
+    pub rows: usize,
+    pub k: usize,
+}
+
+impl Call for Center {
+    fn name(&self) -> &'static str {
+        "distill_center"
+    }
+    fn operands(&self) -> Operands {
+        Operands::new(&[self.center, self.used], &[self.center, self.teacher])
+    }
+    fn cpu(&self, m: &Host) {
+        let (teacher, k) = (m.f(self.teacher), self.k);
+        let chunks: Vec<Vec<f32>> = teacher
+            .par_chunks(chunk_rows(k) * k)
+            .map(|rows| {
+                let mut sum = vec![0.0; k];
+                rows.chunks_exact(k).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, t)| *s += t));
+                sum
+            })
+            .collect();
+        let (mut center, mut used) = (m.f_mut(self.center), m.f_mut(self.used));
+        used.copy_from_slice(&center);
+        for (j, center) in center.iter_mut().enumerate() {
+            let mean = (chunks.iter().map(|s| s[j] as f64).sum::<f64>() / self.rows as f64) as f32;
+            *center = self.momentum * *center + (1.0 - self.momentum) * mean;
+        }
+    }
+    fn gpu(&self, g: &Gpu) {
+        let args = [self.center.into(), self.used.into(), self.teacher.into(), self.rows.into(), self.k.into(), self.momentum.into()];
+        g.launch(&Launch::chunks(g, "distill_center", 1, self.k), &args);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let n = (self.rows * self.k) as u64;
+        Cost { flops: n, bytes: real * n }
+    }
+}

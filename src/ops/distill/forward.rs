@@ -1,0 +1,89 @@
+//! The loss, its entropy, and the log of the sum of each row's exponentials, with which a softmax is made again.
+
+use super::{Size, VIEWS};
+use crate::device::{Arg, Gpu, Host, Launch};
+use crate::ops::total;
+use crate::schedule::{Knob, Schedule};
+use crate::tape::{Call, Cost, Operands};
+use crate::var::Var;
+use rayon::prelude::*;
+
+pub(super) struct Forward {
+    pub loss: Var,     // [1]
+    pub entropy: Var,  // [1]
+    pub log_sums: Var, // [(VIEWS + crops) * n]: the teacher's rows, then the student's
+    pub parts: Var,    // [(VIEWS + crops) * n]: entropies of the teacher's rows, losses of the student's; on a GPU
+    pub student: Var,  // [crops * n, k]
+    pub teacher: Var,  // [VIEWS * n, k]
+    pub center: Var,   // [1, k]
+    pub when: Schedule,
+    pub size: Size,
+}
+
+/// Largest value and log of the sum of exponentials of `k` values.
+fn log_sum(k: usize, value: impl Fn(usize) -> f32) -> f64 {
+    let top = (0..k).map(&value).fold(f32::NEG_INFINITY, f32::max);
+    top as f64 + total::sum(k, |j| (value(j) - top).exp()).ln()
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "distill_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[self.loss, self.entropy, self.log_sums, self.parts], &[self.student, self.teacher, self.center]);
+        o.reads.extend(self.when.vars());
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let Size { n, k, temperature, .. } = self.size;
+        let (student, teacher, center) = (m.f(self.student), m.f(self.teacher), m.f(self.center));
+        let (teacher, center, cold) = (&*teacher, &*center, 1.0 / self.when.knob(m, Knob::Temperature));
+        let mut log_sums = m.f_mut(self.log_sums);
+        let (of_teacher, of_student) = log_sums.split_at_mut(VIEWS * n);
+        let sharp = |row: usize, j: usize| (teacher[row * k + j] - center[j]) * cold;
+        let entropies: Vec<f64> = of_teacher
+            .par_iter_mut()
+            .enumerate()
+            .map(|(row, saved)| {
+                *saved = log_sum(k, |j| sharp(row, j)) as f32;
+                let log_q = |j: usize| sharp(row, j) - *saved;
+                -total::sum(k, |j| log_q(j).exp() * log_q(j))
+            })
+            .collect();
+        let of_teacher = &*of_teacher;
+        let losses: Vec<f64> = of_student
+            .par_iter_mut()
+            .zip(student.par_chunks(k))
+            .enumerate()
+            .map(|(row, (saved, s))| {
+                let (crop, i) = (row / n, row % n);
+                let logit = |j: usize| s[j] / temperature;
+                let all = log_sum(k, logit);
+                *saved = all as f32;
+                let partners = (0..VIEWS).filter(|view| *view != crop).map(|view| view * n + i);
+                partners.map(|t| all - total::sum(k, |j| (sharp(t, j) - of_teacher[t]).exp() * logit(j))).sum()
+            })
+            .collect();
+        m.f_mut(self.entropy)[0] = (entropies.iter().sum::<f64>() / (VIEWS * n) as f64) as f32;
+        m.f_mut(self.loss)[0] = (losses.iter().sum::<f64>() / self.size.pairs() as f64) as f32;
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Size { n, crops, k, temperature } = self.size;
+        let ([schedule, step], teachers) = (self.when.vars().map(Arg::Var), VIEWS * n);
+        let [log_sums, parts] = [self.log_sums, self.parts].map(|v| Arg::Part(v, teachers));
+        let (teacher, center) = (self.teacher.into(), self.center.into());
+        let args = [self.log_sums.into(), self.parts.into(), teacher, center, schedule, step, teachers.into(), k.into()];
+        g.launch(&Launch::blocks("distill_teacher", teachers), &args);
+        let to = [log_sums, parts, self.student.into(), teacher, center, self.log_sums.into(), schedule, step];
+        let launch = Launch::blocks("distill_fwd", crops * n);
+        g.launch(&launch, &[&to[..], &[n.into(), crops.into(), k.into(), temperature.into()]].concat());
+        total::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);
+        total::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let Size { n, crops, k, .. } = self.size;
+        let (s, t) = ((crops * n * k) as u64, (VIEWS * n * k) as u64);
+        Cost { flops: 12 * s + 8 * t, bytes: real * (s + t) }
+    }
+}

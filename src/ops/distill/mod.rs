@@ -1,0 +1,108 @@
+//! The loss of DINO (Caron et al. 2021): cross-entropy between the softmax of a teacher, centred and sharpened, and that of
+//! a student, over all pairs of different views.
+
+mod backward;
+mod center;
+mod forward;
+
+use super::Case;
+use crate::schedule::Schedule;
+use crate::tape::{Mode, Scope};
+use crate::var::{Dtype, Var};
+use crate::weights::Init;
+use backward::Backward;
+use center::Center;
+use forward::Forward;
+
+/// What the loss needs besides the outputs.
+#[derive(Clone, Copy)]
+pub struct Distill {
+    pub student_temperature: f32,
+    /// How much of itself the centre keeps.
+    pub center_momentum: f32,
+    /// Its temperature is the teacher's.
+    pub when: Schedule,
+}
+
+/// What the loss gives.
+#[derive(Clone, Copy)]
+pub struct Distilled {
+    pub loss: Var, // [1]
+    /// The mean entropy of the teacher's softmax: 0 or ln k when it has collapsed.
+    pub entropy: Var, // [1]
+}
+
+/// Views that the teacher sees: the first of the student's.
+const VIEWS: usize = 2;
+
+impl Scope<'_> {
+    /// The mean cross-entropy of student `[crops * n, k]` and teacher `[2 * n, k]`, whose row v * n + i is view v of sample i, over
+    /// all pairs of a teacher's view and another crop of the student's. The state `center` `[1, k]` moves to the mean of the
+    /// teacher's rows after the loss has read it. The gradient goes to the student only.
+    pub fn distill(&mut self, student: Var, teacher: Var, d: &Distill) -> Distilled {
+        let (shape, n) = (self.shape(student), self.shape(teacher).rows() / VIEWS);
+        let (k, crops) = (shape.cols(), shape.rows() / n);
+        let fits = self.shape(teacher).dims() == [VIEWS * n, k] && shape.dims() == [crops * n, k] && crops >= VIEWS;
+        assert!(fits, "{}: a student of {shape:?} has no teacher of {:?}", self.path(), self.shape(teacher));
+        let center = self.state("center", [1, k], Dtype::F32, Init::Constant(0.0));
+        let t = &mut *self.tape;
+        let (loss, entropy) = (t.exact([1]), t.exact([1]));
+        let (log_sums, used) = (t.exact([(VIEWS + crops) * n]), t.exact([1, k]));
+        let parts = t.scratch([(VIEWS + crops) * n], Dtype::F32);
+        let size = Size { n, crops, k, temperature: d.student_temperature };
+        let call = Forward { loss, entropy, log_sums, parts, student, teacher, center, when: d.when, size };
+        let (when, momentum) = (d.when, d.center_momentum);
+        self.record(&[student], loss, call, move |t, dloss| {
+            if let Some(ds) = t.gradient_of(student) {
+                t.call(Backward { ds, dloss, log_sums, student, teacher, center: used, when, size })
+            }
+        });
+        self.tape.call(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
+        Distilled { loss, entropy }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    n: usize,
+    crops: usize,
+    k: usize,
+    /// The student's.
+    temperature: f32,
+}
+
+impl Size {
+    /// Of a student's crop the teacher's views that it is compared with.
+    fn partners(&self, crop: usize) -> usize {
+        VIEWS - (crop < VIEWS) as usize
+    }
+    /// Pairs of rows that the loss is a mean of.
+    fn pairs(&self) -> usize {
+        (VIEWS * self.crops - VIEWS) * self.n
+    }
+}
+
+/// A student and a teacher with the temperature 0.07, of which only the student wants a gradient.
+fn case(s: &mut Scope, x: &[Var], center_momentum: f32) -> Var {
+    s.tape().ignore(x[1]);
+    let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
+    s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum, when }).loss
+}
+
+pub static CASES: &[Case] = &[
+    // Differences of losses need a centre that stays.
+    Case { name: "distill/one", mode: Mode::Train, inputs: &[&[2, 3], &[2, 3]], build: |s, x| case(s, x, 1.0) },
+    Case { name: "distill/ragged", mode: Mode::Train, inputs: &[&[15, 19], &[6, 19]], build: |s, x| case(s, x, 1.0) },
+    Case { name: "distill/crops", mode: Mode::Train, inputs: &[&[20, 1064], &[4, 1064]], build: |s, x| case(s, x, 1.0) },
+    // The second loss is one with the centre that the first has moved.
+    Case {
+        name: "distill/center",
+        mode: Mode::Eval,
+        inputs: &[&[40, 72], &[20, 72]],
+        build: |s, x| {
+            let losses = [(case(s, x, 0.4), 1.0), (case(s, x, 0.4), 1.0)];
+            s.weighted_sum(&losses)
+        },
+    },
+    Case { name: "distill/center_ragged", mode: Mode::Eval, inputs: &[&[6, 67], &[6, 67]], build: |s, x| case(s, x, 0.9) },
+];

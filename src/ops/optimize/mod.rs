@@ -1,0 +1,212 @@
+//! The step that follows the gradient, for all weights in one call: SGD, Adam, AdamW as in PyTorch, and LARS
+//! (You et al. 2017) in the dialect of MoCo-v3, MAE, Barlow Twins and VICReg: trust = eta |w| / |g + decay w|
+//! (1 if either is 0), rate outside the momentum, tensors with one dimension neither decayed nor adapted.
+
+mod rules;
+
+use crate::device::{Arg, Gpu, Host, Launch};
+use crate::schedule::{Knob, Schedule};
+use crate::tape::{Call, Cost, Operands, Tape};
+use crate::var::{Dtype, Shape, Var};
+use crate::weights::Init;
+use rules::{Adam, Momentum, norm};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// v = momentum v + g + decay w; w -= rate v.
+    Sgd {
+        momentum: f32,
+    },
+    /// `decoupled`: AdamW. Otherwise the decay is part of the gradient.
+    Adam {
+        betas: [f32; 2],
+        eps: f32,
+        decoupled: bool,
+    },
+    Lars {
+        momentum: f32,
+        trust: f32,
+    },
+}
+
+/// What is special about one weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Treat {
+    /// LARS never decays a tensor with one dimension, whatever this says.
+    pub decay: bool,
+    pub rate: Rate,
+    /// The first step that moves it; before, its moments stay as they are, and Adam's corrections begin with it.
+    pub from: u32,
+}
+
+/// The learning rate of one weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// This times what the schedule says.
+    Scheduled(f32),
+    Fixed(f32),
+}
+
+impl Default for Treat {
+    /// As PyTorch's optimizers treat every weight.
+    fn default() -> Treat {
+        Treat { decay: true, rate: Rate::Scheduled(1.0), from: 0 }
+    }
+}
+
+impl Tape {
+    /// Append one call that moves every trained weight that has a gradient. `clip`: the largest l2 norm that the gradient
+    /// of one tensor may have (DINO: a longer one is scaled by clip / (norm + 1e-6)); 0: any. `treat` says what is special
+    /// about a weight, by its name and shape.
+    pub fn optimize(&mut self, rule: Rule, clip: f32, treat: &dyn Fn(&str, Shape) -> Treat, when: Schedule) {
+        let moments = if matches!(rule, Rule::Adam { .. }) { 2 } else { 1 };
+        let parts = self.gradients().into_iter().map(|(name, w, g)| {
+            let shape = self.shape(w);
+            let matrix = shape.dims().len() > 1;
+            let moment = |i: usize| self.named(&format!("optimizer.{i}.{name}"), shape, Dtype::F32, Init::Constant(0.0), false);
+            let moments = (0..moments).map(moment).collect();
+            let mut treat = treat(&name, shape);
+            treat.decay &= matrix || !matches!(rule, Rule::Lars { .. });
+            Part { w, g, moments, len: shape.len(), matrix, treat }
+        });
+        let parts: Vec<Part> = parts.collect();
+        let chunks = parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>().max(1);
+        let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
+        let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
+        let gradients = (clip > 0.0).then(|| self.scratch([chunks], Dtype::F32));
+        self.call(Update { parts, rule, clip, when, table, norms, gradients });
+    }
+}
+
+struct Part {
+    w: Var,            // [len]
+    g: Var,            // [len]
+    moments: Vec<Var>, // [len] each
+    len: usize,
+    matrix: bool,
+    treat: Treat,
+}
+
+struct Update {
+    parts: Vec<Part>,
+    rule: Rule,
+    clip: f32,
+    when: Schedule,
+    table: Var,             // [chunks, WORDS, 2] what each block of a GPU moves
+    norms: Var,             // [chunks, 2] sums of squares of weights and of what moves them, for LARS
+    gradients: Option<Var>, // [chunks] sums of squares of gradients, where they are clipped
+}
+
+/// Values of one weight that a block of a GPU moves.
+const PIECE: usize = 8192;
+/// 64-bit words in a row of the kernels' table: `Chunk` of `kernels/optimize.cu`.
+const WORDS: usize = 7;
+
+impl Update {
+    fn part(&self, m: &Host, p: &Part) {
+        let (mut w, g, mut first) = (m.f_mut(p.w), m.f(p.g), m.f_mut(p.moments[0]));
+        let rate = match p.treat.rate {
+            Rate::Scheduled(factor) => factor * self.when.knob(m, Knob::LearningRate),
+            Rate::Fixed(rate) => rate,
+        };
+        let decay = if p.treat.decay { self.when.knob(m, Knob::WeightDecay) } else { 0.0 };
+        let (w, g) = (&mut *w, &*g);
+        let scale = if self.clip > 0.0 { (self.clip as f64 / (norm(p.len, |i| g[i]) + 1e-6)).min(1.0) as f32 } else { 1.0 };
+        match self.rule {
+            Rule::Sgd { momentum } => Momentum { momentum, decay, trust: 1.0, rate, scale }.step(w, g, &mut first),
+            Rule::Lars { momentum, trust } => {
+                let trust = if p.matrix {
+                    let w = &*w;
+                    let weight = norm(p.len, |i| w[i]);
+                    let step = norm(p.len, |i| scale * g[i] + decay * w[i]);
+                    if weight > 0.0 && step > 0.0 { (trust as f64 * weight / step) as f32 } else { 1.0 }
+                } else {
+                    1.0
+                };
+                Momentum { momentum, decay, trust, rate, scale }.step(w, g, &mut first);
+            }
+            Rule::Adam { betas, eps, decoupled } => {
+                let t = (self.when.count(m) - p.treat.from) as i32 + 1;
+                let corrections = betas.map(|b| 1.0 - (b as f64).powi(t));
+                let a = Adam {
+                    betas,
+                    eps,
+                    rate: (rate as f64 / corrections[0]) as f32,
+                    root: (1.0 / corrections[1].sqrt()) as f32,
+                    decay: if decoupled { 0.0 } else { decay },
+                    shrink: if decoupled { 1.0 - rate * decay } else { 1.0 },
+                    scale,
+                };
+                a.step(w, g, &mut first, &mut m.f_mut(p.moments[1]));
+            }
+        }
+    }
+}
+
+impl Call for Update {
+    fn name(&self) -> &'static str {
+        "optimize"
+    }
+    fn operands(&self) -> Operands {
+        let mut o = Operands::new(&[], &self.when.vars());
+        for p in &self.parts {
+            o.writes.push(p.w);
+            o.writes.extend(&p.moments);
+            o.reads.extend([p.w, p.g]);
+        }
+        o.reads.push(self.table);
+        o.writes.push(self.norms);
+        o.writes.extend(self.gradients);
+        o
+    }
+    fn cpu(&self, m: &Host) {
+        let step = self.when.count(m);
+        self.parts.iter().filter(|p| p.treat.from <= step).for_each(|p| self.part(m, p));
+    }
+    fn prepare(&self, g: &Gpu) {
+        let mut words: Vec<u64> = vec![];
+        for p in &self.parts {
+            let (begin, count) = ((words.len() / WORDS) as u64, p.len.div_ceil(PIECE) as u64);
+            let (fixed, rate) = match p.treat.rate {
+                Rate::Scheduled(factor) => (0, factor),
+                Rate::Fixed(rate) => (1, rate),
+            };
+            let flags = p.treat.decay as u64 | (p.matrix as u64) << 1 | fixed << 2;
+            for start in (0..p.len).step_by(PIECE) {
+                let address = |v: Var| g.address(v) + 4 * start as u64;
+                let second = p.moments.get(1).map_or(0, |v| address(*v));
+                let len = PIECE.min(p.len - start) as u64;
+                words.extend([address(p.w), address(p.g), address(p.moments[0]), second, len | flags << 32, begin | count << 32]);
+                words.push(rate.to_bits() as u64 | (p.treat.from as u64) << 32);
+            }
+        }
+        g.write::<u32>(self.table, bytemuck::cast_slice(&words));
+    }
+    fn gpu(&self, g: &Gpu) {
+        let chunks = self.parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>();
+        if chunks == 0 {
+            return;
+        }
+        let ([schedule, step], table, norms) = (self.when.vars().map(Arg::Var), self.table.into(), self.norms.into());
+        let (gradients, clip) = (Arg::from(self.gradients), Arg::from(self.clip));
+        let launch = |kernel, args: &[Arg]| g.launch(&Launch::blocks(kernel, chunks), args);
+        if let Some(gradients) = self.gradients {
+            launch("optimize_norms", &[gradients.into(), table]);
+        }
+        match self.rule {
+            Rule::Sgd { momentum } => launch("optimize_sgd", &[table, gradients, schedule, step, clip, momentum.into()]),
+            Rule::Adam { betas: [beta1, beta2], eps, decoupled } => {
+                let scalars = [clip, beta1.into(), beta2.into(), eps.into(), decoupled.into()];
+                launch("optimize_adam", &[&[table, gradients, schedule, step][..], &scalars].concat())
+            }
+            Rule::Lars { momentum, trust } => {
+                launch("optimize_lars_norms", &[norms, table, gradients, schedule, step, clip]);
+                launch("optimize_lars", &[table, gradients, norms, schedule, step, clip, momentum.into(), trust.into()]);
+            }
+        }
+    }
+    fn cost(&self, _: u64) -> Cost {
+        let n: usize = self.parts.iter().map(|p| p.len * (3 + 2 * p.moments.len())).sum();
+        Cost { flops: 3 * n as u64, bytes: 4 * n as u64 }
+    }
+}

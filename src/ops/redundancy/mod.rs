@@ -1,0 +1,28 @@
+//! Losses over the d x d correlations of output columns: Barlow Twins (Zbontar et al. 2021) and VICReg (Bardes et al. 2022).
+//!
+//! The forward leaves the gradient of the correlations, without the factor from above, as the weight of a product: the
+//! gradient of one side is that of the correlations times the other side, so the backward is one product and a pass.
+
+mod columns;
+mod decorrelate;
+mod variance_covariance;
+
+use super::Case;
+use crate::device::conv::Conv;
+use crate::device::{Gpu, Launch};
+use columns::Columns;
+
+pub static DECORRELATE: &[Case] = decorrelate::CASES;
+pub static VARIANCE_COVARIANCE: &[Case] = variance_covariance::CASES;
+
+/// The product over rows of two matrices [rows, cols], as that of a linear layer's weight.
+fn square(rows: usize, cols: usize) -> Conv {
+    Conv::linear(rows, cols, cols)
+}
+
+/// Blocks that each take all rows of a few columns: 64 bytes of a row where 16 bytes are loaded at once.
+fn column_blocks(g: &Gpu, kernel: &'static str, cols: usize) -> Launch {
+    let vector = 16 / g.real().bytes();
+    let (groups, wide) = if cols.is_multiple_of(vector) { (cols / vector, 4) } else { (cols, 32) };
+    Launch { kernel, grid: [1, groups.div_ceil(wide) as u32, 1], block: [wide as u32, 256 / wide as u32, 1], shared: 0 }
+}

@@ -1,0 +1,205 @@
+//! VICReg: outputs of two views lie close, every column varies, and columns do not covary.
+
+use super::{Columns, square};
+use crate::device::conv::{self, Epilogue};
+use crate::device::{Arg, Gpu, Host, Launch};
+use crate::ops::product::{self, Finish};
+use crate::ops::{CHUNK, Case, total};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
+use crate::var::{Dtype, Var};
+use rayon::prelude::*;
+
+/// Under the root of a column's standard deviation.
+const EPS: f32 = 1e-4;
+
+impl Scope<'_> {
+    /// The loss `[1]` of outputs a and b, both `[n, d]`, with weights of invariance, variance and covariance, as the authors' code
+    /// has it: the mean of (a - b)^2; half the mean over columns of relu(1 - std), of both sides; the sum of squared covariances
+    /// of different columns over d, of both sides.
+    pub fn variance_covariance(&mut self, a: Var, b: Var, weights: [f32; 3]) -> Var {
+        let shape = self.shape(a);
+        assert_eq!(shape, self.shape(b), "{}: outputs that are compared have one shape", self.path());
+        let (rows, cols) = (shape.rows(), shape.cols());
+        assert!(rows > 1, "{}: a variance needs more than one row", self.path());
+        let sides = [a, b].map(|x| {
+            let (centred, std) = Columns::record(self, x, false, EPS);
+            Side { centred, std, weight: self.tape.var([cols, cols]) }
+        });
+        let t = &mut *self.tape;
+        let (loss, covariances, parts) = (t.exact([1]), t.exact([cols, cols]), t.scratch([2 * cols + rows], Dtype::F32));
+        let partial = product::partial_sums(t, &square(rows, cols));
+        let size = Size { rows, cols, weights };
+        self.record(&[a, b], loss, Forward { loss, covariances, parts, partial, a, b, sides, size }, move |t, dloss| {
+            for (x, other, side) in [(a, b, sides[0]), (b, a, sides[1])] {
+                if let Some(dx) = t.gradient_of(x) {
+                    let back = t.var([rows, cols]);
+                    t.call(Backward { dx, back, dloss, x, other, side, size })
+                }
+            }
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    rows: usize,
+    cols: usize,
+    weights: [f32; 3],
+}
+
+impl Size {
+    /// Factors of the parts: of each (a - b)^2, of each relu(1 - std), of each squared covariance.
+    fn factors(&self) -> [f32; 3] {
+        let [invariance, variance, covariance] = self.weights;
+        let (n, d) = (self.rows as f32, self.cols as f32);
+        [invariance / (n * d), variance / (2.0 * d), covariance / d]
+    }
+}
+
+/// One of the two views.
+#[derive(Clone, Copy)]
+struct Side {
+    centred: Var, // [rows, cols]
+    std: Var,     // [cols]
+    weight: Var,  // [cols, cols]: what makes the gradient from the centred columns; symmetric
+}
+
+struct Forward {
+    loss: Var,        // [1]
+    covariances: Var, // [cols, cols]: times n - 1, of one side after the other
+    parts: Var,       // [2 * cols + rows]: of the loss, on a GPU
+    partial: Var,     // [parts, cols * cols], on a GPU
+    a: Var,           // [rows, cols]
+    b: Var,           // [rows, cols]
+    sides: [Side; 2],
+    size: Size,
+}
+
+impl Forward {
+    /// The loss of one side, whose weight is written.
+    fn side(&self, m: &Host, side: Side) -> f64 {
+        let Size { rows, cols, .. } = self.size;
+        let ([_, variance, covariance], inverse) = (self.size.factors(), 1.0 / (rows - 1) as f32);
+        let (mut c, mut weight, std) = (m.f_mut(self.covariances), m.f_mut(side.weight), m.f(side.std));
+        let centred = m.f(side.centred);
+        conv::backward_weight(&square(rows, cols), &centred, &centred, &mut c, false);
+        let std = &*std;
+        let rows: Vec<f64> = weight
+            .par_chunks_mut(cols)
+            .zip(c.par_chunks(cols))
+            .enumerate()
+            .map(|(i, (weight, c))| {
+                let other = |j: usize| if i == j { 0.0 } else { c[j] * inverse };
+                weight.iter_mut().enumerate().for_each(|(j, w)| *w = 4.0 * covariance * inverse * other(j));
+                let short = (1.0 - std[i]).max(0.0);
+                weight[i] = if short > 0.0 { -variance * inverse / std[i] } else { 0.0 };
+                covariance as f64 * total::sum(cols, |j| other(j) * other(j)) + (variance * short) as f64
+            })
+            .collect();
+        rows.iter().sum()
+    }
+}
+
+impl Call for Forward {
+    fn name(&self) -> &'static str {
+        "variance_covariance_fwd"
+    }
+    fn operands(&self) -> Operands {
+        let [p, q] = self.sides;
+        let writes = [self.loss, self.covariances, self.parts, self.partial, p.weight, q.weight];
+        Operands::new(&writes, &[self.a, self.b, p.centred, p.std, q.centred, q.std])
+    }
+    fn cpu(&self, m: &Host) {
+        let (a, b) = (m.f(self.a), m.f(self.b));
+        let apart: Vec<f64> =
+            a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).map(|(a, b)| total::sum(a.len(), |i| (a[i] - b[i]).powi(2))).collect();
+        let invariance = self.size.factors()[0] as f64 * apart.iter().sum::<f64>();
+        m.f_mut(self.loss)[0] = (invariance + self.side(m, self.sides[0]) + self.side(m, self.sides[1])) as f32;
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Size { rows, cols, .. } = self.size;
+        let [invariance, variance, covariance] = self.size.factors().map(Arg::F32);
+        for (i, side) in self.sides.iter().enumerate() {
+            let to = Grad { var: self.covariances, add: false };
+            product::backward_weight(g, &square(rows, cols), to, side.centred, side.centred, self.partial);
+            let to = [side.weight.into(), Arg::Part(self.parts, i * cols), self.covariances.into(), side.std.into()];
+            let launch = Launch::blocks("variance_covariance_fwd", cols);
+            g.launch(&launch, &[&to[..], &[rows.into(), cols.into(), variance, covariance]].concat());
+        }
+        let args = [Arg::Part(self.parts, 2 * cols), self.a.into(), self.b.into(), rows.into(), cols.into(), invariance];
+        g.launch(&Launch::blocks("variance_covariance_apart", rows.div_ceil(8)), &args);
+        total::launch(g, self.loss, self.parts.into(), 2 * cols + rows, 1.0);
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let (r, c) = (self.size.rows as u64, self.size.cols as u64);
+        Cost { flops: 4 * r * c * c, bytes: real * (4 * r * c + 2 * c * c) }
+    }
+}
+
+struct Backward {
+    dx: Grad,   // [rows, cols]
+    back: Var,  // [rows, cols]: the gradient of variance and covariance
+    dloss: Var, // [1]
+    x: Var,     // [rows, cols]
+    other: Var, // [rows, cols]
+    side: Side,
+    size: Size,
+}
+
+impl Call for Backward {
+    fn name(&self) -> &'static str {
+        "variance_covariance_bwd"
+    }
+    fn operands(&self) -> Operands {
+        let Side { centred, weight, .. } = self.side;
+        Operands::new(&[self.back], &[self.dloss, self.x, self.other, centred, weight]).grad(self.dx)
+    }
+    fn cpu(&self, m: &Host) {
+        let Size { rows, cols, .. } = self.size;
+        let (mut back, x, other) = (m.f_mut(self.back), m.f(self.x), m.f(self.other));
+        conv::forward(&square(rows, cols), &m.f(self.side.centred), &m.f(self.side.weight), &Epilogue::default(), &mut back);
+        let (dloss, pull, add) = (m.f(self.dloss)[0], 2.0 * self.size.factors()[0], self.dx.add);
+        let from = back.par_chunks(CHUNK).zip(x.par_chunks(CHUNK).zip(other.par_chunks(CHUNK)));
+        m.f_mut(self.dx.var).par_chunks_mut(CHUNK).zip(from).for_each(|(dx, (back, (x, other)))| {
+            for (((dx, back), x), other) in dx.iter_mut().zip(back).zip(x).zip(other) {
+                let g = dloss * (back + pull * (x - other));
+                *dx = if add { *dx + g } else { g };
+            }
+        });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Size { rows, cols, .. } = self.size;
+        product::forward(g, &square(rows, cols), self.back, self.side.centred, self.side.weight, &Finish::default());
+        let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.x.into(), self.other.into(), self.dx.add.into()];
+        let sizes = [rows.into(), cols.into(), Arg::F32(2.0 * self.size.factors()[0])];
+        g.launch(&Launch::blocks("variance_covariance_bwd", rows.div_ceil(8)), &[&from[..], &sizes].concat());
+    }
+    fn cost(&self, real: u64) -> Cost {
+        let (r, c) = (self.size.rows as u64, self.size.cols as u64);
+        Cost { flops: 2 * r * c * c, bytes: real * ((4 + self.dx.add as u64) * r * c + c * c) }
+    }
+}
+
+/// Of the authors.
+const OFFICIAL: [f32; 3] = [25.0, 25.0, 1.0];
+
+pub(super) static CASES: &[Case] = &[
+    Case {
+        name: "variance_covariance/small",
+        mode: Mode::Train,
+        inputs: &[&[4, 3], &[4, 3]],
+        build: |s, x| s.variance_covariance(x[0], x[1], OFFICIAL),
+    },
+    Case {
+        name: "variance_covariance/ragged",
+        mode: Mode::Train,
+        inputs: &[&[33, 41], &[33, 41]],
+        build: |s, x| s.variance_covariance(x[0], x[1], OFFICIAL),
+    },
+    Case {
+        name: "variance_covariance/wide",
+        mode: Mode::Train,
+        inputs: &[&[70, 136], &[70, 136]],
+        build: |s, x| s.variance_covariance(x[0], x[1], [1.0, 2.0, 30.0]),
+    },
+];
