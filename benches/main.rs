@@ -21,7 +21,8 @@ struct Line {
     unit: &'static str,
 }
 
-const NAMES: [&str; 6] = ["matmul", "inference", "train_step", "augment_32", "augment_224", "score"];
+const NAMES: [&str; 9] =
+    ["matmul", "inference", "train_step", "vit_inference", "vit_inference_224", "vit_train_step", "augment_32", "augment_224", "score"];
 
 /// Best of three, each long enough to be told from noise.
 fn rate(amount: f64, mut step: impl FnMut()) -> f64 {
@@ -53,6 +54,11 @@ fn network(arch: &'static str, batch: usize) -> Network {
     Network { arch, stem: Stem::Cifar, patch: 4, size: 32, batch }
 }
 
+/// ViT-S/16, as on ImageNet.
+fn vit_small() -> Network {
+    Network { patch: 16, size: 224, ..network("vit_small", 8) }
+}
+
 fn runs(program: Result<Program>, amount: f64) -> f64 {
     let mut program = program.expect("it fits");
     rate(amount, || program.run().expect("a CPU cannot fail"))
@@ -71,6 +77,9 @@ fn measure(name: &'static str) -> Line {
         "matmul" => (matmul(), "GFLOP/s"),
         "inference" => (runs(inference(&Device::Cpu, network("resnet18", 64)), 64.0), "images/s"),
         "train_step" => (runs(training(&Device::Cpu, network("resnet18", 128)), 128.0), "views/s"),
+        "vit_inference" => (runs(inference(&Device::Cpu, network("vit_tiny", 64)), 64.0), "images/s"),
+        "vit_inference_224" => (runs(inference(&Device::Cpu, vit_small()), 8.0), "images/s"),
+        "vit_train_step" => (runs(training(&Device::Cpu, network("vit_tiny", 128)), 128.0), "views/s"),
         "augment_32" => (runs(augmentation(&Device::Cpu, "simclr", 32, 256, [32, 32]), 256.0), "views/s"),
         "augment_224" => (runs(augmentation(&Device::Cpu, "simclr_imagenet", 224, 32, [400, 500]), 32.0), "views/s"),
         _ => (scoring(), "samples/s"),
@@ -132,6 +141,6 @@ fn main() {
             Some(Ok((theirs, how))) => format!("  {theirs:10.1} PyTorch ({how})  ratio {:.2}", line.per_second / theirs),
             Some(Err(why)) => format!("  PyTorch: {why}"),
         };
-        println!("{:<12} {:10.1} {:<9}{beside}", line.name, line.per_second, line.unit);
+        println!("{:<18} {:10.1} {:<9}{beside}", line.name, line.per_second, line.unit);
     }
 }

@@ -10,6 +10,9 @@ fastest is printed, with `how` saying which. `--verbose` prints every try to std
     inference     ResNet-18, CIFAR stem, batch 64, eval mode                           images/s
     train_step    SimCLR, ResNet-18 CIFAR stem, projector 512-1024-128, 64 images =
                   128 views already made: forward, NT-Xent, backward, Adam             views/s
+    vit_inference ViT-Tiny, patches of 4 at 32x32, batch 64, eval mode (timm)            images/s
+    vit_inference_224  ViT-S/16 at 224x224, batch 8, eval mode (timm)                    images/s
+    vit_train_step     as train_step with the ViT-Tiny                                   views/s
     augment_32    SimCLR's CIFAR policy on 32x32                                       views/s
     augment_224   SimCLR's ImageNet policy, 500x400 -> 224x224                         views/s
     score         two ResNet-18 CIFAR stem, 5 views of 32x32 per sample: views ->
@@ -28,7 +31,17 @@ import sys
 import time
 import warnings
 
-NAMES = ["matmul", "inference", "train_step", "augment_32", "augment_224", "score"]
+NAMES = [
+    "matmul",
+    "inference",
+    "train_step",
+    "vit_inference",
+    "vit_inference_224",
+    "vit_train_step",
+    "augment_32",
+    "augment_224",
+    "score",
+]
 
 VIEWS = 5
 SCORE_BATCH = 32
@@ -106,6 +119,16 @@ def fastest(tries, amount):
 # ---------------------------------------------------------------- encoders
 
 
+def vit(width, heads, patch, size):
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(img_size=size, patch_size=patch, embed_dim=width, depth=12, num_heads=heads, num_classes=0)
+
+
+def vit_tiny():
+    return vit(192, 3, 4, 32)
+
+
 def encoder():
     model = torchvision.models.resnet18(weights=None)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -130,9 +153,9 @@ def compiled(model, freezing):
     return torch.compile(model.eval())
 
 
-def inference_ways(batch):
+def inference_ways(batch, encoder=encoder, size=32):
     """(how, build): `build` returns a prepared encoder and the memory layout that it likes."""
-    example = torch.zeros(batch, 3, 32, 32)
+    example = torch.zeros(batch, 3, size, size)
     nchw, nhwc = torch.contiguous_format, torch.channels_last
     ways = [
         ("eager NCHW", lambda: (encoder().eval(), nchw)),
@@ -145,9 +168,9 @@ def inference_ways(batch):
     return ways
 
 
-def inference_step(way, batch):
+def inference_step(way, batch, size=32):
     model, layout = way()
-    x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
+    x = torch.randn(batch, 3, size, size).to(memory_format=layout)
 
     def step():
         with torch.no_grad():
@@ -174,14 +197,28 @@ def bench_inference():
     return value, "images/s", how
 
 
+def bench_vit(make, batch, size):
+    tries = [(how, lambda way=way: inference_step(way, batch, size)) for how, way in inference_ways(batch, make, size)]
+    value, how = fastest(tries, batch)
+    return value, "images/s", how
+
+
+def bench_vit_inference():
+    return bench_vit(vit_tiny, 64, 32)
+
+
+def bench_vit_inference_224():
+    return bench_vit(lambda: vit(384, 6, 16, 224), 8, 224)
+
+
 # ---------------------------------------------------------------- training
 
 
 class SimClr(nn.Module):
-    def __init__(self):
+    def __init__(self, encoder, width):
         super().__init__()
-        self.encoder = encoder()
-        self.projector = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 128))
+        self.encoder = encoder
+        self.projector = nn.Sequential(nn.Linear(width, 1024), nn.ReLU(), nn.Linear(1024, 128))
         self.register_buffer("itself", torch.eye(128, dtype=torch.bool))
         self.register_buffer("positive", (torch.arange(128) + 64) % 128)
 
@@ -191,8 +228,8 @@ class SimClr(nn.Module):
         return F.cross_entropy(logits, self.positive)
 
 
-def training_step(layout, compile):
-    model = SimClr().train().to(memory_format=layout)
+def training_step(layout, compile, encoder=encoder, width=512):
+    model = SimClr(encoder(), width).train().to(memory_format=layout)
     views = torch.randn(128, 3, 32, 32).to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     loss_of = torch.compile(model) if compile else model
@@ -215,6 +252,15 @@ def bench_train_step():
     ]
     if not ARGS.quick:
         tries.append(("compiled channels_last", lambda: training_step(nhwc, True)))
+    value, how = fastest(tries, 128)
+    return value, "views/s", how
+
+
+def bench_vit_train_step():
+    layout = torch.contiguous_format
+    tries = [("eager", lambda: training_step(layout, False, vit_tiny, 192))]
+    if not ARGS.quick:
+        tries.append(("compiled", lambda: training_step(layout, True, vit_tiny, 192)))
     value, how = fastest(tries, 128)
     return value, "views/s", how
 
@@ -343,6 +389,9 @@ BENCHMARKS = {
     "matmul": bench_matmul,
     "inference": bench_inference,
     "train_step": bench_train_step,
+    "vit_inference": bench_vit_inference,
+    "vit_inference_224": bench_vit_inference_224,
+    "vit_train_step": bench_vit_train_step,
     "augment_32": lambda: bench_augment(32),
     "augment_224": lambda: bench_augment(224),
     "score": bench_score,

@@ -27,13 +27,14 @@ fn start(name: &str, dims: &[usize]) -> Vec<f32> {
     (0..dims.iter().product::<usize>()).map(|j| value(uniform(number(name), j as u32)) as f32).collect()
 }
 
-/// Every weight of `tape` below `prefix`, but statistics and fixed positions, as the formula has it under its name without
+/// Every weight of `tape` below `prefix`, but statistics, fixed positions and the state of the training, as the formula has it under its name without
 /// `strip`.
 fn fill(weights: &mut Weights, tape: &Tape, prefix: &str, strip: &str) {
     for (name, v) in tape.below(prefix) {
         let shape = tape.shape(v);
         let known = &name[strip.len()..];
-        if !known.contains("running_") && !known.ends_with("decoder_pos_embed") && !frozen_norm(known) {
+        let state = ["running_", "decoder_pos_embed", "schedule.", "optimizer.", "center"].iter().any(|part| known.contains(part));
+        if !state && !frozen_norm(known) {
             weights.set(&name, shape, &start(known, shape.dims())).unwrap();
         }
     }

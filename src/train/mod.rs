@@ -5,6 +5,7 @@ mod step;
 mod watch;
 
 pub use step::peak_rate;
+pub use watch::rank;
 
 use crate::config::Recipe;
 use crate::data::Source;

@@ -1,0 +1,124 @@
+//! Every method from its recipe: a crash changes no bit, a GPU follows the CPU, collapse and loss of numbers are noticed.
+
+use crate::emulated::Emulated;
+use emulator::Options;
+use sslmem::config::{Layers, Recipe};
+use sslmem::data::{self, OnBadImage, Source};
+use sslmem::device::Device;
+use sslmem::methods::METHODS;
+use sslmem::progress::{Progress, Silent};
+use sslmem::train::{Job, Point, train};
+use sslmem::var::Dtype;
+use std::path::Path;
+use std::time::Duration;
+
+fn source() -> Box<dyn Source> {
+    data::open("synthetic:64@1", OnBadImage::Fail).unwrap()
+}
+
+/// The smoke recipe of a method, made tiny.
+pub fn tiny(method: &str) -> Recipe {
+    let preset = if method == "simclr" { "smoke".to_string() } else { format!("smoke_{method}") };
+    let changes = "[encoder]\nsize = 16\npatch = 4\n[method]\nprojector = [32, 24]\npredictor = [16, 24]\nprototypes = 40\nlocal_size = 8
+decoder = [32, 1, 2]\n[train]\nepochs = 2\nbatch = 8\n[optim]\nwarmup_epochs = 0";
+    Layers::presets(&[preset]).unwrap().text("tiny", changes).unwrap().resolve().unwrap()
+}
+
+fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path, device: &'a Device) -> Job<'a> {
+    Job { recipe, seed: 3, source, samples, name: "f", dir, checkpoint: Duration::ZERO, device }
+}
+
+/// Stops like a crash, after a number of reports.
+struct Crash(usize);
+
+impl Progress for Crash {
+    fn start(&mut self, _: &str, _: u64, _: &str) {}
+    fn advance(&mut self, _: u64, _: &str) {
+        assert!(self.0 > 0, "crash");
+        self.0 -= 1;
+    }
+    fn done(&mut self) {}
+    fn line(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_crash_changes_no_bit_of_any_method() {
+    let (source, samples): (_, Vec<u32>) = (source(), (0..32).collect());
+    for method in METHODS {
+        let recipe = tiny(method.name());
+        let [whole, broken] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+        let curve = train(&job(&recipe, &*source, &samples, whole.path(), &Device::Cpu), &mut Silent).unwrap();
+        assert_eq!(curve.len(), 8);
+        assert!(curve.iter().all(|p| p.loss.is_finite() && p.rank >= 1.0), "{}: {curve:?}", method.name());
+        let job = job(&recipe, &*source, &samples, broken.path(), &Device::Cpu);
+        for after in [2, 3] {
+            let crashed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| train(&job, &mut Crash(after))));
+            assert!(crashed.is_err(), "{} should have crashed", method.name());
+        }
+        assert_eq!(train(&job, &mut Silent).unwrap(), curve, "{}", method.name());
+        let weights = |dir: &Path| std::fs::read(dir.join("f.safetensors")).unwrap();
+        assert!(weights(whole.path()) == weights(broken.path()), "{}: the resumed weights differ", method.name());
+    }
+}
+
+fn curve(recipe: &Recipe, device: &Device) -> Vec<Point> {
+    let (source, dir) = (source(), tempfile::tempdir().unwrap());
+    train(&job(recipe, &*source, &(0..8).collect::<Vec<u32>>(), dir.path(), device), &mut Silent).unwrap()
+}
+
+#[test]
+fn every_method_on_a_gpu_follows_the_cpu() {
+    let chosen = std::env::var("SSLMEM_CASE").unwrap_or_default();
+    for method in METHODS.iter().filter(|m| m.name().starts_with(&chosen)) {
+        let mut recipe = tiny(method.name());
+        (recipe.train.batch, recipe.optim.lr) = (4, 1e-4);
+        recipe.method.local_crops = 1;
+        let cpu = curve(&recipe, &Device::Cpu);
+        for (real, bound) in [(Dtype::F32, 2e-3), (Dtype::Bf16, 6e-2)] {
+            let gpu = curve(&recipe, &Device::Gpu(Emulated::new(real, Options::default())));
+            for (a, b) in cpu.iter().zip(&gpu) {
+                let near = (a.loss - b.loss).abs() <= bound * a.loss.abs().max(1.0);
+                assert!(near, "{} in {real:?}, step {}: loss {} and {}", method.name(), a.step, a.loss, b.loss);
+            }
+        }
+    }
+}
+
+#[test]
+fn limiting_alignment_pushes_views_apart_in_every_method() {
+    for method in METHODS {
+        let mut recipe = tiny(method.name());
+        recipe.train.epochs = 1;
+        recipe.optim.lr = 1e-5;
+        let plain = curve(&recipe, &Device::Cpu)[0].loss;
+        recipe.method.alignment_limit = 0.25;
+        let limited = curve(&recipe, &Device::Cpu)[0].loss;
+        // (1 - lambda) loss - lambda distance, and the distance of two unit vectors is between 0 and 2.
+        let distance = (0.75 * plain - limited) / 0.25;
+        assert!((0.01..2.0).contains(&distance), "{}: the distance would be {distance}", method.name());
+    }
+}
+
+#[test]
+fn collapsed_embeddings_stop_a_training() {
+    let mut recipe = tiny("simsiam");
+    // Without batch norm and at a rate that is far too high SimSiam's outputs become one.
+    recipe.method.head_norm = false;
+    (recipe.optim.lr, recipe.train.epochs) = (0.3, 200);
+    let (source, dir) = (source(), tempfile::tempdir().unwrap());
+    let samples: Vec<u32> = (0..8).collect();
+    let error = train(&job(&recipe, &*source, &samples, dir.path(), &Device::Cpu), &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("collapsed") || error.contains("became"), "{error}");
+    assert!(!dir.path().join("f.safetensors").exists());
+}
+
+#[test]
+fn rank_counts_directions() {
+    use sslmem::train::rank;
+    // Four points at the corners of a square in the first two of five columns: two directions, alike.
+    let square: Vec<f32> = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]].iter().flat_map(|p| [p[0], p[1], 0.0, 7.0, -2.0]).collect();
+    assert!((rank(&square, 5) - 2.0).abs() < 1e-6);
+    let line: Vec<f32> = (0..6).flat_map(|i| [i as f32, 2.0 * i as f32]).collect();
+    assert!((rank(&line, 2) - 1.0).abs() < 1e-6);
+    assert_eq!(rank(&[3.0; 8], 4), 0.0, "of equal rows");
+}
