@@ -30,3 +30,4 @@ mod signature;
 mod split;
 mod stats;
 mod table;
+mod tokens;
