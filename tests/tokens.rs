@@ -114,7 +114,7 @@ fn gelu_is_within_a_millionth_of_erf() {
     }
     let mut odd = [f32::NAN, f32::INFINITY, -200.0];
     gelu::apply(&mut odd);
-    assert!(odd[0].is_nan() && odd[1] == f32::INFINITY && odd[2] == 0.0, "{odd:?}");
+    assert!(odd[0].is_nan() && odd[1] == f32::INFINITY && odd[2].abs() < 1e-37, "{odd:?}");
 }
 
 fn batch(tape: &mut Tape, epoch: u32, samples: &[u32]) -> Batch {
