@@ -26,7 +26,10 @@ impl Golden {
     pub fn get(&self, name: &str) -> &[f32] {
         &self.0.get(name).unwrap_or_else(|| panic!("no golden `{name}`")).1
     }
-    fn shape(&self, name: &str) -> &[usize] {
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+    pub fn shape(&self, name: &str) -> &[usize] {
         &self.0[name].0
     }
     pub fn with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {

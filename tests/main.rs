@@ -32,3 +32,4 @@ mod signature;
 mod split;
 mod stats;
 mod table;
+mod tokens;

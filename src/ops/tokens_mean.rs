@@ -14,9 +14,9 @@ impl Scope<'_> {
         assert!(tokens.start < tokens.end && tokens.end <= t, "{}: tokens {tokens:?} of {t}", self.path());
         let exact = self.mode() == Mode::Eval;
         let kernel = match (self.tape.slots[x.index()].dtype == Dtype::F32, exact) {
-            (false, false) => "tokens_mean_fwd",
+            (_, false) => "tokens_mean_fwd",
             (false, true) => "tokens_mean_fwd_exact",
-            (true, _) => "tokens_mean_fwd_f32",
+            (true, true) => "tokens_mean_fwd_f32",
         };
         let y = if exact { self.tape.exact([n, d]) } else { self.tape.var([n, d]) };
         let span = Span { n, t, d, first: tokens.start, count: tokens.len() };

@@ -145,7 +145,7 @@ impl Call for Backward {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "weight_norm/one", mode: Mode::Train, inputs: &[&[1, 1]], build: |s, x| layer(s, x[0], 1) },
+    Case { name: "weight_norm/two", mode: Mode::Train, inputs: &[&[2, 3]], build: |s, x| layer(s, x[0], 2) },
     Case { name: "weight_norm/ragged", mode: Mode::Train, inputs: &[&[19, 35]], build: |s, x| layer(s, x[0], 21) },
     Case { name: "weight_norm/prototypes", mode: Mode::Train, inputs: &[&[150, 16]], build: |s, x| layer(s, x[0], 320) },
 ];

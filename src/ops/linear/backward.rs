@@ -7,6 +7,7 @@ use crate::device::conv::{self, Conv};
 use crate::device::{Gpu, Host, Launch, THREADS, gelu};
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 pub(super) struct BackwardData {
@@ -68,6 +69,13 @@ pub(super) struct BackwardBias {
     pub size: Conv,
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn add_rows(sum: &mut [f32], rows: &[f32]) {
+    for row in rows.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(row).for_each(|(s, d)| *s += d);
+    }
+}
+
 impl Call for BackwardBias {
     fn name(&self) -> &'static str {
         "linear_bwd_b"
@@ -81,7 +89,7 @@ impl Call for BackwardBias {
             .par_chunks(chunk_rows(cols) * cols)
             .map(|dy| {
                 let mut sum = vec![0.0; cols];
-                dy.chunks_exact(cols).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, d)| *s += d));
+                add_rows(&mut sum, dy);
                 sum
             })
             .collect();
