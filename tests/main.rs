@@ -11,6 +11,7 @@ mod counts;
 mod cuda;
 mod curves;
 mod data;
+mod data_sets;
 mod device;
 mod emulated;
 mod files;
