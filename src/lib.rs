@@ -6,6 +6,7 @@ pub mod data;
 pub mod device;
 pub mod encoders;
 pub mod error;
+pub mod fetch;
 pub mod files;
 pub mod loader;
 pub mod manifest;

@@ -16,6 +16,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("weights", &["device", "files", "random", "tape", "tensors", "var"]),
     ("schedule", &["device", "tape", "var", "weights"]),
     ("data", &["files", "random"]),
+    ("fetch", &["files", "progress"]),
     ("split", &["data", "files", "random"]),
     ("view", &["data", "files", "random", "tensors"]),
     ("ops", &["device", "random", "schedule", "tape", "var", "view", "weights"]),

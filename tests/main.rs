@@ -14,6 +14,7 @@ mod data;
 mod data_sets;
 mod device;
 mod emulated;
+mod fetch;
 mod files;
 mod gate;
 mod golden;

@@ -5,6 +5,7 @@ mod demo;
 mod device;
 mod doctor;
 mod embed;
+mod fetch;
 mod progress;
 mod report;
 mod run;
@@ -61,6 +62,7 @@ enum Verb {
     Score(score::Verb),
     Embed(embed::Verb),
     Report(report::Verb),
+    Fetch(fetch::Verb),
     Show(show::Verb),
     Doctor(doctor::Verb),
 }
@@ -100,6 +102,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Score(verb) => score::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
+        Verb::Fetch(verb) => fetch::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),
         Verb::Doctor(verb) => doctor::run(verb),
     }
