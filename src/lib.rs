@@ -12,6 +12,7 @@ pub mod loader;
 pub mod manifest;
 pub mod methods;
 pub mod ops;
+pub mod probe;
 pub mod program;
 pub mod progress;
 pub mod random;

@@ -40,6 +40,7 @@ const RULES: &[(&str, &[&str])] = &[
             "weights",
         ],
     ),
+    ("probe", &["data", "device", "progress", "random", "score"]),
     ("manifest", &["data", "device", "files", "table"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
     ("run", &["config", "data", "device", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),

@@ -27,6 +27,7 @@ mod learn;
 mod learn_gpu;
 mod ops;
 mod planted;
+mod probe;
 mod report;
 mod signature;
 mod split;

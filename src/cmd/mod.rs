@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod embed;
 mod fetch;
+mod probe;
 mod progress;
 mod report;
 mod run;
@@ -61,6 +62,7 @@ enum Verb {
     Train(train::Verb),
     Score(score::Verb),
     Embed(embed::Verb),
+    Probe(probe::Verb),
     Report(report::Verb),
     Fetch(fetch::Verb),
     Show(show::Verb),
@@ -101,6 +103,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
+        Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
         Verb::Fetch(verb) => fetch::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),
