@@ -26,7 +26,7 @@ pub struct Origin {
 /// Which images.
 #[derive(Args, Default)]
 pub struct Images {
-    /// Which images: cifar10:DIR, cifar100:DIR, folder:DIR or synthetic:N
+    /// Which images, as in cifar10:DIR, folder:DIR or synthetic:N (see `sslmem show data`)
     #[arg(long, value_name = "KIND:WHERE", help_heading = "Data")]
     pub data: Option<String>,
     /// What to do with an image that cannot be decoded: fail or skip

@@ -5,6 +5,8 @@ mod demo;
 mod device;
 mod doctor;
 mod embed;
+mod fetch;
+mod probe;
 mod progress;
 mod report;
 mod run;
@@ -60,7 +62,9 @@ enum Verb {
     Train(train::Verb),
     Score(score::Verb),
     Embed(embed::Verb),
+    Probe(probe::Verb),
     Report(report::Verb),
+    Fetch(fetch::Verb),
     Show(show::Verb),
     Doctor(doctor::Verb),
 }
@@ -99,7 +103,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
+        Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
+        Verb::Fetch(verb) => fetch::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),
         Verb::Doctor(verb) => doctor::run(verb),
     }

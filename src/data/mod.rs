@@ -3,8 +3,13 @@
 mod cifar;
 mod decode;
 mod folder;
+mod matlab;
+mod mnist;
+mod packed;
 mod pattern;
 mod source;
+mod stl10;
+mod svhn;
 mod synthetic;
 
 use std::path::Path;
@@ -17,6 +22,7 @@ use crate::error::{Error, Result};
 pub use cifar::Cifar;
 pub use folder::Folder;
 pub use source::{Image, Kind, Source};
+pub use stl10::Stl10;
 pub use synthetic::Synthetic;
 
 /// What to do with an image that cannot be decoded.
@@ -51,7 +57,7 @@ pub struct Dataset {
 }
 
 /// Every kind of data set there is.
-pub const DATASETS: [Dataset; 4] = [
+pub const DATASETS: [Dataset; 7] = [
     Dataset {
         name: "cifar10",
         about: "CIFAR-10, the folder with the official binary version (data_batch_1.bin ... test_batch.bin)",
@@ -63,6 +69,24 @@ pub const DATASETS: [Dataset; 4] = [
         about: "CIFAR-100 with fine labels, the folder with the official binary version (train.bin, test.bin)",
         example: "cifar100:data/cifar100",
         open: |rest, _| Ok(Box::new(Cifar::cifar100(rest)?)),
+    },
+    Dataset {
+        name: "svhn",
+        about: "SVHN, the folder with train_32x32.mat and test_32x32.mat; `+extra` adds extra_32x32.mat to the training part",
+        example: "svhn:data/svhn",
+        open: |rest, _| Ok(Box::new(svhn::open(rest)?)),
+    },
+    Dataset {
+        name: "stl10",
+        about: "STL-10, the folder with the official binary version (train_X.bin ... unlabeled_X.bin, whose images have no label)",
+        example: "stl10:data/stl10",
+        open: |rest, _| Ok(Box::new(Stl10::open(rest)?)),
+    },
+    Dataset {
+        name: "mnist",
+        about: "MNIST, the folder with the four IDX files, plain or .gz, grey in three equal channels",
+        example: "mnist:data/mnist",
+        open: |rest, _| Ok(Box::new(mnist::open(rest)?)),
     },
     Dataset {
         name: "folder",

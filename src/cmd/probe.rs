@@ -1,0 +1,236 @@
+//! `sslmem probe`: how well frozen features tell the classes of a labelled data set apart.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::args::{Flags, Images, Network, Origin, open};
+use super::score::side;
+use super::{Global, keep, print};
+use crate::config::{Normalize, Recipe};
+use crate::data::Source;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::probe::{Accuracy, Features, Protocol, labelled, probe};
+use crate::progress::Progress;
+use crate::run::Run;
+use crate::weights::Weights;
+use crate::{files, score};
+
+/// Measure how well frozen features tell classes apart: k-NN and linear probes
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  sslmem probe --run runs/small\n  sslmem probe --weights f.safetensors --data cifar100:data/cifar100 --out probe.json\n\nOf a run, f and g of every pair are probed with the samples that they were trained on."
+)]
+pub struct Verb {
+    /// Folder of a run; the results go to probe.json in it
+    #[arg(long, value_name = "RUN", required_unless_present = "weights", conflicts_with_all = ["weights", "data", "out", "on_bad_image", "arch", "stem", "size", "normalize", "preset", "recipe", "set"])]
+    run: Option<PathBuf>,
+    /// Weights of an encoder; what its file says of itself counts unless it is given here
+    #[arg(long, value_name = "FILE", requires = "data")]
+    weights: Option<PathBuf>,
+    /// JSON file to write, with --weights
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+    /// Probes, with commas between
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "knn,lbfgs")]
+    protocol: Vec<Name>,
+    /// Take at most this many labelled training samples, the first ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit_train: Option<u32>,
+    /// Take at most this many labelled test samples, the first ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit_test: Option<u32>,
+    /// Replace a file that exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Name {
+    /// Neighbours: k 10 unweighted, k 20 and 200 at T 0.07, k 200 at T 0.1
+    Knn,
+    /// Logistic regression by L-BFGS, its l2 chosen on a held-out tenth
+    Lbfgs,
+    /// The SSLMem paper's: LARS, batch 4096, 90 epochs
+    Paper,
+    /// The SSLMem paper's released code: AdamW, batch 128, 90 epochs
+    Code,
+}
+
+impl Name {
+    fn protocol(self) -> Protocol {
+        match self {
+            Name::Knn => Protocol::Knn,
+            Name::Lbfgs => Protocol::Lbfgs,
+            Name::Paper => Protocol::Paper,
+            Name::Code => Protocol::Code,
+        }
+    }
+}
+
+/// What is written about one encoder.
+#[derive(Serialize)]
+struct Probed {
+    /// `f1` is f of the first pair; of a file its name.
+    encoder: String,
+    /// BLAKE3 of the weights.
+    digest: String,
+    train: Count,
+    test: Count,
+    accuracy: Vec<Accuracy>,
+}
+
+/// Samples of a part, and those that were left out because they have no label.
+#[derive(Serialize)]
+struct Count {
+    samples: usize,
+    unlabelled: usize,
+}
+
+#[derive(Serialize)]
+struct File {
+    sslmem: &'static str,
+    data: String,
+    /// BLAKE3 of the data.
+    digest: String,
+    classes: usize,
+    seed: u64,
+    encoders: Vec<Probed>,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let device = global.device()?;
+    let mut progress = global.progress();
+    let (file, out) = match &verb.run {
+        Some(dir) => {
+            let out = dir.join("probe.json");
+            (of_run(&verb, dir, &out, global, &device, progress.as_mut())?, Some(out))
+        }
+        None => (of_file(&verb, global, &device, progress.as_mut())?, verb.out.clone()),
+    };
+    if let Some(out) = out {
+        let text = serde_json::to_string_pretty(&file).map_err(|e| Error::format(&out, format!("cannot be written as JSON ({e})")))?;
+        files::write_whole(&out, (text + "\n").as_bytes())?;
+    }
+    print(&table(&file))
+}
+
+/// f and g of every pair of a run.
+fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<File> {
+    let run = Run::read(dir)?;
+    files::check_writable(out)?;
+    let seed = global.seed.unwrap_or(run.recipe.seed);
+    let task = Task { verb, recipe: &run.recipe, source: &*run.source, method: Some(&run.recipe.method.name), seed, device };
+    let mut encoders = vec![];
+    for pair in 1..=run.recipe.pairs {
+        for (name, samples) in [("f", run.split.f_indices()), ("g", run.split.g_indices())] {
+            let path = dir.join(format!("pair{pair}/{name}.safetensors"));
+            encoders.push(task.probe(format!("{name}{pair}"), &path, samples, progress)?);
+        }
+    }
+    Ok(task.file(encoders))
+}
+
+/// One encoder from a file, on any data set.
+fn of_file(verb: &Verb, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<File> {
+    let path = verb.weights.as_deref().expect("clap asks for --run or --weights");
+    if let Some(out) = &verb.out {
+        keep(out, verb.force)?;
+        files::check_writable(out)?;
+    }
+    let metadata = Weights::new(0).load(path, "")?;
+    let flags = own(&metadata).images(&verb.images).network(&verb.network).seed(global);
+    let recipe = verb.origin.resolve(&flags)?;
+    let source = open(&recipe)?;
+    let method = metadata.get("method").map(String::as_str);
+    let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
+    let all = (0..source.train_len() as u32).collect();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let encoders = vec![task.probe(name, path, all, progress)?];
+    Ok(task.file(encoders))
+}
+
+/// What a file of weights says of its encoder.
+fn own(metadata: &HashMap<String, String>) -> Flags {
+    let get = |name: &str| metadata.get(name).cloned();
+    let flags = Flags::default().with("encoder.arch", &get("arch")).with("encoder.stem", &get("stem")).with("encoder.size", &get("size"));
+    let known = [("cifar10", Normalize::Cifar10), ("imagenet", Normalize::Imagenet), ("half", Normalize::Half), ("unit", Normalize::Unit)];
+    let same = |how: Normalize| {
+        let [mean, std] = how.statistics().map(|values| format!("{values:?}"));
+        get("mean") == Some(mean) && get("std") == Some(std)
+    };
+    flags.with("encoder.normalize", &known.into_iter().find(|(_, how)| same(*how)).map(|(name, _)| name))
+}
+
+/// Everything but the encoder.
+struct Task<'a> {
+    verb: &'a Verb,
+    recipe: &'a Recipe,
+    source: &'a dyn Source,
+    method: Option<&'a str>,
+    seed: u64,
+    device: &'a Device,
+}
+
+impl Task<'_> {
+    /// Probe one encoder with the labelled ones of these training samples.
+    fn probe(&self, encoder: String, path: &Path, train: Vec<u32>, progress: &mut dyn Progress) -> Result<Probed> {
+        let limit = |limit: Option<u32>| limit.map(|n| n as usize);
+        let test = self.source.train_len() as u32..self.source.len() as u32;
+        let (train, without) = labelled(self.source, train, limit(self.verb.limit_train));
+        let (test, test_without) = labelled(self.source, test, limit(self.verb.limit_test));
+        for (part, samples) in [("training", &train), ("test", &test)] {
+            if samples.is_empty() {
+                let what = format!("{} has no labelled {part} sample to probe with", self.recipe.data.source);
+                return Err(Error::config(what, "name data with labels, a training and a test part"));
+            }
+        }
+        // A linear probe reads one vector, whatever is scored.
+        let (side, protocol) = (side(self.recipe, path)?, score::Protocol { features: score::Features::Pooled, ..self.recipe.protocol()? });
+        let protocols: Vec<Protocol> = self.verb.protocol.iter().map(|name| name.protocol()).collect();
+        let train = Features::of(side, &protocol, &train, self.device, progress)?;
+        let test = Features::of(side, &protocol, &test, self.device, progress)?;
+        let accuracy = probe(&train, &test, &protocols, self.method, self.seed, progress)?;
+        Ok(Probed {
+            encoder,
+            digest: files::digest_file(path)?,
+            train: Count { samples: train.len(), unlabelled: without },
+            test: Count { samples: test.len(), unlabelled: test_without },
+            accuracy,
+        })
+    }
+
+    fn file(&self, encoders: Vec<Probed>) -> File {
+        let (data, digest) = (self.recipe.data.source.clone(), self.source.digest().to_string());
+        let classes = self.source.classes().len();
+        File { sslmem: env!("CARGO_PKG_VERSION"), data, digest, classes, seed: self.seed, encoders }
+    }
+}
+
+/// The results for people.
+fn table(file: &File) -> String {
+    let mut out = String::new();
+    for Probed { encoder, train, test, accuracy, .. } in &file.encoders {
+        let count = |part: &Count| match part.unlabelled {
+            0 => part.samples.to_string(),
+            n => format!("{} ({n} without label left out)", part.samples),
+        };
+        out += &format!("{encoder}: {} training samples, {} test samples\n", count(train), count(test));
+        let width = accuracy.iter().map(|a| a.protocol.chars().count()).max().unwrap_or(0);
+        for a in accuracy {
+            out += &format!("  {:width$}  top-1 {:6.2} %", a.protocol, 100.0 * a.top1);
+            out += &a.top5.map(|top5| format!("  top-5 {:6.2} %", 100.0 * top5)).unwrap_or_default();
+            out.push('\n');
+        }
+    }
+    out
+}

@@ -1,0 +1,158 @@
+//! The labelled samples of a data set, and their features from a frozen encoder.
+
+use crate::data::{Image, Source};
+use crate::device::Device;
+use crate::device::product::LANES;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::score::{Protocol, Side, embed};
+
+/// Features and labels of samples.
+#[derive(Clone)]
+pub struct Features {
+    /// A row's length in memory is `stride`: the products want whole vectors.
+    pub values: Vec<f32>, // [samples, stride], zero from `width` on
+    pub labels: Vec<u32>, // [samples], below `classes`
+    pub width: usize,
+    pub stride: usize,
+    pub classes: usize,
+}
+
+impl Features {
+    /// From rows of `width` numbers.
+    pub fn new(rows: &[f32], width: usize, labels: Vec<u32>, classes: usize) -> Features {
+        assert_eq!(rows.len(), labels.len() * width, "a row for each label");
+        let stride = width.next_multiple_of(LANES);
+        let mut values = vec![0.0; labels.len() * stride];
+        for (to, from) in values.chunks_exact_mut(stride).zip(rows.chunks_exact(width)) {
+            to[..width].copy_from_slice(from);
+        }
+        Features { values, labels, width, stride, classes }
+    }
+
+    /// What an encoder makes of these samples.
+    ///
+    /// # Errors
+    /// The weights do not fit, an image cannot be read, or a feature is not finite.
+    pub fn of(side: Side, protocol: &Protocol, samples: &Chosen, device: &Device, progress: &mut dyn Progress) -> Result<Features> {
+        let mut rows: Vec<f32> = vec![];
+        embed(side, protocol, samples, device, progress, |values| {
+            rows.extend_from_slice(values);
+            Ok(())
+        })?;
+        let width = rows.len() / samples.len().max(1);
+        if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
+            let what = format!("gives features that are not finite for sample {}; these weights cannot be used", samples.id(at / width));
+            return Err(Error::format(side.path, what));
+        }
+        let labels: Vec<u32> = (0..samples.len()).filter_map(|i| samples.label(i)).collect();
+        Ok(Features::new(&rows, width, labels, samples.count_classes()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    pub fn row(&self, sample: usize) -> &[f32] {
+        &self.values[sample * self.stride..][..self.width]
+    }
+
+    /// Samples of these numbers, in their order.
+    pub fn select(&self, samples: &[u32]) -> Features {
+        let mut values = Vec::with_capacity(samples.len() * self.stride);
+        samples.iter().for_each(|&i| values.extend_from_slice(&self.values[i as usize * self.stride..][..self.stride]));
+        Features { values, labels: samples.iter().map(|&i| self.labels[i as usize]).collect(), ..self.shape() }
+    }
+
+    /// Rows of unit length; zero stays zero.
+    pub fn unit(&self) -> Features {
+        let mut unit = self.clone();
+        for row in unit.values.chunks_exact_mut(self.stride) {
+            let norm = row.iter().map(|v| *v as f64 * *v as f64).sum::<f64>().sqrt().max(1e-12);
+            row.iter_mut().for_each(|v| *v = (*v as f64 / norm) as f32);
+        }
+        unit
+    }
+
+    /// Each feature less its mean over `train`, over its deviation there; one that does not vary becomes 0.
+    pub fn standardised(&self, train: &Features) -> Features {
+        let n = train.len() as f64;
+        let mut mean = vec![0.0f64; self.stride];
+        for row in train.values.chunks_exact(self.stride) {
+            mean.iter_mut().zip(row).for_each(|(sum, v)| *sum += *v as f64 / n);
+        }
+        let mut variance = vec![0.0f64; self.stride];
+        for row in train.values.chunks_exact(self.stride) {
+            variance.iter_mut().zip(row).zip(&mean).for_each(|((sum, v), mean)| *sum += (*v as f64 - mean).powi(2) / n);
+        }
+        // Below this, relative to the mean, it is rounding that varies.
+        let scale = |(var, mean): (&f64, &f64)| if *var > 1e-12 * mean * mean { var.sqrt().recip() } else { 0.0 };
+        let scale: Vec<f64> = variance.iter().zip(&mean).map(scale).collect();
+        let mut result = self.clone();
+        for row in result.values.chunks_exact_mut(self.stride) {
+            row.iter_mut().zip(&mean).zip(&scale).for_each(|((v, mean), scale)| *v = ((*v as f64 - mean) * scale) as f32);
+        }
+        result
+    }
+
+    /// The same without samples.
+    fn shape(&self) -> Features {
+        let &Features { width, stride, classes, .. } = self;
+        Features { values: vec![], labels: vec![], width, stride, classes }
+    }
+}
+
+/// Some samples of a data set, as a data set.
+pub struct Chosen<'a> {
+    source: &'a dyn Source,
+    indices: Vec<u32>,
+}
+
+impl Chosen<'_> {
+    /// How many classes the whole data set has.
+    pub fn count_classes(&self) -> usize {
+        let highest = (0..self.source.len()).filter_map(|i| self.source.label(i)).max();
+        self.source.classes().len().max(highest.map_or(0, |label| label as usize + 1))
+    }
+}
+
+/// Those of `indices` that have a label, at most `limit`, and how many were left out because they have none.
+pub fn labelled(source: &dyn Source, indices: impl IntoIterator<Item = u32>, limit: Option<usize>) -> (Chosen<'_>, usize) {
+    let (known, unknown): (Vec<u32>, Vec<u32>) = indices.into_iter().partition(|&i| source.label(i as usize).is_some());
+    let indices = known.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
+    (Chosen { source, indices }, unknown.len())
+}
+
+impl Source for Chosen<'_> {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+    fn train_len(&self) -> usize {
+        self.indices.len()
+    }
+    fn id(&self, index: usize) -> String {
+        self.source.id(self.indices[index] as usize)
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.source.label(self.indices[index] as usize)
+    }
+    fn classes(&self) -> &[String] {
+        self.source.classes()
+    }
+    fn digest(&self) -> &str {
+        self.source.digest()
+    }
+    fn largest(&self) -> usize {
+        self.source.largest()
+    }
+    fn image(&self, index: usize) -> Result<Image> {
+        self.source.image(self.indices[index] as usize)
+    }
+}
