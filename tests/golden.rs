@@ -11,10 +11,10 @@ use sslmem::var::{Dtype, Var};
 use sslmem::weights::{Init, Weights};
 use std::collections::HashMap;
 
-struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);
+pub struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);
 
 impl Golden {
-    fn read(name: &str) -> Golden {
+    pub fn read(name: &str) -> Golden {
         let bytes = std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().map(|(n, t)| {
@@ -23,19 +23,19 @@ impl Golden {
         });
         Golden(tensors.collect())
     }
-    fn get(&self, name: &str) -> &[f32] {
+    pub fn get(&self, name: &str) -> &[f32] {
         &self.0.get(name).unwrap_or_else(|| panic!("no golden `{name}`")).1
     }
-    fn shape(&self, name: &str) -> &[usize] {
+    pub fn shape(&self, name: &str) -> &[usize] {
         &self.0[name].0
     }
-    fn with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.keys().filter_map(move |n| n.strip_prefix(prefix))
     }
 }
 
 /// Largest difference over the largest golden value.
-fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+pub fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     let scale = want.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {

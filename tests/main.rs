@@ -23,6 +23,7 @@ mod kernels_update;
 mod layers;
 mod learn;
 mod learn_gpu;
+mod losses;
 mod ops;
 mod planted;
 mod report;

@@ -10,6 +10,7 @@ pub mod conv;
 pub mod cosine;
 pub mod distance;
 pub mod distill;
+mod exp;
 pub mod linear;
 pub mod mask;
 pub mod optimize;
