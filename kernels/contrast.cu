@@ -102,14 +102,6 @@ KERNEL void __launch_bounds__(THREADS)
   forward<false>(slots, saved, losses, queries, keys, temperature, rows, cols);
 }
 
-// The mean of the rows' losses, in f64.
-KERNEL void __launch_bounds__(1024) contrast_loss(float *loss, const float *losses, int rows) {
-  double sum = 0.;
-  for (int i = threadIdx.x; i < rows; i += 1024) sum += losses[i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) loss[0] = (float)(sum / rows);
-}
-
 // Gradient of the unit vectors of 64 rows, COLS columns: the sum over k of g(i, k) key(k), where of InfoNCE
 // g = dloss / (temperature rows) (exp(s - log_sum(i)) - [k is the partner]) is row i's own softmax, and of NT-Xent
 // g = dloss / (temperature rows) (exp(s - log_sum(i)) + exp(s - log_sum(k)) - 2 [k is the partner]) also its part in every other

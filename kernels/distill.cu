@@ -32,9 +32,8 @@ DEVICE Running merge(Running r) {
   return {top, block_sum(r.sum * shrink), block_sum(r.weighted * shrink)};
 }
 
-template <int N> DEVICE void sharpened(float (&z)[N], const T *teacher, const float *center, float cold) {
-  float c[N];
-  load(teacher, z), load(center, c);
+template <int N> DEVICE void sharpened(float (&z)[N], const T *teacher, const float (&c)[N], float cold) {
+  load(teacher, z);
 #pragma unroll
   for (int i = 0; i < N; i++) z[i] = (z[i] - c[i]) * cold;
 }
@@ -42,8 +41,9 @@ template <int N> DEVICE void sharpened(float (&z)[N], const T *teacher, const fl
 template <int N> DEVICE Running teacher_row(const T *teacher, const float *center, float cold, int k) {
   Running r = {NONE, 0, 0};
   for (int j = threadIdx.x * N; j < k; j += THREADS * N) {
-    float z[N];
-    sharpened(z, teacher + j, center + j, cold);
+    float z[N], c[N];
+    load(center + j, c);
+    sharpened(z, teacher + j, c, cold);
     take(r, z);
   }
   return merge(r);
@@ -84,8 +84,8 @@ DEVICE Partners partners(const T *teacher, const float *of_teacher, int crop, in
 template <int N>
 DEVICE void student_row(Running &r, float &across, const T *student, const Partners &p, const float *center, float cold, float hot, int k) {
   for (int j = threadIdx.x * N; j < k; j += THREADS * N) {
-    float s[N];
-    load(student + j, s);
+    float s[N], c[N];
+    load(student + j, s), load(center + j, c);
 #pragma unroll
     for (int i = 0; i < N; i++) s[i] /= hot;
     take(r, s);
@@ -93,7 +93,7 @@ DEVICE void student_row(Running &r, float &across, const T *student, const Partn
     for (int v = 0; v < VIEWS; v++) {
       if (!p.counts[v]) continue;
       float z[N];
-      sharpened(z, p.row[v] + j, center + j, cold);
+      sharpened(z, p.row[v] + j, c, cold);
 #pragma unroll
       for (int i = 0; i < N; i++) across = fmaf(expf(z[i] - p.log_sum[v]), s[i], across);
     }
@@ -101,7 +101,7 @@ DEVICE void student_row(Running &r, float &across, const T *student, const Partn
 }
 
 // Of each of the student's rows the log of the sum, and its loss: the sum over its partners. Blocks go sample by sample.
-KERNEL void __launch_bounds__(THREADS)
+KERNEL void __launch_bounds__(THREADS, 4)
     distill_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
                 const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
@@ -122,15 +122,15 @@ template <int N>
 DEVICE void gradient_row(T *ds, const T *student, const Partners &p, const float *center, float own, float cold, float hot, float scale,
                          int add, int k) {
   for (int j = threadIdx.x * N; j < k; j += THREADS * N) {
-    float g[N];
-    load(student + j, g);
+    float g[N], c[N];
+    load(student + j, g), load(center + j, c);
 #pragma unroll
     for (int i = 0; i < N; i++) g[i] = p.count * expf(g[i] / hot - own);
 #pragma unroll
     for (int v = 0; v < VIEWS; v++) {
       if (!p.counts[v]) continue;
       float z[N];
-      sharpened(z, p.row[v] + j, center + j, cold);
+      sharpened(z, p.row[v] + j, c, cold);
 #pragma unroll
       for (int i = 0; i < N; i++) g[i] -= expf(z[i] - p.log_sum[v]);
     }
@@ -141,7 +141,7 @@ DEVICE void gradient_row(T *ds, const T *student, const Partners &p, const float
 }
 
 // log_sums: the teacher's, then the student's.
-KERNEL void __launch_bounds__(THREADS)
+KERNEL void __launch_bounds__(THREADS, 4)
     distill_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
                 const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;

@@ -44,14 +44,14 @@ impl Queue for List {
         bytes.copy_from_slice(&self.blocks.borrow()[&from][..bytes.len()]);
         Ok(())
     }
-    /// Knows one kernel: loss = mean of the first `rows` of losses.
+    /// Knows one kernel: y = the sum of the first `count` of values, times `scale`.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
-        assert_eq!(launch.kernel, "contrast_loss");
-        let &[loss, losses, rows] = words else { panic!("three arguments") };
-        let values = self.blocks.borrow()[&losses].clone();
-        let values = values.chunks_exact(4).take(rows as usize).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-        let mean = values.sum::<f32>() / rows as f32;
-        self.blocks.borrow_mut().insert(loss, mean.to_le_bytes().to_vec());
+        assert_eq!(launch.kernel, "total");
+        let &[y, values, count, scale] = words else { panic!("four arguments") };
+        let values = self.blocks.borrow()[&values].clone();
+        let values = values.chunks_exact(4).take(count as usize).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let total = values.sum::<f32>() * f32::from_bits(scale as u32);
+        self.blocks.borrow_mut().insert(y, total.to_le_bytes().to_vec());
         self.launches.borrow_mut().push(launch.clone());
         Ok(())
     }
@@ -80,8 +80,8 @@ impl Call for Mean {
         m.f_mut(self.y)[0] = m.f(self.x).iter().take(self.rows).sum::<f32>() / self.rows as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "contrast_loss", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
-        g.launch(&launch, &[self.y.into(), self.x.into(), self.rows.into()]);
+        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.y.into(), self.x.into(), self.rows.into(), Arg::F32(1.0 / self.rows as f32)]);
     }
     fn cost(&self, _: u64) -> Cost {
         Cost::default()
@@ -116,8 +116,8 @@ impl Call for Wrong {
     }
     fn cpu(&self, _: &Host) {}
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "contrast_loss", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
-        g.launch(&launch, &[self.0.into(), Arg::F32(1.0), Arg::I32(1)]);
+        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        g.launch(&launch, &[self.0.into(), Arg::F32(1.0), Arg::I32(1), Arg::F32(1.0)]);
     }
     fn cost(&self, _: u64) -> Cost {
         Cost::default()
@@ -154,7 +154,7 @@ fn a_launch_that_does_not_fit_its_kernel_never_starts() {
     tape.call(Wrong(y));
     let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue.clone()), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
-    assert!(error.contains("argument 2 (`losses`) of `contrast_loss`") && error.contains("not a float"), "{error}");
+    assert!(error.contains("argument 2 (`values`) of `total`") && error.contains("not a float"), "{error}");
     assert!(queue.launches.borrow().is_empty());
 }
 

@@ -8,7 +8,9 @@ use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
+use sslmem::ops::distill::Distill;
 use sslmem::ops::optimize::Rule;
+use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
 
@@ -61,6 +63,47 @@ static CASES: &[(Case, &[Floor])] = &[
     (
         Case { name: "alignment", mode: Mode::Eval, inputs: &[&[40, 1024]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
         &[floor("alignment_fwd", 1.0, 0.0, 1.2)],
+    ),
+    (
+        Case { name: "cosine", mode: Mode::Train, inputs: &[&[64, 512], &[64, 512]], build: |s, x| s.cosine(x[0], x[1]) },
+        &[floor("cosine_fwd", 2.0, 0.0, 2.0), floor("cosine_bwd", 2.0, 1.0, 2.1)],
+    ),
+    (
+        Case { name: "distance", mode: Mode::Train, inputs: &[&[64, 1024]], build: |s, x| s.distance_halves(x[0]) },
+        &[floor("distance_fwd", 1.0, 0.0, 2.0), floor("distance_bwd", 1.0, 1.0, 1.5)],
+    ),
+    (
+        // Ten crops of a student: two views of the teacher are a fifth of it, and the centre in f32 a tenth.
+        Case {
+            name: "distill",
+            mode: Mode::Train,
+            inputs: &[&[20, 4096], &[4, 4096]],
+            build: |s, x| {
+                s.tape().ignore(x[1]);
+                let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
+                s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+            },
+        },
+        &[
+            floor("distill_teacher", 0.3, 0.0, 0.7),
+            floor("distill_fwd", 1.3, 0.0, 5.0),
+            floor("distill_center", 0.3, 0.2, 0.4),
+            floor("distill_bwd", 1.3, 1.0, 5.0),
+        ],
+    ),
+    (
+        Case {
+            name: "decorrelate",
+            mode: Mode::Train,
+            inputs: &[&[128, 256], &[128, 256]],
+            build: |s, x| s.decorrelate(x[0], x[1], 0.005, 1.0),
+        },
+        // The correlations [256, 256] are four times as many bytes as an output, and their gradient twice two.
+        &[
+            floor("redundancy_columns", 1.0, 1.0, 3.1),
+            floor("decorrelate_fwd", 4.0, 4.0, 4.1),
+            floor("decorrelate_bwd", 2.0, 1.0, 6.1),
+        ],
     ),
 ];
 

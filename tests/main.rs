@@ -26,6 +26,7 @@ mod layers;
 mod learn;
 mod learn_gpu;
 mod learn_methods;
+mod losses;
 mod methods;
 mod ops;
 mod planted;

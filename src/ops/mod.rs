@@ -13,6 +13,7 @@ pub mod cosine;
 pub mod distance;
 pub mod distill;
 pub mod drop_path;
+mod exp;
 mod gelu;
 pub mod interpolate;
 pub mod layer_norm;
@@ -76,9 +77,6 @@ pub static ALL: &[&[Case]] = &[
     weight_norm::CASES,
     weighted_sum::CASES,
 ];
-
-/// Values of a chunk of elementwise work: about 64 KB.
-pub(crate) const CHUNK: usize = 16384;
 
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.

@@ -68,6 +68,8 @@ class Lars(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             for p in group["params"]:
+                if p.grad is None:
+                    continue
                 update = p.grad
                 if p.ndim > 1:
                     update = update.add(p, alpha=group["weight_decay"])

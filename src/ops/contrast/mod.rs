@@ -3,7 +3,7 @@
 
 mod info_nce;
 
-use super::Case;
+use super::{Case, total};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -121,8 +121,7 @@ impl Call for Forward {
         g.launch(&warps("contrast_unit", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
         let rest = [self.unit.into(), self.temperature.into(), rows.into(), cols.into()];
         g.launch(&tiles("contrast_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
-        let mean = Launch { kernel: "contrast_loss", grid: [1; 3], block: [1024, 1, 1], shared: 0 };
-        g.launch(&mean, &[self.loss.into(), self.losses.into(), rows.into()]);
+        total::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);

@@ -1,8 +1,9 @@
 //! The gradient of the student's output: its own softmax, as often as it has partners, less theirs.
 
+use super::softmax::gradient;
 use super::{Size, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::schedule::{Knob, Schedule};
+use crate::schedule::Schedule;
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -11,6 +12,7 @@ pub(super) struct Backward {
     pub ds: Grad,      // [crops * n, k]
     pub dloss: Var,    // [1]
     pub log_sums: Var, // [(VIEWS + crops) * n]
+    pub soft: Var,     // [VIEWS * n, k]: the teacher's softmax, on the CPU
     pub student: Var,  // [crops * n, k]
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]: as the loss has read it
@@ -23,26 +25,20 @@ impl Call for Backward {
         "distill_bwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[], &[self.dloss, self.log_sums, self.student, self.teacher, self.center]);
+        let mut o = Operands::new(&[], &[self.dloss, self.log_sums, self.soft, self.student, self.teacher, self.center]);
         o.reads.extend(self.when.vars());
         o.grad(self.ds)
     }
     fn cpu(&self, m: &Host) {
         let Size { n, k, temperature, .. } = self.size;
-        let (student, teacher, center, log_sums) = (m.f(self.student), m.f(self.teacher), m.f(self.center), m.f(self.log_sums));
-        let (teacher, center, log_sums, cold) = (&*teacher, &*center, &*log_sums, 1.0 / self.when.knob(m, Knob::Temperature));
+        let (student, soft, log_sums) = (m.f(self.student), m.f(self.soft), m.f(self.log_sums));
+        let (soft, log_sums) = (&*soft, &*log_sums);
         let (scale, add) = (m.f(self.dloss)[0] / (temperature * self.size.pairs() as f32), self.ds.add);
         m.f_mut(self.ds.var).par_chunks_mut(k).zip(student.par_chunks(k)).enumerate().for_each(|(row, (ds, s))| {
             let (crop, i) = (row / n, row % n);
-            let (own, weight) = (log_sums[VIEWS * n + row], scale * self.size.partners(crop) as f32);
-            for (ds, s) in ds.iter_mut().zip(s) {
-                let g = weight * (s / temperature - own).exp();
-                *ds = if add { *ds + g } else { g };
-            }
-            for t in (0..VIEWS).filter(|view| *view != crop).map(|view| view * n + i) {
-                for ((ds, t_j), c) in ds.iter_mut().zip(&teacher[t * k..][..k]).zip(center) {
-                    *ds -= scale * ((t_j - c) * cold - log_sums[t]).exp();
-                }
+            gradient(ds, s, temperature, log_sums[VIEWS * n + row], scale * self.size.partners(crop) as f32, add);
+            for view in (0..VIEWS).filter(|view| *view != crop) {
+                ds.iter_mut().zip(&soft[(view * n + i) * k..][..k]).for_each(|(ds, q)| *ds -= scale * q);
             }
         });
     }

@@ -1,5 +1,6 @@
 //! The loss, its entropy, and the log of the sum of each row's exponentials, with which a softmax is made again.
 
+use super::softmax::{log_sum, softmax};
 use super::{Size, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::total;
@@ -13,6 +14,7 @@ pub(super) struct Forward {
     pub entropy: Var,  // [1]
     pub log_sums: Var, // [(VIEWS + crops) * n]: the teacher's rows, then the student's
     pub parts: Var,    // [(VIEWS + crops) * n]: entropies of the teacher's rows, losses of the student's; on a GPU
+    pub soft: Var,     // [VIEWS * n, k]: the teacher's softmax; the CPU keeps it, a GPU makes it again
     pub student: Var,  // [crops * n, k]
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]
@@ -20,49 +22,39 @@ pub(super) struct Forward {
     pub size: Size,
 }
 
-/// Largest value and log of the sum of exponentials of `k` values.
-fn log_sum(k: usize, value: impl Fn(usize) -> f32) -> f64 {
-    let top = (0..k).map(&value).fold(f32::NEG_INFINITY, f32::max);
-    top as f64 + total::sum(k, |j| (value(j) - top).exp()).ln()
-}
-
 impl Call for Forward {
     fn name(&self) -> &'static str {
         "distill_fwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.loss, self.entropy, self.log_sums, self.parts], &[self.student, self.teacher, self.center]);
+        let mut o =
+            Operands::new(&[self.loss, self.entropy, self.log_sums, self.parts, self.soft], &[self.student, self.teacher, self.center]);
         o.reads.extend(self.when.vars());
         o
     }
     fn cpu(&self, m: &Host) {
         let Size { n, k, temperature, .. } = self.size;
         let (student, teacher, center) = (m.f(self.student), m.f(self.teacher), m.f(self.center));
-        let (teacher, center, cold) = (&*teacher, &*center, 1.0 / self.when.knob(m, Knob::Temperature));
-        let mut log_sums = m.f_mut(self.log_sums);
+        let (center, cold) = (&*center, 1.0 / self.when.knob(m, Knob::Temperature));
+        let (mut log_sums, mut soft) = (m.f_mut(self.log_sums), m.f_mut(self.soft));
         let (of_teacher, of_student) = log_sums.split_at_mut(VIEWS * n);
-        let sharp = |row: usize, j: usize| (teacher[row * k + j] - center[j]) * cold;
-        let entropies: Vec<f64> = of_teacher
-            .par_iter_mut()
-            .enumerate()
-            .map(|(row, saved)| {
-                *saved = log_sum(k, |j| sharp(row, j)) as f32;
-                let log_q = |j: usize| sharp(row, j) - *saved;
-                -total::sum(k, |j| log_q(j).exp() * log_q(j))
+        let rows = of_teacher.par_iter_mut().zip(soft.par_chunks_mut(k).zip(teacher.par_chunks(k)));
+        let entropies: Vec<f64> = rows
+            .map(|(saved, (soft, t))| {
+                let [log_sum, entropy] = softmax(soft, t, center, cold);
+                *saved = log_sum as f32;
+                entropy
             })
             .collect();
-        let of_teacher = &*of_teacher;
-        let losses: Vec<f64> = of_student
-            .par_iter_mut()
-            .zip(student.par_chunks(k))
-            .enumerate()
+        let soft = &*soft;
+        let rows = of_student.par_iter_mut().zip(student.par_chunks(k)).enumerate();
+        let losses: Vec<f64> = rows
             .map(|(row, (saved, s))| {
                 let (crop, i) = (row / n, row % n);
-                let logit = |j: usize| s[j] / temperature;
-                let all = log_sum(k, logit);
-                *saved = all as f32;
-                let partners = (0..VIEWS).filter(|view| *view != crop).map(|view| view * n + i);
-                partners.map(|t| all - total::sum(k, |j| (sharp(t, j) - of_teacher[t]).exp() * logit(j))).sum()
+                let own = log_sum(s, temperature);
+                *saved = own as f32;
+                let partners = (0..VIEWS).filter(|view| *view != crop).map(|view| &soft[(view * n + i) * k..][..k]);
+                partners.map(|q| own - total::sum(k, |j| q[j] * s[j]) / temperature as f64).sum()
             })
             .collect();
         m.f_mut(self.entropy)[0] = (entropies.iter().sum::<f64>() / (VIEWS * n) as f64) as f32;

@@ -4,6 +4,7 @@
 mod backward;
 mod center;
 mod forward;
+mod softmax;
 
 use super::Case;
 use crate::schedule::Schedule;
@@ -49,12 +50,14 @@ impl Scope<'_> {
         let (loss, entropy) = (t.exact([1]), t.exact([1]));
         let (log_sums, used) = (t.exact([(VIEWS + crops) * n]), t.exact([1, k]));
         let parts = t.scratch([(VIEWS + crops) * n], Dtype::F32);
+        let soft = t.exact([VIEWS * n, k]);
+        t.cpu_only(soft);
         let size = Size { n, crops, k, temperature: d.student_temperature };
-        let call = Forward { loss, entropy, log_sums, parts, student, teacher, center, when: d.when, size };
+        let call = Forward { loss, entropy, log_sums, parts, soft, student, teacher, center, when: d.when, size };
         let (when, momentum) = (d.when, d.center_momentum);
         self.record(&[student], loss, call, move |t, dloss| {
             if let Some(ds) = t.gradient_of(student) {
-                t.call(Backward { ds, dloss, log_sums, student, teacher, center: used, when, size })
+                t.call(Backward { ds, dloss, log_sums, soft, student, teacher, center: used, when, size })
             }
         });
         self.tape.call(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
