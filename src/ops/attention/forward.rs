@@ -1,8 +1,8 @@
 //! The result, and the log of every query's sum of exponentials, from which the way back makes the probabilities again.
 
 use super::{Head, Part, Size, right, rows_by_head, scores};
-use crate::device::Host;
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
+use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -59,6 +59,10 @@ impl Call for Forward {
             let heads = rows_by_head(y, size, 1).into_par_iter().zip(log_sums.par_chunks_mut(size.tokens)).enumerate();
             heads.for_each(|(head, (y, log_sums))| attend(qkv, size, head, y, log_sums));
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let launch = self.size.launch(g, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0);
+        g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         self.size.cost(2, real, 4)
