@@ -93,7 +93,7 @@ impl Call for Backward {
             let mut dk = dq.split_off(size.heads);
             let dv = dk.split_off(size.heads);
             let heads = dq.into_par_iter().zip(dk).zip(dv).enumerate();
-            heads.for_each(|(head, ((dq, dk), dv))| image.back(head, [dq, dk, dv]));
+            heads.with_min_len(size.heads_at_once()).for_each(|(head, ((dq, dk), dv))| image.back(head, [dq, dk, dv]));
         });
     }
     fn gpu(&self, g: &Gpu) {

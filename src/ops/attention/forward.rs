@@ -57,7 +57,7 @@ impl Call for Forward {
         let images = y.par_chunks_mut(image).zip(log_sums.par_chunks_mut(sums)).zip(qkv.par_chunks(3 * image));
         images.for_each(|((y, log_sums), qkv)| {
             let heads = rows_by_head(y, size, 1).into_par_iter().zip(log_sums.par_chunks_mut(size.tokens)).enumerate();
-            heads.for_each(|(head, (y, log_sums))| attend(qkv, size, head, y, log_sums));
+            heads.with_min_len(size.heads_at_once()).for_each(|(head, (y, log_sums))| attend(qkv, size, head, y, log_sums));
         });
     }
     fn gpu(&self, g: &Gpu) {

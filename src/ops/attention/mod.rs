@@ -71,7 +71,11 @@ impl Size {
     fn stride(&self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
-    /// Multiply-adds of one product of queries with keys, for all heads.
+    /// Heads of an image that one thread takes: all of them where images alone keep the threads busy.
+    fn heads_at_once(&self) -> usize {
+        if self.images >= 4 * rayon::current_num_threads() { self.heads } else { 1 }
+    }
+    /// Operations of one product of all queries with all keys.
     fn product(&self) -> u64 {
         2 * (self.images * self.tokens * self.tokens * self.width()) as u64
     }
@@ -155,7 +159,8 @@ pub static CASES: &[Case] = &[
     Case { name: "attention/ragged", mode: Mode::Train, inputs: &[&[2, 19, 3 * 3 * 20]], build: |s, x| s.attention(x[0], 3) },
     Case { name: "attention/nano", mode: Mode::Train, inputs: &[&[3, 17, 3 * 64]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/vit_tiny", mode: Mode::Train, inputs: &[&[1, 65, 3 * 192]], build: |s, x| s.attention(x[0], 3) },
-    Case { name: "attention/long", mode: Mode::Train, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/blocks", mode: Mode::Train, inputs: &[&[1, 130, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/long", mode: Mode::Eval, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
     Case { name: "attention/head_16", mode: Mode::Train, inputs: &[&[1, 70, 3 * 32]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_48", mode: Mode::Train, inputs: &[&[1, 33, 3 * 96]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_80", mode: Mode::Eval, inputs: &[&[1, 67, 3 * 160]], build: |s, x| s.attention(x[0], 2) },
