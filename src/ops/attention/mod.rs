@@ -93,7 +93,7 @@ impl Size {
         let bytes = g.real().bytes();
         let (name, padded) = match self.head {
             ..=32 => (names[0], 32),
-            ..=64 => (names[1], 64),
+            33..=64 => (names[1], 64),
             _ => (names[2], LARGEST),
         };
         let strips = self.tokens.div_ceil(16);
