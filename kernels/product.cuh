@@ -48,8 +48,9 @@ template <int COLS> struct Across {
 };
 
 // acc += A B for one step of K. A warp owns the rows m0 .. m0 + 16 MI and the columns n0 .. n0 + 8 NI; of each 16 x 8 a lane holds
-// (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1) with g = lane / 4, q = lane % 4 * 2.
-template <class A, class B, int MI, int NI> DEVICE void multiply(float (&acc)[MI][NI][4], const u8 *a, const u8 *b, int m0, int n0) {
+// (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1) with g = lane / 4, q = lane % 4 * 2. Only the first 16 `pairs` columns are made.
+template <class A, class B, int MI, int NI>
+DEVICE void multiply(float (&acc)[MI][NI][4], const u8 *a, const u8 *b, int m0, int n0, int pairs = NI / 2) {
 #if BF16
   const u32 tile_a = smem_u32(a), tile_b = smem_u32(b);
 #pragma unroll
@@ -58,14 +59,16 @@ template <class A, class B, int MI, int NI> DEVICE void multiply(float (&acc)[MI
 #pragma unroll
     for (int i = 0; i < MI; i++) A::load_a(x[i], tile_a, m0 + i * 16, k);
 #pragma unroll
-    for (int j = 0; j < NI / 2; j++) B::load_b(y[j], tile_b, n0 + j * 16, k);
+    for (int j = 0; j < NI / 2; j++)
+      if (j < pairs) B::load_b(y[j], tile_b, n0 + j * 16, k);
 #pragma unroll
     for (int i = 0; i < MI; i++)
 #pragma unroll
-      for (int j = 0; j < NI; j++) {
-        const u32 pair[2] = {y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]};
-        mma_m16n8k16(acc[i][j], x[i], pair);
-      }
+      for (int j = 0; j < NI; j++)
+        if (j / 2 < pairs) {
+          const u32 pair[2] = {y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]};
+          mma_m16n8k16(acc[i][j], x[i], pair);
+        }
   }
 #else
   const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
@@ -78,14 +81,15 @@ template <class A, class B, int MI, int NI> DEVICE void multiply(float (&acc)[MI
       for (int h = 0; h < 2; h++) x[i][h] = *(const float *)(a + A::at(m0 + i * 16 + g + h * 8, k));
 #pragma unroll
     for (int j = 0; j < NI; j++)
+      if (j / 2 < pairs)
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const float y = *(const float *)(b + B::at(n0 + j * 8 + q + e, k));
+        for (int e = 0; e < 2; e++) {
+          const float y = *(const float *)(b + B::at(n0 + j * 8 + q + e, k));
 #pragma unroll
-        for (int i = 0; i < MI; i++)
+          for (int i = 0; i < MI; i++)
 #pragma unroll
-          for (int h = 0; h < 2; h++) acc[i][j][h * 2 + e] = fmaf(x[i][h], y, acc[i][j][h * 2 + e]);
-      }
+            for (int h = 0; h < 2; h++) acc[i][j][h * 2 + e] = fmaf(x[i][h], y, acc[i][j][h * 2 + e]);
+        }
   }
 #endif
 }

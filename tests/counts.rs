@@ -42,7 +42,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-fn counted(case: &Case) -> Vec<LaunchCounts> {
+pub fn counted(case: &Case) -> Vec<LaunchCounts> {
     let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     record(case, false, Device::Gpu(queue.clone())).run().unwrap();
     queue.take_counts()
@@ -54,7 +54,7 @@ fn case(name: &str) -> &'static Case {
 
 /// Places of a kind that take more passes than they must, by over a hundredth of what all of that kind take together. (Statistics go out
 /// three numbers at a time, once per tile, which is below that.)
-fn wasteful(launch: &LaunchCounts, kinds: &[Access]) -> Vec<String> {
+pub fn wasteful(launch: &LaunchCounts, kinds: &[Access]) -> Vec<String> {
     let all: u64 = launch.sites.iter().filter(|s| kinds.contains(&s.access)).map(|s| s.passes).sum();
     let chosen = launch.sites.iter().filter(|s| kinds.contains(&s.access) && 100 * (s.passes - s.ideal) > all);
     chosen.map(|s| format!("{} {}: {} passes, {} would do", launch.kernel, s.place, s.passes, s.ideal)).collect()

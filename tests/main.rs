@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod attention;
 mod augment;
 mod augment_gpu;
 mod card;

@@ -77,14 +77,29 @@ pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl F
     let stride = panel_stride(width);
     for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
         let columns = stride.min(width - panel * PANEL);
-        for first in (0..columns).step_by(LANES) {
-            let from: [&[f32]; LANES] = std::array::from_fn(|i| &column(panel * PANEL + (first + i).min(columns - 1))[..depth]);
-            for (k, out) in out.chunks_exact_mut(stride).enumerate() {
-                let out: &mut [f32; LANES] = out[first..].first_chunk_mut().expect("strides are whole vectors");
-                *out = std::array::from_fn(|i| from[i][k]);
+        for first in (0..columns).step_by(4) {
+            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * PANEL + (first + i).min(columns - 1)));
+            let whole = depth / 4 * 4;
+            for k in (0..whole).step_by(4) {
+                let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
+                for (i, row) in square.iter().enumerate() {
+                    out[(k + i) * stride + first..][..4].copy_from_slice(row);
+                }
+            }
+            for k in whole..depth {
+                out[k * stride + first..][..4].copy_from_slice(&from.map(|column| column[k]));
             }
         }
     }
+}
+
+/// Four by four, as two rounds of interleaving, which vectors do.
+#[inline(always)]
+fn transpose(x: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    let low = |a: [f32; 4], b: [f32; 4]| [a[0], b[0], a[1], b[1]];
+    let high = |a: [f32; 4], b: [f32; 4]| [a[2], b[2], a[3], b[3]];
+    let y = [low(x[0], x[2]), high(x[0], x[2]), low(x[1], x[3]), high(x[1], x[3])];
+    [low(y[0], y[2]), high(y[0], y[2]), low(y[1], y[3]), high(y[1], y[3])]
 }
 
 impl Right<'_> {

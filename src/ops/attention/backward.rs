@@ -3,8 +3,8 @@
 
 use super::forward::split;
 use super::{Head, Part, Size, right, rows_by_head, scores};
-use crate::device::Host;
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
+use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -93,8 +93,17 @@ impl Call for Backward {
             let mut dk = dq.split_off(size.heads);
             let dv = dk.split_off(size.heads);
             let heads = dq.into_par_iter().zip(dk).zip(dv).enumerate();
-            heads.for_each(|(head, ((dq, dk), dv))| image.back(head, [dq, dk, dv]));
+            heads.with_min_len(size.heads_at_once()).for_each(|(head, ((dq, dk), dv))| image.back(head, [dq, dk, dv]));
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let Backward { dqkv: Grad { var: dqkv, add }, delta, dy, y, qkv, log_sums, size } = *self;
+        let launch = size.launch(g, ["attention_bwd_q_32", "attention_bwd_q_64", "attention_bwd_q_128"], 2, 0);
+        let args = [dqkv.into(), delta.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
+        g.launch(&launch, &[&args[..], &size.args()].concat());
+        let launch = size.launch(g, ["attention_bwd_kv_32", "attention_bwd_kv_64", "attention_bwd_kv_128"], 2, 8);
+        let args = [dqkv.into(), qkv.into(), dy.into(), log_sums.into(), delta.into(), add.into()];
+        g.launch(&launch, &[&args[..], &size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         self.size.cost(5, real, 8 + 3 * self.dqkv.add as u64)

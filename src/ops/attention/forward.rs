@@ -1,8 +1,8 @@
 //! The result, and the log of every query's sum of exponentials, from which the way back makes the probabilities again.
 
 use super::{Head, Part, Size, right, rows_by_head, scores};
-use crate::device::Host;
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
+use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -57,8 +57,12 @@ impl Call for Forward {
         let images = y.par_chunks_mut(image).zip(log_sums.par_chunks_mut(sums)).zip(qkv.par_chunks(3 * image));
         images.for_each(|((y, log_sums), qkv)| {
             let heads = rows_by_head(y, size, 1).into_par_iter().zip(log_sums.par_chunks_mut(size.tokens)).enumerate();
-            heads.for_each(|(head, (y, log_sums))| attend(qkv, size, head, y, log_sums));
+            heads.with_min_len(size.heads_at_once()).for_each(|(head, (y, log_sums))| attend(qkv, size, head, y, log_sums));
         });
+    }
+    fn gpu(&self, g: &Gpu) {
+        let launch = self.size.launch(g, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0);
+        g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         self.size.cost(2, real, 4)

@@ -5,7 +5,8 @@ mod forward;
 mod scores;
 
 use super::Case;
-use crate::device::product::{LANES, Left, Right, TILE_ROWS};
+use crate::device::product::{LANES, Left, PANEL, Right, TILE_ROWS};
+use crate::device::{Arg, Gpu, Launch};
 use crate::tape::{Cost, Mode, Scope};
 use crate::var::Var;
 use backward::Backward;
@@ -70,13 +71,44 @@ impl Size {
     fn stride(&self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
-    /// Multiply-adds of one product of queries with keys, for all heads.
+    /// Heads of an image that one thread takes: all of them where images alone keep the threads busy.
+    fn heads_at_once(&self) -> usize {
+        if self.images >= 4 * rayon::current_num_threads() { self.heads } else { 1 }
+    }
+    /// Operations of one product of all queries with all keys.
     fn product(&self) -> u64 {
         2 * (self.images * self.tokens * self.tokens * self.width()) as u64
     }
     fn cost(&self, products: u64, real: u64, passes: u64) -> Cost {
         let rows = (self.images * self.tokens) as u64;
         Cost { flops: products * self.product(), bytes: rows * (real * passes * self.width() as u64 + 4 * self.heads as u64) }
+    }
+}
+
+impl Size {
+    /// Blocks of one head's rows, 16 to a warp: as few as eight warps allow (four of f32), and all alike. `names` are the kernels for
+    /// heads of up to 32, 64 and 128. `stay` tiles of a block's own rows lie in shared memory, two others and `beside` bytes for each of
+    /// their rows come by in two slots. The counterpart of `attention.cuh`.
+    fn launch(&self, g: &Gpu, names: [&'static str; 3], stay: usize, beside: usize) -> Launch {
+        let bytes = g.real().bytes();
+        let (name, padded) = match self.head {
+            ..=32 => (names[0], 32),
+            33..=64 => (names[1], 64),
+            _ => (names[2], LARGEST),
+        };
+        let strips = self.tokens.div_ceil(16);
+        let warps = strips.div_ceil(strips.div_ceil(16 / bytes));
+        let columns = if padded <= 64 { 64 } else { 64 / bytes };
+        let slot = columns * (2 * padded * bytes + beside);
+        let slabs = warps * 16 * (64 / bytes + 8) * 4; // through which results leave
+        let slots = (self.tokens.div_ceil(columns).min(2) * slot).max(slabs);
+        let grid = [(self.images * self.heads * strips.div_ceil(warps)) as u32, 1, 1];
+        let shared = (stay * warps * 16 * padded * bytes + slots) as u32;
+        Launch { kernel: name, grid, block: [32 * warps as u32, 1, 1], shared }
+    }
+    /// What follows the pointers in every kernel's parameters.
+    fn args(&self) -> [Arg; 4] {
+        [self.tokens.into(), self.heads.into(), self.head.into(), self.scale().into()]
     }
 }
 
@@ -111,7 +143,7 @@ impl<'a> Head<'a> {
 /// A right matrix whose rows lie beside each other, as [`Head::copy`] leaves them.
 fn right(data: &[f32], columns: usize) -> Right<'_> {
     let stride = columns.next_multiple_of(LANES);
-    Right { data, width: columns, panel_step: crate::device::product::PANEL, stride }
+    Right { data, width: columns, panel_step: PANEL, stride }
 }
 
 /// The rows of every head, of an image's rows that hold `parts` times all heads.
@@ -123,11 +155,12 @@ fn rows_by_head(rows: &mut [f32], size: Size, parts: usize) -> Vec<Vec<&mut [f32
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "attention/tiny", mode: Mode::Train, inputs: &[&[2, 3, 12]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/tiny", mode: Mode::Train, inputs: &[&[2, 3, 9]], build: |s, x| s.attention(x[0], 1) },
     Case { name: "attention/ragged", mode: Mode::Train, inputs: &[&[2, 19, 3 * 3 * 20]], build: |s, x| s.attention(x[0], 3) },
     Case { name: "attention/nano", mode: Mode::Train, inputs: &[&[3, 17, 3 * 64]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/vit_tiny", mode: Mode::Train, inputs: &[&[1, 65, 3 * 192]], build: |s, x| s.attention(x[0], 3) },
-    Case { name: "attention/long", mode: Mode::Train, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/blocks", mode: Mode::Train, inputs: &[&[1, 130, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/long", mode: Mode::Eval, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
     Case { name: "attention/head_16", mode: Mode::Train, inputs: &[&[1, 70, 3 * 32]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_48", mode: Mode::Train, inputs: &[&[1, 33, 3 * 96]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_80", mode: Mode::Eval, inputs: &[&[1, 67, 3 * 160]], build: |s, x| s.attention(x[0], 2) },

@@ -19,12 +19,23 @@ fn exp2<const FUSED: bool>(x: f32) -> f32 {
     p * f32::from_bits((near.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
+/// Sixteen values to one, in halves.
+#[inline(always)]
+fn fold(mut v: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for j in 0..half {
+            v[j] = of(v[j], v[j + half]);
+        }
+    }
+    v[0]
+}
+
 /// Every row of scores `[rows, stride]`, of which `tokens` count, becomes exp(scale * (s - its largest)); `inverse` 1 over its sum,
 /// `log_sums` the log of the sum of exp(scale * s). Sixteen running sums, whatever the machine.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse: &mut [f32], log_sums: &mut [f32]) {
     let scale2 = scale * std::f32::consts::LOG2_E;
-    for ((s, inverse), log_sum) in s.chunks_exact_mut(stride).zip(inverse).zip(log_sums) {
+    for ((s, inverse), log_sum) in s.chunks_exact_mut(stride).zip(inverse.iter_mut()).zip(log_sums.iter_mut()) {
         s[tokens..].fill(f32::NEG_INFINITY);
         let mut top = [f32::NEG_INFINITY; LANES];
         for s in s.as_chunks::<LANES>().0 {
@@ -32,7 +43,7 @@ pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse:
                 top[j] = if s[j] > top[j] { s[j] } else { top[j] };
             }
         }
-        let top = top.into_iter().fold(f32::NEG_INFINITY, |m, t| if t > m { t } else { m });
+        let top = fold(top, |a, b| if a > b { a } else { b });
         let mut sums = [0.0; LANES];
         for s in s.as_chunks_mut::<LANES>().0 {
             for j in 0..LANES {
@@ -43,9 +54,12 @@ pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse:
                 sums[j] += s[j];
             }
         }
-        let sum = sums.into_iter().fold(0.0, |a, s| a + s as f64);
-        *inverse = (1.0 / sum) as f32;
-        *log_sum = ((scale * top) as f64 + sum.ln()) as f32;
+        (*inverse, *log_sum) = (fold(sums, |a, b| a + b), scale * top);
+    }
+    // By themselves: a call in the loop above would empty its registers.
+    for (inverse, log_sum) in inverse.iter_mut().zip(log_sums).take(s.len() / stride) {
+        *log_sum += inverse.ln();
+        *inverse = 1.0 / *inverse;
     }
 }
 
@@ -72,5 +86,5 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
         sums.iter_mut().zip(a).zip(b).for_each(|((s, a), b)| *s += a * b);
     }
-    sums.into_iter().sum()
+    fold(sums, |a, b| a + b)
 }
