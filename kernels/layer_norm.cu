@@ -143,14 +143,14 @@ DEVICE void backward(T *dx, float *partial, const T *dy, const T *x, const float
 #pragma unroll
             for (int e = 0; e < VEC; e++) db[i][e] += before[e];
           }
-          float *to = turn == WARPS - 1 ? partial + (u64)blockIdx.x * 2 * cols : part[0];
-          store(to + group_column(i), dw[i]);
-          to = turn == WARPS - 1 ? to + cols : part[1];
-          store(to + group_column(i), db[i]);
+          store(part[0] + group_column(i), dw[i]);
+          store(part[1] + group_column(i), db[i]);
         }
     }
     __syncthreads();
   }
+  float *to = partial + (u64)blockIdx.x * 2 * cols;
+  for (int c = threadIdx.x; c < cols; c += 32 * WARPS) to[c] = part[0][c], to[cols + c] = part[1][c];
 }
 
 // Rows of at most 256, 512, 768 and 1024 columns. dx may be null. Blocks per multiprocessor: as many as the registers of a row, its

@@ -8,11 +8,17 @@ use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
+<<<<<<< HEAD
 use sslmem::ops::distill::Distill;
+=======
+use sslmem::ops::drop_path::Drop;
+use sslmem::ops::linear::{After, Dense};
+>>>>>>> tokens
 use sslmem::ops::optimize::Rule;
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
+use sslmem::weights::Init;
 
 /// What a kernel does with as many bytes as the first input has.
 struct Floor {
@@ -64,6 +70,7 @@ static CASES: &[(Case, &[Floor])] = &[
         Case { name: "alignment", mode: Mode::Eval, inputs: &[&[40, 1024]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
         &[floor("alignment_fwd", 1.0, 0.0, 1.2)],
     ),
+<<<<<<< HEAD
     (
         Case { name: "cosine", mode: Mode::Train, inputs: &[&[64, 512], &[64, 512]], build: |s, x| s.cosine(x[0], x[1]) },
         &[floor("cosine_fwd", 2.0, 0.0, 2.0), floor("cosine_bwd", 2.0, 1.0, 2.1)],
@@ -103,6 +110,76 @@ static CASES: &[(Case, &[Floor])] = &[
             floor("redundancy_columns", 1.0, 1.0, 3.1),
             floor("decorrelate_fwd", 4.0, 4.0, 4.1),
             floor("decorrelate_bwd", 2.0, 1.0, 6.1),
+=======
+    // Sums over chunks of eight rows, in f32, are half of x.
+    (
+        Case { name: "layer_norm", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.layer_norm(x[0], 1e-6, false) },
+        &[floor("layer_norm_fwd", 1.0, 1.0, 5.05), floor("layer_norm_bwd_8", 2.0, 1.5, 4.6)],
+    ),
+    (
+        Case { name: "unit", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.unit(x[0]) },
+        &[floor("unit_fwd", 1.0, 1.0, 2.05), floor("unit_bwd", 2.0, 1.0, 4.3)],
+    ),
+    (
+        Case {
+            name: "gelu",
+            mode: Mode::Train,
+            inputs: &[&[512, 64]],
+            build: |s, x| s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, after: After::Gelu }),
+        },
+        &[floor("linear_bwd_gelu", 2.0, 1.0, 2.0)],
+    ),
+    (
+        Case {
+            name: "drop_path",
+            mode: Mode::Train,
+            inputs: &[&[4, 64, 256], &[4, 64, 256]],
+            build: |s, x| {
+                let keys = s.tape().words([4, 2], vec![0; 8]);
+                s.add_dropped(x[0], x[1], 0.5, Drop { keys, seed: 1, view: 0, layer: 0 })
+            },
+        },
+        &[floor("drop_path_fwd", 2.0, 1.0, 2.05), floor("drop_path_bwd", 1.0, 1.0, 1.05)],
+    ),
+    (
+        Case {
+            name: "sequence",
+            mode: Mode::Train,
+            inputs: &[&[64, 15, 256]],
+            build: |s, x| {
+                let class = s.param("cls_token", [1, 1, 256], Init::Normal(0.1));
+                let positions = s.param("pos_embed", [1, 16, 256], Init::Normal(0.1));
+                s.sequence(x[0], Some(class), positions, None)
+            },
+        },
+        &[floor("sequence_fwd", 1.0, 16.0 / 15.0, 3.35), floor("sequence_bwd", 1.0, 1.0, 1.0)],
+    ),
+    (
+        Case { name: "tokens_mean", mode: Mode::Train, inputs: &[&[64, 17, 256]], build: |s, x| s.tokens_mean(x[0], 1..17) },
+        &[floor("tokens_mean_fwd", 16.0 / 17.0, 1.0 / 17.0, 0.95), floor("tokens_mean_bwd", 1.0 / 17.0, 1.0, 0.95)],
+    ),
+    (
+        Case { name: "patches", mode: Mode::Eval, inputs: &[&[8, 16, 16, 3]], build: |s, x| s.patches(x[0], 4, None) },
+        &[floor("patches_fwd", 1.0, 1.0, 1.0)],
+    ),
+    // The weight, in f32, is twice the first input.
+    (
+        Case {
+            name: "weight_norm",
+            mode: Mode::Train,
+            inputs: &[&[256, 256]],
+            build: |s, x| {
+                let u = s.at("last").linear(x[0], 256, false);
+                let v = s.at("last").param("weight", [256, 256], Init::Constant(0.0));
+                s.weight_norm(u, v)
+            },
+        },
+        &[
+            floor("weight_norm_lengths", 2.0, 0.0, 2.0),
+            floor("weight_norm_fwd", 1.0, 1.0, 1.6),
+            floor("weight_norm_bwd", 2.0, 1.0, 2.3),
+            floor("weight_norm_bwd_v", 2.0, 2.0, 2.4),
+>>>>>>> tokens
         ],
     ),
 ];

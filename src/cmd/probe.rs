@@ -12,6 +12,7 @@ use super::{Global, keep, print};
 use crate::config::{Normalize, Recipe};
 use crate::data::Source;
 use crate::device::Device;
+use crate::encoders::Features as Representation;
 use crate::error::{Error, Result};
 use crate::probe::{Accuracy, Features, Protocol, labelled, probe};
 use crate::progress::Progress;
@@ -194,8 +195,12 @@ impl Task<'_> {
                 return Err(Error::config(what, "name data with labels, a training and a test part"));
             }
         }
-        // A linear probe reads one vector, whatever is scored.
-        let (side, protocol) = (side(self.recipe, path)?, score::Protocol { features: score::Features::Pooled, ..self.recipe.protocol()? });
+        // A probe reads one vector, whatever is scored.
+        let features = match self.recipe.score.features {
+            Representation::Map => Representation::Pooled,
+            one => one,
+        };
+        let (side, protocol) = (side(self.recipe, path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol()? });
         let protocols: Vec<Protocol> = self.verb.protocol.iter().map(|name| name.protocol()).collect();
         let train = Features::of(side, &protocol, &train, self.device, progress)?;
         let test = Features::of(side, &protocol, &test, self.device, progress)?;

@@ -13,7 +13,7 @@ fn exp_negative(x: f32) -> f32 {
     let t = (x * std::f32::consts::LOG2_E).max(-126.0);
     let shifted = t + ROUND;
     let f = t - (shifted - ROUND);
-    let p = [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_410_9e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0];
+    let p = [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0];
     let power = p.into_iter().reduce(|sum, c| sum * f + c).unwrap_or(1.0);
     power * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }

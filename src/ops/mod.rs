@@ -78,6 +78,9 @@ pub static ALL: &[&[Case]] = &[
     weighted_sum::CASES,
 ];
 
+/// Values of a chunk of elementwise work: about 64 KB.
+pub(crate) const CHUNK: usize = 16384;
+
 /// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
 /// depends on how many threads there are.
 pub(crate) fn chunk_rows(cols: usize) -> usize {

@@ -96,9 +96,9 @@ impl Call for Backward {
         let kernel = match cols.div_ceil(32) {
             _ if !cols.is_multiple_of(16 / g.real().bytes()) => "layer_norm_bwd_any",
             ..=8 => "layer_norm_bwd_8",
-            ..=16 => "layer_norm_bwd_16",
-            ..=24 => "layer_norm_bwd_24",
-            ..=32 => "layer_norm_bwd_32",
+            9..=16 => "layer_norm_bwd_16",
+            17..=24 => "layer_norm_bwd_24",
+            25..=32 => "layer_norm_bwd_32",
             _ => "layer_norm_bwd_any",
         };
         let launch = Launch { kernel, grid: [chunks as u32, 1, 1], block: [128, 1, 1], shared: 0 };
