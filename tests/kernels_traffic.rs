@@ -8,12 +8,9 @@ use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
-<<<<<<< HEAD
 use sslmem::ops::distill::Distill;
-=======
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{After, Dense};
->>>>>>> tokens
 use sslmem::ops::optimize::Rule;
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
@@ -70,7 +67,6 @@ static CASES: &[(Case, &[Floor])] = &[
         Case { name: "alignment", mode: Mode::Eval, inputs: &[&[40, 1024]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
         &[floor("alignment_fwd", 1.0, 0.0, 1.2)],
     ),
-<<<<<<< HEAD
     (
         Case { name: "cosine", mode: Mode::Train, inputs: &[&[64, 512], &[64, 512]], build: |s, x| s.cosine(x[0], x[1]) },
         &[floor("cosine_fwd", 2.0, 0.0, 2.0), floor("cosine_bwd", 2.0, 1.0, 2.1)],
@@ -110,7 +106,8 @@ static CASES: &[(Case, &[Floor])] = &[
             floor("redundancy_columns", 1.0, 1.0, 3.1),
             floor("decorrelate_fwd", 4.0, 4.0, 4.1),
             floor("decorrelate_bwd", 2.0, 1.0, 6.1),
-=======
+        ],
+    ),
     // Sums over chunks of eight rows, in f32, are half of x.
     (
         Case { name: "layer_norm", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.layer_norm(x[0], 1e-6, false) },
@@ -179,7 +176,6 @@ static CASES: &[(Case, &[Floor])] = &[
             floor("weight_norm_fwd", 1.0, 1.0, 1.6),
             floor("weight_norm_bwd", 2.0, 1.0, 2.3),
             floor("weight_norm_bwd_v", 2.0, 2.0, 2.4),
->>>>>>> tokens
         ],
     ),
 ];

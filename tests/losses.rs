@@ -2,7 +2,7 @@
 //! (tests/golden/ssl_losses.py). The optimizer's special cases and moving averages besides.
 
 use crate::golden::{Golden, close};
-use sslmem::ops::Chosen;
+use sslmem::ops::mask::Chosen;
 use sslmem::ops::distill::{Distill, Distilled};
 use sslmem::ops::optimize::{Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
@@ -118,7 +118,7 @@ fn reconstruction_by_zeros_is_the_closed_form() {
         let (side, cols) = (2 * patch, patch * patch * 3);
         let images = noise(3, 2 * side * side * 3);
         let (got, gradients) = evaluate(&[(&[2, 5, cols], &vec![0.0; 2 * 5 * cols]), (&[2, side, side, 3], &images)], |s, x| {
-            let place = s.tape().whole([2, 4], vec![0, 1, 2, 3, 3, 2, 1, 0]);
+            let place = s.tape().words([2, 4], vec![0, 1, 2, 3, 3, 2, 1, 0]);
             s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 1 }, patch, true)
         });
         near("MAE", got, want, 2e-5);
@@ -171,7 +171,7 @@ fn reconstruction_equals_pytorch() {
     for (kind, normalize) in [("pixels", false), ("normalized", true)] {
         let (shape, place) = get("place");
         let (got, gradients) = evaluate(&[get("pred"), get("images")], |s, x| {
-            let place = s.tape().whole(shape, place.iter().map(|p| *p as u32).collect());
+            let place = s.tape().words(shape, place.iter().map(|p| *p as u32).collect());
             s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 2 }, 2, normalize)
         });
         close(kind, &[got], get(&format!("{kind}.loss")).1, 1e-5);
