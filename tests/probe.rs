@@ -140,7 +140,7 @@ fn separable_classes_are_told_apart() {
         assert!(accuracy.top1 >= least && accuracy.top5.unwrap() >= accuracy.top1, "{accuracy:?}");
     }
     assert!(found[4].protocol.starts_with("linear, L-BFGS, l2 "), "{:?}", found[4]);
-    assert_eq!(found[5].protocol, "linear, AdamW 5.00e-4, batch 128, 90 epochs");
+    assert_eq!(found[5].protocol, "linear, AdamW 0.0005, batch 128, 90 epochs");
     let refused = |train: &Features, test: &Features| probe(train, test, &protocols, None, 0, &mut Silent).unwrap_err().to_string();
     assert!(refused(&part(199), &test).starts_with("k-NN asks for 200 neighbours, but there are 199 labelled training samples;"));
     let same = Features { labels: vec![3; 400], ..part(400) };
@@ -179,9 +179,18 @@ impl Source for Partly {
 
 #[test]
 fn samples_without_a_label_are_left_out_and_counted() {
-    let (chosen, without) = labelled(&Partly, 0..7, Some(3));
-    assert_eq!((chosen.len(), without, chosen.count_classes()), (3, 3, 9));
+    let (chosen, without) = labelled(&Partly, 0..7, None, 0);
+    assert_eq!((chosen.len(), without, chosen.count_classes()), (4, 3, 9));
     assert_eq!((chosen.label(2), chosen.id(2), chosen.image(2).unwrap().pixels[0]), (Some(4), "sample 4".into(), 4));
+    // Samples sorted by class lose no class to a limit for certain: the choice is random, in order, and the seed's.
+    let labels = |seed| {
+        let (chosen, without) = labelled(&Partly, 0..7, Some(2), seed);
+        assert_eq!(without, 3);
+        (0..chosen.len()).map(|i| chosen.label(i).unwrap()).collect::<Vec<_>>()
+    };
+    let drawn: Vec<Vec<u32>> = (0..20).map(labels).collect();
+    assert!(drawn.iter().all(|labels| labels.len() == 2 && labels[0] < labels[1]), "{drawn:?}");
+    assert!(drawn[0] == labels(0) && drawn.iter().any(|labels| labels != &drawn[0]), "{drawn:?}");
 }
 
 fn sslmem(folder: &Path, args: &[&str]) -> Output {

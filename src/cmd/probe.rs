@@ -38,10 +38,10 @@ pub struct Verb {
     /// Probes, with commas between
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "knn,lbfgs")]
     protocol: Vec<Name>,
-    /// Take at most this many labelled training samples, the first ones
+    /// Take at most this many labelled training samples, chosen by the seed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit_train: Option<u32>,
-    /// Take at most this many labelled test samples, the first ones
+    /// Take at most this many labelled test samples, chosen by the seed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit_test: Option<u32>,
     /// Replace a file that exists
@@ -187,8 +187,8 @@ impl Task<'_> {
     fn probe(&self, encoder: String, path: &Path, train: Vec<u32>, progress: &mut dyn Progress) -> Result<Probed> {
         let limit = |limit: Option<u32>| limit.map(|n| n as usize);
         let test = self.source.train_len() as u32..self.source.len() as u32;
-        let (train, without) = labelled(self.source, train, limit(self.verb.limit_train));
-        let (test, test_without) = labelled(self.source, test, limit(self.verb.limit_test));
+        let (train, without) = labelled(self.source, train, limit(self.verb.limit_train), self.seed);
+        let (test, test_without) = labelled(self.source, test, limit(self.verb.limit_test), self.seed);
         for (part, samples) in [("training", &train), ("test", &test)] {
             if samples.is_empty() {
                 let what = format!("{} has no labelled {part} sample to probe with", self.recipe.data.source);

@@ -43,7 +43,7 @@ impl Descent {
     pub fn name(&self) -> String {
         let rule = if self.rule == Rule::Lars { "LARS" } else { "AdamW" };
         let Descent { rate, batch, epochs, .. } = self;
-        format!("linear, {rule} {rate:.2e}, batch {batch}, {epochs} epochs")
+        format!("linear, {rule} {rate}, batch {batch}, {epochs} epochs")
     }
 
     /// The learning rate `step` steps, of `steps` each, into an epoch: MAE's for LARS, that of the released code else.

@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::device::product::LANES;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::random::{Purpose, Stream};
 use crate::score::{Protocol, Side, embed};
 
 /// Features and labels of samples.
@@ -120,10 +121,17 @@ impl Chosen<'_> {
     }
 }
 
-/// Those of `indices` that have a label, at most `limit`, and how many were left out because they have none.
-pub fn labelled(source: &dyn Source, indices: impl IntoIterator<Item = u32>, limit: Option<usize>) -> (Chosen<'_>, usize) {
+/// Those of `indices` that have a label, and how many were left out because they have none. At most `limit` are taken, by
+/// a random choice that keeps their order: data sets are often sorted by class.
+pub fn labelled(source: &dyn Source, indices: impl IntoIterator<Item = u32>, limit: Option<usize>, seed: u64) -> (Chosen<'_>, usize) {
     let (known, unknown): (Vec<u32>, Vec<u32>) = indices.into_iter().partition(|&i| source.label(i as usize).is_some());
-    let indices = known.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
+    let mut indices = known;
+    if let Some(limit) = limit.filter(|limit| *limit < indices.len()) {
+        let mut order = Stream::new(seed, Purpose::Probe, 0, 2, 0).permutation(indices.len());
+        order.truncate(limit);
+        order.sort_unstable();
+        indices = order.into_iter().map(|place| indices[place as usize]).collect();
+    }
     (Chosen { source, indices }, unknown.len())
 }
 

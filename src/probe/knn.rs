@@ -77,18 +77,21 @@ fn nearest(train: &Features, test: &Features, first: usize, k: usize) -> Vec<Vec
     pack(train.width, columns, &mut panel, |depth, column| test.row(first + column)[depth]);
     let right = Right::packed(&panel, train.width, columns);
     let mut near: Vec<Vec<Near>> = vec![vec![]; columns];
+    // What a similarity must exceed: later samples lose ties, so an equal one is not nearer than the last that is kept.
+    let mut limits = vec![f32::NEG_INFINITY; columns];
     let mut similar = vec![0.0; BLOCK * columns]; // [BLOCK, columns]
     for begin in (0..train.len()).step_by(BLOCK) {
         let rows = BLOCK.min(train.len() - begin);
         let left = Left { data: &train.values[begin * train.stride..], row_step: train.stride, depth_step: 1 };
         multiply(left, rows, train.width, right, &mut similar, columns, false);
         for (row, similar) in similar.chunks_exact(columns).take(rows).enumerate() {
-            for (near, &similar) in near.iter_mut().zip(similar) {
-                // Later samples lose ties, so an equal one is not nearer than the last that is kept.
-                if near.len() < k || similar > near[k - 1].0 {
-                    near.push((similar, (begin + row) as u32));
-                    if near.len() == k || near.len() == 2 * k {
+            for (column, similar) in similar.iter().enumerate() {
+                if *similar > limits[column] {
+                    let near = &mut near[column];
+                    near.push((*similar, (begin + row) as u32));
+                    if near.len() == 2 * k {
                         keep(near, k);
+                        limits[column] = near[k - 1].0;
                     }
                 }
             }
@@ -98,7 +101,7 @@ fn nearest(train: &Features, test: &Features, first: usize, k: usize) -> Vec<Vec
     near
 }
 
-/// The nearest `k`, in order. Until the next call the last of them is the limit for others.
+/// The nearest `k`, in order.
 fn keep(near: &mut Vec<Near>, k: usize) {
     near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     near.truncate(k);
