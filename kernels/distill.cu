@@ -9,27 +9,32 @@
 constexpr int VIEWS = 2;
 #define NONE __uint_as_float(0xff800000u)  // less than any logit
 
-// A sum of exponentials, relative to the largest of them so far, and the sum of their logits times them.
+// A sum of exponentials relative to the largest logit so far, and that of the distances from it times them: the entropy is then a sum
+// of positive parts.
 struct Running {
   float top, sum, weighted;
 };
+DEVICE Running raised(const Running &r, float top) {
+  if (r.sum == 0) return {top, 0, 0};
+  const float shrink = expf(r.top - top);
+  return {top, r.sum * shrink, (r.weighted + r.sum * (top - r.top)) * shrink};
+}
 
 template <int N> DEVICE void take(Running &r, const float (&z)[N]) {
   float top = r.top;
 #pragma unroll
   for (int i = 0; i < N; i++) top = fmaxf(top, z[i]);
-  const float shrink = expf(r.top - top);
-  r.sum *= shrink, r.weighted *= shrink, r.top = top;
+  r = raised(r, top);
 #pragma unroll
   for (int i = 0; i < N; i++) {
     const float e = expf(z[i] - top);
-    r.sum += e, r.weighted = fmaf(e, z[i], r.weighted);
+    r.sum += e, r.weighted = fmaf(e, top - z[i], r.weighted);
   }
 }
 // The block's.
 DEVICE Running merge(Running r) {
-  const float top = block_max(r.top), shrink = expf(r.top - top);
-  return {top, block_sum(r.sum * shrink), block_sum(r.weighted * shrink)};
+  r = raised(r, block_max(r.top));
+  return {r.top, block_sum(r.sum), block_sum(r.weighted)};
 }
 
 template <int N> DEVICE void sharpened(float (&z)[N], const T *teacher, const float (&c)[N], float cold) {
@@ -58,8 +63,7 @@ KERNEL void __launch_bounds__(THREADS)
   teacher += at(row, k, 0);
   const Running r = k % VEC == 0 ? teacher_row<VEC>(teacher, center, cold, k) : teacher_row<1>(teacher, center, cold, k);
   if (threadIdx.x != 0) return;
-  const float log_sum = r.top + logf(r.sum);
-  log_sums[row] = log_sum, entropies[row] = log_sum - r.weighted / r.sum;
+  log_sums[row] = r.top + logf(r.sum), entropies[row] = logf(r.sum) + r.weighted / r.sum;
 }
 
 // The teacher's rows that a student's is compared with.

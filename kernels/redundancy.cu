@@ -100,13 +100,16 @@ DEVICE void through_columns(T *dx, const float *dloss, const T *back, const T *u
     for (int i = 0; i < N; i++) mean[i] += g[i], along[i] = fmaf(g[i], u[i], along[i]);
   });
   if (column >= cols) return;
-  const float n = rows;
-  for (int row = threadIdx.y; row < rows; row += blockDim.y) {
-    float g[N], u[N], s[N];
-    load(back + at(row, cols, column), g), load(unit + at(row, cols, column), u), load(std + column, s);
+  float factor[N], mean[N], along[N];
+  load(std + column, factor);
+  const float n = rows, whole = scale * dloss[0] / n;
 #pragma unroll
-    for (int i = 0; i < N; i++)
-      g[i] = scale * dloss[0] / n / s[i] * (g[i] - means[place + i] / n - u[i] * (alongs[place + i] / n));
+  for (int i = 0; i < N; i++) factor[i] = whole / factor[i], mean[i] = means[place + i] / n, along[i] = alongs[place + i] / n;
+  for (int row = threadIdx.y; row < rows; row += blockDim.y) {
+    float g[N], u[N];
+    load(back + at(row, cols, column), g), load(unit + at(row, cols, column), u);
+#pragma unroll
+    for (int i = 0; i < N; i++) g[i] = factor[i] * (g[i] - mean[i] - u[i] * along[i]);
     store_gradient(dx + at(row, cols, column), g, add);
   }
 }

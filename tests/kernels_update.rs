@@ -69,7 +69,7 @@ pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
     for (i, shape) in SHAPES.iter().enumerate() {
         let init = if i == 2 { Init::Constant(0.0) } else { Init::Normal(0.5) };
         let w = tape.root().at("w").param(&i.to_string(), *shape, init);
-        tape.root().frozen("teacher").param(&i.to_string(), *shape, Init::Constant(0.25));
+        tape.root().frozen("teacher").param(&i.to_string(), *shape, Init::Constant(2.0));
         let gradient = tape.fixed(*shape, Dtype::F32);
         tape.seed(w, gradient);
         gradients.push(gradient);

@@ -18,9 +18,9 @@ impl Scope<'_> {
         let (rows, cols) = (shape.rows(), shape.cols());
         let t = &mut *self.tape;
         let (loss, unit, keys) = (t.exact([1]), t.var([rows, cols]), t.var([rows, cols]));
-        let (saved, saved_keys, sim) = (t.exact([rows, 2]), t.exact([rows, 2]), t.exact([rows, rows]));
+        let (saved, sim) = (t.exact([rows, 2]), t.exact([rows, rows]));
         t.cpu_only(sim);
-        let losses = t.scratch([rows], Dtype::F32);
+        let (losses, saved_keys) = (t.scratch([rows], Dtype::F32), t.scratch([rows, 2], Dtype::F32));
         let call = Forward { loss, unit, keys, saved, saved_keys, sim, losses, q, k, temperature, rows, cols };
         self.record(&[q], loss, call, move |t, dloss| {
             if let Some(dq) = t.gradient_of(q) {
@@ -37,7 +37,7 @@ struct Forward {
     unit: Var,       // [rows, cols]: q over its length
     keys: Var,       // [rows, cols]: k over its length
     saved: Var,      // [rows, 2]: 1/length of q, log of the sum
-    saved_keys: Var, // [rows, 2]: 1/length of k, nothing
+    saved_keys: Var, // [rows, 2]: 1/length of k and nothing, on a GPU
     sim: Var,        // [rows, rows]: cosines, on the CPU
     losses: Var,     // [rows], on a GPU
     q: Var,          // [rows, cols]
@@ -58,9 +58,9 @@ impl Call for Forward {
     fn cpu(&self, m: &Host) {
         let (rows, cols) = (self.rows, self.cols);
         let (mut unit, mut keys, mut sim) = (m.f_mut(self.unit), m.f_mut(self.keys), m.f_mut(self.sim));
-        let (mut saved, mut saved_keys) = (m.f_mut(self.saved), m.f_mut(self.saved_keys));
-        scale_to_unit(&m.f(self.q), cols, &mut unit, &mut saved);
-        scale_to_unit(&m.f(self.k), cols, &mut keys, &mut saved_keys);
+        let mut saved = m.f_mut(self.saved);
+        scale_to_unit(&m.f(self.q), cols, &mut unit, |i, inverse| saved[2 * i] = inverse);
+        scale_to_unit(&m.f(self.k), cols, &mut keys, |_, _| ());
         conv::forward(&Conv::linear(rows, cols, rows), &unit, &keys, &Epilogue::default(), &mut sim);
         let losses: Vec<f64> = saved
             .par_chunks_mut(2)
@@ -144,7 +144,8 @@ fn case(s: &mut Scope, x: &[Var], temperature: f32) -> Var {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "info_nce/two", mode: Mode::Train, inputs: &[&[2, 3], &[2, 3]], build: |s, x| case(s, x, 0.2) },
+    // Of two rows the gradient is the difference of two keys, which bf16 makes of rounding errors.
+    Case { name: "info_nce/few", mode: Mode::Train, inputs: &[&[5, 6], &[5, 6]], build: |s, x| case(s, x, 0.5) },
     Case { name: "info_nce/ragged", mode: Mode::Train, inputs: &[&[67, 17], &[67, 17]], build: |s, x| case(s, x, 0.5) },
     Case { name: "info_nce/wide", mode: Mode::Train, inputs: &[&[24, 256], &[24, 256]], build: |s, x| case(s, x, 1.0) },
 ];

@@ -52,12 +52,13 @@ const SLOTS: u32 = 4 * 2 * 64 * 64;
 /// A row of zeros has no direction; like PyTorch's normalize, its length counts as 1e-12.
 const SMALLEST: f64 = 1e-12;
 
-/// unit = z over its length, and 1/length into every other value of `saved`.
-fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], saved: &mut [f32]) {
-    for ((u, s), z) in unit.chunks_exact_mut(cols).zip(saved.chunks_exact_mut(2)).zip(z.chunks_exact(cols)) {
+/// unit = z over its length; `keep` gets the number of each row and 1/length.
+fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], mut keep: impl FnMut(usize, f32)) {
+    for (i, (u, z)) in unit.chunks_exact_mut(cols).zip(z.chunks_exact(cols)).enumerate() {
         let length = z.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
-        s[0] = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
-        u.iter_mut().zip(z).for_each(|(u, z)| *u = z * s[0]);
+        let inverse = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
+        keep(i, inverse);
+        u.iter_mut().zip(z).for_each(|(u, z)| *u = z * inverse);
     }
 }
 
@@ -99,7 +100,7 @@ impl Call for Forward {
     fn cpu(&self, m: &Host) {
         let (z, rows, cols) = (m.f(self.z), self.rows, self.cols);
         let (mut unit, mut saved, mut sim) = (m.f_mut(self.unit), m.f_mut(self.saved), m.f_mut(self.sim));
-        scale_to_unit(&z, cols, &mut unit, &mut saved);
+        scale_to_unit(&z, cols, &mut unit, |i, inverse| saved[2 * i] = inverse);
         conv::forward(&Conv::linear(rows, cols, rows), &unit, &unit, &Epilogue::default(), &mut sim);
         let losses: Vec<f64> = saved
             .par_chunks_mut(2)
