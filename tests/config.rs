@@ -157,7 +157,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
         (&["split.shared=1.5"], "split.shared: invalid value: floating point `1.5`, expected a fraction"),
         (&["split.shared=candidates"], "split.shared is \"candidates\", which only split.external can be"),
         (&["split.candidate=0"], "split.candidate is 0, so there is nothing to score"),
-        (&["encoder.arch=resnet19"], "encoder.arch: there is no `resnet19`; did you mean `resnet18`?"),
+        (&["encoder.arch=resnet118"], "encoder.arch: there is no `resnet118`; did you mean `resnet18`?"),
         (&["method.name=simclrr"], "method.name: there is no `simclrr`; did you mean `simclr`?"),
         (&["method.view=simcl"], "method.view: there is no policy `simcl`; did you mean `simclr`?"),
         (&["score.view=qqqqqqqqqq"], "score.view: there is no policy `qqqqqqqqqq`; choose one of original"),

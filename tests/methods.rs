@@ -171,7 +171,8 @@ fn against_pytorch(golden: &Golden, case: &Case) {
             for (weight, _, g) in &gradients {
                 let (got, want) = (two(&program.read::<f32>(*g).unwrap()), golden.get(&format!("{name}.gradient.{weight}")));
                 for (g, w) in got.iter().zip(want) {
-                    assert!((g - w).abs() < 2e-5 * largest, "{name}: gradient of {weight}: {got:?}, PyTorch has {want:?} (largest {largest})");
+                    // PyTorch in f32 is within 4e-6; Winograd's sums round more.
+                    assert!((g - w).abs() < 1e-4 * largest, "{name}: gradient of {weight}: {got:?}, PyTorch has {want:?} (largest {largest})");
                 }
             }
         }

@@ -8,6 +8,8 @@ use crate::var::Var;
 
 /// Below this spread the embeddings all point the same way.
 const COLLAPSED: f64 = 0.01;
+/// Below this rank they lie on one line, which a batch norm behind them hides from the spread.
+const LINE: f64 = 1.05;
 /// So many points in a row are no accident.
 const PATIENCE: usize = 20;
 
@@ -57,11 +59,10 @@ pub fn check(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
         return Ok(());
     }
     let last = &curve[curve.len().saturating_sub(PATIENCE)..];
-    if last.len() == PATIENCE && now.std < COLLAPSED && last.iter().all(|p| p.std < COLLAPSED) {
-        return Err(Error::diverged(
-            format!("the embeddings of {} have collapsed (spread {:.4} at step {})", job.name, now.std, now.step),
-            remedy,
-        ));
+    let always = |collapsed: fn(&Point) -> bool| last.len() == PATIENCE && last.iter().chain([now]).all(collapsed);
+    if always(|p| p.std < COLLAPSED) || always(|p| p.rank < LINE) {
+        let what = format!("the embeddings of {} have collapsed (spread {:.4}, rank {:.2} at step {})", job.name, now.std, now.rank, now.step);
+        return Err(Error::diverged(what, remedy));
     }
     Ok(())
 }
