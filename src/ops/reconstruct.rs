@@ -181,7 +181,7 @@ fn case(s: &mut Scope, x: &[Var], patch: usize, normalize: bool) -> Var {
     s.tape().ignore(x[1]);
     let (n, patches) = (s.shape(x[0]).dims()[0], s.shape(x[0]).dims()[1] - 1);
     let keep = patches.div_ceil(3);
-    let rank = |l: usize| if l % 3 == 0 { l / 3 } else { keep + l - l / 3 - 1 };
+    let rank = |l: usize| if l.is_multiple_of(3) { l / 3 } else { keep + l - l / 3 - 1 };
     let place: Vec<u32> = (0..n * patches).map(|at| rank(at % patches) as u32).collect();
     let place = s.tape().words([n, patches], place);
     s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep }, patch, normalize)

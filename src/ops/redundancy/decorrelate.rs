@@ -75,20 +75,26 @@ impl Call for Forward {
         let Size { rows, cols, lambda, scale } = self.size;
         let (mut c, mut of_a, mut of_b) = (m.f_mut(self.correlations), m.f_mut(self.of_a), m.f_mut(self.of_b));
         conv::backward_weight(&square(rows, cols), &m.f(self.unit_b), &m.f(self.unit_a), &mut c, false);
-        let (c, inverse) = (&*c, 1.0 / rows as f32);
-        let part = |i: usize, j: usize| {
-            let c = c[i * cols + j] * inverse;
-            if i == j { (c - 1.0, 1.0) } else { (c, lambda) }
-        };
-        let fill = |to: &mut [f32], at: &(dyn Fn(usize, usize) -> (f32, f32) + Sync)| {
-            to.par_chunks_mut(cols).enumerate().for_each(|(i, row)| {
-                row.iter_mut().enumerate().for_each(|(j, g)| *g = 2.0 * at(i, j).1 * at(i, j).0);
-            });
-        };
-        fill(&mut of_a, &|i, j| part(i, j));
-        fill(&mut of_b, &|i, j| part(j, i));
-        let square = |i: usize, j: usize| part(i, j).1 * part(i, j).0 * part(i, j).0;
-        let sums: Vec<f64> = (0..cols).into_par_iter().map(|i| total::sum(cols, |j| square(i, j))).collect();
+        let inverse = 1.0 / rows as f32;
+        let sums: Vec<f64> = of_a
+            .par_chunks_mut(cols)
+            .zip(c.par_chunks(cols))
+            .enumerate()
+            .map(|(i, (row, c))| {
+                row.iter_mut().zip(c).for_each(|(g, c)| *g = 2.0 * lambda * inverse * c);
+                let apart = c[i] * inverse - 1.0;
+                row[i] = 2.0 * apart;
+                let off = |j: usize| if i == j { 0.0 } else { c[j] * inverse };
+                lambda as f64 * total::sum(cols, |j| off(j) * off(j)) + (apart * apart) as f64
+            })
+            .collect();
+        let of_a = &*of_a;
+        // Sixteen rows at once: each line of memory is read once.
+        of_b.par_chunks_mut(16 * cols).enumerate().for_each(|(block, rows)| {
+            for (j, from) in of_a.chunks_exact(cols).enumerate() {
+                rows.chunks_exact_mut(cols).zip(&from[16 * block..]).for_each(|(row, g)| row[j] = *g);
+            }
+        });
         m.f_mut(self.loss)[0] = (scale as f64 * sums.iter().sum::<f64>()) as f32;
     }
     fn gpu(&self, g: &Gpu) {
