@@ -1,8 +1,8 @@
 //! The programs that both benchmarks time, CPU and GPU, on any device.
 
+use sslmem::config::Recipe;
 use sslmem::data::Source;
 use sslmem::device::Device;
-use sslmem::config::Recipe;
 use sslmem::encoders::{self, Features, Form, Stem};
 use sslmem::error::Result;
 use sslmem::methods::{self, Setting};

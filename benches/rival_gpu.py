@@ -162,7 +162,15 @@ def normal(*shape):
 # ---------------------------------------------------------------- networks
 
 
+VITS = {"vit_base": (768, 12), "vit_small": (384, 6)}
+
+
 def encoder(arch):
+    if arch in VITS:
+        width, heads = VITS[arch]
+        model = torchvision.models.VisionTransformer(size(224, 32), 16, 12, heads, width, 4 * width)
+        model.heads = nn.Identity()
+        return model
     if arch == "resnet50":
         model = torchvision.models.resnet50(weights=None)
     else:
@@ -208,7 +216,7 @@ class SimClr(nn.Module):
     def __init__(self, arch, views):
         super().__init__()
         self.encoder = encoder(arch)
-        width = 2048 if arch == "resnet50" else 512
+        width = VITS[arch][0] if arch in VITS else 2048 if arch == "resnet50" else 512
         self.projector = nn.Sequential(nn.Linear(width, 1024), nn.ReLU(), nn.Linear(1024, 128))
         self.register_buffer("itself", torch.eye(views, dtype=torch.bool))
         self.register_buffer("positive", (torch.arange(views) + views // 2) % views)
@@ -251,7 +259,7 @@ def network(what, arch, modes=MODES):
     batch, side = (1024, 32) if arch == "resnet18" else (256, 224)
     batch, side = size(batch, 4), size(side, 32)
     name = f"{what}/{arch}" + ("_cifar" if arch == "resnet18" else "")
-    if ARGS.tiny and (arch == "resnet50" or modes is AUTOTUNE):
+    if ARGS.tiny and (arch != "resnet18" or modes is AUTOTUNE):
         modes = {"eager kernels": None}
     tries = (training_ways if what == "train" else inference_ways)(arch, batch, side, modes)
     ways(name, "images/s", lambda step: batch / warm(step), tries)
@@ -495,6 +503,8 @@ JOBS = {
     "contrast": contrast,
     "infer/resnet50": lambda: network("infer", "resnet50"),
     "train/resnet50": lambda: network("train", "resnet50"),
+    "infer/vit_base": lambda: network("infer", "vit_base"),
+    "train/vit_small": lambda: network("train", "vit_small"),
     # Minutes of compiling each, so last.
     "autotune/train/resnet18": lambda: network("train", "resnet18", AUTOTUNE),
     "autotune/infer/resnet50": lambda: network("infer", "resnet50", AUTOTUNE),

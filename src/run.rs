@@ -10,14 +10,15 @@ use crate::config::{Layers, Recipe};
 use crate::data::{self, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::manifest::{self, EncoderFacts, Manifest};
+use crate::probe::{Accuracy, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
 use crate::score::{Side, score};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
 use crate::train::{CHECKPOINT, Job, read_curve, train};
-use crate::files;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -205,11 +206,24 @@ impl Run {
             curves,
             facts,
             truth,
+            probes: self.probes()?,
             skipped: manifest.data.skipped,
         };
         let out = self.dir.join("report.html");
         report::write(&out, &input)?;
         Ok(out)
+    }
+
+    /// What `probe.json` in the folder says of the encoders that are there now.
+    fn probes(&self) -> Result<Vec<(String, Vec<(String, f64)>)>> {
+        let path = self.dir.join("probe.json");
+        if !path.exists() {
+            return Ok(vec![]);
+        }
+        let broken = |e: serde_json::Error| Error::format(&path, format!("is not what `sslmem probe` writes ({e})"));
+        let results: Results = serde_json::from_str(&files::read_text(&path)?).map_err(broken)?;
+        let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
+        Ok(results.encoders.into_iter().map(|e| (e.encoder, shares(e.accuracy))).collect())
     }
 
     /// Everything: train, score, report. Returns the path of the report.

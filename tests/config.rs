@@ -59,7 +59,9 @@ fn a_number_may_go_from_one_value_to_another() {
     assert_eq!((decay.cosine(0.0) as f32, decay.cosine(1.0) as f32), (0.04, 0.4));
     assert!((decay.cosine(0.5) - 0.22).abs() < 1e-6 && (decay.line(0.25) - 0.13).abs() < 1e-6 && decay.line(3.0) == decay.line(1.0));
     assert!(base().assign("optim.weight_decay=1").unwrap().resolve().unwrap().to_toml().unwrap().contains("weight_decay = 1.0"));
-    for (key, expected) in [("optim.weight_decay=x", "expected a number, or [first, last]"), ("method.momentum=[0.9, 1.5]", "method.momentum is 1.5")] {
+    for (key, expected) in
+        [("optim.weight_decay=x", "expected a number, or [first, last]"), ("method.momentum=[0.9, 1.5]", "method.momentum is 1.5")]
+    {
         let error = wrong(&[key]);
         assert!(error.contains(expected), "{error}");
     }

@@ -2,9 +2,9 @@
 
 use crate::emulated::Emulated;
 use emulator::Options;
+use sslmem::config::Recipe;
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::{Device, Queue};
-use sslmem::config::Recipe;
 use sslmem::encoders::{self, Form, Network};
 use sslmem::loader::load;
 use sslmem::methods::{self, Setting};

@@ -43,7 +43,10 @@ const RULES: &[(&str, &[&str])] = &[
     ("probe", &["data", "device", "progress", "random", "score"]),
     ("manifest", &["data", "device", "files", "table"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
-    ("run", &["config", "data", "device", "encoders", "files", "manifest", "progress", "report", "score", "split", "table", "train"]),
+    (
+        "run",
+        &["config", "data", "device", "encoders", "files", "manifest", "probe", "progress", "report", "score", "split", "table", "train"],
+    ),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -110,7 +110,16 @@ fn pair(dir: &Path) -> Box<dyn Source> {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { view: policy("score", 32).unwrap(), original: policy("original", 32).unwrap(), views: 4, pairs, features, layer: String::new(), seed: 5, batch }
+    Protocol {
+        view: policy("score", 32).unwrap(),
+        original: policy("original", 32).unwrap(),
+        views: 4,
+        pairs,
+        features,
+        layer: String::new(),
+        seed: 5,
+        batch,
+    }
 }
 
 fn side(path: &Path) -> Side<'_> {

@@ -55,7 +55,16 @@ fn training_on_a_gpu_follows_the_cpu() {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { view: policy("score", 16).unwrap(), original: policy("original", 16).unwrap(), views: 3, pairs, features, layer: String::new(), seed: 5, batch }
+    Protocol {
+        view: policy("score", 16).unwrap(),
+        original: policy("original", 16).unwrap(),
+        views: 3,
+        pairs,
+        features,
+        layer: String::new(),
+        seed: 5,
+        batch,
+    }
 }
 
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {

@@ -2,8 +2,8 @@
 //! (tests/golden/ssl_losses.py). The optimizer's special cases and moving averages besides.
 
 use crate::golden::{Golden, close};
-use sslmem::ops::mask::Chosen;
 use sslmem::ops::distill::{Distill, Distilled};
+use sslmem::ops::mask::Chosen;
 use sslmem::ops::optimize::{Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};

@@ -111,7 +111,7 @@ fn curve(name: &str, shift: f64) -> Curve {
 
 fn input<'a>(rows: &'a [Row], source: Option<&'a dyn Source>) -> Input<'a> {
     let (title, subtitle) = ("SimCLR on CIFAR-10".into(), "resnet18, 400 epochs, seed 0, 5 views".into());
-    Input { title, subtitle, rows, source, curves: vec![], facts: vec![], truth: None, skipped: vec![] }
+    Input { title, subtitle, rows, source, curves: vec![], facts: vec![], truth: None, probes: vec![], skipped: vec![] }
 }
 
 /// Every tag closed in order, every attribute quoted, every `<` and `&` meant.

@@ -16,6 +16,8 @@ pub const JOBS: &[Job] = &[
     ("augment", augment),
     ("train/resnet50", |bench| network(bench, "train", resnet50(bench, 256))),
     ("infer/resnet50", |bench| network(bench, "infer", resnet50(bench, 256))),
+    ("infer/vit_base", |bench| network(bench, "infer", vit(bench, "vit_base"))),
+    ("train/vit_small", |bench| network(bench, "train", vit(bench, "vit_small"))),
     ("step/resnet18_cifar", step),
 ];
 
@@ -36,11 +38,21 @@ fn resnet50(bench: &Bench, batch: usize) -> Network {
     }
 }
 
+/// ViTs with patches of 16 at ImageNet's size.
+fn vit(bench: &Bench, arch: &'static str) -> Network {
+    let (arch, size, batch) = if bench.tiny { ("vit_nano", 32, 4) } else { (arch, 224, 256) };
+    Network { arch, stem: Stem::Imagenet, patch: 16, size, batch }
+}
+
 /// Images per second of the whole graph, then what its calls take one by one.
 fn network(bench: &Bench, what: &str, n: Network) -> Result<()> {
     let make = if what == "train" { training } else { inference };
     let mut program = make(&bench.device, n)?;
-    let name = if n.stem == Stem::Cifar { format!("{what}/resnet18_cifar") } else { format!("{what}/resnet50") };
+    let name = match n.arch {
+        "resnet8" | "resnet18" if n.stem == Stem::Cifar => format!("{what}/resnet18_cifar"),
+        "resnet8" => format!("{what}/resnet50"),
+        arch => format!("{what}/{arch}"),
+    };
     let seconds = bench.seconds(|| program.run())?;
     bench.tell(Line::new(&name, n.batch as f64 / seconds, "images/s"));
     bench.calls(&name, program)

@@ -57,9 +57,15 @@ pub struct Network {
     pub normalize: Option<String>,
 }
 
-/// How long.
+/// How, and how long.
 #[derive(Args, Default)]
 pub struct Length {
+    /// Way to train (see `sslmem show methods`); presets have settings that suit each
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub method: Option<String>,
+    /// Weight of the term that keeps the views of an image apart (the paper's Eq. 3)
+    #[arg(long, value_name = "LAMBDA", help_heading = "Training")]
+    pub alignment_limit: Option<f32>,
     /// Passes over the samples
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
@@ -86,7 +92,8 @@ impl Flags {
         flags.with("encoder.size", &network.size).with("encoder.normalize", &network.normalize)
     }
     pub fn length(self, length: &Length) -> Flags {
-        self.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
+        let flags = self.with("method.name", &length.method).with("method.alignment_limit", &length.alignment_limit);
+        flags.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
     }
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::args::{Flags, Images, Network, Origin, open};
 use super::score::side;
@@ -14,7 +13,7 @@ use crate::data::Source;
 use crate::device::Device;
 use crate::encoders::Features as Representation;
 use crate::error::{Error, Result};
-use crate::probe::{Accuracy, Features, Protocol, labelled, probe};
+use crate::probe::{Count, Features, Probed, Protocol, Results, labelled, probe};
 use crate::progress::Progress;
 use crate::run::Run;
 use crate::weights::Weights;
@@ -78,36 +77,6 @@ impl Name {
     }
 }
 
-/// What is written about one encoder.
-#[derive(Serialize)]
-struct Probed {
-    /// `f1` is f of the first pair; of a file its name.
-    encoder: String,
-    /// BLAKE3 of the weights.
-    digest: String,
-    train: Count,
-    test: Count,
-    accuracy: Vec<Accuracy>,
-}
-
-/// Samples of a part, and those that were left out because they have no label.
-#[derive(Serialize)]
-struct Count {
-    samples: usize,
-    unlabelled: usize,
-}
-
-#[derive(Serialize)]
-struct File {
-    sslmem: &'static str,
-    data: String,
-    /// BLAKE3 of the data.
-    digest: String,
-    classes: usize,
-    seed: u64,
-    encoders: Vec<Probed>,
-}
-
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let device = global.device()?;
     let mut progress = global.progress();
@@ -122,11 +91,16 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         let text = serde_json::to_string_pretty(&file).map_err(|e| Error::format(&out, format!("cannot be written as JSON ({e})")))?;
         files::write_whole(&out, (text + "\n").as_bytes())?;
     }
-    print(&table(&file))
+    print(&table(&file))?;
+    // The report of a run that was scored shows the accuracies beside the scores.
+    match &verb.run {
+        Some(dir) if dir.join("report.html").exists() => Run::read(dir)?.report().map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 /// f and g of every pair of a run.
-fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<File> {
+fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     let run = Run::read(dir)?;
     files::check_writable(out)?;
     let seed = global.seed.unwrap_or(run.recipe.seed);
@@ -142,7 +116,7 @@ fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device,
 }
 
 /// One encoder from a file, on any data set.
-fn of_file(verb: &Verb, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<File> {
+fn of_file(verb: &Verb, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     let path = verb.weights.as_deref().expect("clap asks for --run or --weights");
     if let Some(out) = &verb.out {
         keep(out, verb.force)?;
@@ -164,12 +138,12 @@ fn of_file(verb: &Verb, global: &Global, device: &Device, progress: &mut dyn Pro
 fn own(metadata: &HashMap<String, String>) -> Flags {
     let get = |name: &str| metadata.get(name).cloned();
     let flags = Flags::default().with("encoder.arch", &get("arch")).with("encoder.stem", &get("stem")).with("encoder.size", &get("size"));
-    let known = [("cifar10", Normalize::Cifar10), ("imagenet", Normalize::Imagenet), ("half", Normalize::Half), ("unit", Normalize::Unit)];
+    let flags = flags.with("encoder.patch", &get("patch")).with("encoder.positions", &get("positions"));
     let same = |how: Normalize| {
         let [mean, std] = how.statistics().map(|values| format!("{values:?}"));
         get("mean") == Some(mean) && get("std") == Some(std)
     };
-    flags.with("encoder.normalize", &known.into_iter().find(|(_, how)| same(*how)).map(|(name, _)| name))
+    flags.with("encoder.normalize", &Normalize::ALL.into_iter().find(|(_, how)| same(*how)).map(|(name, _)| name))
 }
 
 /// Everything but the encoder.
@@ -214,15 +188,15 @@ impl Task<'_> {
         })
     }
 
-    fn file(&self, encoders: Vec<Probed>) -> File {
+    fn file(&self, encoders: Vec<Probed>) -> Results {
         let (data, digest) = (self.recipe.data.source.clone(), self.source.digest().to_string());
         let classes = self.source.classes().len();
-        File { sslmem: env!("CARGO_PKG_VERSION"), data, digest, classes, seed: self.seed, encoders }
+        Results { sslmem: env!("CARGO_PKG_VERSION").into(), data, digest, classes, seed: self.seed, encoders }
     }
 }
 
 /// The results for people.
-fn table(file: &File) -> String {
+fn table(file: &Results) -> String {
     let mut out = String::new();
     for Probed { encoder, train, test, accuracy, .. } in &file.encoders {
         let count = |part: &Count| match part.unlabelled {

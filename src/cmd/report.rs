@@ -64,6 +64,7 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
         truth: source
             .as_ref()
             .and_then(|s| rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()),
+        probes: vec![],
         skipped: source.as_ref().map(|s| s.skipped().to_vec()).unwrap_or_default(),
     };
     write(&out, &input)?;

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use image::ImageFormat;
 
-use super::args::{Flags, Images, Origin, open};
+use super::args::{Flags, Images, Network, Origin, open};
 use super::{Global, keep, print};
-use crate::config::{PRESETS, nearest};
+use crate::config::{PRESETS, Recipe, nearest};
 use crate::data::DATASETS;
 use crate::encoders::ENCODERS;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::methods::METHODS;
+use crate::tape::{Mode, Tape};
+use crate::var::Dtype;
 use crate::view::{Crop, POLICIES, View, policy, sheet};
 
 /// Show what there is to choose from, every default, and what augmentation does
@@ -49,6 +51,14 @@ enum What {
     /// Networks
     #[command(after_help = "Example:\n  sslmem show encoders")]
     Encoders,
+    /// Layers of an encoder whose output can be scored, and its shape for one image
+    #[command(after_help = "Example:\n  sslmem show layers --arch vit_tiny --patch 4")]
+    Layers {
+        #[command(flatten)]
+        network: Network,
+        #[command(flatten)]
+        origin: Origin,
+    },
     /// Kinds of data sets
     #[command(after_help = "Example:\n  sslmem show data")]
     Data,
@@ -103,6 +113,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         What::Presets => list(PRESETS.iter().map(|preset| (preset.name, preset.about.to_string()))),
         What::Methods => list(METHODS.iter().map(|method| (method.name(), method.about().to_string()))),
         What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), encoder.about()))),
+        What::Layers { network, origin } => layers(&origin.resolve(&Flags::default().network(&network))?),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
         What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, describe(&make(size))))),
         What::Policies { name: Some(name), size } => {
@@ -113,6 +124,16 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         }
         What::Augment(verb) => augment(verb, global),
     }
+}
+
+fn layers(recipe: &Recipe) -> Result<()> {
+    let (size, network) = (recipe.encoder.size, recipe.network()?);
+    let mut tape = Tape::new(Mode::Eval);
+    let images = tape.fixed([1, size, size, 3], Dtype::Real);
+    network.features(&mut tape.root().at("encoder"), images);
+    let mut taps: Vec<_> = tape.taps("encoder.").into_iter().collect();
+    taps.sort_by_key(|(_, v)| *v);
+    list(taps.iter().map(|(name, v)| (name.as_str(), format!("{:?}", &tape.shape(*v).dims()[1..]))))
 }
 
 fn augment(verb: Augment, global: &Global) -> Result<()> {

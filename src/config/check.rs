@@ -58,7 +58,8 @@ impl Recipe {
         m.weights.iter().try_for_each(|&w| not_negative("method.weights", w))?;
         let network = self.network()?;
         if self.encoder.drop_path > 0.0 && network.encoder.vit().is_none() {
-            let what = format!("encoder.drop_path is {}, and {} has no branches to leave out", self.encoder.drop_path, network.encoder.name());
+            let what =
+                format!("encoder.drop_path is {}, and {} has no branches to leave out", self.encoder.drop_path, network.encoder.name());
             return Err(Error::config(what, "set it to 0, or choose a ViT"));
         }
         methods::find(&m.name)?.check(m, &network)

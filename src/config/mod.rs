@@ -15,9 +15,9 @@ use crate::score::Protocol;
 use crate::split::{How, Size, Sizes};
 use crate::view::{self, Policy, View};
 
+pub use crate::methods::Options as Method;
 pub use check::nearest;
 pub use layers::Layers;
-pub use crate::methods::Options as Method;
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
@@ -60,6 +60,7 @@ pub struct Encoder {
     pub patch: usize,
     pub positions: Positions,
     pub drop_path: f32,
+    pub trained_size: usize,
     pub size: usize,
     pub normalize: Normalize,
 }
@@ -117,8 +118,12 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
     ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
     ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
+    ("encoder.trained_size", "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same"),
     ("encoder.size", "height and width of the views, pixels"),
-    ("encoder.normalize", "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1)"),
+    (
+        "encoder.normalize",
+        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1)",
+    ),
     ("method.name", "see `sslmem show methods`"),
     ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
     ("method.projector", "widths of the projector's layers"),
@@ -203,8 +208,9 @@ impl Recipe {
     /// # Errors
     /// There is no such encoder, or it cannot have this form.
     pub fn network(&self) -> Result<Network> {
-        let Encoder { stem, patch, positions, size, .. } = self.encoder;
-        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form: Form { stem, patch, positions, ..Form::of(size) } };
+        let Encoder { stem, patch, positions, trained_size, size, .. } = self.encoder;
+        let trained = if trained_size == 0 { size } else { trained_size };
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form: Form { stem, patch, positions, ..Form::of(trained) } };
         network.encoder.check(&network.form, size)?;
         Ok(network)
     }
@@ -321,6 +327,18 @@ pub enum Normalize {
 }
 
 impl Normalize {
+    /// Their names in a recipe.
+    pub const ALL: [(&str, Normalize); 8] = [
+        ("cifar10", Normalize::Cifar10),
+        ("cifar100", Normalize::Cifar100),
+        ("svhn", Normalize::Svhn),
+        ("stl10", Normalize::Stl10),
+        ("mnist", Normalize::Mnist),
+        ("imagenet", Normalize::Imagenet),
+        ("half", Normalize::Half),
+        ("unit", Normalize::Unit),
+    ];
+
     /// Mean and standard deviation of the three channels.
     pub fn statistics(self) -> [[f32; 3]; 2] {
         match self {

@@ -15,9 +15,13 @@ pub struct Head<'a> {
 /// How the last layer ends.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Last {
-    Linear { bias: bool },
+    Linear {
+        bias: bool,
+    },
     /// Batch norm, with weights of its own or without.
-    Norm { affine: bool },
+    Norm {
+        affine: bool,
+    },
 }
 
 impl Head<'_> {

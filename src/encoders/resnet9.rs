@@ -23,7 +23,10 @@ impl Encoder for ResNet9 {
         if size >= 16 {
             return Ok(());
         }
-        Err(Error::config(format!("resnet9 halves its images four times, which leaves nothing of {size} pixels"), "choose encoder.size of at least 16"))
+        Err(Error::config(
+            format!("resnet9 halves its images four times, which leaves nothing of {size} pixels"),
+            "choose encoder.size of at least 16",
+        ))
     }
     fn map(&self, s: &mut Scope, _: &Form, images: Var) -> Var {
         let x = conv(s, 1, images, 32, None);

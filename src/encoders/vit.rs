@@ -2,8 +2,8 @@
 
 use super::{Encoder, Form, Positions};
 use crate::error::{Error, Result};
-use crate::ops::linear::{After, Dense};
 use crate::ops::drop_path::Drop;
+use crate::ops::linear::{After, Dense};
 use crate::ops::mask::Chosen;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
@@ -39,7 +39,10 @@ impl Encoder for Vit {
         for (what, size) in [("images", size), ("the images with positions", form.size)] {
             if form.patch == 0 || !size.is_multiple_of(form.patch) {
                 let what = format!("patches of {} pixels do not divide {what} of {size}", form.patch);
-                return Err(Error::config(what, "choose encoder.patch as a divisor of encoder.size, such as 2, 4 or 8 of 32, or 16 of 224"));
+                return Err(Error::config(
+                    what,
+                    "choose encoder.patch as a divisor of encoder.size, such as 2, 4 or 8 of 32, or 16 of 224",
+                ));
             }
         }
         Ok(())

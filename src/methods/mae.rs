@@ -36,7 +36,10 @@ impl Method for Mae {
         }
         if heads == 0 || width == 0 || !width.is_multiple_of(4 * heads) {
             let what = format!("a decoder of width {width} cannot have {heads} heads");
-            return Err(Error::config(what, "choose method.decoder = [width, blocks, heads] with a width that is a multiple of 4 times the heads"));
+            return Err(Error::config(
+                what,
+                "choose method.decoder = [width, blocks, heads] with a width that is a multiple of 4 times the heads",
+            ));
         }
         Ok(())
     }

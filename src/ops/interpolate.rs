@@ -48,9 +48,9 @@ impl Size {
 }
 
 struct Forward {
-    y: Var,         // [outputs, cols] f32
-    x: Var,         // [inputs, cols] f32
-    matrix: Var,    // [outputs, inputs] f32
+    y: Var,          // [outputs, cols] f32
+    x: Var,          // [inputs, cols] f32
+    matrix: Var,     // [outputs, inputs] f32
     host: Rc<[f32]>, // the same
     size: Size,
 }
@@ -74,7 +74,8 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let Size { outputs, inputs, cols } = self.size;
-        let launch = Launch { kernel: "interpolate_fwd", grid: [cols.div_ceil(64) as u32, outputs as u32, 1], block: [64, 1, 1], shared: 0 };
+        let launch =
+            Launch { kernel: "interpolate_fwd", grid: [cols.div_ceil(64) as u32, outputs as u32, 1], block: [64, 1, 1], shared: 0 };
         g.launch(&launch, &[self.y.into(), self.x.into(), self.matrix.into(), outputs.into(), inputs.into(), cols.into()]);
     }
     fn cost(&self, _: u64) -> Cost {

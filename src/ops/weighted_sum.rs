@@ -100,7 +100,7 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[3, 4], &[3, 4]],
         build: |s, x| {
-            let loss = s.cosine(x[0], x[1]);
+            let loss = s.distance(x[0], x[1]);
             s.weighted_sum(&[(loss, -0.5)])
         },
     },

@@ -6,7 +6,7 @@ mod knn;
 mod lbfgs;
 mod linear;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -30,8 +30,39 @@ pub enum Protocol {
     Code,
 }
 
+/// What came of the probes of a run or of a file: `probe.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    pub sslmem: String,
+    pub data: String,
+    /// BLAKE3 of the data.
+    pub digest: String,
+    pub classes: usize,
+    pub seed: u64,
+    pub encoders: Vec<Probed>,
+}
+
+/// What is written about one encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    /// `f1` is f of the first pair; of a file its name.
+    pub encoder: String,
+    /// BLAKE3 of the weights.
+    pub digest: String,
+    pub train: Count,
+    pub test: Count,
+    pub accuracy: Vec<Accuracy>,
+}
+
+/// Samples of a part, and those that were left out because they have no label.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    pub samples: usize,
+    pub unlabelled: usize,
+}
+
 /// What came of one probe.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// What was done, in words that name every setting.
     pub protocol: String,

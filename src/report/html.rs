@@ -35,6 +35,7 @@ pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, gal
         Some(galleries) => self::galleries(&galleries),
         None => "<section>\n<h2>Images</h2>\n<p class=\"soft\">The galleries are left out: this report was made without the data set.</p>\n</section>\n".into(),
     };
+    out += &probes(input);
     out += &numbers(input, &tests);
     out += &reading();
     if !input.facts.is_empty() || !input.skipped.is_empty() {
@@ -237,6 +238,28 @@ fn gallery(tiles: &[Tile]) -> String {
         );
     }
     out + "</div>\n"
+}
+
+/// Memorization beside accuracy, as in the paper's Table 1.
+fn probes(input: &Input) -> String {
+    let Some((_, first)) = input.probes.first() else { return String::new() };
+    let mut out = String::from(
+        "<section>\n<h2>What the features are worth</h2>\n<div class=\"scroll\"><table><thead><tr><th>share of right answers</th>",
+    );
+    for (encoder, _) in &input.probes {
+        let _ = write!(out, "<th>{}</th>", escape(encoder));
+    }
+    out += "</tr></thead><tbody>\n";
+    for (row, (name, _)) in first.iter().enumerate() {
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(name));
+        for (_, found) in &input.probes {
+            let value = found.get(row).map(|(_, share)| format!("{:.1} %", 100.0 * share)).unwrap_or_default();
+            let _ = write!(out, "<td>{value}</td>");
+        }
+        out += "</tr>\n";
+    }
+    out + "</tbody></table></div>\n<p class=\"caption\">Frozen encoders on the test part of the data, with what each was trained on as examples \
+           (<code>sslmem probe</code>).</p>\n</section>\n"
 }
 
 fn numbers(input: &Input, tests: &Tests) -> String {

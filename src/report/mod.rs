@@ -26,6 +26,8 @@ pub struct Input<'a> {
     pub facts: Vec<(String, String)>,
     /// What kind of image each row is, where that is known: `common`, `rare`, `atypical`.
     pub truth: Option<Vec<String>>,
+    /// What the encoders' features are worth: encoder, then way to probe and share of right answers.
+    pub probes: Vec<(String, Vec<(String, f64)>)>,
     /// Images left out of the data set: (path, reason).
     pub skipped: Vec<(String, String)>,
 }

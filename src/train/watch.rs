@@ -31,7 +31,8 @@ pub fn rank(x: &[f32], cols: usize) -> f64 {
     x.chunks_exact(cols).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += *v as f64 / rows as f64));
     let centred: Vec<f32> = x.iter().enumerate().map(|(i, v)| (*v as f64 - mean[i % cols]) as f32).collect();
     let total: f64 = centred.iter().map(|v| (*v as f64).powi(2)).sum();
-    let squares = if rows <= cols { gram(rows, |i, k| centred[i * cols + k], cols) } else { gram(cols, |i, k| centred[k * cols + i], rows) };
+    let squares =
+        if rows <= cols { gram(rows, |i, k| centred[i * cols + k], cols) } else { gram(cols, |i, k| centred[k * cols + i], rows) };
     if squares > 0.0 { total * total / squares } else { 0.0 }
 }
 
@@ -61,7 +62,8 @@ pub fn check(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
     let last = &curve[curve.len().saturating_sub(PATIENCE)..];
     let always = |collapsed: fn(&Point) -> bool| last.len() == PATIENCE && last.iter().chain([now]).all(collapsed);
     if always(|p| p.std < COLLAPSED) || always(|p| p.rank < LINE) {
-        let what = format!("the embeddings of {} have collapsed (spread {:.4}, rank {:.2} at step {})", job.name, now.std, now.rank, now.step);
+        let what =
+            format!("the embeddings of {} have collapsed (spread {:.4}, rank {:.2} at step {})", job.name, now.std, now.rank, now.step);
         return Err(Error::diverged(what, remedy));
     }
     Ok(())
