@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{self, EncoderFacts, Manifest};
-use crate::probe::{Accuracy, Results};
+use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
 use crate::score::{Side, score};
@@ -215,7 +215,7 @@ impl Run {
     }
 
     /// What `probe.json` in the folder says of the encoders that are there now.
-    fn probes(&self) -> Result<Vec<(String, Vec<(String, f64)>)>> {
+    fn probes(&self) -> Result<Vec<report::Probes>> {
         let path = self.dir.join("probe.json");
         if !path.exists() {
             return Ok(vec![]);
@@ -223,7 +223,8 @@ impl Run {
         let broken = |e: serde_json::Error| Error::format(&path, format!("is not what `sslmem probe` writes ({e})"));
         let results: Results = serde_json::from_str(&files::read_text(&path)?).map_err(broken)?;
         let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
-        Ok(results.encoders.into_iter().map(|e| (e.encoder, shares(e.accuracy))).collect())
+        let of = |e: Probed| report::Probes { found: shares(e.accuracy), encoder: e.encoder };
+        Ok(results.encoders.into_iter().map(of).collect())
     }
 
     /// Everything: train, score, report. Returns the path of the report.

@@ -118,7 +118,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
     ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
     ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
-    ("encoder.trained_size", "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same"),
+    (
+        "encoder.trained_size",
+        "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same",
+    ),
     ("encoder.size", "height and width of the views, pixels"),
     (
         "encoder.normalize",

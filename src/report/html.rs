@@ -242,18 +242,18 @@ fn gallery(tiles: &[Tile]) -> String {
 
 /// Memorization beside accuracy, as in the paper's Table 1.
 fn probes(input: &Input) -> String {
-    let Some((_, first)) = input.probes.first() else { return String::new() };
+    let Some(first) = input.probes.first() else { return String::new() };
     let mut out = String::from(
         "<section>\n<h2>What the features are worth</h2>\n<div class=\"scroll\"><table><thead><tr><th>share of right answers</th>",
     );
-    for (encoder, _) in &input.probes {
-        let _ = write!(out, "<th>{}</th>", escape(encoder));
+    for probes in &input.probes {
+        let _ = write!(out, "<th>{}</th>", escape(&probes.encoder));
     }
     out += "</tr></thead><tbody>\n";
-    for (row, (name, _)) in first.iter().enumerate() {
+    for (row, (name, _)) in first.found.iter().enumerate() {
         let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(name));
-        for (_, found) in &input.probes {
-            let value = found.get(row).map(|(_, share)| format!("{:.1} %", 100.0 * share)).unwrap_or_default();
+        for probes in &input.probes {
+            let value = probes.found.get(row).map(|(_, share)| format!("{:.1} %", 100.0 * share)).unwrap_or_default();
             let _ = write!(out, "<td>{value}</td>");
         }
         out += "</tr>\n";

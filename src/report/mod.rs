@@ -26,10 +26,16 @@ pub struct Input<'a> {
     pub facts: Vec<(String, String)>,
     /// What kind of image each row is, where that is known: `common`, `rare`, `atypical`.
     pub truth: Option<Vec<String>>,
-    /// What the encoders' features are worth: encoder, then way to probe and share of right answers.
-    pub probes: Vec<(String, Vec<(String, f64)>)>,
+    /// What the encoders' features are worth.
+    pub probes: Vec<Probes>,
     /// Images left out of the data set: (path, reason).
     pub skipped: Vec<(String, String)>,
+}
+
+/// Ways to probe one encoder, each with its share of right answers.
+pub struct Probes {
+    pub encoder: String,
+    pub found: Vec<(String, f64)>,
 }
 
 /// The training of one encoder. A name starting with f or g says which it is: `f`, `g`, `f pair 2`.
