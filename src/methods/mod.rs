@@ -45,7 +45,7 @@ pub struct Recorded {
     pub embeddings: Var,
     /// The encoder's output for two views of each sample, if the method made it: what Eq. 3 limits.
     pub representations: Representations,
-    /// Entropy of the teacher's choice among prototypes, if it has any, [1].
+    /// Entropy of the teacher's choice among prototypes, if it has any: one number.
     pub entropy: Option<Var>,
 }
 

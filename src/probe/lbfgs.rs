@@ -7,7 +7,7 @@ use super::{Features, Head};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
-/// The l2 among which [`choose`] chooses: factors of half the squared weights, beside the mean loss.
+/// The l2 to choose among: factors of half the squared weights, beside the mean loss.
 pub const STRENGTHS: [f64; 7] = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6];
 
 /// Steps at most; probes of some thousand features take about a hundred.
