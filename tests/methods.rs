@@ -161,6 +161,8 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let mut weights = Weights::new(0);
     fill(&mut weights, &tape, "", "");
     let mut program = tape.compile(&mut weights).unwrap();
+    // Rounding moves a relu across zero now and then, more often with Winograd's sums: one costs up to 1e-3. Without relus it is 1e-6.
+    let bound = if case.arch == "vit_nano" { 2e-5 } else { 2e-3 };
     let (name, wanted) = (case.name, golden.with(&format!("{}.gradient.", case.name)).count());
     for step in 0..STEPS {
         let keys: Vec<u32> = (0..N as u32).flat_map(|i| [step as u32, i]).collect();
@@ -172,9 +174,8 @@ fn against_pytorch(golden: &Golden, case: &Case) {
             for (weight, _, g) in &gradients {
                 let (got, want) = (two(&program.read::<f32>(*g).unwrap()), golden.get(&format!("{name}.gradient.{weight}")));
                 for (g, w) in got.iter().zip(want) {
-                    // PyTorch in f32 is within 4e-6; Winograd's sums round more.
                     assert!(
-                        (g - w).abs() < 1e-4 * largest,
+                        (g - w).abs() < bound * largest,
                         "{name}: gradient of {weight}: {got:?}, PyTorch has {want:?} (largest {largest})"
                     );
                 }
@@ -185,14 +186,16 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let columns = values.len();
     let log: Vec<f32> = program.read(log).unwrap();
     let column = |c: usize| log.iter().skip(c).step_by(columns).copied().collect::<Vec<f32>>();
-    // What rounding puts into the weights grows from step to step; PyTorch in f32 ends up to 7e-5 away.
-    close(&format!("{name}: loss"), &column(0), golden.get(&format!("{name}.loss")), 1e-3);
+    // Found: 3e-4 and 3e-3 with a ResNet, 4e-5 and 1e-3 with a ViT below a head with relu, 4e-7 without one. PyTorch in f32 ends up
+    // to 7e-5 away.
+    let (losses, after) = if case.arch == "vit_nano" { (2e-4, 2e-3) } else { (1e-3, 1e-2) };
+    close(&format!("{name}: loss"), &column(0), golden.get(&format!("{name}.loss")), losses);
     if columns > 1 {
-        close(&format!("{name}: entropy"), &column(1), golden.get(&format!("{name}.entropy")), 1e-3);
+        close(&format!("{name}: entropy"), &column(1), golden.get(&format!("{name}.entropy")), losses);
     }
     for key in golden.with(&format!("{name}.after.")) {
         let have = weights.get(key).unwrap().unwrap_or_else(|| panic!("{name}: there is no weight {key}"));
-        close(&format!("{name}: {key} after ten steps"), &two(&have), golden.get(&format!("{name}.after.{key}")), 1e-3);
+        close(&format!("{name}: {key} after ten steps"), &two(&have), golden.get(&format!("{name}.after.{key}")), after);
     }
 }
 
