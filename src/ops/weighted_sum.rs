@@ -112,7 +112,7 @@ pub static CASES: &[Case] = &[
         build: |s, x| {
             let (near, far) = (s.distance(x[1], x[0]), s.distance(x[0], x[1]));
             let watched = s.tape().constant([1], vec![2.0]);
-            s.weighted_sum(&[(near, 0.5), (watched, 3.0), (far, -2.0), (near, 1.5)])
+            s.weighted_sum(&[(near, 0.5), (watched, 3.0), (far, -0.75), (near, 1.5)])
         },
     },
 ];
