@@ -1,23 +1,5 @@
-// Gradients of a linear layer's bias and of what its GELU was given. The products are those of conv.cu.
-#include "gelu.cuh"
-#include "rows.cuh"
-
-template <int N> DEVICE void backward_gelu(T *du, const T *dy, const T *u) {
-  float g[N], v[N];
-  load(dy, g);
-  load(u, v);
-#pragma unroll
-  for (int k = 0; k < N; k++) g[k] *= gelu_slope(v[k]);
-  store(du, g);
-}
-
-// du = dy GELU'(u). Any shape: it is one row of n values. Floor: 3 passes over n.
-KERNEL void __launch_bounds__(THREADS)
-    linear_bwd_gelu(T *__restrict__ du, const T *__restrict__ dy, const T *__restrict__ u, int rows, int cols) {
-  const u64 n = (u64)rows * cols, first = (u64)blockIdx.x * blockDim.x + threadIdx.x, step = (u64)gridDim.x * blockDim.x;
-  for (u64 i = first; i < n / VEC; i += step) backward_gelu<VEC>(du + i * VEC, dy + i * VEC, u + i * VEC);
-  for (u64 i = n / VEC * VEC + first; i < n; i += step) backward_gelu<1>(du + i, dy + i, u + i);
-}
+// Gradient of a linear layer's bias: the sum of dy over its rows. The products are those of conv.cu.
+#include "prelude.cuh"
 
 // Sums of dy over rows: partial [blocks of `run` rows, cols]. Floor: dy once. A block sums 32 columns: 8 warps take every eighth row, then add up in order.
 KERNEL void __launch_bounds__(256) linear_bwd_b(float *partial, const T *dy, int rows, int cols, int run) {

@@ -5,8 +5,9 @@
 
 DEVICE bool inside(int i, int extent) { return i >= 0 && i < extent; }
 
-template <int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int w, int c) {
-  const int high = (h + 1) / 2, wide = (w + 1) / 2, column = first_column(N);
+// K x K pixels with stride 2, with padding 1 for a K of 3. Padding never wins, nor does a NaN.
+template <int K, int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int w, int c) {
+  const int high = (h + K - 2) / 2, wide = (w + K - 2) / 2, column = first_column(N);
   if (column >= c) return;
   for (int pixel = first_row(); pixel < n * high * wide; pixel += row_step()) {
     const int p = pixel / wide % high, q = pixel % wide, image = pixel / wide / high;
@@ -14,8 +15,8 @@ template <int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int w, int
 #pragma unroll
     for (float &b : best) b = MINUS_INFINITY;
 #pragma unroll
-    for (int k = 0; k < 9; k++) {
-      const int i = 2 * p - 1 + k / 3, j = 2 * q - 1 + k % 3;
+    for (int k = 0; k < K * K; k++) {
+      const int i = 2 * p - (K - 2) + k / K, j = 2 * q - (K - 2) + k % K;
       if (!inside(i, h) || !inside(j, w)) continue;
       float v[N];
       load(x + at((image * h + i) * w + j, c, column), v);
@@ -26,13 +27,19 @@ template <int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int w, int
   }
 }
 
-// Padding never wins, nor does a NaN. Two blocks per multiprocessor: ptxas would aim at more, and spill.
-// Floor: 1 pass over x and y; 9 comparisons per value of y.
+// Two blocks per multiprocessor: ptxas would aim at more, and spill.
+// Floor: 1 pass over x and y; 9 comparisons per value of y, 4 of the kernel below.
 KERNEL void __launch_bounds__(THREADS, 2) max_pool_fwd(T *__restrict__ y, const T *__restrict__ x, int n, int h, int w, int c) {
   if (c % VEC == 0)
-    max_pool<VEC>(y, x, n, h, w, c);
+    max_pool<3, VEC>(y, x, n, h, w, c);
   else
-    max_pool<1>(y, x, n, h, w, c);
+    max_pool<3, 1>(y, x, n, h, w, c);
+}
+KERNEL void __launch_bounds__(THREADS, 2) max_pool_2_fwd(T *__restrict__ y, const T *__restrict__ x, int n, int h, int w, int c) {
+  if (c % VEC == 0)
+    max_pool<2, VEC>(y, x, n, h, w, c);
+  else
+    max_pool<2, 1>(y, x, n, h, w, c);
 }
 
 template <int N> DEVICE void max_pool_back(T *dx, const T *dy, const T *x, int add, int n, int h, int w, int c) {
@@ -92,33 +99,6 @@ KERNEL void __launch_bounds__(THREADS, 2)
     max_pool_back<VEC>(dx, dy, x, add, n, h, w, c);
   else
     max_pool_back<1>(dx, dy, x, add, n, h, w, c);
-}
-
-template <int N> DEVICE void max_pool_2(T *y, const T *x, int n, int h, int w, int c) {
-  const int high = h / 2, wide = w / 2, column = first_column(N);
-  if (column >= c) return;
-  for (int pixel = first_row(); pixel < n * high * wide; pixel += row_step()) {
-    const int p = pixel / wide % high, q = pixel % wide, corner = (pixel / wide / high * h + 2 * p) * w + 2 * q;
-    float best[N];
-#pragma unroll
-    for (float &b : best) b = MINUS_INFINITY;
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      float v[N];
-      load(x + at(corner + k / 2 * w + k % 2, c, column), v);
-#pragma unroll
-      for (int e = 0; e < N; e++) best[e] = fmaxf(best[e], v[e]);
-    }
-    store(y + at(pixel, c, column), best);
-  }
-}
-
-// Floor: 1 pass over x and y; 4 comparisons per value of y.
-KERNEL void __launch_bounds__(THREADS, 2) max_pool_2_fwd(T *__restrict__ y, const T *__restrict__ x, int n, int h, int w, int c) {
-  if (c % VEC == 0)
-    max_pool_2<VEC>(y, x, n, h, w, c);
-  else
-    max_pool_2<1>(y, x, n, h, w, c);
 }
 
 // A thread makes the pixels of one window; of an odd map also those that no window holds.

@@ -304,6 +304,10 @@ impl Scope<'_> {
     fn name(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
+    /// Do the weights below want gradients?
+    pub fn trains(&self) -> bool {
+        !self.frozen
+    }
     pub fn path(&self) -> &str {
         &self.path
     }

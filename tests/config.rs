@@ -53,6 +53,15 @@ fn presets_go_on_top_of_each_other() {
 }
 
 #[test]
+fn the_second_view_is_as_the_first_unless_it_has_a_kind_of_its_own() {
+    let views = base().assign("method.view=simclr_cifar").unwrap().resolve().unwrap().train_views().unwrap();
+    assert_eq!((views.len(), views[0].len()), (1, 2), "SimCLR's views go through the encoder together");
+    assert_eq!(views[0][0], views[0][1]);
+    let views = preset("cifar_byol").unwrap().train_views().unwrap();
+    assert!(views.len() == 2 && views[0][0].solarize.is_none() && views[1][0].solarize.is_some());
+}
+
+#[test]
 fn a_number_may_go_from_one_value_to_another() {
     let recipe = base().assign("optim.weight_decay=[0.04, 0.4]").unwrap().resolve().unwrap();
     let decay = recipe.optim.weight_decay;

@@ -120,7 +120,7 @@ static CASES: &[(Case, &[Floor])] = &[
             inputs: &[&[512, 64]],
             build: |s, x| s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, after: After::Gelu }),
         },
-        &[floor("linear_bwd_gelu", 2.0, 1.0, 2.0)],
+        &[floor("gelu_bwd", 2.0, 1.0, 2.0)],
     ),
     (
         Case {

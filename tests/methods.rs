@@ -4,6 +4,7 @@ use crate::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};
 use sslmem::encoders::{Features, Form, Network, Positions, find};
 use sslmem::methods::{self, Setting};
+use sslmem::ops::drop_path::Drop;
 use sslmem::ops::optimize::{Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
@@ -270,6 +271,24 @@ fn gradients_of_a_vit_are_timms() {
         let key = format!("{prefix}gradient.{}", &name["encoder.".len()..]);
         close(&key, &two(&program.read::<f32>(*g).unwrap()), golden.get(&key), 1e-4);
     }
+}
+
+#[test]
+fn branches_are_dropped_by_view_and_never_in_a_teacher() {
+    let mut tape = Tape::new(Mode::Train);
+    let batch = tape.batch(4, 3);
+    let drop = Drop { keys: batch.keys, seed: 1, view: 0, layer: 0 };
+    let network = Network { encoder: find("vit_nano").unwrap(), form: Form { drop: Some((0.5, drop)), ..Form::of(16) } };
+    let images = tape.constant([4, 16, 16, 3], signed(4000, 4 * 768));
+    let student = [0, 0, 1].map(|view| network.counted(view).features(&mut tape.root().at("encoder"), images));
+    let teacher = [0, 1].map(|view| network.counted(view).features(&mut tape.root().frozen("teacher").at("encoder"), images));
+    student.iter().chain(&teacher).for_each(|v| tape.keep(*v));
+    let mut program = tape.compile(&mut Weights::new(0)).unwrap();
+    program.write(batch.keys, &[0u32, 0, 0, 1, 0, 2, 0, 3]).unwrap();
+    program.run().unwrap();
+    let read = |v: Var| program.read::<f32>(v).unwrap();
+    assert!(read(student[0]) == read(student[1]) && read(student[0]) != read(student[2]), "the view decides");
+    assert!(read(teacher[0]) == read(teacher[1]) && read(teacher[0]) != read(student[0]), "a teacher keeps all of its branches");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn gelu_is_within_a_millionth_of_erf() {
     let x: Vec<f32> = (-12_000..12_007).map(|i| i as f32 * 1e-3).collect();
     let (mut y, mut slope) = (x.clone(), vec![0.0; x.len()]);
     gelu::apply(&mut y);
-    gelu::backward(&mut slope, &vec![1.0; x.len()], &x);
+    gelu::backward(&mut slope, &vec![1.0; x.len()], &x, false);
     for ((x, y), slope) in x.iter().map(|x| *x as f64).zip(y).zip(slope) {
         let below = 0.5 * (1.0 + erf(x / 2f64.sqrt()));
         let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();

@@ -80,12 +80,13 @@ impl Name {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let device = global.device()?;
     let mut progress = global.progress();
-    let (file, out) = match &verb.run {
-        Some(dir) => {
+    let (file, out) = match (&verb.run, &verb.weights) {
+        (Some(dir), _) => {
             let out = dir.join("probe.json");
             (of_run(&verb, dir, &out, global, &device, progress.as_mut())?, Some(out))
         }
-        None => (of_file(&verb, global, &device, progress.as_mut())?, verb.out.clone()),
+        (None, Some(path)) => (of_file(&verb, path, global, &device, progress.as_mut())?, verb.out.clone()),
+        (None, None) => return Err(Error::config("no encoder is named", "give --run or --weights")),
     };
     if let Some(out) = out {
         let text = serde_json::to_string_pretty(&file).map_err(|e| Error::format(&out, format!("cannot be written as JSON ({e})")))?;
@@ -116,8 +117,7 @@ fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device,
 }
 
 /// One encoder from a file, on any data set.
-fn of_file(verb: &Verb, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
-    let path = verb.weights.as_deref().expect("clap asks for --run or --weights");
+fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     if let Some(out) = &verb.out {
         keep(out, verb.force)?;
         files::check_writable(out)?;

@@ -147,7 +147,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("method.decoder", "mae: width, blocks and heads of the decoder"),
     ("method.alignment_limit", "lambda of Eq. 3: the loss is (1 - lambda) loss - lambda distance of two views"),
     ("method.view", "what training sees: a name (`sslmem show policies`) or a table"),
-    ("method.second_view", "the same for the second view of methods with two kinds"),
+    ("method.second_view", "the same for the second view of a sample; \"same\": as the first"),
     ("method.local_view", "dino: the same for the small crops"),
     ("method.local_crops", "dino: how many small crops"),
     ("method.local_size", "dino: height and width of the small crops, pixels"),
@@ -199,6 +199,7 @@ impl Recipe {
         let o = &self.method;
         let one = |kind: &Kind| match kind {
             Kind::First => self.view("method.view", &o.view, self.encoder.size),
+            Kind::Second if o.second_view == Policy::Named(SAME.into()) => self.train_view(),
             Kind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
             Kind::Local => self.view("method.local_view", &o.local_view, o.local_size),
         };
@@ -307,6 +308,9 @@ impl Recipe {
         Ok(out)
     }
 }
+
+/// What the second view is called that is drawn as the first.
+const SAME: &str = "same";
 
 /// How the samples are dealt to the subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 pub mod conv;
 pub mod cuda;
+pub mod exp;
 pub mod gelu;
 mod gpu;
 mod host;

@@ -105,6 +105,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// The same for views of which the first has this number: what is drawn for a view depends on it.
+    pub fn counted(&self, first: usize) -> Network {
+        let drop = self.form.drop.map(|(rate, drop)| (rate, Drop { view: first as u32, ..drop }));
+        Network { form: Form { drop, ..self.form }, ..*self }
+    }
     /// images [n, h, w, 3] to features [n, width].
     pub fn features(&self, s: &mut Scope, images: Var) -> Var {
         self.represent(s, images, Features::Pooled)

@@ -91,7 +91,8 @@ impl Vit {
         s.at("patch_embed").tap(x);
         for i in 0..self.depth {
             let share = i as f32 / (self.depth - 1).max(1) as f32;
-            let drop = form.drop.map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
+            // A teacher keeps all of its branches.
+            let drop = form.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
             x = Block { heads: self.heads, glorot: form.glorot, drop }.record(&mut s.at(format!("blocks.{i}")), x);
         }
         let exact = s.mode() == Mode::Eval;

@@ -24,7 +24,7 @@ impl Method for BarlowTwins {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
-        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
         let loss = s.decorrelate(z[0], z[1], o.lambda, o.scale);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }

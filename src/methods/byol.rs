@@ -28,12 +28,12 @@ impl Method for Byol {
         let last = Last::Linear { bias: true };
         let project = Head { widths: &o.projector, norm: o.head_norm, last };
         let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
-        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
         let target = [0, 1].map(|v| {
             let mut s = s.frozen("teacher");
-            let h = setting.network.features(&mut s.at("encoder"), views[v]);
+            let h = setting.encode(&mut s, views, v);
             project.record(&mut s.at("projector"), h)
         });
         let halves = [s.cosine(p[0], target[1]), s.cosine(p[1], target[0])];

@@ -1,7 +1,7 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
 use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs};
-use crate::encoders::{Form, Network};
+use crate::encoders::Network;
 use crate::error::{Error, Result};
 use crate::ops::distill::Distill;
 use crate::ops::linear::{After, Dense};
@@ -34,15 +34,14 @@ impl Method for Dino {
         Ok(())
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let (o, network) = (setting.options, &setting.network);
+        let o = setting.options;
         // Crops of one size go through the encoder together, all of them through the head.
-        let h: Vec<Var> = views.iter().map(|&v| network.features(&mut s.at("encoder"), v)).collect();
+        let h: Vec<Var> = (0..views.len()).map(|group| setting.encode(s, views, group)).collect();
         let all = s.stack(&h);
         let (student, embeddings) = head(s, o, all);
-        let teacher = Network { form: Form { drop: None, ..network.form }, ..*network };
         let choice = {
             let mut s = s.frozen("teacher");
-            let h = teacher.features(&mut s.at("encoder"), views[0]);
+            let h = setting.encode(&mut s, views, 0);
             head(&mut s, o, h).0
         };
         let how = Distill { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };

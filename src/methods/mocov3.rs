@@ -27,19 +27,19 @@ impl Method for MoCoV3 {
         let o = setting.options;
         let vit = setting.network.encoder.vit().is_some();
         let network = Network { form: Form { frozen_patches: vit, ..setting.network.form }, ..setting.network };
+        let setting = &Setting { network, ..*setting };
         let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { affine: false } };
         // The predictor of a ResNet ends without a norm.
         let last = if vit { Last::Norm { affine: false } } else { Last::Linear { bias: false } };
         let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
-        let h = [0, 1].map(|v| network.features(&mut s.at("encoder"), views[v]));
+        let h = [0, 1].map(|v| setting.encode(s, views, v));
         let q = h.map(|h| {
             let z = project.record(&mut s.at("projector"), h);
             predict.record(&mut s.at("predictor"), z)
         });
-        let teacher = Network { form: Form { drop: None, ..network.form }, ..network };
         let k = [0, 1].map(|v| {
             let mut s = s.frozen("teacher");
-            let h = teacher.features(&mut s.at("encoder"), views[v]);
+            let h = setting.encode(&mut s, views, v);
             project.record(&mut s.at("projector"), h)
         });
         let halves = [s.info_nce(q[0], k[1], o.temperature), s.info_nce(q[1], k[0], o.temperature)];

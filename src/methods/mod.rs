@@ -38,6 +38,14 @@ pub struct Setting<'a> {
     pub seed: u64,
 }
 
+impl Setting<'_> {
+    /// Group `group` of the views through the encoder below `s`, to features [rows, width].
+    pub fn encode(&self, s: &mut Scope, views: &[Var], group: usize) -> Var {
+        let before: usize = views[..group].iter().map(|v| s.shape(*v).dims()[0]).sum();
+        self.network.counted(before / self.batch.n).features(&mut s.at("encoder"), views[group])
+    }
+}
+
 /// What a method recorded.
 pub struct Recorded {
     pub loss: Var, // [1]

@@ -24,7 +24,7 @@ impl Method for SimClr {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let h = setting.network.features(&mut s.at("encoder"), views[0]);
+        let h = setting.encode(s, views, 0);
         let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
         let embeddings = head.record(&mut s.at("projector"), h);
         let loss = s.contrast(embeddings, o.temperature);

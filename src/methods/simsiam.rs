@@ -26,7 +26,7 @@ impl Method for SimSiam {
         let o = setting.options;
         let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { affine: false } };
         let predict = Head { widths: &o.predictor, norm: o.head_norm, last: Last::Linear { bias: true } };
-        let h = [0, 1].map(|v| setting.network.features(&mut s.at("encoder"), views[v]));
+        let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
         let halves = [s.cosine(p[0], z[1]), s.cosine(p[1], z[0])];

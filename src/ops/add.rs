@@ -1,11 +1,10 @@
 //! dx += dy: a gradient that passes through a sum, where nothing cheaper will do.
 
+use super::CHUNK;
 use crate::device::{Gpu, Host, Launch, THREADS};
 use crate::tape::{Call, Cost, Grad, Operands, Tape};
 use crate::var::Var;
 use rayon::prelude::*;
-
-const CHUNK: usize = 16384;
 
 impl Tape {
     /// `dy`, which is complete and which nobody reads later, is one part of the gradient of `to`, whose shape it has. If it is the

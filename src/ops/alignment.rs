@@ -2,6 +2,7 @@
 //! the unit-length representations of pairs of its views.
 
 use super::Case;
+use super::sums::{inverse_or_zero, sum_of};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -63,21 +64,6 @@ struct Forward {
     table: Var,   // [pairs] the pairs, a << 16 | b
 }
 
-const LANES: usize = 16;
-
-/// Sixteen running sums, added up in f64: the same bits on every machine.
-fn sum(values: impl Fn(usize) -> f32, len: usize) -> f64 {
-    let mut lanes = [0.0f32; LANES];
-    let whole = len / LANES * LANES;
-    for at in (0..whole).step_by(LANES) {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += values(at + l);
-        }
-    }
-    (whole..len).for_each(|i| lanes[i - whole] += values(i));
-    lanes.iter().map(|v| *v as f64).sum()
-}
-
 impl Call for Forward {
     fn name(&self) -> &'static str {
         "alignment_fwd"
@@ -90,20 +76,10 @@ impl Call for Forward {
         let x = &*x;
         m.f_mut(self.y).par_chunks_mut(pairs.len()).enumerate().for_each(|(i, y)| {
             let row = |v: usize| &x[(v * n + i) * cols..][..cols];
-            let inverse: Vec<f32> = (0..views)
-                .map(|v| {
-                    let r = row(v);
-                    let length = sum(|k| r[k] * r[k], cols).sqrt();
-                    if length > 0.0 { (1.0 / length) as f32 } else { length as f32 }
-                })
-                .collect();
+            let inverse: Vec<f32> = (0..views).map(|v| inverse_or_zero(row(v))).collect();
             for (y, &(a, b)) in y.iter_mut().zip(pairs) {
-                let (ra, rb, sa, sb) = (row(a), row(b), inverse[a], inverse[b]);
-                let square = |k: usize| {
-                    let d = ra[k] * sa - rb[k] * sb;
-                    d * d
-                };
-                *y = sum(square, cols).sqrt() as f32;
+                let (sa, sb) = (inverse[a], inverse[b]);
+                *y = sum_of([row(a), row(b)], |[a, b]| (a * sa - b * sb).powi(2)).sqrt() as f32;
             }
         });
     }

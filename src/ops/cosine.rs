@@ -1,5 +1,6 @@
 //! The mean cosine of paired rows: what BYOL and SimSiam maximise.
 
+use super::sums::{inverse_length, sum_of};
 use super::{Case, total};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -49,8 +50,8 @@ impl Call for Forward {
         let (of_a, of_b) = inverses.split_at_mut(self.rows);
         let pairs = a.par_chunks(self.cols).zip(b.par_chunks(self.cols));
         cosines.par_iter_mut().zip(of_a).zip(of_b).zip(pairs).for_each(|(((cosine, ia), ib), (a, b))| {
-            (*ia, *ib) = (total::inverse_length(a), total::inverse_length(b));
-            *cosine = (total::sum(a.len(), |i| a[i] * b[i]) * *ia as f64 * *ib as f64) as f32;
+            (*ia, *ib) = (inverse_length(a), inverse_length(b));
+            *cosine = (sum_of([a, b], |[a, b]| a * b) * *ia as f64 * *ib as f64) as f32;
         });
         m.f_mut(self.y)[0] = (cosines.iter().map(|c| *c as f64).sum::<f64>() / self.rows as f64) as f32;
     }

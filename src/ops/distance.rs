@@ -1,5 +1,6 @@
 //! The mean distance of paired representations, as a loss: the alignment-limiting term of the paper (Eq. 3).
 
+use super::sums::{inverse_or_zero, sum_of};
 use super::{Case, total};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope, Tape};
@@ -51,12 +52,6 @@ struct Pairs {
     saved: Var, // [3, n]: distance, 1/|a|, 1/|b|; of a row of zeros 0
 }
 
-/// A row of zeros stays one.
-fn inverse_length(row: &[f32]) -> f32 {
-    let length = total::sum(row.len(), |i| row[i] * row[i]).sqrt();
-    if length > 0.0 { (1.0 / length) as f32 } else { length as f32 }
-}
-
 struct Forward {
     y: Var, // [1]
     pairs: Pairs,
@@ -77,9 +72,8 @@ impl Call for Forward {
         let (distances, inverses) = saved.split_at_mut(n);
         let (of_a, of_b) = inverses.split_at_mut(n);
         distances.par_iter_mut().zip(of_a).zip(of_b).zip(rows).for_each(|(((distance, ia), ib), (a, b))| {
-            (*ia, *ib) = (inverse_length(a), inverse_length(b));
-            let square = |k: usize| (a[k] * *ia - b[k] * *ib).powi(2);
-            *distance = total::sum(cols, square).sqrt() as f32;
+            (*ia, *ib) = (inverse_or_zero(a), inverse_or_zero(b));
+            *distance = sum_of([a, b], |[a, b]| (a * *ia - b * *ib).powi(2)).sqrt() as f32;
         });
         m.f_mut(self.y)[0] = (distances.iter().map(|d| *d as f64).sum::<f64>() / n as f64) as f32;
     }

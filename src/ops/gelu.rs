@@ -1,12 +1,10 @@
 //! y = x Φ(x) with the exact normal distribution, by itself: behind a product it is part of [`Dense`](super::linear::Dense).
 
-use super::Case;
+use super::{CHUNK, Case};
 use crate::device::{Gpu, Host, Launch, THREADS, gelu};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
-
-const CHUNK: usize = 16384;
 
 impl Scope<'_> {
     /// GELU of every element; any shape.
@@ -57,12 +55,13 @@ impl Call for Forward {
     }
 }
 
-struct Backward {
-    dx: Grad, // [rows, cols]
-    dy: Var,  // [rows, cols]
-    x: Var,   // [rows, cols]
-    rows: usize,
-    cols: usize,
+/// Also that of a GELU behind a product.
+pub(super) struct Backward {
+    pub dx: Grad, // [rows, cols]
+    pub dy: Var,  // [rows, cols]
+    pub x: Var,   // [rows, cols]
+    pub rows: usize,
+    pub cols: usize,
 }
 
 impl Call for Backward {
@@ -76,9 +75,7 @@ impl Call for Backward {
         let (dy, x, add) = (m.f(self.dy), m.f(self.x), self.dx.add);
         let mut dx = m.f_mut(self.dx.var);
         dx.par_chunks_mut(CHUNK).zip(dy.par_chunks(CHUNK).zip(x.par_chunks(CHUNK))).for_each(|(dx, (dy, x))| {
-            let old = if add { dx.to_vec() } else { vec![] };
-            gelu::backward(dx, dy, x);
-            dx.iter_mut().zip(&old).for_each(|(dx, old)| *dx += old);
+            gelu::backward(dx, dy, x, add);
         });
     }
     fn gpu(&self, g: &Gpu) {

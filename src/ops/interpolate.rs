@@ -7,7 +7,6 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use crate::view::resampling;
 use rayon::prelude::*;
-use std::rc::Rc;
 
 impl Scope<'_> {
     /// x [1, 1 + grid^2, d] of a square grid to [1, 1 + h * w, d].
@@ -22,12 +21,12 @@ impl Scope<'_> {
             (0..grid * grid).for_each(|i| matrix[(1 + o) * tokens + 1 + i] = weight(o, i));
         }
         let size = Size { outputs: 1 + high * wide, inputs: tokens, cols };
-        let (host, t): (Rc<[f32]>, _) = (matrix.clone().into(), &mut *self.tape);
+        let t = &mut *self.tape;
         let matrix = t.constant([size.outputs, size.inputs], matrix);
         let y = t.exact([1, size.outputs, cols]);
-        self.record(&[x], y, Forward { y, x, matrix, host: host.clone(), size }, move |t, dy| {
+        self.record(&[x], y, Forward { y, x, matrix, size }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, matrix, host, size })
+                t.call(Backward { dx, dy, matrix, size })
             }
         })
     }
@@ -48,10 +47,9 @@ impl Size {
 }
 
 struct Forward {
-    y: Var,          // [outputs, cols] f32
-    x: Var,          // [inputs, cols] f32
-    matrix: Var,     // [outputs, inputs] f32
-    host: Rc<[f32]>, // the same
+    y: Var,      // [outputs, cols] f32
+    x: Var,      // [inputs, cols] f32
+    matrix: Var, // [outputs, inputs] f32
     size: Size,
 }
 
@@ -63,9 +61,9 @@ impl Call for Forward {
         Operands::new(&[self.y], &[self.x, self.matrix])
     }
     fn cpu(&self, m: &Host) {
-        let (x, host, Size { inputs, cols, .. }) = (m.f(self.x), &*self.host, self.size);
+        let (x, matrix, Size { inputs, cols, .. }) = (m.f(self.x), m.f(self.matrix), self.size);
         let x = &*x;
-        m.f_mut(self.y).par_chunks_mut(cols).zip(host.par_chunks(inputs)).for_each(|(y, weights)| {
+        m.f_mut(self.y).par_chunks_mut(cols).zip(matrix.par_chunks(inputs)).for_each(|(y, weights)| {
             y.fill(0.0);
             for (i, w) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
                 y.iter_mut().zip(&x[i * cols..]).for_each(|(y, x)| *y += w * x);
@@ -84,10 +82,9 @@ impl Call for Forward {
 }
 
 struct Backward {
-    dx: Grad,        // [inputs, cols] f32
-    dy: Var,         // [outputs, cols] f32
-    matrix: Var,     // [outputs, inputs] f32
-    host: Rc<[f32]>, // the same
+    dx: Grad,    // [inputs, cols] f32
+    dy: Var,     // [outputs, cols] f32
+    matrix: Var, // [outputs, inputs] f32
     size: Size,
 }
 
@@ -99,13 +96,13 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy, self.matrix]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let (dy, host, add, Size { outputs, inputs, cols }) = (m.f(self.dy), &*self.host, self.dx.add, self.size);
-        let dy = &*dy;
+        let (dy, matrix, add, Size { outputs, inputs, cols }) = (m.f(self.dy), m.f(self.matrix), self.dx.add, self.size);
+        let (dy, matrix) = (&*dy, &*matrix);
         m.f_mut(self.dx.var).par_chunks_mut(cols).enumerate().for_each(|(i, dx)| {
             if !add {
                 dx.fill(0.0);
             }
-            for (o, w) in (0..outputs).map(|o| (o, host[o * inputs + i])).filter(|(_, w)| *w != 0.0) {
+            for (o, w) in (0..outputs).map(|o| (o, matrix[o * inputs + i])).filter(|(_, w)| *w != 0.0) {
                 dx.iter_mut().zip(&dy[o * cols..]).for_each(|(dx, dy)| *dx += w * dy);
             }
         });

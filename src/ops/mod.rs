@@ -13,7 +13,6 @@ pub mod cosine;
 pub mod distance;
 pub mod distill;
 pub mod drop_path;
-mod exp;
 mod gelu;
 pub mod interpolate;
 pub mod layer_norm;
@@ -28,6 +27,7 @@ pub mod relu;
 pub mod spread;
 pub mod stack;
 pub mod step;
+mod sums;
 mod tokens;
 mod tokens_mean;
 mod total;
@@ -85,23 +85,4 @@ pub(crate) const CHUNK: usize = 16384;
 /// depends on how many threads there are.
 pub(crate) fn chunk_rows(cols: usize) -> usize {
     (16384 / cols).max(1)
-}
-
-/// The sum of `f` over the elements of `rows`, which are equally long: sixteen running sums, added up in f64, so the same bits on
-/// every machine.
-#[inline(always)]
-pub(crate) fn sum_of<const K: usize>(rows: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f64 {
-    const LANES: usize = 16;
-    let len = rows[0].len();
-    let chunks = rows.map(|r| r[..len].as_chunks::<LANES>());
-    let mut lanes = [0.0f32; LANES];
-    for i in 0..len / LANES {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(std::array::from_fn(|k| chunks[k].0[i][l]));
-        }
-    }
-    for (l, lane) in lanes.iter_mut().enumerate().take(len % LANES) {
-        *lane += f(std::array::from_fn(|k| chunks[k].1[l]));
-    }
-    lanes.iter().map(|v| *v as f64).sum()
 }

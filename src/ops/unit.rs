@@ -1,14 +1,13 @@
 //! y = x / max(|x|, 1e-12) for each row, as PyTorch's normalize.
 
-use super::{Case, chunk_rows, sum_of};
+use super::sums::{SMALLEST, inverse_length, sum_of};
+use super::{Case, chunk_rows};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// A row of zeros has no direction: its length counts as this much.
-const SMALLEST: f64 = 1e-12;
 /// Rows of a block: one for each warp.
 const ROWS: usize = 8;
 
@@ -38,9 +37,7 @@ struct Forward {
 fn scale_rows(y: &mut [f32], inverse: &mut [f32], x: &[f32]) {
     let cols = x.len() / inverse.len();
     for ((y, inverse), x) in y.chunks_exact_mut(cols).zip(inverse).zip(x.chunks_exact(cols)) {
-        let length = sum_of([x], |[x]| x * x).sqrt();
-        // Not `max`, which would hide a NaN.
-        *inverse = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
+        *inverse = inverse_length(x);
         y.iter_mut().zip(x).for_each(|(y, x)| *y = x * *inverse);
     }
 }

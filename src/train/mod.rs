@@ -80,7 +80,9 @@ impl Job<'_> {
     fn fingerprint(&self) -> Result<String> {
         let r = self.recipe;
         let mut hash = blake3::Hasher::new();
-        let parts = serde_json::to_string(&(&r.encoder, &r.method, &r.optim, &r.train))
+        // The limit may look at views of the score's policy.
+        let limited = (r.method.alignment_limit > 0.0).then_some(&r.score.view);
+        let parts = serde_json::to_string(&(&r.encoder, &r.method, &r.optim, &r.train, limited))
             .map_err(|e| Error::config(format!("the recipe cannot be written: {e}"), "report this"))?;
         hash.update(parts.as_bytes());
         hash.update(self.source.digest().as_bytes());

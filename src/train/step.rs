@@ -107,7 +107,7 @@ fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: R
         Representations::Two(a, b) => tape.root().distance(a, b),
         Representations::None => {
             let views = tape.augment(batch, vec![job.recipe.score_view()?; 2], count, job.seed, Purpose::Train);
-            let x = network.features(&mut tape.root().at("encoder"), views);
+            let x = network.counted(count).features(&mut tape.root().at("encoder"), views);
             tape.root().distance_halves(x)
         }
     })

@@ -1,6 +1,7 @@
 //! Watching a training: the numbers of a point of the curve, and when they are hopeless.
 
 use super::{Job, Point};
+use crate::device::conv::{self, Conv, Epilogue};
 use crate::error::{Error, Result};
 use crate::methods;
 use crate::program::Program;
@@ -24,24 +25,21 @@ pub fn measure(program: &Program, log: Var, embeddings: Var, rows: usize) -> Res
 }
 
 /// (sum of the eigenvalues)^2 / sum of their squares, of the covariance of x [rows, cols]: how many directions it would be
-/// if all were used alike. The squares are those of the smaller of the two products with itself.
+/// if all were used alike. The squares are those of the elements of the smaller of its two products with itself.
 pub fn rank(x: &[f32], cols: usize) -> f64 {
     let rows = x.len() / cols;
     let mut mean = vec![0.0f64; cols];
     x.chunks_exact(cols).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += *v as f64 / rows as f64));
     let centred: Vec<f32> = x.iter().enumerate().map(|(i, v)| (*v as f64 - mean[i % cols]) as f32).collect();
-    let total: f64 = centred.iter().map(|v| (*v as f64).powi(2)).sum();
-    let squares =
-        if rows <= cols { gram(rows, |i, k| centred[i * cols + k], cols) } else { gram(cols, |i, k| centred[k * cols + i], rows) };
-    if squares > 0.0 { total * total / squares } else { 0.0 }
-}
-
-/// Sum of the squares of all products of n vectors of this length with each other.
-fn gram(n: usize, at: impl Fn(usize, usize) -> f32, length: usize) -> f64 {
-    let vectors: Vec<Vec<f32>> = (0..n).map(|i| (0..length).map(|k| at(i, k)).collect()).collect();
-    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
-    let row = |i: usize| (0..n).map(|j| product(&vectors[i], &vectors[j]).powi(2)).sum::<f64>();
-    (0..n).map(row).sum()
+    let mut products = vec![0.0; rows.min(cols).pow(2)];
+    if rows < cols {
+        conv::forward(&Conv::linear(rows, cols, rows), &centred, &centred, &Epilogue::default(), &mut products);
+    } else {
+        conv::backward_weight(&Conv::linear(rows, cols, cols), &centred, &centred, &mut products, false);
+    }
+    let squares = |values: &[f32]| values.iter().map(|v| (*v as f64).powi(2)).sum::<f64>();
+    let (total, products) = (squares(&centred), squares(&products));
+    if products > 0.0 { total * total / products } else { 0.0 }
 }
 
 /// A point in a line of progress.

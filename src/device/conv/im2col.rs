@@ -86,7 +86,8 @@ impl Rows for Neighbourhoods<'_> {
 pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: Option<&mut [f32]>, y: &mut [f32]) {
     let rows = c.batch * c.out_height() * c.out_width();
     let depth = c.kernel * c.kernel * c.channels;
-    product::rows_times_keeping(&Neighbourhoods { c, x }, rows, depth, Right::packed(w, depth, c.outputs), epilogue, false, before, y);
+    let to = product::Output { y, add: false, before };
+    product::rows_times(&Neighbourhoods { c, x }, [rows, depth], Right::packed(w, depth, c.outputs), epilogue, to);
 }
 
 /// The input pixels with one remainder of (y + pad, x + pad) by the stride: their gradient is a dense
@@ -138,7 +139,8 @@ pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add
         let reversed = c.reversed();
         let rows = Neighbourhoods { c: &reversed, x: dy };
         let right = Right::packed(w, c.outputs, c.channels);
-        product::rows_times(&rows, c.batch * c.height * c.width, c.outputs, right, &Epilogue::default(), add, dx);
+        let to = product::Output { y: dx, add, before: None };
+        product::rows_times(&rows, [c.batch * c.height * c.width, c.outputs], right, &Epilogue::default(), to);
         return;
     }
     let residues: Vec<_> = Residue::all(c).collect();

@@ -5,6 +5,7 @@ use super::forward::split;
 use super::{Head, Part, Size, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
+use crate::ops::sums::sum_of;
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -51,7 +52,7 @@ impl Image<'_> {
                 q.copy(first, &mut query_rows[..count * columns]);
                 dy.copy(first, &mut dy_rows[..count * columns]);
                 for (i, delta) in delta[..count].iter_mut().enumerate() {
-                    *delta = scores::dot(y.row(first + i), dy.row(first + i));
+                    *delta = sum_of([y.row(first + i), dy.row(first + i)], |[y, dy]| y * dy) as f32;
                 }
                 let (s, dp) = (&mut s[..count * stride], &mut dp[..count * stride]);
                 multiply(q.left(first), count, size.head, Right::packed(keys, size.head, tokens), s, stride, false);

@@ -1,23 +1,8 @@
 //! What happens to a block of scores on the CPU: softmax on the way forward, its gradient on the way back.
 
+use crate::device::exp::exp2;
 use crate::device::product::LANES;
 use multiversion::{multiversion, target::match_target};
-
-/// 2^x to 1.2e-7 of its value: 2^(nearest integer) times a polynomial (Cephes' exp2f) on what is left. Below -126 it is 2^-126; a NaN
-/// stays a NaN.
-#[inline(always)]
-fn exp2<const FUSED: bool>(x: f32) -> f32 {
-    const ROUND: f32 = 12582912.0; // 1.5 * 2^23: adding it leaves an integer in the lowest bits
-    let fma = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
-    let x = if x < -126.0 { -126.0 } else { x };
-    let near = x + ROUND;
-    let left = x - (near - ROUND);
-    let mut p = 1.535_336_2e-4;
-    for c in [1.339_887_5e-3, 9.618_437e-3, 5.550_332_6e-2, 0.240_226_48, std::f32::consts::LN_2, 1.0] {
-        p = fma(p, left, c);
-    }
-    p * f32::from_bits((near.to_bits() << 23).wrapping_add(0x3F80_0000))
-}
 
 /// Sixteen values to one, in halves.
 #[inline(always)]
@@ -78,13 +63,4 @@ pub fn softmax_back(s: &mut [f32], dp: &mut [f32], stride: usize, scale: f32, de
             }
         }
     }
-}
-
-/// The sum of a * b, in sixteen running sums.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        sums.iter_mut().zip(a).zip(b).for_each(|((s, a), b)| *s += a * b);
-    }
-    fold(sums, |a, b| a + b)
 }

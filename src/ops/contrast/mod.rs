@@ -3,6 +3,7 @@
 
 mod info_nce;
 
+use super::sums::inverse_length;
 use super::{Case, total};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Gpu, Host, Launch};
@@ -49,14 +50,10 @@ const TILE: usize = 64;
 const COLUMNS: usize = 128;
 const SLOTS: u32 = 4 * 2 * 64 * 64;
 
-/// A row of zeros has no direction; like PyTorch's normalize, its length counts as 1e-12.
-const SMALLEST: f64 = 1e-12;
-
 /// unit = z over its length; `keep` gets the number of each row and 1/length.
 fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], mut keep: impl FnMut(usize, f32)) {
     for (i, (u, z)) in unit.chunks_exact_mut(cols).zip(z.chunks_exact(cols)).enumerate() {
-        let length = z.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
-        let inverse = (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32;
+        let inverse = inverse_length(z);
         keep(i, inverse);
         u.iter_mut().zip(z).for_each(|(u, z)| *u = z * inverse);
     }

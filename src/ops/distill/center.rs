@@ -1,10 +1,9 @@
 //! The centre follows the mean of the teacher's outputs.
 
 use crate::device::{Gpu, Host, Launch};
-use crate::ops::chunk_rows;
+use crate::ops::sums::column_sums;
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
-use rayon::prelude::*;
 
 pub(super) struct Center {
     pub center: Var,  // [1, k]
@@ -24,20 +23,11 @@ impl Call for Center {
         Operands::new(&[self.center, self.used], &[self.center, self.teacher])
     }
     fn cpu(&self, m: &Host) {
-        let (teacher, k) = (m.f(self.teacher), self.k);
-        let chunks: Vec<Vec<f32>> = teacher
-            .par_chunks(chunk_rows(k) * k)
-            .map(|rows| {
-                let mut sum = vec![0.0; k];
-                rows.chunks_exact(k).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, t)| *s += t));
-                sum
-            })
-            .collect();
+        let sums = column_sums(&m.f(self.teacher), self.k);
         let (mut center, mut used) = (m.f_mut(self.center), m.f_mut(self.used));
         used.copy_from_slice(&center);
-        for (j, center) in center.iter_mut().enumerate() {
-            let mean = (chunks.iter().map(|s| s[j] as f64).sum::<f64>() / self.rows as f64) as f32;
-            *center = self.momentum * *center + (1.0 - self.momentum) * mean;
+        for (center, sum) in center.iter_mut().zip(sums) {
+            *center = self.momentum * *center + (1.0 - self.momentum) * (sum / self.rows as f64) as f32;
         }
     }
     fn gpu(&self, g: &Gpu) {

@@ -3,6 +3,7 @@
 use super::softmax::{log_sum, softmax};
 use super::{Size, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
+use crate::ops::sums::sum_of;
 use crate::ops::total;
 use crate::schedule::{Knob, Schedule};
 use crate::tape::{Call, Cost, Operands};
@@ -54,7 +55,7 @@ impl Call for Forward {
                 let own = log_sum(s, temperature);
                 *saved = own as f32;
                 let partners = (0..VIEWS).filter(|view| *view != crop).map(|view| &soft[(view * n + i) * k..][..k]);
-                partners.map(|q| own - total::sum(k, |j| q[j] * s[j]) / temperature as f64).sum()
+                partners.map(|q| own - sum_of([q, s], |[q, s]| q * s) / temperature as f64).sum()
             })
             .collect();
         m.f_mut(self.entropy)[0] = (entropies.iter().sum::<f64>() / (VIEWS * n) as f64) as f32;

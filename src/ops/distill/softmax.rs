@@ -1,14 +1,15 @@
 //! Rows of a softmax on the CPU, in vectors: sixteen running sums, whatever the machine.
 
-use crate::ops::exp::{LANES, exp};
+use crate::device::exp::exp2;
+use crate::device::product::LANES;
 use multiversion::{multiversion, target::match_target};
 
-/// exp by what the machine has.
+/// e^x by what the machine has: to 1.5e-7 of its value, and 1e-7 more for every unit of |x|.
 macro_rules! exp {
     ($x:expr) => {
         match_target! {
-            "x86_64+fma" | "aarch64+neon" => exp::<true>($x),
-            _ => exp::<false>($x),
+            "x86_64+fma" | "aarch64+neon" => exp2::<true>(($x) * std::f32::consts::LOG2_E),
+            _ => exp2::<false>(($x) * std::f32::consts::LOG2_E),
         }
     };
 }

@@ -2,7 +2,8 @@
 
 mod backward;
 
-use super::{Case, chunk_rows, sum_of};
+use super::sums::sum_of;
+use super::{Case, chunk_rows};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};

@@ -1,14 +1,12 @@
-//! The gradients of a linear layer: of its input, its weight, its bias, and of what its GELU was given.
+//! The gradients of a linear layer: of its input, its weight and its bias.
 
-use super::super::chunk_rows;
 use super::super::product;
+use super::super::sums::column_sums;
 use super::{BIAS_ROWS, cost};
 use crate::device::conv::{self, Conv};
-use crate::device::{Gpu, Host, Launch, THREADS, gelu};
+use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
-use multiversion::multiversion;
-use rayon::prelude::*;
 
 pub(super) struct BackwardData {
     pub dx: Grad,    // [rows, in]
@@ -69,13 +67,6 @@ pub(super) struct BackwardBias {
     pub size: Conv,
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn add_rows(sum: &mut [f32], rows: &[f32]) {
-    for row in rows.chunks_exact(sum.len()) {
-        sum.iter_mut().zip(row).for_each(|(s, d)| *s += d);
-    }
-}
-
 impl Call for BackwardBias {
     fn name(&self) -> &'static str {
         "linear_bwd_b"
@@ -84,18 +75,9 @@ impl Call for BackwardBias {
         Operands::new(&[self.partial], &[self.dy]).grad(self.db)
     }
     fn cpu(&self, m: &Host) {
-        let (dy, cols) = (m.f(self.dy), self.size.outputs);
-        let chunks: Vec<Vec<f32>> = dy
-            .par_chunks(chunk_rows(cols) * cols)
-            .map(|dy| {
-                let mut sum = vec![0.0; cols];
-                add_rows(&mut sum, dy);
-                sum
-            })
-            .collect();
-        for (c, db) in m.f_mut(self.db.var).iter_mut().enumerate() {
-            let sum = chunks.iter().map(|s| s[c] as f64).sum::<f64>() as f32;
-            *db = if self.db.add { *db + sum } else { sum };
+        let sums = column_sums(&m.f(self.dy), self.size.outputs);
+        for (db, sum) in m.f_mut(self.db.var).iter_mut().zip(sums) {
+            *db = if self.db.add { *db + sum as f32 } else { sum as f32 };
         }
     }
     fn gpu(&self, g: &Gpu) {
@@ -110,33 +92,5 @@ impl Call for BackwardBias {
     fn cost(&self, real: u64) -> Cost {
         let n = self.size.output_len() as u64;
         Cost { flops: n, bytes: real * n }
-    }
-}
-
-pub(super) struct BackwardGelu {
-    pub du: Var, // [rows, out]
-    pub dy: Var, // [rows, out]
-    pub u: Var,  // [rows, out]
-    pub size: Conv,
-}
-
-impl Call for BackwardGelu {
-    fn name(&self) -> &'static str {
-        "linear_bwd_gelu"
-    }
-    fn operands(&self) -> Operands {
-        Operands::new(&[self.du], &[self.dy, self.u])
-    }
-    fn cpu(&self, m: &Host) {
-        gelu::backward(&mut m.f_mut(self.du), &m.f(self.dy), &m.f(self.u));
-    }
-    fn gpu(&self, g: &Gpu) {
-        let (rows, cols) = (self.size.batch, self.size.outputs);
-        let launch = Launch::blocks("linear_bwd_gelu", (rows * cols).div_ceil(8 * THREADS));
-        g.launch(&launch, &[self.du.into(), self.dy.into(), self.u.into(), rows.into(), cols.into()]);
-    }
-    fn cost(&self, real: u64) -> Cost {
-        let n = self.size.output_len() as u64;
-        Cost { flops: 30 * n, bytes: 3 * real * n }
     }
 }

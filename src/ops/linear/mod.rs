@@ -2,14 +2,14 @@
 
 mod backward;
 
-use super::Case;
 use super::product::{self, Finish, Packs};
+use super::{Case, gelu};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
-use crate::tape::{Call, Cost, Mode, Operands, Scope};
+use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Shape, Var};
 use crate::weights::Init;
-use backward::{BackwardBias, BackwardData, BackwardGelu, BackwardWeight};
+use backward::{BackwardBias, BackwardData, BackwardWeight};
 
 /// A linear layer as its network wants it.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,8 @@ impl Scope<'_> {
             let dy = match before {
                 Some(u) => {
                     let du = t.var(to);
-                    t.call(BackwardGelu { du, dy, u, size });
+                    let dx = Grad { var: du, add: false };
+                    t.call(gelu::Backward { dx, dy, x: u, rows: size.batch, cols: size.outputs });
                     du
                 }
                 None => dy,

@@ -1,6 +1,6 @@
 //! Barlow Twins: the correlations C between the columns of two views, normalised over the batch, should be the identity.
 
-use super::{Columns, column_blocks, square};
+use super::{Columns, column_blocks, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::product::{self, Finish};
@@ -84,8 +84,7 @@ impl Call for Forward {
                 row.iter_mut().zip(c).for_each(|(g, c)| *g = 2.0 * lambda * inverse * c);
                 let apart = c[i] * inverse - 1.0;
                 row[i] = 2.0 * apart;
-                let off = |j: usize| if i == j { 0.0 } else { c[j] * inverse };
-                lambda as f64 * total::sum(cols, |j| off(j) * off(j)) + (apart * apart) as f64
+                lambda as f64 * squares_but(i, c, inverse) + (apart * apart) as f64
             })
             .collect();
         let of_a = &*of_a;

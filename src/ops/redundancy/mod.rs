@@ -8,6 +8,7 @@ mod decorrelate;
 mod variance_covariance;
 
 use super::Case;
+use super::sums::sum_of;
 use crate::device::conv::Conv;
 use crate::device::{Gpu, Launch};
 use columns::Columns;
@@ -18,6 +19,12 @@ pub static VARIANCE_COVARIANCE: &[Case] = variance_covariance::CASES;
 /// The product over rows of two matrices [rows, cols], as that of a linear layer's weight.
 fn square(rows: usize, cols: usize) -> Conv {
     Conv::linear(rows, cols, cols)
+}
+
+/// The sum of the squares of row i of a matrix times `scale`, without the diagonal's.
+fn squares_but(i: usize, row: &[f32], scale: f32) -> f64 {
+    let squares = |part: &[f32]| sum_of([part], |[c]| (c * scale).powi(2));
+    squares(&row[..i]) + squares(&row[i + 1..])
 }
 
 /// Blocks that each take all rows of a few columns: 64 bytes of a row where 16 bytes are loaded at once.

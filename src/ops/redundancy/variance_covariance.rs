@@ -1,9 +1,10 @@
 //! VICReg: outputs of two views lie close, every column varies, and columns do not covary.
 
-use super::{Columns, square};
+use super::{Columns, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::product::{self, Finish};
+use crate::ops::sums::sum_of;
 use crate::ops::{CHUNK, Case, total};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -89,11 +90,10 @@ impl Forward {
             .zip(c.par_chunks(cols))
             .enumerate()
             .map(|(i, (weight, c))| {
-                let other = |j: usize| if i == j { 0.0 } else { c[j] * inverse };
-                weight.iter_mut().enumerate().for_each(|(j, w)| *w = 4.0 * covariance * inverse * other(j));
+                weight.iter_mut().zip(c).for_each(|(w, c)| *w = 4.0 * covariance * inverse * (c * inverse));
                 let short = (1.0 - std[i]).max(0.0);
                 weight[i] = if short > 0.0 { -variance * inverse / std[i] } else { 0.0 };
-                covariance as f64 * total::sum(cols, |j| other(j) * other(j)) + (variance * short) as f64
+                covariance as f64 * squares_but(i, c, inverse) + (variance * short) as f64
             })
             .collect();
         rows.iter().sum()
@@ -111,8 +111,7 @@ impl Call for Forward {
     }
     fn cpu(&self, m: &Host) {
         let (a, b) = (m.f(self.a), m.f(self.b));
-        let apart: Vec<f64> =
-            a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).map(|(a, b)| total::sum(a.len(), |i| (a[i] - b[i]).powi(2))).collect();
+        let apart: Vec<f64> = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).map(|(a, b)| sum_of([a, b], |[a, b]| (a - b).powi(2))).collect();
         let invariance = self.size.factors()[0] as f64 * apart.iter().sum::<f64>();
         m.f_mut(self.loss)[0] = (invariance + self.side(m, self.sides[0]) + self.side(m, self.sides[1])) as f32;
     }

@@ -1,15 +1,11 @@
-//! The exponential as a loop can have it in vectors. Not an op.
+//! The exponential as a loop can have it in vectors.
 
-/// Running sums of a loop.
-pub(crate) const LANES: usize = 16;
-
-/// e^x to 1.5e-7 of its value, and 1e-7 more for every unit of |x|: 2^(nearest integer) times a polynomial (Cephes' exp2f) on what is
-/// left. What is below 2^-126 is that; a NaN stays a NaN. `FUSED`: multiply-adds round once.
+/// 2^x to 1.2e-7 of its value: 2^(nearest integer) times a polynomial (Cephes' exp2f) on what is left. Below -126 it is 2^-126; a NaN
+/// stays a NaN. `FUSED`: multiply-adds round once; false where the machine has none, which would be calls.
 #[inline(always)]
-pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
+pub fn exp2<const FUSED: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12582912.0; // 1.5 * 2^23: adding it leaves an integer in the lowest bits
     let fma = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
-    let x = x * std::f32::consts::LOG2_E;
     let x = if x < -126.0 { -126.0 } else { x };
     let near = x + ROUND;
     let left = x - (near - ROUND);

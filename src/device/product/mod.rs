@@ -8,6 +8,10 @@
 //! 384 multiply-adds, so the right matrix, which streams from the second cache, costs 64 x 4 bytes in 24
 //! cycles of a core that starts one 512-bit multiply-add a cycle.
 
+mod pack;
+
+pub use pack::{pack, pack_here, packed_len, panel_stride};
+
 use super::gelu;
 use std::cell::RefCell;
 
@@ -38,76 +42,6 @@ pub struct Right<'a> {
     pub width: usize,
     pub panel_step: usize,
     pub stride: usize,
-}
-
-/// The columns that one packed panel stores for a matrix of this width.
-pub fn panel_stride(width: usize) -> usize {
-    width.next_multiple_of(LANES).min(PANEL)
-}
-
-/// How many numbers [`pack`] writes.
-pub fn packed_len(depth: usize, width: usize) -> usize {
-    width.div_ceil(PANEL) * depth * panel_stride(width)
-}
-
-/// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels.
-pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usize) -> f32 + Sync) {
-    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
-    if out.is_empty() {
-        return;
-    }
-    let stride = panel_stride(width);
-    out.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, out)| {
-        let first = panel * PANEL;
-        let columns = stride.min(width - first);
-        // Some steps of depth at a time: a weight's neighbours are read while their line is in the cache.
-        for begin in (0..depth).step_by(LANES) {
-            for column in 0..columns {
-                for k in begin..(begin + LANES).min(depth) {
-                    out[k * stride + column] = at(k, first + column);
-                }
-            }
-        }
-    });
-}
-
-/// [`pack`] on one thread, for a small matrix whose columns lie in memory: `column(c)` is `depth` numbers.
-pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32]) {
-    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
-    let stride = panel_stride(width);
-    for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
-        let columns = stride.min(width - panel * PANEL);
-        for first in (0..columns).step_by(4) {
-            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * PANEL + (first + i).min(columns - 1)));
-            let whole = depth / 4 * 4;
-            for k in (0..whole).step_by(4) {
-                let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
-                for (i, row) in square.iter().enumerate() {
-                    out[(k + i) * stride + first..][..4].copy_from_slice(row);
-                }
-            }
-            for k in whole..depth {
-                out[k * stride + first..][..4].copy_from_slice(&from.map(|column| column[k]));
-            }
-        }
-    }
-}
-
-/// Four by four, as two rounds of interleaving, which vectors do.
-#[inline(always)]
-fn transpose(x: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
-    let low = |a: [f32; 4], b: [f32; 4]| [a[0], b[0], a[1], b[1]];
-    let high = |a: [f32; 4], b: [f32; 4]| [a[2], b[2], a[3], b[3]];
-    let y = [low(x[0], x[2]), high(x[0], x[2]), low(x[1], x[3]), high(x[1], x[3])];
-    [low(y[0], y[2]), high(y[0], y[2]), low(y[1], y[3]), high(y[1], y[3])]
-}
-
-impl Right<'_> {
-    /// A matrix that [`pack`] wrote.
-    pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {
-        let stride = panel_stride(width);
-        Right { data, width, panel_step: depth * stride, stride }
-    }
 }
 
 /// What happens to a result while it is in the cache: `activation(result * scale + shift + residual)`, each part
@@ -201,7 +135,7 @@ pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [
         // SAFETY: every element (row < rows, depth < depth) of `left` and every vector of LANES columns of
         // `right` up to the rounded width was checked above to lie inside its slice; `strip` has room for one
         // vector of each depth, or for nothing.
-        unsafe { multiply_unchecked(left, rows, depth, right, strip, out, out_stride, add) }
+        unsafe { multiply_unchecked(left, [rows, depth], right, strip, out, out_stride, add) }
     });
 }
 
@@ -216,11 +150,9 @@ fn strip_len(depth: usize) -> usize {
 /// # Safety
 /// What [`multiply`] asserts must hold.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-#[allow(clippy::too_many_arguments)]
 unsafe fn multiply_unchecked(
     left: Left,
-    rows: usize,
-    depth: usize,
+    [rows, depth]: [usize; 2],
     right: Right,
     strip: &mut [f32],
     out: &mut [f32],
@@ -350,24 +282,19 @@ pub fn rows_per_task(rows: usize, most: usize) -> usize {
     share.clamp(TILE_ROWS, most.max(TILE_ROWS))
 }
 
-/// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
-/// its rows where they lie in memory or copies them into a tile.
-pub fn rows_times(left: &impl Rows, rows: usize, depth: usize, right: Right, epilogue: &Epilogue, add: bool, y: &mut [f32]) {
-    rows_times_keeping(left, rows, depth, right, epilogue, add, None, y);
+/// Where [`rows_times`] puts its results.
+pub struct Output<'a> {
+    pub y: &'a mut [f32], // [rows, width]
+    /// y holds something already, which is added to.
+    pub add: bool,
+    /// Gets what the activation is given.
+    pub before: Option<&'a mut [f32]>, // [rows, width]
 }
 
-/// The same; what the activation is given goes to `before`, which is like `y`.
-#[allow(clippy::too_many_arguments)]
-pub fn rows_times_keeping(
-    left: &impl Rows,
-    rows: usize,
-    depth: usize,
-    right: Right,
-    epilogue: &Epilogue,
-    add: bool,
-    before: Option<&mut [f32]>,
-    y: &mut [f32],
-) {
+/// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
+/// its rows where they lie in memory or copies them into a tile.
+pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epilogue: &Epilogue, to: Output) {
+    let Output { y, add, before } = to;
     let width = right.width;
     assert_eq!(y.len(), rows * width, "the output has {width} numbers per row");
     assert!(before.as_ref().is_none_or(|b| b.len() == y.len()), "what is kept is like the output");

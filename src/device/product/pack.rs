@@ -1,0 +1,74 @@
+//! Right matrices in the panels that a product reads.
+
+use super::{LANES, PANEL, Right};
+use rayon::prelude::*;
+
+/// The columns that one packed panel stores for a matrix of this width.
+pub fn panel_stride(width: usize) -> usize {
+    width.next_multiple_of(LANES).min(PANEL)
+}
+
+/// How many numbers [`pack`] writes.
+pub fn packed_len(depth: usize, width: usize) -> usize {
+    width.div_ceil(PANEL) * depth * panel_stride(width)
+}
+
+/// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels.
+pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usize) -> f32 + Sync) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    if out.is_empty() {
+        return;
+    }
+    let stride = panel_stride(width);
+    out.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, out)| {
+        let first = panel * PANEL;
+        let columns = stride.min(width - first);
+        // Some steps of depth at a time: a weight's neighbours are read while their line is in the cache.
+        for begin in (0..depth).step_by(LANES) {
+            for column in 0..columns {
+                for k in begin..(begin + LANES).min(depth) {
+                    out[k * stride + column] = at(k, first + column);
+                }
+            }
+        }
+    });
+}
+
+/// [`pack`] on one thread, for a small matrix whose columns lie in memory: `column(c)` is `depth` numbers.
+pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32]) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    let stride = panel_stride(width);
+    for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
+        let columns = stride.min(width - panel * PANEL);
+        for first in (0..columns).step_by(4) {
+            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * PANEL + (first + i).min(columns - 1)));
+            let whole = depth / 4 * 4;
+            for k in (0..whole).step_by(4) {
+                let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
+                for (i, row) in square.iter().enumerate() {
+                    out[(k + i) * stride + first..][..4].copy_from_slice(row);
+                }
+            }
+            for k in whole..depth {
+                out[k * stride + first..][..4].copy_from_slice(&from.map(|column| column[k]));
+            }
+        }
+    }
+}
+
+/// Four by four, as two rounds of interleaving, which vectors do.
+#[inline(always)]
+fn transpose(x: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    let low = |a: [f32; 4], b: [f32; 4]| [a[0], b[0], a[1], b[1]];
+    let high = |a: [f32; 4], b: [f32; 4]| [a[2], b[2], a[3], b[3]];
+    let y = [low(x[0], x[2]), high(x[0], x[2]), low(x[1], x[3]), high(x[1], x[3])];
+    [low(y[0], y[2]), high(y[0], y[2]), low(y[1], y[3]), high(y[1], y[3])]
+}
+
+impl Right<'_> {
+    /// A matrix that [`pack`] wrote.
+    pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {
+        let stride = panel_stride(width);
+        Right { data, width, panel_step: depth * stride, stride }
+    }
+}
