@@ -1,6 +1,7 @@
 //! How fast, and beside what: `cargo bench` measures this program; `cargo bench -- --rival PYTHON` runs
 //! benches/rival.py (PyTorch) in the same run, with as many threads, and prints the ratios; `cargo bench --
-//! --calls [ARCH]` lists every call of a training step and of an inference with its distance to the machine's rate.
+//! --calls [ARCH] [--large]` lists every call of a training step and of an inference with its distance to the machine's
+//! rate, for images of 32 or 224 pixels.
 
 mod programs;
 
@@ -127,8 +128,10 @@ fn main() {
     if args.iter().any(|a| a == "--calls") {
         let (peak, arch) = (matmul(), value("--calls").unwrap_or("resnet18".into()));
         let arch = encoders::find(&arch).unwrap_or_else(|error| panic!("{error}")).name();
-        calls(&format!("one SimCLR step, {arch}, 128 views"), training(&Device::Cpu, network(arch, 128)), peak);
-        calls(&format!("inference, {arch}, 64 images"), inference(&Device::Cpu, network(arch, 64)), peak);
+        let large = args.iter().any(|a| a == "--large");
+        let of = |batch| if large { Network { arch, batch: batch / 8, ..vit_small() } } else { network(arch, batch) };
+        calls(&format!("one SimCLR step, {arch}, {} views", of(128).batch), training(&Device::Cpu, of(128)), peak);
+        calls(&format!("inference, {arch}, {} images", of(64).batch), inference(&Device::Cpu, of(64)), peak);
         return;
     }
     let only = value("--only");

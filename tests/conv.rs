@@ -220,7 +220,7 @@ fn short_slices_are_refused() {
     use sslmem::device::product::{Left, Right, multiply};
     let numbers = vec![1.0; 6 * 64];
     let left = Left { data: &numbers[..12], row_step: 4, depth_step: 1 };
-    let right = Right { data: &numbers[..64], width: 16, panel_step: 64, stride: 16 };
+    let right = Right { data: &numbers[..64], width: 16, panel: 64, panel_step: 64, stride: 16 };
     let mut out = vec![0.0; 48];
     multiply(left, 3, 4, right, &mut out, 16, false);
     assert_eq!(out, [4.0; 48]);

@@ -99,7 +99,7 @@ impl Head {
             let left = Left { data: logits, row_step: 1, depth_step: k };
             // Rows as they lie: the panels of a right matrix may be columns of one.
             let data = &features.values[begin * features.stride..];
-            let right = Right { data, width: self.width, panel_step: PANEL, stride: features.stride };
+            let right = Right { data, width: self.width, panel: PANEL, panel_step: PANEL, stride: features.stride };
             multiply(left, k, rows, right, &mut weights, self.width, true);
         }
         (loss, weights, biases)

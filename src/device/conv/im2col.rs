@@ -245,7 +245,7 @@ fn sum_part(c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<
                 source.copy_row(first + row, columns.start, &mut right[row * right_step..][..columns.len()]);
             }
             let left = Left { data: left, row_step: 1, depth_step: left_step };
-            let right = Right { data: right, width: columns.len(), panel_step: product::PANEL, stride: right_step };
+            let right = Right { data: right, width: columns.len(), panel: product::PANEL, panel_step: product::PANEL, stride: right_step };
             product::multiply(left, c.outputs, count, right, sums, stride, true);
         }
     });

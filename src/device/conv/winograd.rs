@@ -251,7 +251,7 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
 fn weights<'a>(c: &Conv, w: &'a [f32], point: usize) -> Right<'a> {
     let stride = panel_stride(c.outputs);
     let step = odd_lines(c.channels * stride);
-    Right { data: &w[point * step..], width: c.outputs, panel_step: POINTS * step, stride }
+    Right { data: &w[point * step..], width: c.outputs, panel: PANEL, panel_step: POINTS * step, stride }
 }
 
 /// Splits the lines of y that belong to tile rows `begin..end` into pieces of `rows` tile rows, each with
@@ -288,6 +288,7 @@ fn shared(t: &Tiling, x: &[f32], w: &[f32], range: std::ops::Range<usize>, epilo
             let right = Right {
                 data: &w[matrix * odd_lines(c.channels * stride)..],
                 width: PANEL.min(c.outputs - panel * PANEL),
+                panel: PANEL,
                 panel_step: 0,
                 stride,
             };

@@ -52,6 +52,7 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
                     let right = Right {
                         data: &z[point * to.step + panel * PANEL..],
                         width: width.min(c.outputs - panel * PANEL),
+                        panel: PANEL,
                         panel_step: 0,
                         stride: to.stride,
                     };

@@ -33,13 +33,14 @@ pub struct Left<'a> {
     pub depth_step: usize,
 }
 
-/// A right matrix in panels of [`PANEL`] columns: element (depth, column) is
-/// `data[column / PANEL * panel_step + depth * stride + column % PANEL]`. What lies beside the last column
+/// A right matrix in panels of `panel` columns, [`PANEL`] or [`LANES`]: element (depth, column) is
+/// `data[column / panel * panel_step + depth * stride + column % panel]`. What lies beside the last column
 /// up to a multiple of [`LANES`] must be readable; its values do not matter.
 #[derive(Clone, Copy)]
 pub struct Right<'a> {
     pub data: &'a [f32],
     pub width: usize,
+    pub panel: usize,
     pub panel_step: usize,
     pub stride: usize,
 }
@@ -61,6 +62,13 @@ pub enum Activation {
     Nothing = 0,
     Relu = 1,
     Gelu = 2,
+}
+
+impl Right<'_> {
+    /// [`PANEL`] of its columns, or what is left from the multiple of PANEL `first` on.
+    fn columns(&self, first: usize) -> Right<'_> {
+        Right { data: &self.data[first / self.panel * self.panel_step..], width: PANEL.min(self.width - first), ..*self }
+    }
 }
 
 impl Activation {
@@ -88,23 +96,23 @@ impl Epilogue<'_> {
         assert!(self.residual.is_none_or(|r| r.len() == rows * width), "a residual like the output");
     }
 
-    /// Applies all of it but the activation to whole rows, of which the first is `row` of the result.
-    fn add_up(&self, row: usize, width: usize, rows: &mut [f32]) {
-        if self.scale.is_none() && self.shift.is_none() && self.residual.is_none() {
-            return;
+    /// Applies all of it but the activation to columns of a row: `at` is where they begin in the whole result.
+    #[inline(always)]
+    fn add_up(&self, at: usize, width: usize, y: &mut [f32]) {
+        let columns = at % width..at % width + y.len();
+        if let Some(scale) = self.scale {
+            y.iter_mut().zip(&scale[columns.clone()]).for_each(|(y, s)| *y *= s);
         }
-        for (index, y) in rows.chunks_exact_mut(width).enumerate() {
-            if let Some(scale) = self.scale {
-                y.iter_mut().zip(scale).for_each(|(y, s)| *y *= s);
-            }
-            if let Some(shift) = self.shift {
-                y.iter_mut().zip(shift).for_each(|(y, s)| *y += s);
-            }
-            if let Some(residual) = self.residual {
-                let residual = &residual[(row + index) * width..][..width];
-                y.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
-            }
+        if let Some(shift) = self.shift {
+            y.iter_mut().zip(&shift[columns]).for_each(|(y, s)| *y += s);
         }
+        if let Some(residual) = self.residual {
+            y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.scale.is_none() && self.shift.is_none() && self.residual.is_none() && self.activation == Activation::Nothing
     }
 }
 
@@ -117,20 +125,21 @@ pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [
     }
     // The last place that is touched, or usize::MAX if that does not fit.
     let last = |a: usize, a_step: usize, b: usize, b_step: usize| a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step));
-    let panels = width.div_ceil(PANEL);
+    assert!(right.panel == PANEL || right.panel == LANES, "a panel of {PANEL} or {LANES} columns");
+    let panels = width.div_ceil(right.panel);
     let end = last(rows - 1, out_stride, 1, width);
     assert!(end <= out.len(), "the product's output is too short");
     if depth > 0 {
         let end = last(rows - 1, left.row_step, depth - 1, left.depth_step);
         assert!(end < left.data.len(), "the product's left matrix is too short");
         for panel in panels.saturating_sub(2)..panels {
-            let columns = (width - panel * PANEL).min(PANEL).next_multiple_of(LANES);
+            let columns = (width - panel * right.panel).min(right.panel).next_multiple_of(LANES);
             let end = last(depth - 1, right.stride, panel, right.panel_step).saturating_add(columns);
             assert!(end <= right.data.len(), "the product's right matrix is too short");
         }
     }
     // A tile of few rows reads the right matrix hardly more often than a copy of it would.
-    let strip = if rows > 2 * TILE_ROWS { strip_len(depth) } else { 0 };
+    let strip = if rows > 2 * TILE_ROWS && right.stride != LANES && narrow() { depth * LANES } else { 0 };
     with_scratch(strip, |strip| {
         // SAFETY: every element (row < rows, depth < depth) of `left` and every vector of LANES columns of
         // `right` up to the rounded width was checked above to lie inside its slice; `strip` has room for one
@@ -139,12 +148,13 @@ pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [
     });
 }
 
-/// Without AVX-512 a tile is one vector of LANES columns wide, and those of a panel lie PANEL apart: a quarter of the
-/// sets of a cache would hold them all. They are copied together first (a product of 2048: 118 instead of 100 GFLOP/s).
+/// Whether a tile is one vector of LANES columns wide, as it is without AVX-512. The vectors of a panel of 64 lie PANEL
+/// apart then: a quarter of the sets of a cache would hold them all. So [`pack`] makes panels of LANES columns, and what
+/// comes in panels of 64 is copied together first. (A product of 1576 x 384 x 1536 beside others' 132 GFLOP/s with the
+/// copy and 121 without it: 141.)
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn strip_len(depth: usize) -> usize {
-    let lanes = match_target! { "x86_64+avx512f" => 0, _ => LANES };
-    depth * lanes
+fn narrow() -> bool {
+    match_target! { "x86_64+avx512f" => false, _ => true }
 }
 
 /// # Safety
@@ -160,11 +170,11 @@ unsafe fn multiply_unchecked(
     add: bool,
 ) {
     let step = match_target! { "x86_64+avx512f" => PANEL, _ => LANES };
-    for panel in (0..right.width).step_by(PANEL) {
-        let end = (panel + PANEL).min(right.width);
+    for panel in (0..right.width).step_by(right.panel) {
+        let end = (panel + right.panel).min(right.width);
         for column in (panel..end).step_by(step) {
             let columns = step.min(end - column);
-            let mut b = panel / PANEL * right.panel_step + (column - panel);
+            let mut b = panel / right.panel * right.panel_step + (column - panel);
             let mut right = right;
             if !strip.is_empty() {
                 for (k, to) in strip.chunks_exact_mut(LANES).enumerate() {
@@ -310,22 +320,35 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
         None => vec![],
     };
     kept.resize_with(rows.div_ceil(per_task), || None);
-    y.par_chunks_mut(per_task * width).zip(kept).enumerate().for_each(|(task, (y, before))| {
+    y.par_chunks_mut(per_task * width).zip(kept).enumerate().for_each(|(task, (y, mut before))| {
         let first = task * per_task;
         let count = y.len() / width;
+        // A panel at a time, so that what follows finds the sums in the cache.
+        let mut panels = |left: Left| {
+            for column in (0..width).step_by(PANEL) {
+                let columns = PANEL.min(width - column);
+                multiply(left, count, depth, right.columns(column), &mut y[column..], width, add);
+                if before.is_none() && epilogue.is_nothing() {
+                    continue;
+                }
+                for row in 0..count {
+                    let at = row * width + column;
+                    let y = &mut y[at..at + columns];
+                    epilogue.add_up((first + row) * width + column, width, y);
+                    if let Some(before) = &mut before {
+                        before[at..at + columns].copy_from_slice(y);
+                    }
+                    epilogue.activation.apply(y);
+                }
+            }
+        };
         match left.lend(first, count) {
-            Some(left) => multiply(left, count, depth, right, y, width, add),
+            Some(left) => panels(left),
             None => with_scratch(count * stride, |tile| {
                 left.copy(first, count, tile, stride);
-                let left = Left { data: tile, row_step: stride, depth_step: 1 };
-                multiply(left, count, depth, right, y, width, add);
+                panels(Left { data: tile, row_step: stride, depth_step: 1 });
             }),
         }
-        epilogue.add_up(first, width, y);
-        if let Some(before) = before {
-            before.copy_from_slice(y);
-        }
-        epilogue.activation.apply(y);
     });
 }
 

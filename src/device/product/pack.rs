@@ -1,6 +1,6 @@
 //! Right matrices in the panels that a product reads.
 
-use super::{LANES, PANEL, Right};
+use super::{LANES, PANEL, Right, narrow};
 use rayon::prelude::*;
 
 /// The columns that one packed panel stores for a matrix of this width.
@@ -8,9 +8,14 @@ pub fn panel_stride(width: usize) -> usize {
     width.next_multiple_of(LANES).min(PANEL)
 }
 
+/// The columns of a panel that [`pack`] makes.
+fn panel(width: usize) -> usize {
+    if narrow() { LANES } else { panel_stride(width) }
+}
+
 /// How many numbers [`pack`] writes.
 pub fn packed_len(depth: usize, width: usize) -> usize {
-    width.div_ceil(PANEL) * depth * panel_stride(width)
+    width.next_multiple_of(panel(width)) * depth
 }
 
 /// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels.
@@ -19,9 +24,9 @@ pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usiz
     if out.is_empty() {
         return;
     }
-    let stride = panel_stride(width);
+    let stride = panel(width);
     out.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, out)| {
-        let first = panel * PANEL;
+        let first = panel * stride;
         let columns = stride.min(width - first);
         // Some steps of depth at a time: a weight's neighbours are read while their line is in the cache.
         for begin in (0..depth).step_by(LANES) {
@@ -37,11 +42,11 @@ pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usiz
 /// [`pack`] on one thread, for a small matrix whose columns lie in memory: `column(c)` is `depth` numbers.
 pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32]) {
     assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
-    let stride = panel_stride(width);
+    let stride = panel(width);
     for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
-        let columns = stride.min(width - panel * PANEL);
+        let columns = stride.min(width - panel * stride);
         for first in (0..columns).step_by(4) {
-            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * PANEL + (first + i).min(columns - 1)));
+            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * stride + (first + i).min(columns - 1)));
             let whole = depth / 4 * 4;
             for k in (0..whole).step_by(4) {
                 let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
@@ -68,7 +73,9 @@ fn transpose(x: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
 impl Right<'_> {
     /// A matrix that [`pack`] wrote.
     pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {
-        let stride = panel_stride(width);
-        Right { data, width, panel_step: depth * stride, stride }
+        let panel = panel(width);
+        // A matrix of one panel may have any, and a product takes two.
+        let of = if panel == LANES { LANES } else { PANEL };
+        Right { data, width, panel: of, panel_step: depth * panel, stride: panel }
     }
 }

@@ -143,7 +143,7 @@ impl<'a> Head<'a> {
 /// A right matrix whose rows lie beside each other, as [`Head::copy`] leaves them.
 fn right(data: &[f32], columns: usize) -> Right<'_> {
     let stride = columns.next_multiple_of(LANES);
-    Right { data, width: columns, panel_step: PANEL, stride }
+    Right { data, width: columns, panel: PANEL, panel_step: PANEL, stride }
 }
 
 /// The rows of every head, of an image's rows that hold `parts` times all heads.
