@@ -13,8 +13,10 @@ use crate::device::product::{self, Epilogue, Left, Right, Rows};
 
 /// Columns of dw that one task sums.
 const COLUMNS: usize = 256;
-/// Rows of x and dy that are multiplied at a time for dw: their panel of 64 columns fits the first cache.
-const DEPTH: usize = 64;
+/// Outputs that are multiplied at a time for dw: `DEPTH` rows of their gradients stay in the second cache.
+const OUTPUTS: usize = 96;
+/// Numbers of a panel of x that is multiplied for dw: half of the first cache.
+const NUMBERS: usize = 4096;
 
 pub(super) fn forward_len(c: &Conv) -> usize {
     product::packed_len(c.kernel * c.kernel * c.channels, c.outputs)
@@ -198,14 +200,13 @@ fn collect(c: &Conv, dy: &[f32], residue: &Residue, w: &[f32], pixels: &[(usize,
     });
 }
 
-/// `dw = dyᵀ · neighbourhoods`, summed over [`DEPTH`] rows at a time in order, in a number of parts that the
-/// shape alone decides.
+/// `dw = dyᵀ · neighbourhoods`, in a number of parts that the shape alone decides.
 pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
     let rows = c.batch * c.out_height() * c.out_width();
     let width = c.kernel * c.kernel * c.channels;
     let chunks = width.div_ceil(COLUMNS);
-    let parts = 16usize.div_ceil(chunks).min(rows.div_ceil(8 * DEPTH)).max(1);
-    let per_part = rows.div_ceil(parts).next_multiple_of(DEPTH);
+    let parts = 16usize.div_ceil(chunks).min(rows.div_ceil(512)).max(1);
+    let per_part = rows.div_ceil(parts).next_multiple_of(64);
     let columns = COLUMNS.min(width);
     let size = c.outputs * columns;
     product::with_scratch(chunks * parts * size, |sums| {
@@ -230,23 +231,37 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
     });
 }
 
-/// Sums `columns` of dw over `rows` of dy into `sums`: [outputs, stride].
+/// Sums `columns` of dw over `rows` of dy into `sums`: [outputs, stride]. The rows come some at a time, copied into the
+/// order in which they are read.
 fn sum_part(c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<usize>, stride: usize, sums: &mut [f32]) {
     let source = Neighbourhoods { c, x };
-    // Steps that are not multiples of a page, so that a column's numbers fall into different cache sets.
-    let (left_step, right_step) = (c.outputs + product::LANES, columns.len().next_multiple_of(product::LANES) + product::LANES);
+    let width = columns.len();
+    let panel = product::panel(width);
+    let depth = NUMBERS / panel;
+    // A step that is not a multiple of a page, so that an output's numbers fall into different cache sets.
+    let left_step = OUTPUTS + product::LANES;
     sums.fill(0.0);
-    product::with_scratch(DEPTH * (left_step + right_step), |scratch| {
-        let (left, right) = scratch.split_at_mut(DEPTH * left_step);
-        for first in rows.clone().step_by(DEPTH) {
-            let count = DEPTH.min(rows.end - first);
+    let sizes = (c.outputs.div_ceil(OUTPUTS) * depth * left_step, product::packed_len(depth, width));
+    product::with_scratch(sizes.0 + sizes.1 + width, |scratch| {
+        let (left, scratch) = scratch.split_at_mut(sizes.0);
+        let (right, line) = scratch.split_at_mut(sizes.1);
+        for first in rows.clone().step_by(depth) {
+            let count = depth.min(rows.end - first);
             for row in 0..count {
-                left[row * left_step..][..c.outputs].copy_from_slice(&dy[(first + row) * c.outputs..][..c.outputs]);
-                source.copy_row(first + row, columns.start, &mut right[row * right_step..][..columns.len()]);
+                let dy = &dy[(first + row) * c.outputs..][..c.outputs];
+                for (block, dy) in dy.chunks(OUTPUTS).enumerate() {
+                    left[(block * depth + row) * left_step..][..dy.len()].copy_from_slice(dy);
+                }
+                source.copy_row(first + row, columns.start, line);
+                for (number, line) in line.chunks(panel).enumerate() {
+                    right[(number * depth + row) * panel..][..line.len()].copy_from_slice(line);
+                }
             }
-            let left = Left { data: left, row_step: 1, depth_step: left_step };
-            let right = Right { data: right, width: columns.len(), panel: product::PANEL, panel_step: product::PANEL, stride: right_step };
-            product::multiply(left, c.outputs, count, right, sums, stride, true);
+            let right = Right::packed(right, depth, width);
+            for (block, sums) in sums.chunks_mut(OUTPUTS * stride).enumerate() {
+                let left = Left { data: &left[block * depth * left_step..], row_step: 1, depth_step: left_step };
+                product::multiply(left, sums.len() / stride, count, right, sums, stride, true);
+            }
         }
     });
 }

@@ -10,7 +10,7 @@
 
 mod pack;
 
-pub use pack::{pack, pack_here, packed_len, panel_stride};
+pub use pack::{pack, pack_here, packed_len, panel, panel_stride};
 
 use super::gelu;
 use std::cell::RefCell;

@@ -9,7 +9,7 @@ pub fn panel_stride(width: usize) -> usize {
 }
 
 /// The columns of a panel that [`pack`] makes.
-fn panel(width: usize) -> usize {
+pub fn panel(width: usize) -> usize {
     if narrow() { LANES } else { panel_stride(width) }
 }
 
