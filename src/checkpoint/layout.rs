@@ -266,8 +266,8 @@ fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> Part {
     } else if candidates.iter().any(|c| c.prefix != best.prefix && c.prefix.len() > best.prefix.len() && name.starts_with(&c.prefix)) {
         Part::OtherEncoder
     } else if ["fc", "linear", "head", "heads", "classifier", "pooler", "pre_logits", "last_linear"].contains(&below) {
-        let projector = best.prefix.contains("encoder") && parts.len() > best.prefix.split('.').count() + 1;
-        if projector { Part::Projector } else { Part::Classifier }
+        // MoCo and SimSiam put their heads there.
+        if best.prefix.contains("encoder") { Part::Projector } else { Part::Classifier }
     } else if candidates.iter().any(|c| c.prefix != best.prefix && name.starts_with(&c.prefix)) && !name.starts_with(&best.prefix) {
         Part::OtherEncoder
     } else if like(&["projector", "projection", "predictor", "prototypes"]) || any(&["head", "heads", "queue", "queue_ptr"]) {

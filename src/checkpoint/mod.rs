@@ -2,6 +2,7 @@
 //!
 //! A file is never trusted: no class of a pickle is imported or called, and nothing is allocated for what the file does not hold.
 
+mod call;
 mod dtype;
 mod families;
 mod input;
