@@ -20,7 +20,7 @@ fn use_all(bytes: Vec<u8>) -> Result<usize, String> {
 /// What torch.save wrote before 1.6, of one pickled object without tensors.
 fn legacy(object: &[u8]) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
-    [magic, b"\x80\x02", object, b"\x80\x02]."].concat()
+    [&magic[..], b"\x80\x02", object, b"\x80\x02]."].concat()
 }
 
 fn refused(object: &[u8]) -> String {
@@ -58,7 +58,7 @@ fn what_refers_to_itself_or_lies_about_its_size_is_refused() {
     assert!(refused(b"t.").contains("a mark is missing"));
     let tensor = |sizes: &[u8]| {
         let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\x00";
-        [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], sizes, b"\x89)tR."].concat()
+        [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, sizes, b"\x89)tR."].concat()
     };
     // The object's storage is not in the list of storages, or the tensor does not fit the pattern.
     assert!(refused(&tensor(b"K\x01\x85K\x01\x85")).contains("lacks the numbers of tensor"));

@@ -78,7 +78,7 @@ fn resnet(shapes: &Shapes) -> Result<Net, Fault> {
         return Err(format!("has an encoder for images of {colours} channels; those here have 3"));
     }
     let block = |stage: usize, block: usize| shapes.contains_key(&format!("layer{stage}.{block}.conv1.weight"));
-    let stages = (1..).take_while(|stage| block(*stage, 0)).count();
+    let stages = (1..10).take_while(|stage| block(*stage, 0)).count();
     let depths: Vec<usize> = (1..=stages).map(|stage| (0..).take_while(|b| block(stage, *b)).count()).collect();
     let bottleneck = shapes.contains_key("layer1.0.conv3.weight");
     let inner = shape(shapes, "layer1.0.conv1.weight").first().copied().unwrap_or(0);

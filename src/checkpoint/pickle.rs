@@ -11,6 +11,9 @@ pub type Fault = String;
 /// Number of a value of a [`Pickle`].
 pub type Id = u32;
 
+/// Bytes of a tensor's name at most.
+pub const LONGEST_NAME: usize = 256;
+
 /// Values of a pickle at most: hundreds of times those of the largest encoders with their optimizers.
 pub(super) const MOST_VALUES: usize = 4 << 20;
 
@@ -103,6 +106,12 @@ pub(super) struct Machine<'a> {
     memo: HashMap<u64, Id>,
     /// Pairs that were copied from lists into dictionaries.
     pub(super) copied: usize,
+}
+
+/// Names go into sentences for people, so they are what can be printed.
+pub fn printable(name: &str) -> Result<(), Fault> {
+    let fine = name.len() <= LONGEST_NAME && !name.chars().any(char::is_control);
+    if fine { Ok(()) } else { Err("has a tensor with an unreasonable name; save the state_dict alone".into()) }
 }
 
 pub(super) fn broken(what: &str) -> Fault {

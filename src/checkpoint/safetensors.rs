@@ -2,7 +2,7 @@
 
 use super::dtype::Dtype;
 use super::input::Input;
-use super::pickle::Fault;
+use super::pickle::{Fault, printable};
 use super::{Head, Place, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -40,6 +40,7 @@ pub fn read(input: &Input) -> Result<Head, Fault> {
             metadata.extend(words.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_string()))));
             continue;
         }
+        printable(&name)?;
         let wrong = || broken(&format!("tensor `{name}` is not described as such"));
         let sizes = |key: &str| -> Option<Vec<usize>> {
             let list = entry.get(key)?.as_array()?;

@@ -1,15 +1,13 @@
 //! Files of `torch.save`: a zip file since version 1.6, a row of pickles before; the ending of the name says nothing.
 
 use super::input::Input;
-use super::pickle::{self, Fault, Id, Lent, Pickle, Value};
+use super::pickle::{self, Fault, Id, LONGEST_NAME, Lent, Pickle, Value, printable};
 use super::zip;
 use super::{Head, Place, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of what is beside the tensors, at most.
 const LARGEST_PICKLE: u64 = 64 << 20;
-/// Characters of a tensor's name at most.
-const LONGEST_NAME: usize = 512;
 /// Dictionaries in dictionaries at most.
 const DEEPEST: usize = 48;
 
@@ -80,7 +78,9 @@ pub fn legacy(input: &Input) -> Result<Head, Fault> {
     for id in keys_in_order {
         let key = keys.key(*id).ok_or("does not list its storages; get it again")?;
         let width = widths.get(key.as_str()).copied().filter(|width| *width > 0);
-        let width = width.ok_or_else(|| format!("has a storage {key:.40} of unknown type; save the state_dict alone"))?;
+        let width = width.ok_or_else(|| {
+            format!("has a storage {} of unknown type; save the state_dict alone", key.escape_debug().take(40).collect::<String>())
+        })?;
         let count = input.read(at, 8)?.iter().rev().fold(0u64, |n, b| n << 8 | *b as u64);
         let len = count.checked_mul(width as u64).filter(|len| *len <= input.len());
         let len = len.ok_or("ends early; get it again")?;
@@ -178,6 +178,7 @@ impl Walk<'_> {
     }
 
     fn add(&mut self, name: String, lent: &Lent) -> Result<(), Fault> {
+        printable(&name)?;
         let dtype = lent.storage.dtype;
         let Some(&(start, len)) = self.storages.get(&lent.storage.key) else {
             return Err(format!("lacks the numbers of tensor `{name}`; get it again"));

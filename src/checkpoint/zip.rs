@@ -58,6 +58,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
         }
         let name = String::from_utf8_lossy(name).into_owned();
         if method != 0 || packed != plain {
+            let name: String = name.escape_debug().take(80).collect();
             return Err(format!("has `{name}` compressed, which PyTorch does not do; save it with torch.save again"));
         }
         members.insert(name, (local, plain));
