@@ -99,13 +99,12 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
         let what = format!("holds two encoders of equal standing, `{}` and `{}`; save the one that is meant", best.prefix, other.prefix);
         return Err(what);
     }
-    let parts = collect(file, best);
+    let mut parts = collect(file, best);
     let shapes: Shapes = parts.iter().map(|(name, source)| (name.clone(), source.shape.clone())).collect();
     let net = families::recognise(&shapes)?;
     let wrapper = wrapper(file, best);
     refuse(&net, wrapper, settings)?;
     let (mut sources, mut missing) = (BTreeMap::new(), vec![]);
-    let mut parts = parts;
     for (name, shape) in net.expected() {
         let Some(mut source) = parts.remove(&name) else {
             missing.push(name);

@@ -329,12 +329,15 @@ impl Machine<'_> {
                 self.give(made)?;
             }
             0x92 => {
-                let (_, _, _) = (self.pop()?, self.pop()?, self.pop()?);
+                for _ in 0..3 {
+                    self.pop()?;
+                }
                 self.push(Value::Opaque(None))?;
             }
             b'i' | b'o' => {
                 if op == b'i' {
-                    (self.line()?, self.line()?);
+                    self.line()?;
+                    self.line()?;
                 }
                 self.marked()?;
                 self.push(Value::Opaque(None))?;

@@ -79,7 +79,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
 }
 
 /// Replace what is all ones by the numbers of the zip64 field, which has only those.
-fn longer<'a>(extra: &'a [u8], values: [&'a mut u64; 3]) -> Vec<Result<(), Fault>> {
+fn longer(extra: &[u8], values: [&mut u64; 3]) -> Vec<Result<(), Fault>> {
     let mut at = 0;
     while at + 4 <= extra.len() {
         let (Ok(kind), Ok(len)) = (number(extra, at, 2), number(extra, at + 2, 2)) else { break };
