@@ -1,5 +1,6 @@
 //! Per-sample memorization scores of self-supervised encoders (SSLMem, Wang et al., ICLR 2024).
 
+pub mod checkpoint;
 pub mod cmd;
 pub mod config;
 pub mod data;

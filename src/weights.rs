@@ -1,12 +1,12 @@
-//! Weights and other named memory, and their safetensors files.
+//! Weights and other named memory, and their files.
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::device::{Buffer, Cell, Device, Place};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::random::{Purpose, Stream};
 use crate::tensors::{self, Entry};
 use crate::var::{Dtype, Shape};
-use safetensors::tensor::{Dtype as FileDtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -102,36 +102,60 @@ impl Weights {
         files::write_whole(path, &file)
     }
 
-    /// Read a safetensors file, each name put below `prefix`. Refuses NaN and infinite values, which would
-    /// otherwise surface as a meaningless score much later. Returns the file's metadata.
+    /// Read an encoder from a safetensors or PyTorch file, each name put below `prefix`: under whatever names and in whatever wrapper
+    /// others keep it ([`crate::checkpoint`]), or the tensors of a safetensors file as they are where it has no encoder that is known.
+    /// Returns what is known of the encoder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Checkpoint::identify`]; NaN and infinite values, which would otherwise surface as a
+    /// meaningless score much later; types and shapes that no weight has here.
     pub fn load(&mut self, path: &Path, prefix: &str) -> Result<HashMap<String, String>> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let broken = |e: safetensors::SafeTensorError| Error::format(path, format!("is not a whole safetensors file ({e})"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        for (name, view) in SafeTensors::deserialize(&bytes).map_err(broken)?.tensors() {
-            let dims = if view.shape().is_empty() { &[1][..] } else { view.shape() };
-            if dims.len() > 4 {
-                return Err(Error::format(path, format!("tensor `{name}` has {} dimensions; at most four are known here", dims.len())));
+        let file = Checkpoint::open(path)?;
+        if file.is_ours() {
+            for name in file.tensors.keys() {
+                self.read(&file, name, prefix)?;
             }
-            let dtype = match view.dtype() {
-                FileDtype::F32 => Dtype::F32,
-                FileDtype::U8 => Dtype::U8,
-                FileDtype::U32 => Dtype::U32,
-                FileDtype::I64 if name.ends_with("num_batches_tracked") => continue,
-                other => return Err(Error::format(path, format!("tensor `{name}` is {other:?}; convert the file to float32"))),
-            };
-            let shape = Shape::new(dims);
-            let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            if dtype == Dtype::F32
-                && let Some((i, value)) = view.data().chunks_exact(4).map(number).enumerate().find(|(_, v)| !v.is_finite())
-            {
-                return Err(Error::format(path, format!("tensor `{name}` holds {value} at element {i}; these weights cannot be used")));
-            }
-            let cell = Buffer::cell(&self.device, view.data().len())?;
-            cell.borrow_mut().set(view.data())?;
-            self.entries.insert(format!("{prefix}{name}"), Place { shape, dtype, cell });
+            return Ok(file.metadata.into_iter().collect());
         }
-        Ok(header.metadata().clone().unwrap_or_default())
+        match file.identify()? {
+            (None, facts) => {
+                for name in file.tensors.keys() {
+                    self.read(&file, name, prefix)?;
+                }
+                Ok(facts.into_iter().collect())
+            }
+            (Some(layout), facts) => {
+                for (name, source) in &layout.sources {
+                    let values = layout.values(&file, name)?;
+                    self.insert(format!("{prefix}{name}"), Shape::new(&source.shape), Dtype::F32, bytemuck::cast_slice(&values))?;
+                }
+                Ok(facts.into_iter().collect())
+            }
+        }
+    }
+
+    /// One tensor under its own name.
+    fn read(&mut self, file: &Checkpoint, name: &str, prefix: &str) -> Result<()> {
+        let tensor = &file.tensors[name];
+        let dims = if tensor.shape.is_empty() { &[1][..] } else { &tensor.shape };
+        if dims.len() > 4 {
+            let what = format!("tensor `{name}` has {} dimensions; at most four are known here", dims.len());
+            return Err(Error::format(file.path(), what));
+        }
+        let (shape, full) = (Shape::new(dims), format!("{prefix}{name}"));
+        match tensor.dtype {
+            checkpoint::Dtype::U8 => self.insert(full, shape, Dtype::U8, &file.bytes(name)?),
+            checkpoint::Dtype::U32 => self.insert(full, shape, Dtype::U32, &file.bytes(name)?),
+            _ if name.ends_with("num_batches_tracked") => Ok(()),
+            _ => self.insert(full, shape, Dtype::F32, bytemuck::cast_slice(&file.values(name)?)),
+        }
+    }
+
+    fn insert(&mut self, name: String, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<()> {
+        let cell = Buffer::cell(&self.device, bytes.len())?;
+        cell.borrow_mut().set(bytes)?;
+        self.entries.insert(name, Place { shape, dtype, cell });
+        Ok(())
     }
 
     /// Check that everything `tape` needs below `prefix` is here with its shape, before compiling it.

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use sslmem::table;
 
-const VERBS: [&str; 11] = ["run", "demo", "split", "train", "score", "embed", "probe", "report", "fetch", "show", "doctor"];
+const VERBS: [&str; 12] = ["run", "demo", "split", "train", "score", "embed", "probe", "convert", "report", "fetch", "show", "doctor"];
 
 fn sslmem(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sslmem")).current_dir(folder).args(args).output().unwrap()
@@ -186,7 +186,7 @@ fn the_whole_way_by_verbs_and_at_once() {
     let other = [&weights[..], &network, &["--data", "synthetic:61", "--split", "s.json", "--out", "c.csv"]].concat();
     fails(f, &other, 2, "the split was drawn from other data");
     let other = [&weights[..], &["--arch", "resnet18", "--data", "synthetic:60", "--out", "c.csv"]].concat();
-    fails(f, &other, 1, "t/pair1/f.safetensors: lacks ");
+    fails(f, &other, 2, "--arch resnet18 contradicts t/pair1/f.safetensors, which holds an encoder with arch resnet8; ");
 
     let embed = [
         "embed",

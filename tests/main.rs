@@ -4,6 +4,8 @@ mod attention;
 mod augment;
 mod augment_gpu;
 mod card;
+mod checkpoint;
+mod checkpoint_hostile;
 mod cli;
 mod config;
 mod conformance;

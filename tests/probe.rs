@@ -238,7 +238,7 @@ fn a_run_and_a_file_are_probed_alike() {
     fails(f, &with(&["--out", "p.json"]), 2, "p.json exists already");
     fails(f, &with(&["--limit-train", "150"]), 2, "k-NN asks for 200 neighbours, but there are 150 labelled training samples");
     fails(f, &with(&["--normalize", "imagenet"]), 2, "was trained on images with channel mean");
-    fails(f, &with(&["--arch", "resnet18"]), 1, "lacks ");
+    fails(f, &with(&["--arch", "resnet18"]), 2, "--arch resnet18 contradicts ");
     fails(f, &["probe", "--run", "nowhere"], 2, "is not the folder of a run");
     fails(f, &["probe", "--weights", "run/pair1/f.safetensors"], 2, "--data");
     fs::create_dir(f.join("photos")).unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{Flags, Images, Network, Origin, open};
-use super::score::side;
+use super::encoder::{Said, side};
 use super::{Global, keep};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
@@ -19,7 +19,7 @@ use crate::tensors;
     after_help = "Example:\n  sslmem embed --encoder resnet18.safetensors --arch resnet18 --stem imagenet --size 224 --normalize imagenet \\\n    --data folder:photos --out features.safetensors"
 )]
 pub struct Verb {
-    /// Weights, with torchvision's names
+    /// Weights: safetensors, or a file of torch.save
     #[arg(long, value_name = "FILE")]
     encoder: PathBuf,
     /// File to write: `features` [samples, width] in the order of the data, f32
@@ -46,7 +46,7 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
-    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags = Flags::default().file(&verb.encoder).images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.layer", &verb.layer);
     let recipe = verb.origin.resolve(&flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
     let device = global.device()?;
@@ -57,7 +57,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let path = out.path().to_path_buf();
     // The header holds the width, which the first samples tell.
     let mut started = false;
-    let (protocol, side) = (recipe.protocol()?, side(&recipe, &verb.encoder)?);
+    let (protocol, side) = (recipe.protocol()?, side(&recipe, &Said::of(&verb.network, &verb.origin), &verb.encoder)?);
     embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values| {
         if !started {
             started = true;

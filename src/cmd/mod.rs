@@ -1,10 +1,12 @@
 //! The command line: one file per verb. The only code that prints.
 
 mod args;
+mod convert;
 mod demo;
 mod device;
 mod doctor;
 mod embed;
+mod encoder;
 mod fetch;
 mod probe;
 mod progress;
@@ -63,6 +65,7 @@ enum Verb {
     Score(score::Verb),
     Embed(embed::Verb),
     Probe(probe::Verb),
+    Convert(convert::Verb),
     Report(report::Verb),
     Fetch(fetch::Verb),
     Show(show::Verb),
@@ -104,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Score(verb) => score::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Probe(verb) => probe::run(verb, &global),
+        Verb::Convert(verb) => convert::run(verb),
         Verb::Report(verb) => report::run(verb),
         Verb::Fetch(verb) => fetch::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),

@@ -1,14 +1,13 @@
 //! `sslmem probe`: how well frozen features tell the classes of a labelled data set apart.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin, open};
-use super::score::side;
+use super::encoder::{Said, facts, side};
 use super::{Global, keep, print};
-use crate::config::{Normalize, Recipe};
+use crate::config::Recipe;
 use crate::data::Source;
 use crate::device::Device;
 use crate::encoders::Features as Representation;
@@ -16,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::probe::{Count, Features, Probed, Protocol, Results, labelled, probe};
 use crate::progress::Progress;
 use crate::run::Run;
-use crate::weights::Weights;
 use crate::{files, score};
 
 /// Measure how well frozen features tell classes apart: k-NN and linear probes
@@ -122,8 +120,8 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
         keep(out, verb.force)?;
         files::check_writable(out)?;
     }
-    let metadata = Weights::new(0).load(path, "")?;
-    let flags = own(&metadata).images(&verb.images).network(&verb.network).seed(global);
+    let metadata = facts(path)?;
+    let flags = Flags::default().file(path).images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve(&flags)?;
     let source = open(&recipe)?;
     let method = metadata.get("method").map(String::as_str);
@@ -132,18 +130,6 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let encoders = vec![task.probe(name, path, all, progress)?];
     Ok(task.file(encoders))
-}
-
-/// What a file of weights says of its encoder.
-fn own(metadata: &HashMap<String, String>) -> Flags {
-    let get = |name: &str| metadata.get(name).cloned();
-    let flags = Flags::default().with("encoder.arch", &get("arch")).with("encoder.stem", &get("stem")).with("encoder.size", &get("size"));
-    let flags = flags.with("encoder.patch", &get("patch")).with("encoder.positions", &get("positions"));
-    let same = |how: Normalize| {
-        let [mean, std] = how.statistics().map(|values| format!("{values:?}"));
-        get("mean") == Some(mean) && get("std") == Some(std)
-    };
-    flags.with("encoder.normalize", &Normalize::ALL.into_iter().find(|(_, how)| same(*how)).map(|(name, _)| name))
 }
 
 /// Everything but the encoder.
@@ -174,7 +160,9 @@ impl Task<'_> {
             Representation::Map => Representation::Pooled,
             one => one,
         };
-        let (side, protocol) = (side(self.recipe, path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol()? });
+        let said = if self.verb.run.is_some() { Said::nothing() } else { Said::of(&self.verb.network, &self.verb.origin) };
+        let (side, protocol) =
+            (side(self.recipe, &said, path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol()? });
         let protocols: Vec<Protocol> = self.verb.protocol.iter().map(|name| name.protocol()).collect();
         let train = Features::of(side, &protocol, &train, self.device, progress)?;
         let test = Features::of(side, &protocol, &test, self.device, progress)?;

@@ -1,13 +1,13 @@
 //! `sslmem score`: the alignment of f and g on the same views of the same samples.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 
 use super::args::{Flags, Images, Network, Origin, open};
+use super::encoder::{Said, side};
 use super::{Global, keep};
-use crate::config::Recipe;
 use crate::error::Result;
 use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::score::{Side, score};
@@ -62,7 +62,7 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
-    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
     let flags = flags.with("score.layer", &verb.layer);
     let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
@@ -81,15 +81,12 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             Subset::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
         }
     };
-    let [f, g] = [side(&recipe, &verb.f)?, side(&recipe, &verb.g)?];
+    let said = Said::of(&verb.network, &verb.origin);
+    let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
     let start = Instant::now();
     let mut rows = score(f, g, &recipe.protocol()?, source.as_ref(), &samples, &device, global.progress().as_mut())?;
     table::finish(&mut rows);
-    let facts = |role: &str, path: &Path| EncoderFacts::of(role, &recipe.encoder.arch, path);
-    let encoders = vec![facts("f", &verb.f)?, facts("g", &verb.g)?];
+    let facts = |role: &str, side: Side| EncoderFacts::of(role, side.network.encoder.name(), side.path);
+    let encoders = vec![facts("f", f)?, facts("g", g)?];
     manifest::publish(&verb.out, &rows, source.as_ref(), encoders, &recipe, &device, start)
-}
-
-pub fn side<'a>(recipe: &Recipe, path: &'a Path) -> Result<Side<'a>> {
-    Ok(Side { path, network: recipe.network()? })
 }

@@ -20,15 +20,37 @@ pub struct ResNet {
     depths: &'static [usize],
     /// Width of the first stage.
     base: usize,
+    shortcut: Shortcut,
+}
+
+/// What goes past a block that changes the shape (He et al. 2015, section 4.1).
+#[derive(Clone, Copy, PartialEq)]
+enum Shortcut {
+    /// Option A: every other pixel, and zeros for the new channels.
+    Plain,
+    /// Option B: a 1x1 convolution.
+    Convolved,
+}
+
+const fn basic(name: &'static str, depths: &'static [usize], base: usize, shortcut: Shortcut) -> ResNet {
+    ResNet { name, block: Block::Basic, depths, base, shortcut }
+}
+
+const fn bottleneck(name: &'static str, depths: &'static [usize], widen: usize) -> ResNet {
+    ResNet { name, block: Block::Bottleneck { widen }, depths, base: 64, shortcut: Shortcut::Convolved }
 }
 
 /// Three stages of one block, for laptops: 0.08 million weights.
-pub static RESNET8: ResNet = ResNet { name: "resnet8", block: Block::Basic, depths: &[1, 1, 1], base: 16 };
-pub static RESNET18: ResNet = ResNet { name: "resnet18", block: Block::Basic, depths: &[2, 2, 2, 2], base: 64 };
-pub static RESNET34: ResNet = ResNet { name: "resnet34", block: Block::Basic, depths: &[3, 4, 6, 3], base: 64 };
-pub static RESNET50: ResNet = ResNet { name: "resnet50", block: Block::Bottleneck { widen: 1 }, depths: &[3, 4, 6, 3], base: 64 };
-pub static WIDE_RESNET50_2: ResNet =
-    ResNet { name: "wide_resnet50_2", block: Block::Bottleneck { widen: 2 }, depths: &[3, 4, 6, 3], base: 64 };
+pub static RESNET8: ResNet = basic("resnet8", &[1, 1, 1], 16, Shortcut::Convolved);
+pub static RESNET18: ResNet = basic("resnet18", &[2, 2, 2, 2], 64, Shortcut::Convolved);
+pub static RESNET34: ResNet = basic("resnet34", &[3, 4, 6, 3], 64, Shortcut::Convolved);
+pub static RESNET50: ResNet = bottleneck("resnet50", &[3, 4, 6, 3], 1);
+pub static WIDE_RESNET50_2: ResNet = bottleneck("wide_resnet50_2", &[3, 4, 6, 3], 2);
+/// Those of He et al. for CIFAR-10 (section 4.2): 0.27 to 0.85 million weights.
+pub static RESNET20: ResNet = basic("resnet20", &[3, 3, 3], 16, Shortcut::Plain);
+pub static RESNET32: ResNet = basic("resnet32", &[5, 5, 5], 16, Shortcut::Plain);
+pub static RESNET44: ResNet = basic("resnet44", &[7, 7, 7], 16, Shortcut::Plain);
+pub static RESNET56: ResNet = basic("resnet56", &[9, 9, 9], 16, Shortcut::Plain);
 
 impl Block {
     fn expansion(self) -> usize {
@@ -70,7 +92,11 @@ impl ResNet {
     fn block(&self, s: &mut Scope, x: Var, width: usize, stride: usize) -> Var {
         let out = width * self.block.expansion();
         let same = stride == 1 && s.shape(x).cols() == out;
-        let shortcut = if same { x } else { s.conv_norm(["downsample.0", "downsample.1"], x, filter(out, 1, stride), None, false) };
+        let shortcut = match self.shortcut {
+            _ if same => x,
+            Shortcut::Plain => s.shortcut(x),
+            Shortcut::Convolved => s.conv_norm(["downsample.0", "downsample.1"], x, filter(out, 1, stride), None, false),
+        };
         match self.block {
             Block::Basic => {
                 let h = s.conv_norm(["conv1", "bn1"], x, filter(width, 3, stride), None, true);

@@ -24,6 +24,7 @@ mod product;
 pub mod reconstruct;
 mod redundancy;
 pub mod relu;
+mod shortcut;
 pub mod spread;
 pub mod stack;
 pub mod step;
@@ -67,6 +68,7 @@ pub static ALL: &[&[Case]] = &[
     redundancy::DECORRELATE,
     redundancy::VARIANCE_COVARIANCE,
     relu::CASES,
+    shortcut::CASES,
     spread::CASES,
     stack::CASES,
     tokens::patches::CASES,

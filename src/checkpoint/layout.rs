@@ -1,0 +1,385 @@
+//! Where in a file the encoder is: in which wrapper, under whose names, as which network of ours; and what else is there.
+
+use super::families::{self, Net, Shapes};
+use super::pickle::Fault;
+use super::translate::{ANCHORS, Dialect, ours};
+use super::{Checkpoint, Dtype};
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An encoder of ours in a file of others.
+pub struct Layout {
+    /// Who writes such files.
+    pub wrapper: &'static str,
+    /// What its tensors' names begin with.
+    pub prefix: String,
+    pub arch: &'static str,
+    /// Of a ResNet: `cifar` or `imagenet`.
+    pub stem: Option<&'static str>,
+    /// Of a ViT: pixels of a patch.
+    pub patch: Option<usize>,
+    /// Of a ViT: `learned` or `sincos`.
+    pub positions: Option<&'static str>,
+    /// Of a ViT: pixels of the images whose patches have positions.
+    pub trained_size: Option<usize>,
+    /// Our names, sorted, and what each is made of.
+    pub sources: BTreeMap<String, Source>,
+    /// What is not the encoder.
+    pub leftovers: Vec<Leftover>,
+    /// Our names of what the encoder lacks.
+    pub missing: Vec<String>,
+}
+
+/// What makes a tensor of ours.
+pub struct Source {
+    pub shape: Vec<usize>,
+    /// One tensor, or queries, keys and values to be joined.
+    pub parts: Vec<String>,
+    /// Factors of its rows (layer scale), which the layer before takes over.
+    pub scale: Option<String>,
+}
+
+/// A tensor that is not loaded, and why.
+pub struct Leftover {
+    pub name: String,
+    pub reason: Part,
+}
+
+/// What a tensor belongs to if not to the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Classifier,
+    Projector,
+    Decoder,
+    /// Momentum encoder, student, or whatever else is not the one that is taken.
+    OtherEncoder,
+    Optimizer,
+    /// Steps that batch norm has counted.
+    Counter,
+    Loss,
+    Other,
+}
+
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Classifier => "classifier",
+            Part::Projector => "projector or predictor",
+            Part::Decoder => "decoder",
+            Part::OtherEncoder => "another encoder",
+            Part::Optimizer => "optimizer",
+            Part::Counter => "batch counters",
+            Part::Loss => "loss",
+            Part::Other => "other",
+        }
+    }
+}
+
+/// Names that change what an encoder computes, wherever they are in it.
+const INSIDE: &[&str] = &["dist_token", "register_tokens", "reg_token", "norm_pre", "fc_norm", "ls1", "ls2"];
+
+struct Candidate {
+    prefix: String,
+    dialect: Dialect,
+}
+
+/// The encoder of a file; nothing if there is none that is known here.
+///
+/// # Errors
+/// There is one, but not of an architecture that is known here, or with tensors that would have to be ignored.
+pub fn recognise(file: &Checkpoint, settings: &BTreeMap<String, String>) -> Result<Option<Layout>> {
+    layout(file, settings).map_err(|what| Error::format(file.path(), what))
+}
+
+fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result::Result<Option<Layout>, Fault> {
+    let mut candidates = candidates(file);
+    candidates.sort_by_key(|c| (rank(&c.prefix), c.prefix.len()));
+    let Some(best) = candidates.first() else { return Ok(None) };
+    if let Some(other) = candidates.get(1).filter(|c| rank(&c.prefix) == rank(&best.prefix) && !alias(file, best, c)) {
+        let what = format!("holds two encoders of equal standing, `{}` and `{}`; save the one that is meant", best.prefix, other.prefix);
+        return Err(what);
+    }
+    let mut parts = collect(file, best);
+    let shapes: Shapes = parts.iter().map(|(name, source)| (name.clone(), source.shape.clone())).collect();
+    let net = families::recognise(&shapes)?;
+    let wrapper = wrapper(file, best);
+    refuse(&net, wrapper, settings)?;
+    let (mut sources, mut missing) = (BTreeMap::new(), vec![]);
+    for (name, shape) in net.expected() {
+        let Some(mut source) = parts.remove(&name) else {
+            missing.push(name);
+            continue;
+        };
+        if source.shape != shape {
+            return Err(format!("tensor `{}` has shape {:?}, {} needs {shape:?}", source.parts[0], source.shape, net.arch));
+        }
+        if let Some((block, layer)) = scaled(&name)
+            && let Some(gamma) = parts.get(&format!("{block}.{layer}.gamma"))
+        {
+            if gamma.shape != shape[..1] {
+                return Err(format!("tensor `{}` has shape {:?}, {} needs {:?}", gamma.parts[0], gamma.shape, net.arch, &shape[..1]));
+            }
+            source.scale = Some(gamma.parts[0].clone());
+        }
+        sources.insert(name, source);
+    }
+    let leftovers = leftovers(file, best, &sources, &candidates)?;
+    let (patch, trained) = (net.grid.map(|g| g.0), net.grid.map(|(patch, grid)| patch * grid));
+    let stem = net.stem.map(|kernel| if kernel == 7 { "imagenet" } else { "cifar" });
+    let mut found = Layout {
+        wrapper,
+        prefix: best.prefix.clone(),
+        arch: net.arch,
+        stem,
+        patch,
+        positions: None,
+        trained_size: trained,
+        sources,
+        leftovers,
+        missing,
+    };
+    if let (Some((_, grid)), Some(source)) = (net.grid, found.sources.get("pos_embed")) {
+        let width = source.shape[2];
+        let fixed = file.values(&source.parts[0]).is_ok_and(|values| families::sine_cosine(&values, width, grid));
+        found.positions = Some(if fixed { "sincos" } else { "learned" });
+    }
+    Ok(Some(found))
+}
+
+/// What the shapes do not tell.
+fn refuse(net: &Net, wrapper: &str, settings: &BTreeMap<String, String>) -> std::result::Result<(), Fault> {
+    let given = settings.get("heads").and_then(|h| h.parse::<usize>().ok());
+    // The authors' ViT-S has twice the usual heads, which no tensor shows.
+    let theirs = (wrapper == MOCO_V3 && net.arch == "vit_small").then_some(12);
+    if let (Some(heads), Some(here)) = (theirs.or(given), net.heads)
+        && heads != here
+    {
+        return Err(format!("holds a ViT with {heads} heads, {} has {here}; such an encoder is not known here", net.arch));
+    }
+    if settings.get("stride_first").is_some_and(|s| s == "true") {
+        return Err("holds a ResNet with the stride in the first convolution of its bottlenecks; those here have it in the second".into());
+    }
+    Ok(())
+}
+
+/// The block and the layer scale that a layer takes over.
+fn scaled(name: &str) -> Option<(&str, &'static str)> {
+    [(".attn.proj.", "ls1"), (".mlp.fc2.", "ls2")].iter().find_map(|(layer, scale)| Some((name.split_once(layer)?.0, *scale)))
+}
+
+/// Every place where an encoder begins.
+fn candidates(file: &Checkpoint) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = vec![];
+    for name in file.tensors.keys() {
+        for (dialect, anchors) in ANCHORS {
+            let Some(prefix) = name.strip_suffix(anchors[0]).filter(|p| p.is_empty() || p.ends_with('.')) else { continue };
+            let all = anchors.iter().all(|anchor| file.tensors.contains_key(&format!("{prefix}{anchor}")));
+            if all && !found.iter().any(|c| c.prefix == prefix) {
+                found.push(Candidate { prefix: prefix.to_string(), dialect: *dialect });
+            }
+        }
+        if found.len() == 64 {
+            break;
+        }
+    }
+    found
+}
+
+/// Lower is taken: averages as timm does, DINO's teacher, but the online encoder of other methods.
+fn rank(prefix: &str) -> i32 {
+    let one = |part: &str| match part {
+        "state_dict_ema" | "model_ema" | "ema" => -1,
+        "student" | "student_backbone" => 5,
+        "encoder_k" | "backbone_momentum" | "encoder_momentum" => 10,
+        _ if part.contains("decoder") || part.contains("predictor") => 20,
+        _ if part.starts_with("momentum") || part.starts_with("target") => 10,
+        _ => 0,
+    };
+    prefix.split('.').map(one).sum()
+}
+
+/// The same numbers under two names.
+fn alias(file: &Checkpoint, a: &Candidate, b: &Candidate) -> bool {
+    let place = |c: &Candidate| {
+        let anchor = ANCHORS.iter().find(|(dialect, _)| *dialect == c.dialect)?.1[0];
+        Some(&file.tensors.get(&format!("{}{anchor}", c.prefix))?.place)
+    };
+    place(a) == place(b)
+}
+
+/// What lies below a candidate under our names; thirds are joined.
+fn collect(file: &Checkpoint, from: &Candidate) -> BTreeMap<String, Source> {
+    let mut parts = BTreeMap::<String, Source>::new();
+    let mut thirds = BTreeMap::<String, [Option<(&String, &Vec<usize>)>; 3]>::new();
+    for (full, tensor) in &file.tensors {
+        let Some((name, third)) = full.strip_prefix(&from.prefix).and_then(|name| ours(from.dialect, name)) else { continue };
+        match third {
+            None => drop(parts.insert(name, Source { shape: tensor.shape.clone(), parts: vec![full.clone()], scale: None })),
+            Some(i) => thirds.entry(name).or_default()[i] = Some((full, &tensor.shape)),
+        }
+    }
+    for (name, found) in thirds {
+        // What is not all there is missing.
+        let [Some(q), Some(k), Some(v)] = found else { continue };
+        let mut shape = q.1.clone();
+        if let Some(rows) = shape.first_mut().filter(|_| q.1 == k.1 && q.1 == v.1) {
+            *rows = rows.saturating_mul(3);
+            parts.insert(name, Source { shape, parts: [q, k, v].map(|part| part.0.clone()).into(), scale: None });
+        }
+    }
+    parts
+}
+
+/// Everything else with its reason. What lies in the encoder and has none would be ignored in silence.
+fn leftovers(
+    file: &Checkpoint,
+    best: &Candidate,
+    sources: &BTreeMap<String, Source>,
+    candidates: &[Candidate],
+) -> std::result::Result<Vec<Leftover>, Fault> {
+    let used: BTreeSet<&str> = sources.values().flat_map(|s| s.parts.iter().chain(&s.scale)).map(String::as_str).collect();
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_string();
+    let inside: BTreeSet<String> = used.iter().filter_map(|name| name.strip_prefix(&best.prefix)).map(first).collect();
+    let mut list = vec![];
+    for name in file.tensors.keys().filter(|name| !used.contains(name.as_str())) {
+        let reason = reason(name, best, candidates);
+        if let Some(rest) = name.strip_prefix(&best.prefix)
+            && (reason == Part::Other && inside.contains(&first(rest)) || INSIDE.iter().any(|part| rest.split('.').any(|p| p == *part)))
+        {
+            return Err(format!("has a tensor `{name}` that these encoders lack; without it the features would be others"));
+        }
+        list.push(Leftover { name: name.clone(), reason });
+    }
+    Ok(list)
+}
+
+fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> Part {
+    let parts: Vec<&str> = name.split('.').collect();
+    let any = |words: &[&str]| parts.iter().any(|part| words.contains(part));
+    let like = |words: &[&str]| parts.iter().any(|part| words.iter().any(|word| part.contains(word)));
+    let below = name.strip_prefix(&best.prefix).unwrap_or_default().split('.').next().unwrap_or_default();
+    if any(&["optimizer", "optimizer_states", "optimizers", "optim", "lr_schedulers", "scaler"]) {
+        Part::Optimizer
+    } else if like(&["decoder"]) || any(&["mask_token"]) {
+        Part::Decoder
+    } else if candidates.iter().any(|c| c.prefix != best.prefix && c.prefix.len() > best.prefix.len() && name.starts_with(&c.prefix)) {
+        Part::OtherEncoder
+    } else if ["fc", "linear", "head", "heads", "classifier", "pooler", "pre_logits", "last_linear"].contains(&below) {
+        // MoCo and SimSiam put their heads there.
+        if best.prefix.contains("encoder") { Part::Projector } else { Part::Classifier }
+    } else if candidates.iter().any(|c| c.prefix != best.prefix && name.starts_with(&c.prefix)) && !name.starts_with(&best.prefix) {
+        Part::OtherEncoder
+    } else if like(&["projector", "projection", "predictor", "prototypes"]) || any(&["head", "heads", "queue", "queue_ptr"]) {
+        Part::Projector
+    } else if like(&["classifier"]) || any(&["fc", "linear"]) && !name.starts_with(&best.prefix) {
+        Part::Classifier
+    } else if name.ends_with("num_batches_tracked") {
+        Part::Counter
+    } else if like(&["loss", "center"]) {
+        Part::Loss
+    } else {
+        Part::Other
+    }
+}
+
+const MOCO_V3: &str = "MoCo v3";
+
+/// Who writes files with such names.
+fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
+    let prefix: Vec<&str> = best.prefix.split('.').collect();
+    let any = |words: &[&str]| prefix.iter().any(|part| words.contains(part));
+    let held = |word: &str| file.tensors.keys().any(|name| name.contains(word));
+    let lightning = file.keys.iter().any(|key| key.starts_with("pytorch-lightning"));
+    match best.dialect {
+        Dialect::HfResnet | Dialect::HfVit if held("decoder.decoder_") || held("mask_token") => "Hugging Face ViTMAE",
+        Dialect::HfResnet | Dialect::HfVit => "Hugging Face transformers",
+        Dialect::TorchvisionVit => "torchvision",
+        _ if any(&["_feature_blocks"]) => "VISSL",
+        _ if any(&["encoder_q"]) => "MoCo v1 or v2",
+        _ if any(&["base_encoder"]) || held("base_encoder.") => MOCO_V3,
+        _ if any(&["teacher", "student"]) => "DINO",
+        _ if any(&["net"]) => "DejaVu",
+        Dialect::Timm if held("decoder_") => "MAE",
+        _ if any(&["encoder"]) && held(".predictor.") => "SimSiam",
+        _ if any(&["backbone"]) && lightning && held("momentum_backbone") => "solo-learn",
+        _ if any(&["backbone"]) && lightning && (held("projection_head") || matches!(best.dialect, Dialect::Numbered { .. })) => "lightly",
+        _ if any(&["backbone", "encoder"]) && lightning => "solo-learn",
+        _ if any(&["backbone"]) && held(".projector.") && held(".bn.running_mean") => "Barlow Twins",
+        _ if any(&["backbone"]) && held(".projector.") => "VICReg",
+        _ if any(&["backbone"]) => "lightly",
+        Dialect::Numbered { .. } => "a torchvision ResNet in an nn.Sequential",
+        Dialect::Timm if any(&["state_dict_ema", "model_ema", "state_dict", "model"]) => "timm or MAE",
+        Dialect::Timm => "timm",
+        _ if file.metadata.contains_key("sslmem") => "sslmem",
+        _ if any(&["state_dict", "model", "module", "_orig_mod"]) => "a state_dict in a wrapper",
+        _ => "torchvision",
+    }
+}
+
+impl Layout {
+    /// The elements of one of [`Layout::sources`], row by row.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub fn values(&self, file: &Checkpoint, name: &str) -> Result<Vec<f32>> {
+        let Some(source) = self.sources.get(name) else {
+            return Err(Error::format(file.path(), format!("has no tensor `{name}`")));
+        };
+        let mut values = vec![];
+        for part in &source.parts {
+            values.extend(file.values(part)?);
+        }
+        if let Some(scale) = &source.scale {
+            // x + scale * (W h + b): the same as with scale * W and scale * b.
+            let columns = source.shape[1..].iter().product();
+            for (row, factor) in values.chunks_exact_mut(columns).zip(file.values(scale)?) {
+                row.iter_mut().for_each(|v| *v *= factor);
+            }
+        }
+        Ok(values)
+    }
+
+    /// What our files say of themselves.
+    pub fn facts(&self) -> BTreeMap<String, String> {
+        let text = |value: Option<&str>| value.map(String::from);
+        let number = |value: Option<usize>| value.map(|n| n.to_string());
+        let facts = [
+            ("arch", Some(self.arch.to_string())),
+            ("stem", text(self.stem)),
+            ("patch", number(self.patch)),
+            ("positions", text(self.positions)),
+            ("trained_size", number(self.trained_size)),
+        ];
+        facts.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
+    }
+}
+
+impl Checkpoint {
+    /// The encoder in it and what is known of that: what the file says of itself, then its tensors, then what lies beside it.
+    /// Without one that is known here, a safetensors file says what it says; others are refused.
+    ///
+    /// # Errors
+    /// The encoder is not of an architecture that is known here, or has tensors that would have to be ignored.
+    pub fn identify(&self) -> Result<(Option<Layout>, BTreeMap<String, String>)> {
+        let beside = super::settings(&self.path);
+        let layout = recognise(self, &beside)?;
+        if layout.is_none() && self.format != super::Format::Safetensors {
+            let first = self.tensors.keys().next().map(|name| format!(", the first `{name}`")).unwrap_or_default();
+            let what = format!("holds no encoder that is known here ({} tensors{first}); see `sslmem show encoders`", self.tensors.len());
+            return Err(Error::format(&self.path, what));
+        }
+        let mut facts = layout.as_ref().map(Layout::facts).unwrap_or_default();
+        if !self.metadata.contains_key("arch") {
+            let of_images = ["mean", "std", "size", "interpolation", "crop_pct"];
+            facts.extend(beside.into_iter().filter(|(key, _)| of_images.contains(&key.as_str())));
+        }
+        facts.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Ok((layout, facts))
+    }
+
+    /// A file of our own training, whose tensors have their names already, and are of other types as well.
+    pub fn is_ours(&self) -> bool {
+        self.metadata.contains_key("fingerprint")
+            || self.tensors.values().any(|t| matches!(t.dtype, Dtype::U32 | Dtype::U8)) && self.format == super::Format::Safetensors
+    }
+}

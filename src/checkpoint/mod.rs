@@ -1,0 +1,206 @@
+//! Foreign files of weights: what tensors a safetensors or PyTorch file holds, and which encoder of ours they are.
+//!
+//! A file is never trusted: no class of a pickle is imported or called, and nothing is allocated for what the file does not hold.
+
+mod call;
+mod dtype;
+mod families;
+mod input;
+mod layout;
+mod pickle;
+mod safetensors;
+mod settings;
+mod torch;
+mod translate;
+mod zip;
+
+pub use dtype::Dtype;
+pub use families::{expected, sine_cosine};
+pub use layout::{Layout, Leftover, Part, Source};
+pub use settings::settings;
+
+use crate::error::{Error, Result};
+use input::Input;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// How the numbers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Safetensors,
+    /// `torch.save` since version 1.6.
+    Zip,
+    /// `torch.save` before.
+    Legacy,
+}
+
+/// A file of weights whose tensors are known by name and read when they are asked for.
+pub struct Checkpoint {
+    path: PathBuf,
+    input: Input,
+    pub format: Format,
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Of a pickled dictionary: its keys, tensors or not.
+    pub keys: Vec<String>,
+    /// What a safetensors file says of itself.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where its elements are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// First byte of the storage.
+    start: u64,
+    /// First element in it.
+    offset: usize,
+    /// Elements between neighbours along each axis.
+    strides: Vec<usize>,
+}
+
+/// What the reader of a format finds.
+struct Head {
+    tensors: BTreeMap<String, Tensor>,
+    keys: Vec<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Elements at most of a tensor that repeats its numbers (stride 0), which no file bounds.
+const MOST_REPEATED: usize = 1 << 28;
+
+impl Tensor {
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Elements from the first to the last, both counted; nothing if that overflows.
+    fn span(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent))?;
+        let steps = self.shape.iter().zip(&self.place.strides).map(|(extent, stride)| extent.saturating_sub(1).checked_mul(*stride));
+        steps.into_iter().try_fold(1usize, |sum, step| sum.checked_add(step?))
+    }
+    /// All elements lie in a storage of `held`.
+    fn lies_within(&self, held: usize) -> bool {
+        let Some(span) = self.span() else { return false };
+        let end = self.place.offset.checked_add(if self.is_empty() { 0 } else { span });
+        end.is_some_and(|end| end <= held) && (self.len() <= held || self.len() <= MOST_REPEATED)
+    }
+}
+
+impl Checkpoint {
+    /// Reads what is in a safetensors file or one of `torch.save`, whatever it is called.
+    ///
+    /// # Errors
+    /// It is missing, neither of them, not whole, or broken.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let about = file.metadata().map_err(Error::io("read", path))?;
+        if about.is_dir() {
+            return Err(Error::format(path, "is a folder; name the file of weights in it"));
+        }
+        Checkpoint::of(path, Input::File { file, len: about.len() })
+    }
+
+    /// The same of bytes; `path` is what errors call them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Checkpoint> {
+        Checkpoint::of(path, Input::Memory(bytes))
+    }
+
+    fn of(path: &Path, input: Input) -> Result<Checkpoint> {
+        let fault = |what| Error::format(path, what);
+        let first = input.read(0, input.len().min(9)).map_err(fault)?;
+        let (format, head) = match &first[..] {
+            [b'P', b'K', 3, 4, ..] => (Format::Zip, torch::zipped(&input)),
+            [0x80, 0..=5, ..] => (Format::Legacy, torch::legacy(&input)),
+            bytes if safetensors::begins(bytes, input.len()) => (Format::Safetensors, safetensors::read(&input)),
+            _ => {
+                let what = "is not a whole safetensors file, nor one of torch.save; name a file of weights, or get it again";
+                return Err(fault(what.into()));
+            }
+        };
+        let Head { tensors, keys, metadata } = head.map_err(fault)?;
+        Ok(Checkpoint { path: path.to_path_buf(), input, format, tensors, keys, metadata })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes of a contiguous tensor as they are, little-endian.
+    ///
+    /// # Errors
+    /// There is no such tensor, or the file is shorter than it was.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let tensor = self.tensor(name)?;
+        self.elements(tensor).map_err(|what| Error::format(&self.path, what))
+    }
+
+    /// The elements of a tensor, row by row, as f32.
+    ///
+    /// # Errors
+    /// There is no such tensor, its elements are no numbers, or one of them is NaN or infinite, which would otherwise
+    /// surface as a meaningless score much later.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name)?;
+        let bytes = self.elements(tensor).map_err(|what| Error::format(&self.path, what))?;
+        let Some(values) = tensor.dtype.to_f32(&bytes) else {
+            let what = format!("tensor `{name}` is of a type that is not known here; convert the file to float32");
+            return Err(Error::format(&self.path, what));
+        };
+        if let Some((i, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            let what = format!("tensor `{name}` holds {value} at element {i}; these weights cannot be used");
+            return Err(Error::format(&self.path, what));
+        }
+        Ok(values)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::format(&self.path, format!("has no tensor `{name}`")))
+    }
+
+    /// A tensor's bytes with its strides taken out.
+    fn elements(&self, tensor: &Tensor) -> std::result::Result<Vec<u8>, pickle::Fault> {
+        let (width, Place { start, offset, strides }) = (tensor.dtype.bytes(), &tensor.place);
+        let span = tensor.span().unwrap_or(0);
+        if tensor.is_empty() || width == 0 {
+            return Ok(vec![]);
+        }
+        let read = self.input.read(start + (offset * width) as u64, (span * width) as u64)?;
+        let mut contiguous = 1;
+        let plain = tensor.shape.iter().zip(strides).rev().all(|(&extent, &stride)| {
+            let fits = extent == 1 || stride == contiguous;
+            contiguous *= extent;
+            fits
+        });
+        if plain {
+            return Ok(read);
+        }
+        let mut bytes = Vec::with_capacity(tensor.len() * width);
+        let mut place = vec![0; tensor.shape.len()];
+        for _ in 0..tensor.len() {
+            let at: usize = place.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+            bytes.extend_from_slice(&read[at * width..][..width]);
+            for (i, extent) in place.iter_mut().zip(&tensor.shape).rev() {
+                *i += 1;
+                if *i < *extent {
+                    break;
+                }
+                *i = 0;
+            }
+        }
+        Ok(bytes)
+    }
+}
