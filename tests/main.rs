@@ -33,6 +33,7 @@ mod ops;
 mod planted;
 mod probe;
 mod report;
+mod score;
 mod signature;
 mod split;
 mod stats;

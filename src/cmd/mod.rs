@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod embed;
 mod fetch;
+mod merge;
 mod probe;
 mod progress;
 mod report;
@@ -61,6 +62,7 @@ enum Verb {
     Split(split::Verb),
     Train(train::Verb),
     Score(score::Verb),
+    Merge(merge::Verb),
     Embed(embed::Verb),
     Probe(probe::Verb),
     Report(report::Verb),
@@ -102,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Split(verb) => split::run(verb, &global),
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
+        Verb::Merge(verb) => merge::run(verb),
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
