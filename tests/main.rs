@@ -34,6 +34,7 @@ mod planted;
 mod probe;
 mod report;
 mod score;
+mod score_tables;
 mod signature;
 mod split;
 mod stats;

@@ -6,22 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use sslmem::data::{Image, Source};
-use sslmem::device::Device;
-use sslmem::encoders::{self, Features, Form, Network};
-use sslmem::error::Result;
-use sslmem::ops::alignment::Pairs;
-use sslmem::progress::Silent;
+use sslmem::encoders::{self, Form, Network};
 use sslmem::random::{Purpose, Stream};
-use sslmem::score::{Protocol, Shard, Side, score};
-use sslmem::split::Subset;
+use sslmem::score::Shard;
 use sslmem::table;
 use sslmem::tape::{Mode, Tape};
-use sslmem::view::policy;
 use sslmem::weights::Weights;
 
 /// A folder with two untrained encoders, `f.safetensors` and `g.safetensors`.
-fn encoders() -> tempfile::TempDir {
+pub fn encoders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in ["f", "g"].into_iter().enumerate() {
         let mut tape = Tape::new(Mode::Eval);
@@ -34,18 +27,18 @@ fn encoders() -> tempfile::TempDir {
     folder
 }
 
-fn network() -> Network {
+pub fn network() -> Network {
     Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) }
 }
 
-fn command(folder: &Path, data: &str, out: &str, more: &[&str]) -> Command {
+pub fn command(folder: &Path, data: &str, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sslmem"));
     command.current_dir(folder).args(["score", "--f", "f.safetensors", "--g", "g.safetensors", "--arch", "resnet8"]);
     command.args(["--pairs", "original", "--views", "1", "--data", data, "--out", out]).args(more);
     command
 }
 
-fn done(mut command: Command) -> (String, String) {
+pub fn done(mut command: Command) -> (String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let (said, error) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert_eq!(status.code(), Some(0), "{command:?}: {error}");
@@ -53,7 +46,7 @@ fn done(mut command: Command) -> (String, String) {
 }
 
 /// Fails with one sentence that holds all of these.
-fn fails(mut command: Command, code: i32, parts: &[&str]) {
+pub fn fails(mut command: Command, code: i32, parts: &[&str]) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let error = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(code), "{command:?}: {error}");
@@ -286,7 +279,7 @@ fn shards_are_ranges_and_clusters_name_them() {
 }
 
 /// JPEGs in a folder, of which these are cut short.
-fn photos(folder: &Path, count: usize, bad: &[usize]) -> PathBuf {
+pub fn photos(folder: &Path, count: usize, bad: &[usize]) -> PathBuf {
     let photos = folder.join("photos");
     fs::create_dir(&photos).unwrap();
     for i in 0..count {
@@ -328,96 +321,4 @@ fn bad_images_are_listed_or_stop_the_job_which_goes_on_without_them() {
     let shards: Vec<String> = (1..=30).map(|i| format!("t.{i}-of-30.csv")).collect();
     done(merge(f, "m.csv", &shards.iter().map(String::as_str).collect::<Vec<_>>()));
     assert!(fs::read(f.join("m.csv")).unwrap() == fs::read(f.join("s.csv")).unwrap());
-}
-
-#[test]
-fn several_layers_in_one_pass_are_each_alone() {
-    let folder = encoders();
-    let f = folder.path();
-    let layers = ["pooled", "map", "layer2.0"];
-    done(command(f, "synthetic:50", "all.parquet", &["--layers", "pooled,map,layer2.0"]));
-    for layer in layers {
-        done(command(f, "synthetic:50", &format!("{layer}.parquet"), &["--layers", layer]));
-        let (one, all) = (fs::read(f.join(format!("{layer}.parquet"))), fs::read(f.join(format!("all.{layer}.parquet"))));
-        assert!(one.unwrap() == all.unwrap(), "{layer} is another in company");
-    }
-    assert!(!f.join("all.parquet").exists());
-    fails(command(f, "synthetic:50", "x.parquet", &["--layers", "pooled,pooled"]), 2, &["the layer `pooled` is named twice"]);
-    fails(
-        command(f, "synthetic:50", "x.parquet", &["--layers", "pooled,layer9"]),
-        2,
-        &["resnet8 has no layer `layer9`; choose one of pooled"],
-    );
-}
-
-#[test]
-fn tables_for_numpy_hold_the_same() {
-    let folder = encoders();
-    let f = folder.path();
-    done(command(f, "synthetic:50", "s.npy", &[]));
-    done(command(f, "synthetic:50", "s2.csv", &[]));
-    let (bytes, rows) = (fs::read(f.join("s.npy")).unwrap(), table::read(f.join("s2.csv")).unwrap());
-    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\0");
-    let head = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
-    let text = std::str::from_utf8(&bytes[10..head]).unwrap();
-    assert!(head % 64 == 0 && text.ends_with('\n') && text.contains("'shape': (60,), }"), "{text}");
-    assert!(text.starts_with("{'descr': [('index', '<u4'), ('id', '|S11'), ('label', '<i8'), ('subset', '|S3'), ('align_f', '<f8'), "));
-    let width = 4 + 11 + 8 + 3 + 7 * 8;
-    assert_eq!(bytes.len(), head + 60 * width);
-    for (row, bytes) in rows.iter().zip(bytes[head..].chunks_exact(width)) {
-        assert_eq!(bytes[..4], row.index.to_le_bytes());
-        assert!(bytes[4..15].starts_with(row.id.as_bytes()));
-        let numbers: Vec<f64> = bytes[26..].chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
-        assert!(numbers.iter().zip(row.numbers()).all(|(a, b)| *a == b || a.is_nan() && b.is_nan()));
-    }
-}
-
-/// Images so large that a batch's budget holds one of them or a few.
-struct Large;
-
-impl Source for Large {
-    fn len(&self) -> usize {
-        9
-    }
-    fn train_len(&self) -> usize {
-        9
-    }
-    fn id(&self, index: usize) -> String {
-        index.to_string()
-    }
-    fn label(&self, _: usize) -> Option<u32> {
-        None
-    }
-    fn classes(&self) -> &[String] {
-        &[]
-    }
-    fn digest(&self) -> &str {
-        "large"
-    }
-    fn largest(&self) -> usize {
-        panic!("scoring does not ask for the largest image")
-    }
-    fn image(&self, index: usize) -> Result<Image> {
-        let (height, width) = if index % 4 == 1 { (3000, 3000) } else { (900 + index, 1100) };
-        let pixels = (0..height * width * 3).map(|i| ((i / 911) * 31 + i % 256 * index) as u8).collect();
-        Ok(Image { height, width, pixels })
-    }
-}
-
-#[test]
-fn images_larger_than_a_batch_has_room_for_are_scored_alike() {
-    let folder = encoders();
-    let paths = ["f", "g"].map(|name| folder.path().join(format!("{name}.safetensors")));
-    let samples: Vec<(u32, Subset)> = (0..9).map(|i| (i, Subset::Candidate)).collect();
-    let run = |batch: usize| {
-        let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
-        let (features, layer) = (Features::Pooled, String::new());
-        let protocol = Protocol { view, original, views: 2, pairs: Pairs::All, features, layer, seed: 0, batch };
-        let side = |i: usize| Side { path: &paths[i], network: network() };
-        let rows = score(side(0), side(1), &protocol, &Large, &samples, &Device::Cpu, &mut Silent).unwrap();
-        rows.iter().map(|row| (row.index, row.align_f.to_bits(), row.align_g.to_bits())).collect::<Vec<_>>()
-    };
-    let one = run(1);
-    assert_eq!(one.len(), 9);
-    assert!(run(3) == one && run(16) == one);
 }

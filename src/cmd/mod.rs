@@ -1,6 +1,7 @@
 //! The command line: one file per verb. The only code that prints.
 
 mod args;
+mod bench;
 mod demo;
 mod device;
 mod doctor;
@@ -14,6 +15,7 @@ mod run;
 mod score;
 mod show;
 mod split;
+mod top;
 mod train;
 
 use std::ffi::OsString;
@@ -63,6 +65,8 @@ enum Verb {
     Train(train::Verb),
     Score(score::Verb),
     Merge(merge::Verb),
+    Top(top::Verb),
+    Bench(bench::Verb),
     Embed(embed::Verb),
     Probe(probe::Verb),
     Report(report::Verb),
@@ -105,6 +109,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
         Verb::Merge(verb) => merge::run(verb),
+        Verb::Top(verb) => top::run(verb),
+        Verb::Bench(verb) => bench::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Report(verb) => report::run(verb),

@@ -4,6 +4,7 @@
 //! threads do not change a bit of it, nor does where a job was stopped or how it was divided into shards.
 
 mod assemble;
+pub mod bench;
 mod blocks;
 mod job;
 mod merge;
