@@ -1,66 +1,202 @@
 //! From a source to a program's batch: decode on all threads, lay the images one after the other.
 
-use crate::data::{Image, Source};
+use crate::data::{Image, OnBadImage, Source};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::augment::Batch;
-use crate::program::Program;
+use crate::program::{Plan, Program};
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Bytes that the largest image may have that a source decodes.
+const LARGEST: usize = 512 << 20;
+/// Bytes of pixels that a batch has room for, per sample and in all. A batch of larger images is closed early.
+const USUAL: usize = 4 << 20;
+const BUDGET: usize = 256 << 20;
+/// Batches that are decoded ahead of the program.
+const AHEAD: usize = 2;
+/// Bytes beyond the last pixel that a kernel reads.
+const BEYOND: usize = 16;
 
 /// The decoded images of a batch.
+#[derive(Default)]
 struct Images {
-    pixels: Vec<u8>, // one image after the other
-    table: Vec<u32>, // [n, 3]: offset, height, width
-    keys: Vec<u32>,  // [n, 2]: epoch, sample
+    pixels: Vec<u8>,           // one image after the other
+    table: Vec<u32>,           // [n, 3]: offset, height, width
+    keys: Vec<u32>,            // [n, 2]: epoch, sample
+    places: Vec<usize>,        // [n], in the list of samples
+    bad: Vec<(usize, String)>, // of those between, the ones that cannot be decoded
 }
 
 impl Images {
-    fn decode(batch: &Batch, source: &dyn Source, samples: &[u32], epoch: u32) -> Result<Images> {
-        let images: Vec<Image> = samples.par_iter().map(|&i| source.image(i as usize)).collect::<Result<_>>()?;
-        let (mut pixels, mut table, mut keys) = (vec![], vec![], vec![]);
-        for (image, &sample) in images.iter().zip(samples) {
-            table.extend([pixels.len() as u32, image.height as u32, image.width as u32]);
-            keys.extend([epoch, sample]);
-            pixels.extend_from_slice(&image.pixels);
-            if u32::try_from(pixels.len()).is_err() {
-                return Err(Error::config(format!("{} images of this size are more than 4 GiB in one batch", batch.n), "lower the batch"));
-            }
-        }
-        for _ in samples.len()..batch.n {
+    fn push(&mut self, image: &Image, epoch: u32, sample: u32, place: usize) -> Result<()> {
+        let offset = u32::try_from(self.pixels.len());
+        let offset = offset.map_err(|_| Error::config("the images of one batch are more than 4 GiB", "lower the batch"))?;
+        self.table.extend([offset, image.height as u32, image.width as u32]);
+        self.keys.extend([epoch, sample]);
+        self.pixels.extend_from_slice(&image.pixels);
+        self.places.push(place);
+        Ok(())
+    }
+
+    /// A short batch is filled up by repeating its last sample, so that a program of fixed size can run.
+    fn put(&self, program: &mut Program, batch: &Batch) -> Result<()> {
+        let (mut table, mut keys) = (self.table.clone(), self.keys.clone());
+        for _ in self.places.len()..batch.n {
             table.extend_from_within(table.len() - 3..);
             keys.extend_from_within(keys.len() - 2..);
         }
-        Ok(Images { pixels, table, keys })
-    }
-
-    fn put(&self, program: &mut Program, batch: &Batch) -> Result<()> {
         program.write(batch.pixels, &self.pixels)?;
-        program.write(batch.table, &self.table)?;
-        program.write(batch.keys, &self.keys)
+        program.write(batch.table, &table)?;
+        program.write(batch.keys, &keys)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.bad.is_empty()
     }
 }
 
-/// Put `samples` into `batch`, keyed for `epoch`. A short list is filled up by repeating its last sample, so
-/// that a program of fixed size can run; the caller ignores the tail.
+/// Put `samples` into `batch`, keyed for `epoch`. Of a short list the last sample is repeated; the caller ignores the tail.
 pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: &[u32], epoch: u32) -> Result<()> {
-    Images::decode(batch, source, samples, epoch)?.put(program, batch)
+    let images: Vec<Image> = samples.par_iter().map(|&i| source.image(i as usize)).collect::<Result<_>>()?;
+    let mut laid = Images::default();
+    for (place, (image, &sample)) in images.iter().zip(samples).enumerate() {
+        laid.push(image, epoch, sample, place)?;
+    }
+    laid.put(program, batch)
 }
 
-/// Run `program` on all `samples`, a batch at a time, and give each part to `take`, which reads its results. The next
-/// images are decoded before results are read, so a GPU works while the CPU decodes.
-pub fn stream(
-    program: &mut Program,
-    batch: &Batch,
-    source: &dyn Source,
-    samples: &[u32],
-    mut take: impl FnMut(&Program, &[u32]) -> Result<()>,
-) -> Result<()> {
-    let mut parts = samples.chunks(batch.n).map(|part| Ok((part, Images::decode(batch, source, part, 0)?)));
-    let mut next = parts.next().transpose()?;
-    while let Some((part, images)) = next {
-        images.put(program, batch)?;
-        program.run()?;
-        next = parts.next().transpose()?;
-        take(program, part)?;
+/// What a batch of `n` streamed samples needs: bytes of pixels on `device`, for [`crate::tape::Tape::batch_of`]. A source is not asked for
+/// its largest image, which may take it a look at every file.
+///
+/// On the CPU there is room for the largest image that any source decodes, because pages that nothing is written
+/// to cost nothing. A GPU's memory is real, so it gets what usual images need.
+pub fn room(n: usize, device: &Device) -> usize {
+    match device {
+        Device::Cpu => LARGEST + BEYOND,
+        Device::Gpu(_) => n.saturating_mul(USUAL).min(LARGEST) + BEYOND,
+    }
+}
+
+/// A plan with the pixels that are likely to be touched in place of all of [`room`].
+pub fn expected(plan: Plan, batch: &Batch) -> Plan {
+    let untouched = batch.capacity.saturating_sub(batch.n.saturating_mul(USUAL).min(BUDGET));
+    Plan { fixed: plan.fixed.saturating_sub(untouched), ..plan }
+}
+
+/// Where the time of a stream went. Seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// Decoding, summed over threads; most of it beside the program.
+    pub decode: f64,
+    /// The program, from its input to its results.
+    pub compute: f64,
+    /// The program had no images to work on.
+    pub wait: f64,
+}
+
+/// What is to be streamed through a program.
+pub struct Feed<'a> {
+    pub batch: Batch,
+    pub source: &'a dyn Source,
+    pub samples: &'a [u32],
+    pub on_bad: OnBadImage,
+}
+
+/// A part of a feed's samples, by their places in its list, in their order.
+pub struct Part<'a> {
+    /// Those that the program has just been run on, at most a batch.
+    pub places: &'a [usize],
+    /// Those that cannot be decoded, with the reason.
+    pub bad: &'a [(usize, String)],
+}
+
+/// Run `program` on all samples, a batch at a time, and give each part to `take`, which reads its results. A thread decodes
+/// ahead of the program, at most [`AHEAD`] batches: memory does not grow with the number of samples, nor (beyond one
+/// image) with their size.
+///
+/// # Errors
+/// An image that cannot be read and, with [`OnBadImage::Fail`], one that cannot be decoded, after `take` got all before it.
+pub fn stream(program: &mut Program, feed: &Feed, mut take: impl FnMut(&Program, &Part) -> Result<()>) -> Result<Times> {
+    let mut times = Times::default();
+    let decoding = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (queue, batches): (_, Receiver<Result<Images>>) = sync_channel(AHEAD);
+        scope.spawn(|| produce(feed, queue, &decoding));
+        loop {
+            let start = Instant::now();
+            // An error here is the end: the thread is done and its end of the queue is gone.
+            let Ok(images) = batches.recv() else { return Ok(()) };
+            times.wait += start.elapsed().as_secs_f64();
+            let (images, start) = (images?, Instant::now());
+            if !images.places.is_empty() {
+                images.put(program, &feed.batch)?;
+                program.run()?;
+            }
+            take(program, &Part { places: &images.places, bad: &images.bad })?;
+            times.compute += start.elapsed().as_secs_f64();
+        }
+    })?;
+    times.decode = Duration::from_nanos(decoding.into_inner()).as_secs_f64();
+    Ok(times)
+}
+
+/// Decode the feed's samples into batches. Ends early when nobody takes them any more.
+fn produce(feed: &Feed, queue: SyncSender<Result<Images>>, decoding: &AtomicU64) {
+    let mut open = Images::default();
+    if let Err(error) = fill(feed, &queue, decoding, &mut open) {
+        // What came before the error is still worth having.
+        if open.is_empty() || queue.send(Ok(std::mem::take(&mut open))).is_ok() {
+            let _ = queue.send(Err(error));
+        }
+    } else if !open.is_empty() {
+        let _ = queue.send(Ok(open));
+    }
+}
+
+fn fill(feed: &Feed, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, open: &mut Images) -> Result<()> {
+    let &Feed { batch, source, samples, on_bad } = feed;
+    let capacity = batch.capacity - BEYOND;
+    let budget = batch.n.saturating_mul(USUAL).min(BUDGET).min(capacity);
+    let most = 4 * rayon::current_num_threads();
+    let decode = |sample: &u32| {
+        let start = Instant::now();
+        let image = source.image(*sample as usize);
+        decoding.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        image
+    };
+    let (mut at, mut largest) = (0, USUAL);
+    while at < samples.len() {
+        // So many at once that images like the largest so far fit into the budget together.
+        let some = &samples[at..][..(budget / largest).clamp(1, most).min(samples.len() - at)];
+        for (place, image) in (at..).zip(some.par_iter().map(decode).collect::<Vec<_>>()) {
+            let image = match image {
+                Ok(image) => image,
+                Err(Error::Format { what, .. }) if on_bad == OnBadImage::Skip => {
+                    open.bad.push((place, what));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            largest = largest.max(image.pixels.len());
+            if image.pixels.len() > capacity {
+                return Err(too_large(&image, source, samples[place], capacity));
+            }
+            let full = open.places.len() == batch.n || open.pixels.len() + image.pixels.len() > budget;
+            if full && !open.places.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
+                return Ok(());
+            }
+            open.push(&image, 0, samples[place], place)?;
+        }
+        at += some.len();
     }
     Ok(())
+}
+
+fn too_large(image: &Image, source: &dyn Source, sample: u32, capacity: usize) -> Error {
+    let (id, bytes) = (source.id(sample as usize), image.pixels.len());
+    let what = format!("{id} has {} x {} pixels, for which a batch has no room ({} MiB)", image.width, image.height, capacity >> 20);
+    Error::config(what, format!("choose a batch of at least {}, or leave the image out", bytes.div_ceil(USUAL)))
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this program.
     pub sslmem: String,
@@ -17,16 +17,53 @@ pub struct Manifest {
     pub data: DataFacts,
     /// The encoders, f and g of each pair.
     pub encoders: Vec<EncoderFacts>,
+    /// What of the encoders was compared, where one pass scores several layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
     /// How the scores were taken: every setting, by name.
     pub settings: serde_json::Value,
+    /// Everything that the scores depend on; a job is taken up again, and shards are merged, if this is equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<serde_json::Value>,
     pub rows: usize,
     /// BLAKE3 of the table file.
     pub table: String,
     /// Wall time of scoring.
     pub seconds: f64,
+    #[serde(default)]
+    pub throughput: Throughput,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How fast scoring was, and where its time went. Of the last call of a job that was stopped, and the sum over shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    pub threads: usize,
+    /// Samples that were scored.
+    pub samples: u64,
+    pub per_second: f64,
+    /// Seconds of decoding, summed over threads; most of them beside `compute`.
+    pub decode: f64,
+    /// Seconds of augmentation and both encoders.
+    pub compute: f64,
+    /// Seconds in which the encoders had no images to work on.
+    pub wait: f64,
+}
+
+impl std::ops::Add for Throughput {
+    type Output = Throughput;
+    fn add(self, other: Throughput) -> Throughput {
+        Throughput {
+            threads: self.threads + other.threads,
+            samples: self.samples + other.samples,
+            per_second: self.per_second + other.per_second,
+            decode: self.decode + other.decode,
+            compute: self.compute + other.compute,
+            wait: self.wait + other.wait,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DataFacts {
     pub name: String,
     pub digest: String,
@@ -62,7 +99,8 @@ impl Manifest {
     pub fn path(table: &Path) -> PathBuf {
         table.with_extension("json")
     }
-    fn write(&self, table: &Path) -> Result<()> {
+    /// Beside `table`, whole or not at all.
+    pub fn write(&self, table: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
         files::write_whole(Manifest::path(table), text.as_bytes())
     }
@@ -87,13 +125,16 @@ pub fn publish(
     let settings = serde_json::to_value(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
     let manifest = Manifest {
         sslmem: env!("CARGO_PKG_VERSION").into(),
-        device: format!("{}, {} threads", device.name(), rayon::current_num_threads()),
+        device: device.name(),
         data: DataFacts::of(source),
         encoders,
+        layer: None,
         settings,
+        job: None,
         rows: rows.len(),
         table: files::digest_file(path)?,
         seconds: start.elapsed().as_secs_f64(),
+        throughput: Throughput { threads: rayon::current_num_threads(), ..Throughput::default() },
     };
     manifest.write(path)
 }

@@ -1,13 +1,16 @@
 //! The score table: one row per scored sample.
 
 mod csv;
+mod npy;
 mod parquet;
+mod writer;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::Writer;
 use crate::split::Subset;
+
+pub use writer::TableWriter;
 
 /// What is known about one sample after scoring. Distances are of unit vectors, so they lie in [0, 2].
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +40,11 @@ pub const COLUMNS: [&str; 11] =
     ["index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr"];
 
 impl Row {
+    /// A sample with its alignment losses and the standard error of their difference; the rest is [`finish`]'s.
+    pub fn measured(index: u32, id: String, label: Option<u32>, subset: Subset, [align_f, align_g, stderr]: [f64; 3]) -> Row {
+        let (delta, score, relative, calibrated) = (0.0, f64::NAN, 0.0, f64::NAN);
+        Row { index, id, label, subset, align_f, align_g, delta, score, relative, calibrated, stderr }
+    }
     /// The columns from `align_f` on, in order. NaN stands for "not known".
     pub fn numbers(&self) -> [f64; 7] {
         [self.align_f, self.align_g, self.delta, self.score, self.relative, self.calibrated, self.stderr]
@@ -53,16 +61,55 @@ impl Row {
 /// `score` is 0 when the candidates' range is 0 and NaN when there are no candidates; `calibrated` is NaN
 /// when there are no external samples to calibrate with. `stderr` stays as it is.
 pub fn finish(rows: &mut [Row]) {
-    for row in rows.iter_mut() {
+    let mut totals = Totals::default();
+    rows.iter().for_each(|row| totals.add(row));
+    rows.iter_mut().for_each(|row| totals.finish(row));
+}
+
+/// What the derived columns need of the whole table, gathered row by row for tables that do not fit into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    pub rows: u64,
+    /// Bytes of the longest id.
+    pub longest: usize,
+    least: f64,
+    most: f64,
+    external: (f64, f64), // sum of delta, count
+}
+
+impl Default for Totals {
+    fn default() -> Totals {
+        Totals { rows: 0, longest: 0, least: f64::NAN, most: f64::NAN, external: (0.0, 0.0) }
+    }
+}
+
+impl Totals {
+    /// Take in a row's `align_f` and `align_g`.
+    pub fn add(&mut self, row: &Row) {
+        let delta = row.align_g - row.align_f;
+        self.rows += 1;
+        self.longest = self.longest.max(row.id.len());
+        match row.subset {
+            Subset::Candidate => (self.least, self.most) = (self.least.min(delta), self.most.max(delta)),
+            Subset::External => self.external = (self.external.0 + delta, self.external.1 + 1.0),
+            _ => (),
+        }
+    }
+
+    /// As [`finish`], for one row of the table whose rows were all added.
+    pub fn finish(&self, row: &mut Row) {
+        self.part(row);
+        let range = self.most - self.least;
+        row.score = if range == 0.0 { 0.0 } else { row.delta / range };
+        row.calibrated = row.delta - self.external.0 / self.external.1;
+    }
+
+    /// The derived columns of a row whose table is not all here: what needs the others is not known.
+    pub fn part(&self, row: &mut Row) {
         row.delta = row.align_g - row.align_f;
         let sum = row.align_g + row.align_f;
         row.relative = if sum == 0.0 { 0.0 } else { row.delta / sum };
-    }
-    let range = range(rows);
-    let control = mean(rows.iter().filter(|r| r.subset == Subset::External).map(|r| r.delta));
-    for row in rows {
-        row.score = if range == 0.0 { 0.0 } else { row.delta / range };
-        row.calibrated = row.delta - control;
+        (row.score, row.calibrated) = (f64::NAN, f64::NAN);
     }
 }
 
@@ -116,6 +163,8 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
 pub enum Format {
     Parquet,
     Csv,
+    /// For NumPy: one array with a named field for each column.
+    Npy,
 }
 
 impl Format {
@@ -125,31 +174,25 @@ impl Format {
         match path.extension().map(|e| e.to_string_lossy().to_lowercase()).as_deref() {
             None | Some("parquet") => Ok(Format::Parquet),
             Some("csv") => Ok(Format::Csv),
+            Some("npy") => Ok(Format::Npy),
             Some(other) => Err(Error::config(
                 format!("{}: .{other} is not a kind of score table", path.display()),
-                "use a name that ends in .parquet or .csv",
+                "use a name that ends in .parquet, .csv or .npy",
             )),
         }
     }
 }
 
-/// Writes a table: Parquet, or CSV when the name ends in `.csv`. The same rows give the same bytes.
-/// `metadata` (key, value) goes into the Parquet footer; CSV has no place for it.
+/// Writes a table: Parquet, or what the ending of the name says. The same rows give the same bytes.
+/// `metadata` (key, value) goes into the Parquet footer; the others have no place for it.
 ///
 /// # Errors
 /// The place is not writable, or a row holds a number that no score can have.
 pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]) -> Result<()> {
-    let path = path.as_ref();
-    let format = Format::of(path)?;
-    for row in rows {
-        check(row)
-            .map_err(|what| Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders"))?;
-    }
-    let mut writer = Writer::create(path)?;
-    match format {
-        Format::Parquet => parquet::write(&mut writer, rows, metadata),
-        Format::Csv => csv::write(&mut writer, rows).map_err(Error::io("write", path)),
-    }?;
+    let mut totals = Totals::default();
+    rows.iter().for_each(|row| totals.add(row));
+    let mut writer = TableWriter::create(path, &totals, metadata)?;
+    rows.iter().try_for_each(|row| writer.push(row.clone()))?;
     writer.commit()
 }
 
@@ -162,6 +205,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Row>> {
     let rows = match Format::of(path)? {
         Format::Parquet => parquet::read(path),
         Format::Csv => csv::read(path),
+        Format::Npy => Err(Error::config(
+            format!("{} is a table for NumPy, which is not read here", path.display()),
+            "name the same table as .parquet or .csv",
+        )),
     }?;
     for (line, row) in rows.iter().enumerate() {
         check(row).map_err(|what| Error::format(path, format!("row {}: {what}", line + 1)))?;

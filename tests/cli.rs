@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use sslmem::table;
 
-const VERBS: [&str; 12] = ["run", "demo", "split", "train", "score", "embed", "probe", "convert", "report", "fetch", "show", "doctor"];
+const VERBS: [&str; 15] =
+    ["run", "demo", "split", "train", "score", "merge", "top", "bench", "embed", "probe", "convert", "report", "fetch", "show", "doctor"];
 
 fn sslmem(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sslmem")).current_dir(folder).args(args).output().unwrap()

@@ -26,7 +26,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("table", &["files", "split"]),
     ("stats", &["split", "table"]),
     ("config", &["data", "encoders", "files", "methods", "ops", "score", "split", "view"]),
-    ("loader", &["data", "ops", "program"]),
+    ("loader", &["data", "device", "ops", "program"]),
     (
         "train",
         &[
@@ -37,8 +37,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "score",
         &[
-            "data", "device", "encoders", "loader", "ops", "program", "progress", "random", "split", "table", "tape", "var", "view",
-            "weights",
+            "data", "device", "encoders", "files", "loader", "manifest", "ops", "program", "progress", "random", "split", "table", "tape",
+            "var", "view", "weights",
         ],
     ),
     ("probe", &["data", "device", "progress", "random", "score"]),

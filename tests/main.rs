@@ -35,6 +35,8 @@ mod ops;
 mod planted;
 mod probe;
 mod report;
+mod score;
+mod score_tables;
 mod signature;
 mod split;
 mod stats;

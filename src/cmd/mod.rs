@@ -1,6 +1,7 @@
 //! The command line: one file per verb. The only code that prints.
 
 mod args;
+mod bench;
 mod convert;
 mod demo;
 mod device;
@@ -8,6 +9,7 @@ mod doctor;
 mod embed;
 mod encoder;
 mod fetch;
+mod merge;
 mod probe;
 mod progress;
 mod report;
@@ -15,6 +17,7 @@ mod run;
 mod score;
 mod show;
 mod split;
+mod top;
 mod train;
 
 use std::ffi::OsString;
@@ -63,6 +66,9 @@ enum Verb {
     Split(split::Verb),
     Train(train::Verb),
     Score(score::Verb),
+    Merge(merge::Verb),
+    Top(top::Verb),
+    Bench(bench::Verb),
     Embed(embed::Verb),
     Probe(probe::Verb),
     Convert(convert::Verb),
@@ -105,6 +111,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Split(verb) => split::run(verb, &global),
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
+        Verb::Merge(verb) => merge::run(verb),
+        Verb::Top(verb) => top::run(verb),
+        Verb::Bench(verb) => bench::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
         Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Convert(verb) => convert::run(verb),

@@ -1,16 +1,16 @@
 //! `sslmem score`: the alignment of f and g on the same views of the same samples.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::Args;
 
-use super::args::{Flags, Images, Network, Origin, open};
+use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
-use super::{Global, keep};
-use crate::error::Result;
-use crate::manifest::{self, EncoderFacts, Manifest};
-use crate::score::{Side, score};
+use super::{Global, print};
+use crate::data::{self, OnBadImage};
+use crate::error::{Error, Result};
+use crate::manifest::EncoderFacts;
+use crate::score::{Done, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
 use crate::{files, table};
 
@@ -26,7 +26,7 @@ pub struct Verb {
     /// Weights of g, which did not
     #[arg(long, value_name = "FILE")]
     g: PathBuf,
-    /// Table to write, Parquet or CSV by its ending; a manifest is written beside it
+    /// Table to write, Parquet, CSV or NPY by its ending; a manifest is written beside it
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Which sample belongs to which subset; without it all are candidates
@@ -38,19 +38,20 @@ pub struct Verb {
     /// Which views are compared: all pairs (Eq. 1) or the original with each (the released code)
     #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
     pairs: Option<String>,
-    /// What is compared: pooled features (a ViT's class token), their mean over places, or the whole map (all tokens)
-    #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
-    features: Option<String>,
-    /// Compare the whole output of a layer instead, such as layer4.1 or blocks.3
-    #[arg(long, value_name = "NAME", help_heading = "Scoring")]
-    layer: Option<String>,
+    /// What is compared: pooled features (a ViT's class token), their mean over places, the whole map (all tokens), or the
+    /// whole output of layers such as layer4.1 or blocks.3. Several are scored in one pass, each into a table of its name
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', visible_aliases = ["features", "layer"], help_heading = "Scoring")]
+    layers: Vec<String>,
     /// Kind of views (see `sslmem show policies`)
     #[arg(long, value_name = "NAME", help_heading = "Scoring")]
     view: Option<String>,
     /// Samples at a time; scores do not depend on it
     #[arg(long, value_name = "N", help_heading = "Scoring")]
     batch: Option<usize>,
-    /// Replace a table that exists
+    /// Score only share I of N of the samples (`sslmem merge` puts the tables together); auto: as the cluster says
+    #[arg(long, value_name = "I/N", help_heading = "Scoring")]
+    shard: Option<Shard>,
+    /// Replace a table that exists, or a job that was begun in its place
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -63,15 +64,23 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
-    let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs).with("score.features", &verb.features);
-    let flags = flags.with("score.layer", &verb.layer);
-    let recipe = verb.origin.resolve(&flags.with("score.view", &verb.view).with("score.batch", &verb.batch))?;
+    let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs);
+    let flags = match &verb.layers[..] {
+        [one] => match Layer::of(one) {
+            Layer::Output(_) => flags.with("score.features", &Some(one)).with("score.layer", &Some("")),
+            Layer::Inner(_) => flags.with("score.layer", &Some(one)),
+        },
+        _ => flags,
+    };
+    // A million images have a bad one, and a table that lacks it is worth more than none.
+    let skip = Some(verb.images.on_bad_image.as_deref().unwrap_or("skip"));
+    let flags = flags.with("data.on_bad_image", &skip).with("score.view", &verb.view).with("score.batch", &verb.batch);
+    let recipe = verb.origin.resolve(&flags)?;
     let device = global.device()?;
-    keep(&verb.out, verb.force)?;
-    keep(&Manifest::path(&verb.out), verb.force)?;
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
-    let source = open(&recipe)?;
+    // Bad images are found as they are scored, not by decoding everything before.
+    let source = data::open(&recipe.data.source, OnBadImage::Fail)?;
     let samples = match &verb.split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(path) => {
@@ -83,10 +92,42 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     };
     let said = Said::of(&verb.network, &verb.origin);
     let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
-    let start = Instant::now();
-    let mut rows = score(f, g, &recipe.protocol()?, source.as_ref(), &samples, &device, global.progress().as_mut())?;
-    table::finish(&mut rows);
+    let protocol = recipe.protocol()?;
+    let layers = if verb.layers.len() > 1 { verb.layers.iter().map(|name| Layer::of(name)).collect() } else { vec![protocol.compared()] };
     let facts = |role: &str, side: Side| EncoderFacts::of(role, side.network.encoder.name(), side.path);
-    let encoders = vec![facts("f", f)?, facts("g", g)?];
-    manifest::publish(&verb.out, &rows, source.as_ref(), encoders, &recipe, &device, start)
+    let job = Job {
+        task: Task {
+            f,
+            g,
+            protocol: &protocol,
+            layers: &layers,
+            source: source.as_ref(),
+            device: &device,
+            on_bad: recipe.data.on_bad_image,
+        },
+        samples: &samples,
+        shard: verb.shard,
+        out: &verb.out,
+        encoders: vec![facts("f", f)?, facts("g", g)?],
+        settings: serde_json::to_value(&recipe).map_err(|e| Error::format(&verb.out, format!("its recipe cannot be written ({e})")))?,
+        force: verb.force,
+    };
+    say(&job.run(global.progress().as_mut())?)
+}
+
+/// Where the tables are, and what is not in them.
+pub fn say(done: &Done) -> Result<()> {
+    let mut text = String::new();
+    for table in &done.tables {
+        let before = if done.before { ", scored before" } else { "" };
+        text += &format!("{}: {} samples{before}\n", table.display(), done.rows);
+    }
+    if !done.skipped.is_empty() {
+        let (id, reason) = &done.skipped[0];
+        text += &format!(
+            "{} images could not be decoded and have no row (first: {id}: {reason}); the manifest lists them\n",
+            done.skipped.len()
+        );
+    }
+    print(&text)
 }

@@ -26,7 +26,11 @@ pub struct Batch {
 impl Tape {
     /// Room for `n` images of at most `largest` bytes each, and for the words that a kernel reads beyond the last pixel.
     pub fn batch(&mut self, n: usize, largest: usize) -> Batch {
-        let capacity = n * largest + 16;
+        self.batch_of(n, n * largest + 16)
+    }
+
+    /// Room for `n` images of `capacity` bytes together, 16 of which stay free.
+    pub fn batch_of(&mut self, n: usize, capacity: usize) -> Batch {
         Batch {
             pixels: self.fixed([capacity], Dtype::U8),
             table: self.fixed([n, 3], Dtype::U32),

@@ -23,9 +23,14 @@ pub struct Tile<'a> {
 
 /// The candidates with the highest and those with the lowest scores, at most half of them each, ties by index.
 pub fn ends(rows: &[Row]) -> (Vec<&Row>, Vec<&Row>) {
-    let mut order: Vec<&Row> = rows.iter().filter(|r| r.subset == Subset::Candidate && r.score.is_finite()).collect();
-    order.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
-    let k = MOST.min(order.len().div_ceil(2));
+    ends_of(rows, MOST, |row| row.score)
+}
+
+/// The same for any number and any value of a row.
+pub fn ends_of(rows: &[Row], k: usize, value: impl Fn(&Row) -> f64) -> (Vec<&Row>, Vec<&Row>) {
+    let mut order: Vec<&Row> = rows.iter().filter(|r| r.subset == Subset::Candidate && value(r).is_finite()).collect();
+    order.sort_by(|a, b| value(b).total_cmp(&value(a)).then(a.index.cmp(&b.index)));
+    let k = k.min(order.len().div_ceil(2));
     let least = order.iter().rev().take(k.min(order.len() - k)).copied().collect();
     order.truncate(k);
     (order, least)

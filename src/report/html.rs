@@ -18,13 +18,7 @@ use crate::table::Row;
 pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, galleries: Option<[Vec<Tile>; 2]>) -> String {
     let tests = stats::tables(input.rows);
     let (title, subtitle) = (escape(&input.title), escape(&input.subtitle));
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n<style>\n{}{}</style>\n\
-         </head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<p class=\"soft\">{subtitle}</p>\n",
-        colors(),
-        include_str!("style.css"),
-    );
+    let mut out = head(&title, &subtitle);
     out += &headline(input.rows, &tests);
     out += &means(input.rows);
     out += "</header>\n";
@@ -43,6 +37,33 @@ pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, gal
         out += &if input.facts.is_empty() { String::new() } else { tables::facts(input) };
         out += &if input.skipped.is_empty() { String::new() } else { tables::skipped(input) };
         out += "</section>\n";
+    }
+    out + "</main>\n</body>\n</html>\n"
+}
+
+/// Everything to the end of the heading.
+fn head(title: &str, subtitle: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n<style>\n{}{}</style>\n\
+         </head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<p class=\"soft\">{subtitle}</p>\n",
+        colors(),
+        include_str!("style.css"),
+    )
+}
+
+/// The page of both ends of a table.
+pub fn top(title: &str, ends: &[Vec<Tile>; 2], facts: &[(String, String)], skipped: &[(String, String)]) -> String {
+    let mut out = head(&escape(title), "The most and the least memorised samples. Positive: remembered by <i>f</i>.") + "</header>\n";
+    out += &galleries(ends);
+    for (name, pairs) in [("How it was scored", facts), ("Images that could not be decoded", skipped)] {
+        if !pairs.is_empty() {
+            let _ = writeln!(out, "<section>\n<h2>{name}</h2>\n<table>");
+            for (key, value) in pairs {
+                let _ = writeln!(out, "<tr><td>{}</td><td>{}</td></tr>", escape(key), escape(value));
+            }
+            out += "</table>\n</section>\n";
+        }
     }
     out + "</main>\n</body>\n</html>\n"
 }

@@ -5,6 +5,7 @@ mod gallery;
 mod html;
 mod svg;
 mod tables;
+pub mod top;
 
 use std::path::Path;
 

@@ -8,8 +8,11 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::split::Subset;
 
+pub fn head(out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{}", COLUMNS.join(","))
+}
+
 pub fn write(out: &mut impl Write, rows: &[Row]) -> std::io::Result<()> {
-    writeln!(out, "{}", COLUMNS.join(","))?;
     for row in rows {
         let label = row.label.map(|label| label.to_string()).unwrap_or_default();
         write!(out, "{},{},{label},{}", row.index, quoted(&row.id), row.subset.symbol())?;

@@ -1,9 +1,9 @@
 //! Score tables as Parquet: one row group per 65,536 rows, the same bytes for the same rows.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, Repetition, Type as Physical};
@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::files::Writer;
 use crate::split::Subset;
 
-const GROUP: usize = 65_536;
+/// Rows of a group.
+pub const GROUP: usize = 65_536;
 /// Pages are about 1 MB in practice; a header that promises more than this is broken.
 const LARGEST_PAGE: i64 = 64 << 20;
 /// The longest id: the longest path that Linux takes.
@@ -31,51 +32,66 @@ const LONGEST_ID: usize = 4096;
 
 type Outcome<T> = std::result::Result<T, ParquetError>;
 
-pub fn write(out: &mut Writer, rows: &[Row], metadata: &[(String, String)]) -> Result<()> {
-    let path = out.path().to_path_buf();
-    encode(out, rows, metadata).map_err(|error| match error {
-        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
-            Ok(source) => Error::io("write", &path)(*source),
-            Err(other) => Error::format(&path, other.to_string()),
-        },
-        other => Error::format(&path, sentence(&other)),
-    })
+/// A table that is written one row group at a time.
+pub struct Groups {
+    file: SerializedFileWriter<Writer>,
+    path: PathBuf,
 }
 
-fn encode(out: &mut Writer, rows: &[Row], metadata: &[(String, String)]) -> Outcome<()> {
-    let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
-        .set_key_value_metadata(Some(pairs))
-        .build();
-    let mut file = SerializedFileWriter::new(out as &mut (dyn Write + Send), schema()?, Arc::new(properties))?;
-    for rows in rows.chunks(GROUP) {
-        let mut group = file.next_row_group()?;
-        let whole = |values: Vec<u32>| values.into_iter().map(|value| value as i32).collect::<Vec<_>>();
-        let words = |values: Vec<&str>| values.into_iter().map(ByteArray::from).collect::<Vec<_>>();
-        column::<Int32Type>(&mut group, &whole(rows.iter().map(|r| r.index).collect()), None)?;
-        column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.id.as_str()).collect()), None)?;
-        let levels: Vec<i16> = rows.iter().map(|r| r.label.is_some() as i16).collect();
-        column::<Int32Type>(&mut group, &whole(rows.iter().filter_map(|r| r.label).collect()), Some(&levels))?;
-        column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.subset.symbol()).collect()), None)?;
-        for number in 0..COLUMNS.len() - 4 {
-            let all: Vec<f64> = rows.iter().map(|r| r.numbers()[number]).collect();
-            let levels: Vec<i16> = all.iter().map(|value| !value.is_nan() as i16).collect();
-            let known: Vec<f64> = all.into_iter().filter(|value| !value.is_nan()).collect();
-            column::<DoubleType>(&mut group, &known, Some(&levels))?;
-        }
-        group.close()?;
+impl Groups {
+    pub fn create(out: Writer, metadata: &[(String, String)]) -> Result<Groups> {
+        let path = out.path().to_path_buf();
+        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
+            .set_key_value_metadata(Some(pairs))
+            .build();
+        let file = schema().and_then(|schema| SerializedFileWriter::new(out, schema, Arc::new(properties)));
+        Ok(Groups { file: file.map_err(|e| plain(&path, e))?, path })
     }
-    file.close()?;
+
+    /// At most [`GROUP`] rows, and as many of all but the last group.
+    pub fn group(&mut self, rows: &[Row]) -> Result<()> {
+        encode(&mut self.file, rows).map_err(|e| plain(&self.path, e))
+    }
+
+    pub fn finish(self) -> Result<Writer> {
+        self.file.into_inner().map_err(|e| plain(&self.path, e))
+    }
+}
+
+/// What the disk said, where it is that.
+fn plain(path: &Path, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(source) => Error::io("write", path)(*source),
+            Err(other) => Error::format(path, other.to_string()),
+        },
+        other => Error::format(path, sentence(&other)),
+    }
+}
+
+fn encode(file: &mut SerializedFileWriter<Writer>, rows: &[Row]) -> Outcome<()> {
+    let mut group = file.next_row_group()?;
+    let whole = |values: Vec<u32>| values.into_iter().map(|value| value as i32).collect::<Vec<_>>();
+    let words = |values: Vec<&str>| values.into_iter().map(ByteArray::from).collect::<Vec<_>>();
+    column::<Int32Type>(&mut group, &whole(rows.iter().map(|r| r.index).collect()), None)?;
+    column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.id.as_str()).collect()), None)?;
+    let levels: Vec<i16> = rows.iter().map(|r| r.label.is_some() as i16).collect();
+    column::<Int32Type>(&mut group, &whole(rows.iter().filter_map(|r| r.label).collect()), Some(&levels))?;
+    column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.subset.symbol()).collect()), None)?;
+    for number in 0..COLUMNS.len() - 4 {
+        let all: Vec<f64> = rows.iter().map(|r| r.numbers()[number]).collect();
+        let levels: Vec<i16> = all.iter().map(|value| !value.is_nan() as i16).collect();
+        let known: Vec<f64> = all.into_iter().filter(|value| !value.is_nan()).collect();
+        column::<DoubleType>(&mut group, &known, Some(&levels))?;
+    }
+    group.close()?;
     Ok(())
 }
 
-fn column<T: DataType>(
-    group: &mut SerializedRowGroupWriter<'_, &mut (dyn Write + Send)>,
-    values: &[T::T],
-    levels: Option<&[i16]>,
-) -> Outcome<()> {
+fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Writer>, values: &[T::T], levels: Option<&[i16]>) -> Outcome<()> {
     let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("more values than columns".into()))?;
     column.typed::<T>().write_batch(values, levels, None)?;
     column.close()

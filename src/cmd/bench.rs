@@ -1,0 +1,83 @@
+//! `sslmem bench score`: how long scoring would take here, and what it would wait for.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::args::{Flags, Images, Network, Origin};
+use super::encoder::{Said, side};
+use super::{Global, print};
+use crate::data::{self, OnBadImage};
+use crate::error::Result;
+use crate::score::{Task, bench};
+
+/// Measure how fast this machine scores, part by part
+#[derive(Args)]
+#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors --data folder:photos")]
+pub struct Verb {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Score(Score),
+}
+
+/// Decoding, augmentation, f, g, and all together, a few seconds each
+#[derive(Args)]
+#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors --data folder:photos")]
+struct Score {
+    /// Weights of f
+    #[arg(long, value_name = "FILE")]
+    f: PathBuf,
+    /// Weights of g
+    #[arg(long, value_name = "FILE")]
+    g: PathBuf,
+    /// Augmented views of each sample
+    #[arg(long, value_name = "K")]
+    views: Option<usize>,
+    /// Samples at a time
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Seconds for each part
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    seconds: f64,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let What::Score(verb) = verb.what;
+    let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
+    let recipe = verb.origin.resolve(&flags.with("score.views", &verb.views).with("score.batch", &verb.batch))?;
+    let device = global.device()?;
+    let source = data::open(&recipe.data.source, OnBadImage::Fail)?;
+    let protocol = recipe.protocol()?;
+    let layers = [protocol.compared()];
+    let said = Said::of(&verb.network, &verb.origin);
+    let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
+    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad: OnBadImage::Skip };
+    let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;
+    let mut text = String::new();
+    for (name, speed) in speeds.parts.iter().chain([&("together", speeds.whole)]) {
+        text += &format!("{name:9} {speed:12.1} samples/s\n");
+    }
+    let (slowest, share) = speeds.bottleneck();
+    let seconds = source.len() as f64 / speeds.whole;
+    text += &format!("most of the time goes to {slowest}: {:.0} % of what the parts take one after the other\n", 100.0 * share);
+    text += &format!("all {} samples would take {}\n", source.len(), duration(seconds));
+    print(&text)
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

@@ -1,0 +1,92 @@
+//! `sslmem top`: the samples at both ends of a score table, as a list and as a page of thumbnails.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{keep, print};
+use crate::data::{self, OnBadImage};
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::report::top;
+use crate::table;
+
+/// Bad images on the page.
+const SHOWN: usize = 200;
+
+/// Show the most and the least memorised samples of a table
+#[derive(Args)]
+#[command(after_help = "Example:\n  sslmem top --scores scores.parquet --data folder:photos -k 50")]
+pub struct Verb {
+    /// Table of scores
+    #[arg(long, value_name = "FILE")]
+    scores: PathBuf,
+    /// The data that was scored
+    #[arg(long, value_name = "KIND:WHERE")]
+    data: String,
+    /// How many of each
+    #[arg(short, value_name = "K", default_value_t = 25)]
+    k: usize,
+    /// List the least memorised instead; the page shows both
+    #[arg(long)]
+    least: bool,
+    /// Page to write [default: the table's name with .html]
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
+    /// Replace a page that exists
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(verb: Verb) -> Result<()> {
+    let out = verb.out.unwrap_or_else(|| verb.scores.with_extension("html"));
+    keep(&out, verb.force)?;
+    if verb.k == 0 {
+        return Err(Error::config("-k is 0", "choose at least 1"));
+    }
+    let rows = table::read(&verb.scores)?;
+    let source = data::open(&verb.data, OnBadImage::Fail)?;
+    let ends = top::ends(&rows, verb.k);
+    if let Some(row) =
+        ends.0.iter().chain(&ends.1).find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
+    {
+        let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
+        return Err(Error::config(what, "name the data that was scored"));
+    }
+    let (facts, skipped) = Manifest::read(&verb.scores).map(facts).unwrap_or_default();
+    let name = verb.scores.file_name().unwrap_or_default().to_string_lossy();
+    top::write(&out, &name, &ends, source.as_ref(), &facts, &skipped)?;
+    let mut text = String::new();
+    let listed = if verb.least { &ends.1 } else { &ends.0 };
+    for (rank, row) in listed.iter().enumerate() {
+        let class =
+            row.label.and_then(|label| source.classes().get(label as usize)).map(|class| format!("  ({class})")).unwrap_or_default();
+        text += &format!("{:4}  score {:+.3}  delta {:+.4}  {}{class}\n", rank + 1, row.score, row.delta, row.id);
+    }
+    print(&format!("{text}{}\n", out.display()))
+}
+
+/// What a manifest says of how the table was made, and the images that are not in it.
+fn facts(manifest: Manifest) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    let t = manifest.throughput;
+    let mut facts = vec![
+        ("data".to_string(), format!("{} (BLAKE3 {})", manifest.data.name, manifest.data.digest)),
+        ("device".to_string(), format!("{}, {} threads", manifest.device, t.threads)),
+    ];
+    facts.extend(manifest.encoders.into_iter().map(|e| (e.role, format!("{} (BLAKE3 {})", e.arch, e.digest))));
+    facts.extend(manifest.layer.map(|layer| ("compared".to_string(), layer)));
+    if t.samples > 0 {
+        let what = format!(
+            "{:.1} samples/s over {} samples; augmentation and encoders {:.1} s, waiting for images {:.1} s, decoding {:.1} s over all threads",
+            t.per_second, t.samples, t.compute, t.wait, t.decode
+        );
+        facts.push(("throughput".to_string(), what));
+    }
+    let mut skipped = manifest.data.skipped;
+    let more = skipped.len().saturating_sub(SHOWN);
+    skipped.truncate(SHOWN);
+    if more > 0 {
+        skipped.push((format!("and {more} more"), "the manifest lists them".to_string()));
+    }
+    (facts, skipped)
+}

@@ -1,0 +1,147 @@
+//! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
+
+use super::Measured;
+use crate::error::{Error, Result};
+use crate::files;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Samples of a block. What a crash costs at most; no influence on the scores.
+pub const BLOCK: usize = 1024;
+const MAGIC: &[u8; 8] = b"sslmem\0\x01";
+const DIGEST: usize = blake3::OUT_LEN;
+/// Bytes of the reason why an image is bad.
+const LONGEST: usize = 500;
+
+/// What was measured of consecutive samples, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    pub indices: Vec<u32>,
+    /// [samples, layers]: alignment of f, of g, standard error.
+    pub values: Vec<[f64; 3]>,
+    /// Samples without values, with the reason.
+    pub skipped: Vec<(u32, String)>,
+}
+
+impl Block {
+    /// Add what was measured of `samples`, by place.
+    pub fn add(&mut self, measured: &Measured, which: std::ops::Range<usize>, samples: &[u32]) {
+        for (&place, values) in measured.places.iter().zip(&measured.values).filter(|(place, _)| which.contains(place)) {
+            self.indices.push(samples[place]);
+            self.values.extend(values);
+        }
+        for (place, reason) in measured.bad.iter().filter(|(place, _)| which.contains(place)) {
+            self.skipped.push((samples[*place], reason.chars().take(LONGEST / 4).collect()));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.indices.len() + self.skipped.len()
+    }
+
+    /// Magic, job, counts, indices, values, skipped, checksum.
+    fn to_bytes(&self, job: &[u8; DIGEST]) -> Vec<u8> {
+        let mut bytes = [&MAGIC[..], job].concat();
+        let counts = [self.indices.len(), self.values.len(), self.skipped.len()];
+        counts.iter().for_each(|n| bytes.extend((*n as u32).to_le_bytes()));
+        self.indices.iter().for_each(|i| bytes.extend(i.to_le_bytes()));
+        self.values.iter().flatten().for_each(|v| bytes.extend(v.to_bits().to_le_bytes()));
+        for (index, reason) in &self.skipped {
+            bytes.extend(index.to_le_bytes());
+            bytes.extend((reason.len() as u32).to_le_bytes());
+            bytes.extend(reason.bytes());
+        }
+        let sum = blake3::hash(&bytes);
+        bytes.extend(sum.as_bytes());
+        bytes
+    }
+
+    /// `None`: this is not a block of this job, or it was damaged.
+    fn from_bytes(bytes: &[u8], job: &[u8; DIGEST]) -> Option<Block> {
+        let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
+        if blake3::hash(body).as_bytes() != sum {
+            return None;
+        }
+        let mut rest = body.strip_prefix(MAGIC)?.strip_prefix(job)?;
+        let mut take = |n: usize| {
+            let (taken, left) = rest.split_at_checked(n)?;
+            rest = left;
+            Some(taken)
+        };
+        let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let counts = take(12)?;
+        let [indices, values, skipped] = [0, 4, 8].map(|at| word(&counts[at..]) as usize);
+        let indices = take(indices.checked_mul(4)?)?.chunks_exact(4).map(word).collect();
+        let number = |b: &[u8]| f64::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
+        let values = take(values.checked_mul(24)?)?.chunks_exact(24).map(|v| [0, 8, 16].map(|at| number(&v[at..]))).collect();
+        let mut block = Block { indices, values, skipped: vec![] };
+        for _ in 0..skipped {
+            let head = take(8)?;
+            let (index, length) = (word(head), word(&head[4..]) as usize);
+            block.skipped.push((index, String::from_utf8(take(length)?.to_vec()).ok()?));
+        }
+        Some(block)
+    }
+}
+
+/// A job's folder of blocks.
+pub struct Blocks<'a> {
+    pub folder: &'a Path,
+    /// Of everything that the scores depend on.
+    pub job: [u8; DIGEST],
+    /// The samples of the job, in order.
+    pub samples: &'a [u32],
+    pub layers: usize,
+}
+
+impl Blocks<'_> {
+    pub fn count(&self) -> usize {
+        self.samples.len().div_ceil(BLOCK)
+    }
+
+    pub fn samples(&self, number: usize) -> &[u32] {
+        &self.samples[number * BLOCK..self.samples.len().min((number + 1) * BLOCK)]
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("{number:07}.block"))
+    }
+
+    /// # Errors
+    /// The disk is full or failed; the job can go on from here.
+    pub fn write(&self, number: usize, block: &Block) -> Result<()> {
+        files::write_whole(self.path(number), &block.to_bytes(&self.job))
+    }
+
+    pub fn exists(&self, number: usize) -> bool {
+        self.path(number).exists()
+    }
+
+    /// A block if it is there, whole, and of these very samples.
+    pub fn read(&self, number: usize) -> Option<Block> {
+        let samples = self.samples(number);
+        let most = 1024 + samples.len() * (16 + 24 * self.layers + LONGEST);
+        let mut bytes = vec![];
+        File::open(self.path(number)).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
+        let block = Block::from_bytes(&bytes, &self.job)?;
+        let (mut good, mut bad) = (block.indices.iter().peekable(), block.skipped.iter().map(|(i, _)| i).peekable());
+        let all = samples.iter().all(|i| good.next_if_eq(&i).is_some() || bad.next_if_eq(&i).is_some());
+        (all && good.next().is_none() && bad.next().is_none() && block.values.len() == block.indices.len() * self.layers).then_some(block)
+    }
+
+    /// As [`Blocks::read`], for one that was there a moment ago.
+    pub fn demand(&self, number: usize) -> Result<Block> {
+        self.read(number)
+            .ok_or_else(|| Error::format(self.path(number), "was damaged while the table was written; run the same command again"))
+    }
+
+    /// Take the folder away, its identity first: what is left of it by a crash belongs to no job.
+    pub fn remove(folder: &Path, identity: &Path) -> Result<()> {
+        let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        match std::fs::remove_file(identity).and_then(|()| std::fs::remove_dir_all(folder)) {
+            Err(e) if !gone(&e) => Err(Error::io("remove", folder)(e)),
+            _ => Ok(()),
+        }
+    }
+}

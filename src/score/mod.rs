@@ -1,0 +1,228 @@
+//! Scoring: K views of each sample, drawn once, through f and g, to the distances that Eq. 1 averages.
+//!
+//! A score is a function of the seed, the sample and the two encoders alone: batch size, order and number of
+//! threads do not change a bit of it, nor does where a job was stopped or how it was divided into shards.
+
+mod assemble;
+pub mod bench;
+mod blocks;
+mod job;
+mod merge;
+mod scorer;
+mod shard;
+
+use crate::data::{OnBadImage, Source};
+use crate::device::Device;
+use crate::encoders::{Features, Network};
+use crate::error::{Error, Result};
+use crate::loader::{Feed, expected, room, stream};
+use crate::ops::alignment::Pairs;
+use crate::progress::Progress;
+use crate::random::Purpose;
+use crate::split::Subset;
+use crate::table::Row;
+use crate::tape::{Mode, Tape};
+use crate::var::Var;
+use crate::view::View;
+use crate::weights::Weights;
+use std::collections::HashMap;
+use std::path::Path;
+
+pub use blocks::BLOCK;
+pub use job::{Done, Job};
+pub use merge::merge;
+pub use scorer::{Measured, Scorer, Task};
+pub use shard::{Shard, name as table_name};
+
+/// One encoder from a file.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    pub path: &'a Path,
+    pub network: Network,
+}
+
+/// What of an encoder is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// What it ends in.
+    Output(Features),
+    /// The whole output of a layer inside, such as `layer4.1` or `blocks.3`.
+    Inner(String),
+}
+
+const OUTPUTS: [(&str, Features); 3] = [("pooled", Features::Pooled), ("mean", Features::Mean), ("map", Features::Map)];
+
+impl Layer {
+    /// `pooled`, `mean`, `map`, or the name of a layer.
+    pub fn of(name: &str) -> Layer {
+        match OUTPUTS.iter().find(|(known, _)| *known == name) {
+            Some((_, features)) => Layer::Output(*features),
+            None => Layer::Inner(name.into()),
+        }
+    }
+    pub fn name(&self) -> &str {
+        match self {
+            Layer::Output(features) => OUTPUTS.iter().find(|(_, f)| f == features).map_or("", |(name, _)| name),
+            Layer::Inner(name) => name,
+        }
+    }
+}
+
+impl Side<'_> {
+    /// Record the encoder below `name`, from views to what is compared: one variable per layer.
+    fn record(&self, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
+        let (encoder, mut s) = (self.network.encoder, tape.root());
+        let mut s = s.at(name);
+        let map = encoder.map(&mut s, &self.network.form, views);
+        let mut output = |features: &Features| match features {
+            Features::Pooled => encoder.pool(&mut s, map),
+            Features::Mean => encoder.mean(&mut s, map),
+            Features::Map => map,
+        };
+        let outputs: Vec<Option<Var>> =
+            layers.iter().map(|layer| if let Layer::Output(features) = layer { Some(output(features)) } else { None }).collect();
+        let taps = tape.taps(&format!("{name}."));
+        let found = layers.iter().zip(outputs).map(|(layer, output)| {
+            output.or_else(|| taps.get(layer.name()).copied()).ok_or_else(|| {
+                let names: Vec<&str> = taps.keys().map(String::as_str).collect();
+                let what = format!("{} has no layer `{}`", encoder.name(), layer.name());
+                Error::config(what, format!("choose one of pooled, mean, map, {}", names.join(", ")))
+            })
+        });
+        found.collect()
+    }
+}
+
+/// How the alignment of one sample is measured.
+pub struct Protocol {
+    /// How augmented views are drawn.
+    pub view: View,
+    /// The un-augmented view that [`Pairs::Original`] compares with.
+    pub original: View,
+    /// K, the number of augmented views.
+    pub views: usize,
+    pub pairs: Pairs,
+    pub features: Features,
+    /// The layer whose whole output is compared instead of the features; empty for none.
+    pub layer: String,
+    pub seed: u64,
+    /// Samples per run of the program. No influence on the scores.
+    pub batch: usize,
+}
+
+impl Protocol {
+    fn validate(&self) -> Result<()> {
+        let least = if self.pairs == Pairs::All { 2 } else { 1 };
+        if self.views < least {
+            return Err(Error::config(
+                format!("{} cannot make a pair of views", plural(self.views)),
+                format!("choose score.views of at least {least}"),
+            ));
+        }
+        if self.views > MOST_VIEWS {
+            return Err(Error::config(
+                format!("{} views of each sample are too many", self.views),
+                format!("choose score.views of at most {MOST_VIEWS}"),
+            ));
+        }
+        if self.batch == 0 {
+            return Err(Error::config("score.batch is 0", "choose at least 1"));
+        }
+        if self.view.size != self.original.size {
+            return Err(Error::config("the augmented and the original view differ in size", "give both the encoder's size"));
+        }
+        self.view.validate()?;
+        self.original.validate()
+    }
+    /// The views in the order of their numbers.
+    fn policies(&self) -> Vec<View> {
+        let first = (self.pairs == Pairs::Original).then(|| self.original.clone());
+        first.into_iter().chain(std::iter::repeat_n(self.view.clone(), self.views)).collect()
+    }
+    /// What is compared if nothing else is asked for.
+    pub fn compared(&self) -> Layer {
+        if self.layer.is_empty() { Layer::Output(self.features) } else { Layer::Inner(self.layer.clone()) }
+    }
+}
+
+/// Pairs grow with the square of the views; the standard error of 1,000 is far below any effect.
+const MOST_VIEWS: usize = 1000;
+
+fn plural(views: usize) -> String {
+    if views == 1 { "1 view".into() } else { format!("{views} views") }
+}
+
+/// Weights that say how their images were normalised must get such images: others give plausible nonsense.
+fn same_statistics(path: &Path, metadata: &HashMap<String, String>, view: &View) -> Result<()> {
+    for (name, here) in [("mean", view.mean), ("std", view.std)] {
+        if let Some(trained) = metadata.get(name).filter(|t| **t != format!("{here:?}")) {
+            let what = format!("{} was trained on images with channel {name} {trained}, these views have {here:?}", path.display());
+            return Err(Error::config(what, "choose the same with --normalize"));
+        }
+    }
+    Ok(())
+}
+
+/// Measure `samples` and return a row for each, in their order, with the alignment of f and of g; the columns
+/// that need the whole table are filled by [`crate::table::finish`]. All in memory: for more samples than
+/// that there is [`Job`].
+pub fn score(
+    f: Side,
+    g: Side,
+    protocol: &Protocol,
+    source: &dyn Source,
+    samples: &[(u32, Subset)],
+    device: &Device,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Row>> {
+    let layers = [protocol.compared()];
+    let mut scorer = Scorer::new(Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail })?;
+    let ids: Vec<u32> = samples.iter().map(|(i, _)| *i).collect();
+    let mut rows = Vec::with_capacity(samples.len());
+    progress.start("score", samples.len() as u64, "sample");
+    scorer.measure(&ids, |measured| {
+        rows.extend(measured.places.iter().zip(&measured.values).map(|(&place, values)| {
+            let (index, subset) = samples[place];
+            Row::measured(index, source.id(index as usize), source.label(index as usize), subset, values[0])
+        }));
+        progress.advance(measured.places.len() as u64, "");
+        Ok(())
+    })?;
+    progress.done();
+    Ok(rows)
+}
+
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width].
+pub fn embed(
+    side: Side,
+    protocol: &Protocol,
+    source: &dyn Source,
+    device: &Device,
+    progress: &mut dyn Progress,
+    mut take: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let &Protocol { original: ref view, batch, .. } = protocol;
+    view.validate()?;
+    let mut tape = Tape::new(Mode::Eval);
+    let input = tape.batch_of(batch, room(batch, device));
+    let views = tape.augment(input, vec![view.clone()], 0, 0, Purpose::Score);
+    let x = side.record(&mut tape, "encoder", views, &[protocol.compared()])?[0];
+    let width = tape.shape(x).len() / batch;
+    tape.keep(x);
+    let mut weights = Weights::on(device.clone(), 0);
+    let metadata = weights.load(side.path, "encoder.")?;
+    weights.check(side.path, &tape, "encoder.")?;
+    same_statistics(side.path, &metadata, view)?;
+    expected(tape.plan(weights.device()), &input).must_fit(weights.device(), "embedding", "lower the batch")?;
+    let mut program = tape.compile(&mut weights)?;
+    progress.start("embed", source.len() as u64, "sample");
+    let all: Vec<u32> = (0..source.len() as u32).collect();
+    let feed = Feed { batch: input, source, samples: &all, on_bad: OnBadImage::Fail };
+    stream(&mut program, &feed, |program, part| {
+        take(&program.read::<f32>(x)?[..part.places.len() * width])?;
+        progress.advance(part.places.len() as u64, "");
+        Ok(())
+    })?;
+    progress.done();
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The program that scores: all views of a batch through both encoders, to distances at every layer asked for.
+
+use super::{Layer, Protocol, Side, same_statistics};
+use crate::data::{OnBadImage, Source};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::loader::{Feed, Times, expected, room, stream};
+use crate::ops::augment::Batch;
+use crate::program::Program;
+use crate::random::Purpose;
+use crate::tape::{Mode, Tape};
+use crate::var::Var;
+use crate::weights::Weights;
+
+/// What is to be measured.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    pub f: Side<'a>,
+    pub g: Side<'a>,
+    pub protocol: &'a Protocol,
+    /// What of the encoders is compared; all in one pass.
+    pub layers: &'a [Layer],
+    pub source: &'a dyn Source,
+    pub device: &'a Device,
+    /// What to do with an image that cannot be decoded.
+    pub on_bad: OnBadImage,
+}
+
+/// Some samples by their places in a list, in its order.
+pub struct Measured<'a> {
+    pub places: &'a [usize],
+    /// Of each of them, for each layer: alignment loss of f, of g, and the standard error of their difference.
+    pub values: Vec<Vec<[f64; 3]>>,
+    /// Those between that cannot be decoded, with the reason.
+    pub bad: &'a [(usize, String)],
+}
+
+/// A task ready to run.
+pub struct Scorer<'a> {
+    task: Task<'a>,
+    program: Program,
+    batch: Batch,
+    distances: Vec<[Var; 2]>, // by layer: [batch, pairs], of f and of g
+    pairs: Vec<(usize, usize)>,
+    /// Views, the original among them.
+    views: usize,
+}
+
+impl<'a> Scorer<'a> {
+    /// # Errors
+    /// The protocol or a layer does not exist, the weights are not of these networks, or memory is short.
+    pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
+        let Task { f, g, protocol, layers, device, .. } = task;
+        protocol.validate()?;
+        let policies = protocol.policies();
+        let count = policies.len();
+        let mut tape = Tape::new(Mode::Eval);
+        let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
+        let views = tape.augment(batch, policies, 0, protocol.seed, Purpose::Score);
+        let mut weights = Weights::on(device.clone(), 0);
+        let mut distances = vec![];
+        for (name, side) in [("f", f), ("g", g)] {
+            let compared = side.record(&mut tape, name, views, layers)?;
+            distances.push(compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect::<Vec<_>>());
+            let prefix = format!("{name}.");
+            let metadata = weights.load(side.path, &prefix)?;
+            weights.check(side.path, &tape, &prefix)?;
+            same_statistics(side.path, &metadata, &protocol.view)?;
+        }
+        let distances: Vec<[Var; 2]> = distances[0].iter().zip(&distances[1]).map(|(f, g)| [*f, *g]).collect();
+        distances.iter().flatten().for_each(|d| tape.keep(*d));
+        let plan = expected(tape.plan(weights.device()), &batch);
+        plan.must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
+        let program = tape.compile(&mut weights)?;
+        let pairs = protocol.pairs.list(count);
+        Ok(Scorer { task, program, batch, distances, pairs, views: count })
+    }
+
+    /// Measure samples of the source, given by index; `take` gets them in their order, some at a time.
+    ///
+    /// # Errors
+    /// An image cannot be read (or decoded, unless such are skipped), features are not finite, the device fails, or
+    /// `take` says so. Whatever came before was given to `take`.
+    pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&Measured) -> Result<()>) -> Result<Times> {
+        let &mut Scorer { task, ref mut program, batch, ref distances, ref pairs, views } = self;
+        let feed = Feed { batch, source: task.source, samples, on_bad: task.on_bad };
+        stream(program, &feed, |program, part| {
+            let mut values = vec![Vec::with_capacity(distances.len()); part.places.len()];
+            for [f, g] in distances {
+                if part.places.is_empty() {
+                    break;
+                }
+                let (f, g): (Vec<f32>, Vec<f32>) = (program.read(*f)?, program.read(*g)?);
+                for (i, values) in values.iter_mut().enumerate() {
+                    let own = i * pairs.len()..(i + 1) * pairs.len();
+                    values.push(reduce(&f[own.clone()], &g[own], pairs, views));
+                }
+            }
+            for (&place, values) in part.places.iter().zip(&values) {
+                values.iter().try_for_each(|[f, g, _]| finite(&task, *f, *g, samples[place]))?;
+            }
+            take(&Measured { places: part.places, values, bad: part.bad })
+        })
+    }
+}
+
+fn finite(task: &Task, align_f: f64, align_g: f64, sample: u32) -> Result<()> {
+    if align_f.is_finite() && align_g.is_finite() {
+        return Ok(());
+    }
+    let (who, path) = if align_f.is_finite() { ("g", task.g.path) } else { ("f", task.f.path) };
+    let id = task.source.id(sample as usize);
+    Err(Error::format(path, format!("{who} gives features that are not finite for sample {id}; these weights cannot be used")))
+}
+
+fn reduce(f: &[f32], g: &[f32], pairs: &[(usize, usize)], views: usize) -> [f64; 3] {
+    let mean = |d: &[f32]| d.iter().map(|v| *v as f64).sum::<f64>() / d.len() as f64;
+    let delta: Vec<f64> = f.iter().zip(g).map(|(f, g)| *g as f64 - *f as f64).collect();
+    [mean(f), mean(g), jackknife(&delta, pairs, views)]
+}
+
+/// Standard error of the mean over pairs, leaving out one view at a time (Efron and Stein 1981): pairs that
+/// share a view are not independent. NaN where leaving one out leaves nothing.
+fn jackknife(delta: &[f64], pairs: &[(usize, usize)], views: usize) -> f64 {
+    let without = |v: usize| {
+        let rest: Vec<f64> = delta.iter().zip(pairs).filter(|(_, (a, b))| *a != v && *b != v).map(|(d, _)| *d).collect();
+        (!rest.is_empty()).then(|| rest.iter().sum::<f64>() / rest.len() as f64)
+    };
+    let left: Vec<f64> = (0..views).filter_map(without).collect();
+    if left.len() < 2 {
+        return f64::NAN;
+    }
+    let (n, mean) = (left.len() as f64, left.iter().sum::<f64>() / left.len() as f64);
+    ((n - 1.0) / n * left.iter().map(|l| (l - mean).powi(2)).sum::<f64>()).sqrt()
+}
