@@ -11,6 +11,7 @@ use sslmem::random::{Purpose, Stream};
 use sslmem::score::Shard;
 use sslmem::table;
 use sslmem::tape::{Mode, Tape};
+use sslmem::var::Dtype;
 use sslmem::weights::Weights;
 
 /// A folder with two untrained encoders, `f.safetensors` and `g.safetensors`.
@@ -18,7 +19,7 @@ pub fn encoders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in ["f", "g"].into_iter().enumerate() {
         let mut tape = Tape::new(Mode::Eval);
-        let x = tape.var([1, 32, 32, 3]);
+        let x = tape.fixed([1, 32, 32, 3], Dtype::Real);
         network().features(&mut tape.root().at("encoder"), x);
         let mut weights = Weights::new(seed as u64);
         tape.compile(&mut weights).unwrap();
@@ -232,7 +233,7 @@ fn merged_shards_are_the_bytes_of_one_run() {
     let (whole, merged) = (result(f, "s.parquet"), result(f, "m.parquet"));
     assert!(whole.0 == merged.0, "the tables differ");
     // The first shard's batch is in its settings; everything else is equal.
-    assert_eq!(whole.1, merged.1.replace("\"batch\":9,\"features\"", "\"batch\":64,\"features\""));
+    assert_eq!(whole.1, merged.1.replace("\"batch\":9,\"features\"", "\"batch\":32,\"features\""));
     done(merge(f, "m.csv", &shards));
     assert!(table::read(f.join("m.csv")).unwrap() == table::read(f.join("s.parquet")).unwrap());
 

@@ -66,8 +66,10 @@ pub fn run(verb: Verb) -> Result<()> {
     print(&format!("{text}{}\n", out.display()))
 }
 
+type Pairs = Vec<(String, String)>;
+
 /// What a manifest says of how the table was made, and the images that are not in it.
-fn facts(manifest: Manifest) -> (Vec<(String, String)>, Vec<(String, String)>) {
+fn facts(manifest: Manifest) -> (Pairs, Pairs) {
     let t = manifest.throughput;
     let mut facts = vec![
         ("data".to_string(), format!("{} (BLAKE3 {})", manifest.data.name, manifest.data.digest)),

@@ -19,7 +19,7 @@ pub fn head(out: &mut impl Write, totals: &Totals) -> std::io::Result<()> {
     let width = (10 + text.len() + 1).next_multiple_of(64) - 10;
     out.write_all(b"\x93NUMPY\x01\x00")?;
     out.write_all(&(width as u16).to_le_bytes())?;
-    write!(out, "{text:<0$}\n", width - 1)
+    writeln!(out, "{text:<0$}", width - 1)
 }
 
 pub fn write(out: &mut impl Write, rows: &[Row], longest: usize) -> std::io::Result<()> {

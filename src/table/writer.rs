@@ -15,7 +15,7 @@ pub struct TableWriter {
 }
 
 enum File {
-    Parquet(Groups),
+    Parquet(Box<Groups>),
     Csv(Writer),
     Npy(Writer, usize), // the width of ids
 }
@@ -30,7 +30,7 @@ impl TableWriter {
         let format = Format::of(path)?;
         let mut writer = Writer::create(path)?;
         let file = match format {
-            Format::Parquet => File::Parquet(Groups::create(writer, metadata)?),
+            Format::Parquet => File::Parquet(Box::new(Groups::create(writer, metadata)?)),
             Format::Csv => {
                 csv::head(&mut writer).map_err(Error::io("write", path))?;
                 File::Csv(writer)
