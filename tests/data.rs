@@ -9,7 +9,7 @@ use sslmem::data::{self, Cifar, DATASETS, Folder, Kind, OnBadImage, Source, Synt
 use tempfile::TempDir;
 
 /// Real data beside the checkout; without it the test is skipped, but not where everything must run.
-fn shared(name: &str) -> Option<PathBuf> {
+pub fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new("../shared/data").join(name);
     if path.is_dir() {
         return Some(path);

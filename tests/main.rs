@@ -12,6 +12,7 @@ mod counts;
 mod cuda;
 mod curves;
 mod data;
+mod data_decode;
 mod data_sets;
 mod device;
 mod emulated;

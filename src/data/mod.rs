@@ -3,6 +3,7 @@
 mod cifar;
 mod decode;
 mod folder;
+mod jpeg;
 mod matlab;
 mod mnist;
 mod packed;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use cifar::Cifar;
+pub use decode::{LIMIT, decode};
 pub use folder::Folder;
 pub use source::{Image, Kind, Source};
 pub use stl10::Stl10;
