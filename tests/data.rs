@@ -176,8 +176,17 @@ fn classes_parts_and_order_are_torchvisions() {
 
     let before = source.digest().to_string();
     assert_eq!(Folder::open(folder.path(), OnBadImage::Skip).unwrap().digest(), before);
-    png(&at("train/cat/b.png"), grey(9));
+    // The digest is of names, lengths and classes, not of content.
+    let length = fs::metadata(at("train/cat/b.png")).unwrap().len();
+    fs::write(at("train/cat/b.png"), vec![0; length as usize]).unwrap();
+    assert_eq!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    png(&at("train/cat/b.png"), ImageBuffer::from_fn(30, 20, |x, y| Luma([(x * y) as u8])));
     assert_ne!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    png(&at("train/cat/b.png"), grey(2));
+    assert_eq!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    fs::rename(at("train/ant"), at("train/bee")).unwrap();
+    assert_ne!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    fs::rename(at("train/bee"), at("train/ant")).unwrap();
 
     png(&at("train/loose.png"), grey(1));
     let error = message(&format!("folder:{}", folder.path().display()));
@@ -238,7 +247,10 @@ fn bad_images_fail_by_name_or_are_skipped() {
     fs::write(at("3.png"), &cut[..cut.len() / 2]).unwrap();
     fs::write(at("4.gif"), "no image at all").unwrap();
     fs::write(at("5.webp"), "").unwrap();
-    let error = message(&format!("folder:{}", folder.path().display()));
+    // Opening reads nothing; the largest of those that have a size is the room for each.
+    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    assert_eq!((source.len(), source.largest()), (5, 64 * 64 * 3));
+    let error = source.image(3).err().unwrap().to_string();
     assert!(error.contains("4.gif") && !error.contains('\n'), "{error}");
 
     let source = Folder::open(folder.path(), OnBadImage::Skip).unwrap();
@@ -258,10 +270,15 @@ fn decompression_bombs_are_refused() {
     let folder = TempDir::new().unwrap();
     let bomb = folder.path().join("bomb.pgm");
     fs::write(&bomb, "P5 60000 60000 255\n").unwrap();
-    let error = message(&format!("folder:{}", folder.path().display()));
+    let refused = || {
+        let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+        assert_eq!(source.largest(), 0);
+        source.image(0).err().unwrap().to_string()
+    };
+    let error = refused();
     assert!(error.contains("bomb.pgm") && error.contains("512 MiB"), "{error}");
     fs::File::create(&bomb).unwrap().set_len(600 << 20).unwrap();
-    let error = message(&format!("folder:{}", folder.path().display()));
+    let error = refused();
     assert!(error.contains("bomb.pgm") && error.contains("629145600 bytes"), "{error}");
 }
 

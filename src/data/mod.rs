@@ -8,6 +8,7 @@ mod matlab;
 mod mnist;
 mod packed;
 mod pattern;
+mod section;
 mod source;
 mod stl10;
 mod svhn;
