@@ -14,6 +14,7 @@ mod curves;
 mod data;
 mod data_decode;
 mod data_sets;
+mod data_shards;
 mod device;
 mod emulated;
 mod fetch;

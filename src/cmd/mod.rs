@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod embed;
 mod fetch;
+mod pack;
 mod probe;
 mod progress;
 mod report;
@@ -65,6 +66,7 @@ enum Verb {
     Probe(probe::Verb),
     Report(report::Verb),
     Fetch(fetch::Verb),
+    Pack(pack::Verb),
     Show(show::Verb),
     Doctor(doctor::Verb),
 }
@@ -106,6 +108,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Probe(verb) => probe::run(verb, &global),
         Verb::Report(verb) => report::run(verb),
         Verb::Fetch(verb) => fetch::run(verb, &global),
+        Verb::Pack(verb) => pack::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),
         Verb::Doctor(verb) => doctor::run(verb),
     }

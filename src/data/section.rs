@@ -39,6 +39,11 @@ impl Section {
         self.beginning(self.length)
     }
 
+    /// All of it, however long, which must have been compared with the file's length.
+    pub fn unlimited(&self) -> Result<Vec<u8>> {
+        self.bytes(self.length)
+    }
+
     /// The image. `name` tells by its ending what the content does not tell.
     pub fn image(&self, name: &str) -> Result<Image> {
         decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
@@ -60,16 +65,20 @@ impl Section {
     }
 
     fn beginning(&self, part: u64) -> Result<Vec<u8>> {
+        if self.length > LIMIT {
+            let what = format!("has {} bytes, more than the {} MiB that an image may have", self.length, LIMIT >> 20);
+            return Err(Error::format(&self.path, what));
+        }
+        self.bytes(part)
+    }
+
+    fn bytes(&self, part: u64) -> Result<Vec<u8>> {
         // A handle of its own for each read: threads share no position, and many shards need few handles. Reading at a place of a
         // shared handle is not in the standard library of every system, and mapped memory would need `unsafe`.
         let mut file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
         let now = file.metadata().map_err(Error::io("read", &self.path))?.len();
         if self.whole && now != self.length {
             return Err(Error::format(&self.path, "the file was exchanged while it was in use"));
-        }
-        if self.length > LIMIT {
-            let what = format!("has {} bytes, more than the {} MiB that an image may have", self.length, LIMIT >> 20);
-            return Err(Error::format(&self.path, what));
         }
         if now < self.offset.saturating_add(part) {
             return Err(Error::format(&self.path, "the file became shorter while it was in use"));
