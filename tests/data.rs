@@ -264,24 +264,6 @@ fn bad_images_fail_by_name_or_are_skipped() {
     assert!(error.contains("4 cannot"), "{error}");
 }
 
-/// A few bytes that claim to be a huge image are refused before memory is asked for.
-#[test]
-fn decompression_bombs_are_refused() {
-    let folder = TempDir::new().unwrap();
-    let bomb = folder.path().join("bomb.pgm");
-    fs::write(&bomb, "P5 60000 60000 255\n").unwrap();
-    let refused = || {
-        let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
-        assert_eq!(source.largest(), 0);
-        source.image(0).err().unwrap().to_string()
-    };
-    let error = refused();
-    assert!(error.contains("bomb.pgm") && error.contains("512 MiB"), "{error}");
-    fs::File::create(&bomb).unwrap().set_len(600 << 20).unwrap();
-    let error = refused();
-    assert!(error.contains("bomb.pgm") && error.contains("629145600 bytes"), "{error}");
-}
-
 /// Damaged in any place, a file is an image or an error, never a panic.
 #[test]
 fn damaged_files_never_panic() {

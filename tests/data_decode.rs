@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 use rayon::prelude::*;
-use sslmem::data;
+use sslmem::data::{self, Folder, OnBadImage, Source};
 use sslmem::random::{Purpose, Stream};
+use tempfile::TempDir;
 
 const GOLDEN: &str = "tests/golden";
 
@@ -102,4 +103,22 @@ fn damaged_jpegs_never_panic() {
             }
         }
     });
+}
+
+/// A few bytes that claim to be a huge image are refused before memory is asked for.
+#[test]
+fn decompression_bombs_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let bomb = folder.path().join("bomb.pgm");
+    fs::write(&bomb, "P5 60000 60000 255\n").unwrap();
+    let refused = || {
+        let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+        assert_eq!(source.largest(), 0);
+        source.image(0).err().unwrap().to_string()
+    };
+    let error = refused();
+    assert!(error.contains("bomb.pgm") && error.contains("512 MiB"), "{error}");
+    fs::File::create(&bomb).unwrap().set_len(600 << 20).unwrap();
+    let error = refused();
+    assert!(error.contains("bomb.pgm") && error.contains("629145600 bytes"), "{error}");
 }
