@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
+/// The variable that names the folder for what can be made again.
+pub const CACHE: &str = "SSLMEM_CACHE";
+
 /// What the name of an unfinished file ends in.
 const PART: &str = ".part";
 
@@ -126,6 +129,14 @@ pub fn remove_unfinished(folder: impl AsRef<Path>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The folder for what can be made again, which may be deleted at any time, as the environment's variables name it: `SSLMEM_CACHE`,
+/// or `sslmem` in the system's folder for caches. `None` if none of them does.
+pub fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let usual = || path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("sslmem"));
+    path(CACHE).or_else(usual)
 }
 
 /// BLAKE3 of a file's content, hexadecimal.

@@ -13,6 +13,7 @@ pub mod loader;
 pub mod manifest;
 pub mod methods;
 pub mod ops;
+mod pages;
 pub mod probe;
 pub mod program;
 pub mod progress;

@@ -6,8 +6,10 @@ use std::process::{Command, Output, Stdio};
 
 use sslmem::table;
 
-const VERBS: [&str; 15] =
-    ["run", "demo", "split", "train", "score", "merge", "top", "bench", "embed", "probe", "convert", "report", "fetch", "show", "doctor"];
+const VERBS: [&str; 16] = [
+    "run", "demo", "split", "train", "score", "merge", "top", "bench", "embed", "probe", "convert", "report", "fetch", "pack", "show",
+    "doctor",
+];
 
 fn sslmem(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sslmem")).current_dir(folder).args(args).output().unwrap()
@@ -209,4 +211,23 @@ fn the_whole_way_by_verbs_and_at_once() {
     assert_eq!(done(f, &["report", "b.csv", "--data", "synthetic:60", "--out", "page.html"]), "page.html\n");
     fails(f, &["report", "b.csv", "--out", "page.html"], 2, "page.html exists already");
     assert!(!names(f).iter().any(|name| name.contains("part") || name == "c.csv"), "{:?}", names(f));
+}
+
+#[test]
+fn what_was_packed_is_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let said = done(f, &["pack", "--data", "synthetic:20@3", "--size", "16", "--out", "s.pack", "--quiet"]);
+    assert!(said.starts_with("packed:s.pack: 24 images"), "{said}");
+    done(f, &["show", "augment", "--data", "packed:s.pack", "--out", "a.png"]);
+    assert_eq!(names(f), ["a.png", "s.pack"]);
+    fails(f, &["pack", "--data", "synthetic:20@3", "--size", "16", "--out", "s.pack"], 2, "s.pack exists already");
+    fails(
+        f,
+        &["pack", "--data", "synthetic:20@3", "--original", "--out", "o.pack", "--quiet"],
+        2,
+        "the images of synthetic are not stored",
+    );
+    assert_eq!(sslmem(f, &["pack", "--data", "synthetic:20@3", "--out", "o.pack"]).status.code(), Some(2));
+    assert_eq!(names(f), ["a.png", "s.pack"]);
 }

@@ -10,6 +10,7 @@ mod embed;
 mod encoder;
 mod fetch;
 mod merge;
+mod pack;
 mod probe;
 mod progress;
 mod report;
@@ -74,6 +75,7 @@ enum Verb {
     Convert(convert::Verb),
     Report(report::Verb),
     Fetch(fetch::Verb),
+    Pack(pack::Verb),
     Show(show::Verb),
     Doctor(doctor::Verb),
 }
@@ -119,6 +121,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Convert(verb) => convert::run(verb),
         Verb::Report(verb) => report::run(verb),
         Verb::Fetch(verb) => fetch::run(verb, &global),
+        Verb::Pack(verb) => pack::run(verb, &global),
         Verb::Show(verb) => show::run(verb, &global),
         Verb::Doctor(verb) => doctor::run(verb),
     }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::Image;
+use super::{Image, jpeg};
 
-/// Bytes that one decoded image may need, and bytes that its file may have.
+/// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
 pub const LIMIT: u64 = 512 << 20;
 
 /// Whether the name ends like an image that can be read here.
@@ -18,20 +18,27 @@ pub fn is_image(name: &OsStr) -> bool {
 
 /// Height and width, from the header alone.
 pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
-    let (decoder, _) = decoder(bytes, name)?;
+    if jpeg::is_jpeg(bytes) {
+        return jpeg::size(bytes);
+    }
+    let decoder = decoder(bytes, name)?;
     let (width, height) = decoder.dimensions();
     Ok((height as usize, width as usize))
 }
 
 /// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), of 16 bits the upper eight
-/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored.
+/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored. JPEGs come out as the bytes that
+/// Pillow makes of them.
 ///
-/// The one difference from Pillow is 16-bit grey, which Pillow clips at 255 instead of scaling.
+/// Differences from Pillow: 16-bit grey, which Pillow clips at 255 instead of scaling; and a damaged JPEG, which is refused.
+///
+/// # Errors
+/// What is wrong with the image, in one sentence without its name.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    let (decoder, format) = decoder(bytes, name)?;
-    if format == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
-        return Err("the JPEG is cut short (no end-of-image marker)".into());
+    if jpeg::is_jpeg(bytes) {
+        return jpeg::decode(bytes);
     }
+    let decoder = decoder(bytes, name)?;
     let image = DynamicImage::from_decoder(decoder).map_err(plain)?;
     let (height, width) = (image.height() as usize, image.width() as usize);
     let (channels, pixels) = eight_bits(image).ok_or("the pixel format is not known")?;
@@ -45,7 +52,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
 
 /// A decoder that has read the header and found its demands acceptable. The format is told by the content
 /// where that is possible, else by the ending of the name.
-fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<(impl ImageDecoder + 'a, Option<ImageFormat>), String> {
+fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, String> {
     let mut reader = ImageReader::new(Cursor::new(bytes));
     if let Ok(format) = ImageFormat::from_path(name) {
         reader.set_format(format);
@@ -54,7 +61,6 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<(impl ImageDecoder + 'a, O
     limits.max_alloc = Some(LIMIT);
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-    let format = reader.format();
     let decoder = reader.into_decoder().map_err(plain)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -63,7 +69,7 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<(impl ImageDecoder + 'a, O
     if decoder.total_bytes() > LIMIT {
         return Err(format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20));
     }
-    Ok((decoder, format))
+    Ok(decoder)
 }
 
 /// Channels per pixel and their 8-bit values.
@@ -83,27 +89,6 @@ fn eight_bits(image: DynamicImage) -> Option<(usize, Vec<u8>)> {
         DynamicImage::ImageRgba32F(i) => (4, unit(i.as_raw())),
         _ => return None,
     })
-}
-
-/// Whether a JPEG reaches its end-of-image marker. The decoder pads a shorter one with grey, which would
-/// then be scored as if it were the image; Pillow refuses it, too.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while at + 1 < bytes.len() {
-        match (bytes[at], bytes[at + 1]) {
-            (0xFF, 0xD9) => return true,
-            // Fill bytes, stuffed zeros, restart markers and markers without a length.
-            (0xFF, 0xFF) => at += 1,
-            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => at += 2,
-            (0xFF, _) => match bytes.get(at + 2..at + 4) {
-                Some(length) => at += 2 + u16::from_be_bytes([length[0], length[1]]) as usize,
-                None => return false,
-            },
-            // Entropy-coded data.
-            _ => at += 1,
-        }
-    }
-    false
 }
 
 /// The decoder's reason on one line.

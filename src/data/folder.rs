@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-use super::decode::{self, LIMIT};
+use super::decode;
+use super::section::{self, Section};
 use super::{Image, OnBadImage, Source};
 
 /// Folders below folders; more than this is a link to a parent.
@@ -27,7 +29,7 @@ pub struct Folder {
     train: usize,
     classes: Vec<String>,
     digest: String,
-    largest: usize,
+    largest: OnceLock<usize>,
     skipped: Vec<(String, String)>,
 }
 
@@ -35,22 +37,23 @@ struct File {
     /// Path below the root, with `/`.
     id: String,
     label: Option<u32>,
+    length: u64,
 }
 
-/// What a first look at a file's content tells.
-struct Look {
-    bytes: usize,
-    length: u64,
-    hash: blake3::Hash,
+/// An image file that was listed.
+struct Found {
+    id: String,
+    /// Not known if the system refuses to tell.
+    length: Option<u64>,
 }
 
 impl Folder {
-    /// Reads every file once, in parallel, because the digest covers all of their content: opening takes as
-    /// long as the disk needs for that. With `Skip` every image is decoded as well.
+    /// Lists the folders and asks for the length of every file, in parallel; with `Fail` no file is read, so the digest covers ids,
+    /// lengths and classes, not the content. With `Skip` every image is decoded.
     ///
     /// # Errors
     /// No such folder, no image in it, images beside class folders, names that are not UTF-8; with `Fail`
-    /// the first file whose header cannot be read.
+    /// the first file that is there in name only.
     pub fn open(root: impl AsRef<Path>, on_bad: OnBadImage) -> Result<Folder> {
         let root = root.as_ref();
         let (folders, files) = list(root)?;
@@ -61,10 +64,11 @@ impl Folder {
             None if files.is_empty() && folders.len() == 1 && has("train") => vec![part(root, "train")?],
             _ => vec![part(root, "")?],
         };
-        let mut classes: Vec<String> = parts.iter().flatten().filter_map(|(_, class)| class.clone()).collect();
+        // A class folder without an image is no class.
+        let with_images = parts.iter().flatten().filter(|(_, files)| !files.is_empty());
+        let mut classes: Vec<String> = with_images.filter_map(|(class, _)| class.clone()).collect();
         classes.sort_unstable();
         classes.dedup();
-        let label = |class: Option<String>| class.and_then(|c| classes.binary_search(&c).ok()).map(|at| at as u32);
 
         let mut source = Folder {
             root: root.to_path_buf(),
@@ -72,23 +76,24 @@ impl Folder {
             train: 0,
             classes: Vec::new(),
             digest: String::new(),
-            largest: 0,
+            largest: OnceLock::new(),
             skipped: Vec::new(),
         };
-        let mut digest = blake3::Hasher::new();
-        for (number, paths) in parts.into_iter().enumerate() {
-            let looks: Vec<Result<Look>> = paths.par_iter().map(|(id, _)| look(root, id, on_bad)).collect();
-            for ((id, class), look) in paths.into_iter().zip(looks) {
-                match (look, on_bad) {
-                    (Ok(look), _) => {
-                        source.largest = source.largest.max(look.bytes);
-                        digest.update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes());
-                        digest.update(&look.length.to_le_bytes()).update(look.hash.as_bytes());
-                        source.files.push(File { id, label: label(class) });
+        let mut largest = 0;
+        for (number, groups) in parts.into_iter().enumerate() {
+            for (class, found) in groups {
+                let label = class.and_then(|class| classes.binary_search(&class).ok()).map(|at| at as u32);
+                let looks: Vec<Result<Look>> = found.par_iter().map(|file| look(root, file, on_bad)).collect();
+                for (Found { id, .. }, look) in found.into_iter().zip(looks) {
+                    match (look, on_bad) {
+                        (Ok(look), _) => {
+                            largest = largest.max(look.bytes);
+                            source.files.push(File { id, label, length: look.length });
+                        }
+                        (Err(error), OnBadImage::Fail) => return Err(error),
+                        (Err(Error::Format { what, .. }), OnBadImage::Skip) => source.skipped.push((id, what)),
+                        (Err(error), OnBadImage::Skip) => source.skipped.push((id, error.to_string())),
                     }
-                    (Err(error), OnBadImage::Fail) => return Err(error),
-                    (Err(Error::Format { what, .. }), OnBadImage::Skip) => source.skipped.push((id, what)),
-                    (Err(error), OnBadImage::Skip) => source.skipped.push((id, error.to_string())),
                 }
             }
             if number == 0 {
@@ -102,10 +107,18 @@ impl Folder {
             };
             return Err(Error::format(root, what));
         }
-        digest.update(&(source.train as u64).to_le_bytes());
-        source.digest = digest.finalize().to_hex().to_string();
+        if on_bad == OnBadImage::Skip {
+            source.largest = OnceLock::from(largest);
+        }
         source.classes = classes;
+        source.digest =
+            section::digest("folder", source.train, &source.classes, source.files.iter().map(|f| (&f.id[..], f.length, f.label)));
         Ok(source)
+    }
+
+    fn section(&self, index: usize) -> Section {
+        let File { id, length, .. } = &self.files[index];
+        Section::whole(self.root.join(id), *length)
     }
 }
 
@@ -131,74 +144,75 @@ impl Source for Folder {
     fn digest(&self) -> &str {
         &self.digest
     }
+    /// Asked for the first time, it reads the beginning of every file.
     fn largest(&self) -> usize {
-        self.largest
+        *self.largest.get_or_init(|| section::largest(self.files.len(), |index| (self.section(index), self.files[index].id.clone())))
     }
-    /// # Errors
-    /// The file cannot be read, is not an image, or grew since the folder was opened; the error names it.
     fn image(&self, index: usize) -> Result<Image> {
-        let path = self.root.join(&self.files[index].id);
-        let image = decode::decode(&read(&path)?, &self.files[index].id).map_err(|what| Error::format(&path, what))?;
-        if image.pixels.len() > self.largest {
-            return Err(Error::format(&path, "the file was exchanged while it was in use"));
+        let image = self.section(index).image(&self.files[index].id)?;
+        if self.largest.get().is_some_and(|&largest| image.pixels.len() > largest) {
+            return Err(Error::format(self.root.join(&self.files[index].id), "the file was exchanged while it was in use"));
         }
         Ok(image)
+    }
+    fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.section(index).read().map(Some)
     }
     fn skipped(&self) -> &[(String, String)] {
         &self.skipped
     }
 }
 
-/// Read one file, for its size and digest and, where bad ones are to be skipped, for whether it decodes.
-fn look(root: &Path, id: &str, on_bad: OnBadImage) -> Result<Look> {
-    let path = root.join(id);
-    let content = read(&path)?;
-    let size = match on_bad {
-        OnBadImage::Fail => decode::size(&content, id),
-        OnBadImage::Skip => decode::decode(&content, id).map(|image| (image.height, image.width)),
+/// What is known of a file before it is used.
+struct Look {
+    length: u64,
+    /// Of the decoded image; 0 if it was not decoded.
+    bytes: usize,
+}
+
+fn look(root: &Path, file: &Found, on_bad: OnBadImage) -> Result<Look> {
+    let path = root.join(&file.id);
+    let length = match file.length {
+        Some(length) => length,
+        None => fs::metadata(&path).map_err(Error::io("read", &path))?.len(),
     };
-    let (height, width) = size.map_err(|what| Error::format(&path, what))?;
-    Ok(Look { bytes: height * width * 3, length: content.len() as u64, hash: blake3::hash(&content) })
+    let bytes = match on_bad {
+        OnBadImage::Fail => 0,
+        OnBadImage::Skip => Section::whole(path, length).image(&file.id)?.pixels.len(),
+    };
+    Ok(Look { length, bytes })
 }
 
-/// A whole file, unless it is too large to be an image.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let length = fs::metadata(path).map_err(Error::io("read", path))?.len();
-    if length > LIMIT {
-        return Err(Error::format(path, format!("has {length} bytes, more than the {} MiB that an image may have", LIMIT >> 20)));
-    }
-    fs::read(path).map_err(Error::io("read", path))
-}
+/// The files of one part: by class, or of no class, in torchvision's order.
+type Groups = Vec<(Option<String>, Vec<Found>)>;
 
-/// The images of one part: (path below the root, class), in torchvision's order.
-fn part(root: &Path, name: &str) -> Result<Vec<(String, Option<String>)>> {
+fn part(root: &Path, name: &str) -> Result<Groups> {
     let folder = root.join(name);
     let (folders, files) = list(&folder)?;
-    let mut images = Vec::new();
-    let mut in_classes = Vec::new();
-    for class in folders {
+    let of_class = |class: OsString| {
         let class = utf8(&folder, class)?;
-        let mut paths = Vec::new();
-        walk(root, &join(name, &class), DEPTH, &mut paths)?;
+        let mut files = Vec::new();
+        walk(root, &join(name, &class), DEPTH, &mut files)?;
         // os.walk's folders sort as whole strings, then the names within each.
-        paths.sort_unstable_by(|a, b| a.rsplit_once('/').cmp(&b.rsplit_once('/')));
-        in_classes.extend(paths.into_iter().map(|path| (path, Some(class.clone()))));
-    }
-    for file in files {
-        images.push((join(name, &utf8(&folder, file)?), None));
-    }
-    match (images.is_empty(), in_classes.is_empty()) {
-        (true, _) => Ok(in_classes),
-        (_, true) => Ok(images),
-        _ => {
-            let what = format!("has images ({}) beside folders of images; put them into a folder or take them out", images[0].0);
+        files.sort_unstable_by(|a, b| a.id.rsplit_once('/').cmp(&b.id.rsplit_once('/')));
+        Ok((Some(class), files))
+    };
+    let in_classes: Vec<Result<_>> = folders.into_par_iter().map(of_class).collect();
+    let in_classes = in_classes.into_iter().collect::<Result<Groups>>()?;
+    let loose = files.into_iter().map(|(file, length)| Ok(Found { id: join(name, &utf8(&folder, file)?), length }));
+    let loose = loose.collect::<Result<Vec<_>>>()?;
+    match (loose.first(), in_classes.iter().all(|(_, files)| files.is_empty())) {
+        (None, _) => Ok(in_classes),
+        (_, true) => Ok(vec![(None, loose)]),
+        (Some(first), _) => {
+            let what = format!("has images ({}) beside folders of images; put them into a folder or take them out", first.id);
             Err(Error::format(folder, what))
         }
     }
 }
 
 /// Every image below `folder`, at any depth.
-fn walk(root: &Path, folder: &str, depth: usize, to: &mut Vec<String>) -> Result<()> {
+fn walk(root: &Path, folder: &str, depth: usize, to: &mut Vec<Found>) -> Result<()> {
     let path = root.join(folder);
     if depth == 0 {
         return Err(Error::format(path, format!("lies more than {DEPTH} folders deep; is there a link to a folder above?")));
@@ -207,14 +221,15 @@ fn walk(root: &Path, folder: &str, depth: usize, to: &mut Vec<String>) -> Result
     for name in folders {
         walk(root, &join(folder, &utf8(&path, name)?), depth - 1, to)?;
     }
-    for name in files {
-        to.push(join(folder, &utf8(&path, name)?));
+    for (name, length) in files {
+        to.push(Found { id: join(folder, &utf8(&path, name)?), length });
     }
     Ok(())
 }
 
-/// Names of the sub-folders and of the image files, links followed, each sorted bytewise.
-fn list(folder: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
+/// Names of the sub-folders, names and lengths of the image files, links followed, each sorted bytewise.
+#[allow(clippy::type_complexity)]
+fn list(folder: &Path) -> Result<(Vec<OsString>, Vec<(OsString, Option<u64>)>)> {
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).map_err(Error::io("open the folder", folder))? {
         let name = entry.map_err(Error::io("list the folder", folder))?.file_name();
@@ -225,7 +240,7 @@ fn list(folder: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
             Ok(kind) if kind.is_dir() => folders.push(name),
             // Reading a pipe would wait for ever.
             Ok(kind) if !kind.is_file() => {}
-            _ if decode::is_image(&name) => files.push(name),
+            kind if decode::is_image(&name) => files.push((name, kind.ok().map(|kind| kind.len()))),
             _ => {}
         }
     }

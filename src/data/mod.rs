@@ -3,14 +3,24 @@
 mod cifar;
 mod decode;
 mod folder;
+mod jpeg;
+mod kept;
+mod labels;
+mod list;
 mod matlab;
 mod mnist;
+pub mod pack;
 mod packed;
+mod parquet;
 mod pattern;
+mod section;
+mod shards;
 mod source;
 mod stl10;
 mod svhn;
 mod synthetic;
+mod tar;
+mod webdataset;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -18,12 +28,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
+
+use kept::Kept;
 
 pub use cifar::Cifar;
+pub use decode::{LIMIT, decode};
 pub use folder::Folder;
+pub use list::List;
+pub use pack::Pack;
+pub use parquet::Parquet;
 pub use source::{Image, Kind, Source};
 pub use stl10::Stl10;
 pub use synthetic::Synthetic;
+pub use webdataset::WebDataset;
 
 /// What to do with an image that cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +75,7 @@ pub struct Dataset {
 }
 
 /// Every kind of data set there is.
-pub const DATASETS: [Dataset; 7] = [
+pub const DATASETS: [Dataset; 11] = [
     Dataset {
         name: "cifar10",
         about: "CIFAR-10, the folder with the official binary version (data_batch_1.bin ... test_batch.bin)",
@@ -95,6 +113,33 @@ pub const DATASETS: [Dataset; 7] = [
         open: |rest, on_bad| Ok(Box::new(Folder::open(rest, on_bad)?)),
     },
     Dataset {
+        name: "list",
+        about: "a text file with one image path per line, from its folder on, and after a tab or a comma a label if there is one",
+        example: "list:data/candidates.txt",
+        open: |rest, on_bad| kept(List::open(rest)?, on_bad),
+    },
+    Dataset {
+        name: "webdataset",
+        about: "tar files whose members of one name are a sample: {000..146}, a,b, * and ? name several, a folder means all its .tar",
+        example: "webdataset:data/imagenet-train-{000000..000146}.tar",
+        open: |rest, on_bad| {
+            let cache = files::cache_folder(|name| std::env::var(name).ok());
+            kept(WebDataset::open(rest, cache.as_deref())?, on_bad)
+        },
+    },
+    Dataset {
+        name: "parquet",
+        about: "Parquet files as on Hugging Face, `image` with bytes and `label`; patterns as for webdataset, a folder means all its .parquet",
+        example: "parquet:data/imagenet-1k/train-*.parquet",
+        open: |rest, on_bad| kept(Parquet::open(rest)?, on_bad),
+    },
+    Dataset {
+        name: "packed",
+        about: "one file that `sslmem pack` made of any of these: nothing left to decode, or the image files themselves",
+        example: "packed:data/imagenet256.pack",
+        open: |rest, on_bad| kept(Pack::open(rest)?, on_bad),
+    },
+    Dataset {
         name: "synthetic",
         about: "N procedural training images (and N/5 test images) with planted rare and atypical ones, from a seed",
         example: "synthetic:1000@7",
@@ -104,7 +149,7 @@ pub const DATASETS: [Dataset; 7] = [
 
 /// Open a data set by its specification, `NAME:REST`.
 ///
-/// `on_bad` matters for folders; the other kinds have no image that could be bad by itself.
+/// `on_bad` matters where images are files; the other kinds have no image that could be bad by itself.
 ///
 /// # Errors
 /// Unknown names (with the nearest known one), missing files, files that are not what they should be.
@@ -118,6 +163,14 @@ pub fn open(spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
         return Err(Error::config(format!("`{spec}` does not say which data to open"), remedy));
     }
     (dataset.open)(rest, on_bad)
+}
+
+/// Without the images that cannot be decoded, if that was asked for.
+fn kept(source: impl Source + 'static, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+    match on_bad {
+        OnBadImage::Fail => Ok(Box::new(source)),
+        OnBadImage::Skip => Ok(Box::new(Kept::new(Box::new(source))?)),
+    }
 }
 
 /// What to write instead of a data set that does not exist.

@@ -51,12 +51,18 @@ pub trait Source: Send + Sync {
     fn id(&self, index: usize) -> String;
     fn label(&self, index: usize) -> Option<u32>;
     fn classes(&self) -> &[String];
-    /// BLAKE3 of what the data set holds, hexadecimal: two sources with the same digest have the same samples in the same order.
+    /// BLAKE3, hexadecimal: two sources with the same digest have the same samples in the same order. Where images are files of their
+    /// own it covers ids, lengths in bytes and labels, so that nothing has to be read for it; elsewhere the content.
     fn digest(&self) -> &str;
-    /// Bytes of the largest decoded image (height * width * 3): what a batch buffer must have room for.
+    /// Bytes of the largest decoded image (height * width * 3): what a batch buffer must have room for. The first call may have to
+    /// read the beginning of every file; no image has more than [`LIMIT`](super::LIMIT).
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
     fn image(&self, index: usize) -> Result<Image>;
+    /// The sample's image file as it is stored, where it is one.
+    fn file(&self, _index: usize) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
     /// Samples left out because they could not be decoded: (path, reason). Empty unless skipping was asked for.
     fn skipped(&self) -> &[(String, String)] {
         &[]

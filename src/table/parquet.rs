@@ -1,36 +1,32 @@
 //! Score tables as Parquet: one row group per 65,536 rows, the same bytes for the same rows.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, Repetition, Type as Physical};
-use parquet::column::page::{Page, PageMetadata, PageReader};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::reader::Length;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
 
 use super::{COLUMNS, Row, whole};
 use crate::error::{Error, Result};
 use crate::files::Writer;
+use crate::pages::{self, Outcome, Pages, sentence};
 use crate::split::Subset;
 
 /// Rows of a group.
 pub const GROUP: usize = 65_536;
 /// Pages are about 1 MB in practice; a header that promises more than this is broken.
-const LARGEST_PAGE: i64 = 64 << 20;
+const LARGEST_PAGE: u64 = 64 << 20;
 /// The longest id: the longest path that Linux takes.
 const LONGEST_ID: usize = 4096;
-
-type Outcome<T> = std::result::Result<T, ParquetError>;
 
 /// A table that is written one row group at a time.
 pub struct Groups {
@@ -125,9 +121,9 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 
 fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
     let broken = |error: ParquetError| format!("this is not a whole Parquet file: {}", sentence(&error));
-    let pages = Arc::new(Pages { length: file.len(), file });
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&pages.file).map_err(broken)?;
-    check(&metadata, pages.length)?;
+    let pages = Arc::new(Pages::new(file, LARGEST_PAGE));
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(pages.file()).map_err(broken)?;
+    check(&metadata, pages.len())?;
     let schema = metadata.file_metadata().schema_descr();
     let mut places = [0; COLUMNS.len()];
     for (place, name) in places.iter_mut().zip(COLUMNS) {
@@ -148,7 +144,7 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
         }
         // Ids differ, so they compress a little; a file that claims otherwise would fill the memory.
         ids += id.iter().map(|id| id.len()).sum::<usize>();
-        if ids as u64 > 64 * pages.length + (1 << 20) {
+        if ids as u64 > 64 * pages.len() + (1 << 20) {
             return Err("the ids are longer than the file".into());
         }
         for (n, id) in id.into_iter().enumerate() {
@@ -209,11 +205,7 @@ impl Column<'_> {
         if chunk.column_descr().max_rep_level() > 0 {
             return Err(format!("the column `{}` holds lists", self.name));
         }
-        let pages = SerializedPageReader::new(self.pages.clone(), chunk, self.rows(), None);
-        let pages = pages.map_err(|error| self.broken(&error))?;
-        let optional = chunk.column_descr().max_def_level() > 0;
-        let pages = Checked { pages, optional, dictionary: false };
-        Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(pages)))
+        pages::column(self.pages, chunk, self.rows()).map_err(|error| self.broken(&error))
     }
 
     /// The values of a column of numbers of any width; null is NaN.
@@ -269,109 +261,4 @@ impl Column<'_> {
     fn broken(&self, error: &ParquetError) -> String {
         format!("the column `{}` is broken: {}", self.name, sentence(error))
     }
-}
-
-/// The file, refusing page headers that promise more than memory should be risked for.
-struct Pages {
-    file: File,
-    length: u64,
-}
-
-impl Length for Pages {
-    fn len(&self) -> u64 {
-        self.length
-    }
-}
-
-fn sentence(error: &ParquetError) -> String {
-    let text = error.to_string();
-    text.split_once(": ").map(|(_, what)| what).unwrap_or(&text).trim().to_string()
-}
-
-impl ChunkReader for Pages {
-    type T = BufReader<File>;
-
-    /// Called with the place of every page header, whose second field is the size of the decoded page.
-    fn get_read(&self, start: u64) -> Outcome<Self::T> {
-        let mut header = [0; 12];
-        let mut probe = self.file.get_read(start)?;
-        let read = std::io::Read::read(&mut probe, &mut header)?;
-        if !decoded_size(&header[..read]).is_some_and(|size| (0..=LARGEST_PAGE).contains(&size)) {
-            return Err(ParquetError::General("a page has no believable size".into()));
-        }
-        self.file.get_read(start)
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Outcome<bytes::Bytes> {
-        if start.saturating_add(length as u64) > self.length {
-            return Err(ParquetError::EOF("a page ends after the file".into()));
-        }
-        self.file.get_bytes(start, length)
-    }
-}
-
-/// The pages of a column, refusing what the decoder would panic at.
-struct Checked {
-    pages: SerializedPageReader<Pages>,
-    /// Whether values can be missing: then a page begins with the length of a list that says which.
-    optional: bool,
-    dictionary: bool,
-}
-
-impl PageReader for Checked {
-    fn get_next_page(&mut self) -> Outcome<Option<Page>> {
-        let page = self.pages.get_next_page()?;
-        let reason = match &page {
-            None => None,
-            Some(Page::DictionaryPage { .. }) => {
-                self.dictionary = true;
-                None
-            }
-            Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
-            Some(page) => match page.encoding() {
-                Encoding::PLAIN => None,
-                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
-                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
-                _ => Some("values are neither plain nor in a dictionary"),
-            },
-        };
-        reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
-    }
-    fn peek_next_page(&mut self) -> Outcome<Option<PageMetadata>> {
-        self.pages.peek_next_page()
-    }
-    fn skip_next_page(&mut self) -> Outcome<()> {
-        self.pages.skip_next_page()
-    }
-}
-
-impl Iterator for Checked {
-    type Item = Outcome<Page>;
-    fn next(&mut self) -> Option<Self::Item> {
-        self.get_next_page().transpose()
-    }
-}
-
-/// The second field of a page header (Thrift's compact protocol: the kind of page, then this; each a byte
-/// that says "the next field, 32 bits" and a zigzag number of 7 bits a byte).
-fn decoded_size(header: &[u8]) -> Option<i64> {
-    let mut bytes = header.iter();
-    let mut field = || {
-        if *bytes.next()? != 0x15 {
-            return None;
-        }
-        let (mut number, mut shift) = (0u64, 0);
-        loop {
-            let byte = *bytes.next()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            shift += 7;
-            match byte & 0x80 {
-                0 => return Some((number >> 1) as i64 ^ -((number & 1) as i64)),
-                _ if shift > 28 => return None,
-                _ => {}
-            }
-        }
-    };
-    field()?;
-    field()
 }

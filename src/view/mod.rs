@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub use draw::{Drawn, WORDS};
 pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, STL10, SVHN, UNIT, policy};
 pub use render::{Scratch, render};
-pub use resize::resampling;
+pub use resize::{resampling, resized};
 
 /// A policy: everything about a kind of view. Applied in the order of the fields.
 ///

@@ -1,6 +1,6 @@
 //! Renders a drawn view: crop and resize, flip, jitter, gray, blur, solarise, normalise.
 
-use super::resize::{Taps, resize, weighted};
+use super::resize::{Taps, resize, short_side, weighted};
 use super::tone::{Tone, apply, finish, gray, luma_sum};
 use super::{Crop, Drawn, View};
 
@@ -51,11 +51,6 @@ pub fn render(view: &View, drawn: &Drawn, pixels: &[u8], height: usize, width: u
     }
     let from = (top * width + left) * 3;
     run(view, drawn, &pixels[from..], width * 3, box_width, out, scratch);
-}
-
-/// Height and width when the short side becomes `side`; the long side rounds down as in torchvision.
-fn short_side(height: usize, width: usize, side: usize) -> (usize, usize) {
-    if width <= height { (side * height / width, side) } else { (side, side * width / height) }
 }
 
 /// The sampled Gaussian, with sum one.

@@ -1,6 +1,7 @@
 //! Separable antialiased resizing of a box of an 8-bit image, to float planes.
 
 use super::Interpolation;
+use crate::data::{Image, LIMIT};
 
 /// Which inputs one axis of the output reads, and their weights.
 #[derive(Debug, Default)]
@@ -64,6 +65,45 @@ pub fn resampling(input: usize, output: usize) -> Vec<f32> {
         row[first..][..weights.len()].copy_from_slice(weights);
     }
     matrix
+}
+
+/// The image with its short side `side` pixels long: torchvision's `Resize(side)` (bilinear, antialiased), rounded to 8 bits.
+///
+/// # Errors
+/// A long side so long that the result would be larger than an image may be.
+pub fn resized(image: Image, side: usize) -> Result<Image, String> {
+    let (height, width) = short_side(image.height, image.width, side);
+    if (height, width) == (image.height, image.width) {
+        return Ok(image);
+    }
+    if (height as u64).saturating_mul(width as u64).saturating_mul(3) > LIMIT {
+        return Err(format!("the image would have {width} x {height} pixels, more than {} MiB", LIMIT >> 20));
+    }
+    let mut pixels = vec![0; height * width * 3];
+    to_bytes(&image, height, width, &mut pixels);
+    Ok(Image { height, width, pixels })
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn to_bytes(image: &Image, height: usize, width: usize, out: &mut [u8]) {
+    let (mut rows, mut columns) = (Taps::default(), Taps::default());
+    rows.plan(Interpolation::Bilinear, image.height, height, 0, height);
+    columns.plan(Interpolation::Bilinear, image.width, width, 0, width);
+    let mut line = vec![0.0; image.width * 3 + 1];
+    let mut planes = vec![0.0; height * width * 3];
+    let (red, rest) = planes.split_at_mut(height * width);
+    let (green, blue) = rest.split_at_mut(height * width);
+    resize(&image.pixels, image.width * 3, (&rows, &columns), false, &mut line, [&mut *red, &mut *green, &mut *blue]);
+    for (pixel, ((r, g), b)) in out.chunks_exact_mut(3).zip(red.iter().zip(green.iter()).zip(blue.iter())) {
+        for (byte, value) in pixel.iter_mut().zip([r, g, b]) {
+            *byte = (value * 255.0 + 0.5) as u8;
+        }
+    }
+}
+
+/// Height and width when the short side becomes `side`; the long side rounds down as in torchvision.
+pub fn short_side(height: usize, width: usize, side: usize) -> (usize, usize) {
+    if width <= height { (side * height / width, side) } else { (side, side * width / height) }
 }
 
 fn triangle(x: f32) -> f32 {

@@ -7,7 +7,7 @@ use crate::files;
 use std::path::{Path, PathBuf};
 
 /// The variable that names the folder.
-pub const PLACE: &str = "SSLMEM_CACHE";
+pub const PLACE: &str = files::CACHE;
 
 /// Bytes of the digest that a file begins with.
 const DIGEST: usize = blake3::OUT_LEN;
@@ -21,9 +21,7 @@ pub struct Cache {
 impl Cache {
     /// The folder that the environment's variables name.
     pub fn new(variable: impl Fn(&str) -> Option<String>) -> Cache {
-        let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let usual = || path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("sslmem"));
-        Cache { folder: path(PLACE).or_else(usual) }
+        Cache { folder: files::cache_folder(variable) }
     }
 
     /// What `compile` makes of these inputs: from the disk if it is there and whole, else made and put there.

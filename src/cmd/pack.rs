@@ -1,0 +1,54 @@
+//! `sslmem pack`: a data set as one file that is quick to read.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::args::{Flags, Images, Origin, open};
+use super::{Global, keep, print};
+use crate::data::pack::{self, Content};
+use crate::error::Result;
+use crate::files;
+use crate::view::resized;
+
+/// Put a data set into one file: decoded and resized once, or as its image files are
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  sslmem pack --data folder:imagenet --size 256 --out imagenet256.pack\n  sslmem pack --data 'webdataset:shards/{000..146}.tar' --original --out imagenet.pack\n  sslmem train --data packed:imagenet256.pack --out runs/imagenet",
+    group = clap::ArgGroup::new("content").required(true)
+)]
+pub struct Verb {
+    /// File to write
+    #[arg(long, value_name = "FILE.pack")]
+    out: PathBuf,
+    /// Keep pixels, the short side resized to N (bilinear, antialiased); reading them needs no decoder
+    #[arg(long, value_name = "N", group = "content", value_parser = clap::value_parser!(u16).range(1..))]
+    size: Option<u16>,
+    /// Keep the image files as they are, which takes less room
+    #[arg(long, group = "content")]
+    original: bool,
+    /// Replace a file that exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    images: Images,
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let recipe = verb.origin.resolve(&Flags::default().images(&verb.images))?;
+    keep(&verb.out, verb.force)?;
+    files::check_writable(&verb.out)?;
+    let source = open(&recipe)?;
+    let content = match verb.size {
+        Some(side) => Content::Pixels { side: side.into(), resize: &resized },
+        None => Content::Files,
+    };
+    let bytes = pack::write(source.as_ref(), &verb.out, content, global.progress().as_mut())?;
+    for (id, why) in source.skipped() {
+        global.progress().line(&format!("left out {id}: {why}"));
+    }
+    let megabytes = bytes as f64 / 1e6;
+    print(&format!("packed:{}: {} images, {megabytes:.1} MB\n", verb.out.display(), source.len()))
+}

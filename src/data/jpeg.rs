@@ -1,0 +1,155 @@
+//! JPEG as Pillow reads it: libjpeg-turbo's arithmetic (accurate DCT, smooth upsampling), then `convert("RGB")`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+
+use super::Image;
+use super::decode::LIMIT;
+
+/// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
+const SCANS: usize = 500;
+
+/// Pixels that a byte of Huffman-coded data can stand for: each block of 64 takes a bit at least.
+const DENSEST: u64 = 8 * 64;
+
+/// Whether the bytes begin like a JPEG.
+pub fn is_jpeg(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xFF, 0xD8, 0xFF])
+}
+
+/// Height and width from the frame's header, which may lie behind any number of other segments.
+pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    let mut at = 2;
+    loop {
+        match (bytes.get(at), bytes.get(at + 1)) {
+            (Some(0xFF), Some(0xFF)) => at += 1,
+            (Some(0xFF), Some(0x01 | 0xD0..=0xD8)) => at += 2,
+            (Some(0xFF), Some(0xD9 | 0xDA)) => return Err("the JPEG has no frame header".into()),
+            (Some(0xFF), Some(&marker)) => {
+                let Some(head) = bytes.get(at + 2..at + 9) else { return Err(SHORT.into()) };
+                let two = |n: usize| u16::from_be_bytes([head[n], head[n + 1]]) as usize;
+                if matches!(marker, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) {
+                    return acceptable(two(3), two(5));
+                }
+                at += 2 + two(0);
+            }
+            // libjpeg passes over what stands between two segments, too.
+            (Some(_), Some(_)) => at += 1,
+            _ => return Err(SHORT.into()),
+        }
+    }
+}
+
+const SHORT: &str = "the JPEG is cut short";
+
+fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {
+    match (height as u64 * width as u64 * 3).cmp(&LIMIT) {
+        _ if height == 0 || width == 0 => Err("the image has no pixels".into()),
+        std::cmp::Ordering::Greater => Err(large(height, width)),
+        _ => Ok((height, width)),
+    }
+}
+
+fn large(height: usize, width: usize) -> String {
+    format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20)
+}
+
+/// The pixels of a whole file: grey repeated, CMYK and YCCK converted as Pillow does it.
+///
+/// Pillow fills what a damaged file leaves out with grey and says nothing; here that is an error, because it would be scored as if
+/// it were the image.
+pub fn decode(bytes: &[u8]) -> Result<Image, String> {
+    let (height, width) = size(bytes)?;
+    if !is_whole(bytes) {
+        return Err("the JPEG is cut short (no end-of-image marker)".into());
+    }
+    // The decoder is young: should it panic at something, that is one bad image, not the end of a run.
+    match catch_unwind(AssertUnwindSafe(|| pixels(bytes, height, width))) {
+        Ok(outcome) => outcome,
+        Err(_) => Err("the JPEG is damaged in a way that its decoder cannot bear".into()),
+    }
+}
+
+fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
+    let limits = DecodeLimits {
+        max_pixels: LIMIT / 3,
+        max_scans: SCANS,
+        max_memory: Some(4 * LIMIT), // a progressive file's coefficients are kept, too
+        ..DecodeLimits::default()
+    };
+    let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(plain)?;
+    let header = decoder.header();
+    if (header.height(), header.width()) != (height, width) {
+        return Err("the JPEG has two sizes".into());
+    }
+    if header.precision != 8 || header.is_lossless {
+        return Err(format!("this kind of JPEG is not supported ({} bits a sample)", header.precision));
+    }
+    if !decoder.is_arithmetic() && (height * width) as u64 > DENSEST * bytes.len() as u64 {
+        return Err(format!("{} bytes cannot hold {width} x {height} pixels", bytes.len()));
+    }
+    let format = match header.components.len() {
+        1 => PixelFormat::Grayscale,
+        3 => PixelFormat::Rgb,
+        4 => PixelFormat::Cmyk,
+        n => return Err(format!("this kind of JPEG is not supported ({n} components)")),
+    };
+    decoder.set_output_format(format);
+    let data = decoder.decode_image().map_err(plain)?.data;
+    let pixels = match format {
+        PixelFormat::Rgb => data,
+        PixelFormat::Cmyk => data.chunks_exact(4).flat_map(|p| from_cmyk([p[0], p[1], p[2], p[3]])).collect(),
+        _ => data.iter().flat_map(|&v| [v; 3]).collect(),
+    };
+    if pixels.len() != height * width * 3 {
+        return Err("the JPEG has fewer pixels than it announces".into());
+    }
+    Ok(Image { height, width, pixels })
+}
+
+/// Pillow takes every JPEG of four components for inverted, as Adobe writes it, and converts without a colour profile.
+fn from_cmyk(stored: [u8; 4]) -> [u8; 3] {
+    let [c, m, y, k] = stored.map(|v| 255 - v as i32);
+    let rest = 255 - k;
+    [c, m, y].map(|ink| {
+        let product = ink * rest + 128;
+        (rest - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
+    })
+}
+
+/// Whether the file reaches its end-of-image marker. A file that was cut ends in it by chance only.
+fn is_whole(bytes: &[u8]) -> bool {
+    bytes.ends_with(&[0xFF, 0xD9]) || reaches_its_end(bytes)
+}
+
+fn reaches_its_end(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while at + 1 < bytes.len() {
+        match (bytes[at], bytes[at + 1]) {
+            (0xFF, 0xD9) => return true,
+            // Fill bytes, stuffed zeros, restart markers and markers without a length.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, _) => match bytes.get(at + 2..at + 4) {
+                Some(length) => at += 2 + u16::from_be_bytes([length[0], length[1]]) as usize,
+                None => return false,
+            },
+            // Entropy-coded data.
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+/// The decoder's reason on one line.
+fn plain(error: JpegError) -> String {
+    let text = match error {
+        JpegError::LimitExceeded { what: "estimated decode memory" | "total pixels", .. } => {
+            format!("the image would need more than {} MiB", LIMIT >> 20)
+        }
+        JpegError::UnexpectedEof => "the JPEG is cut short or damaged (its data ends before its last pixel)".into(),
+        other => format!("the JPEG is damaged ({other})"),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,101 @@
+//! A data set without the images that cannot be decoded.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+use super::{Image, Kind, Source};
+
+/// Samples decoded at once while looking for bad ones.
+const CHUNK: usize = 1024;
+
+/// What is left of a source.
+pub struct Kept {
+    inner: Box<dyn Source>,
+    keep: Vec<u32>,
+    train: usize,
+    digest: String,
+    largest: usize,
+    skipped: Vec<(String, String)>,
+}
+
+impl Kept {
+    /// Decodes every image, in parallel. Where all can be decoded, the digest is the source's own.
+    ///
+    /// # Errors
+    /// No image of the training part can be decoded.
+    pub fn new(inner: Box<dyn Source>) -> Result<Kept> {
+        let (mut keep, mut skipped, mut train, mut largest) = (Vec::new(), Vec::new(), 0, 0);
+        let all: Vec<usize> = (0..inner.len()).collect();
+        for chunk in all.chunks(CHUNK) {
+            let sizes: Vec<Result<usize>> = chunk.par_iter().map(|&index| Ok(inner.image(index)?.pixels.len())).collect();
+            for (&index, size) in chunk.iter().zip(sizes) {
+                match size {
+                    Ok(size) => {
+                        largest = largest.max(size);
+                        train += (index < inner.train_len()) as usize;
+                        keep.push(index as u32);
+                    }
+                    Err(error) => skipped.push((inner.id(index), error.to_string())),
+                }
+            }
+        }
+        if train == 0 {
+            let what = format!("no image for training can be decoded ({} cannot)", skipped.len());
+            return Err(Error::config(what, "look at one with --on-bad-image fail"));
+        }
+        let mut digest = inner.digest().to_string();
+        if !skipped.is_empty() {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(digest.as_bytes());
+            for index in &keep {
+                hasher.update(&u32::to_le_bytes(*index));
+            }
+            digest = hasher.finalize().to_hex().to_string();
+        }
+        Ok(Kept { inner, keep, train, digest, largest, skipped })
+    }
+
+    fn at(&self, index: usize) -> usize {
+        self.keep[index] as usize
+    }
+}
+
+impl Source for Kept {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn len(&self) -> usize {
+        self.keep.len()
+    }
+    fn train_len(&self) -> usize {
+        self.train
+    }
+    fn id(&self, index: usize) -> String {
+        self.inner.id(self.at(index))
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.inner.label(self.at(index))
+    }
+    fn classes(&self) -> &[String] {
+        self.inner.classes()
+    }
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+    fn largest(&self) -> usize {
+        self.largest
+    }
+    fn image(&self, index: usize) -> Result<Image> {
+        self.inner.image(self.at(index))
+    }
+    fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.inner.file(self.at(index))
+    }
+    fn skipped(&self) -> &[(String, String)] {
+        &self.skipped
+    }
+    fn truth(&self, index: usize) -> Option<Kind> {
+        self.inner.truth(self.at(index))
+    }
+}

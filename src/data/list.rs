@@ -1,0 +1,123 @@
+//! Images that a text file lists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+use super::labels::{label, numbered};
+use super::section::{self, Section};
+use super::{Image, Source};
+
+/// One image per line: its path, from the list's folder on, and after a tab or a comma its label if it has one. Empty lines and lines
+/// that begin with `#` are passed over. Everything is the training part; ids are the paths as they are written.
+pub struct List {
+    folder: PathBuf,
+    files: Vec<Line>,
+    classes: Vec<String>,
+    digest: String,
+    largest: OnceLock<usize>,
+}
+
+struct Line {
+    path: String,
+    label: Option<u32>,
+    length: u64,
+}
+
+impl List {
+    /// Asks for the length of every file, in parallel; none is read, so the digest covers paths, lengths and labels, not the content.
+    ///
+    /// # Errors
+    /// No such list, no image in it, a label that is none, the first file that is not there; each with its line.
+    pub fn open(path: impl AsRef<Path>) -> Result<List> {
+        let list = path.as_ref();
+        let text = files::read_text(list)?;
+        let folder = list.parent().map(Path::to_path_buf).unwrap_or_default();
+        let lines = text.trim_start_matches('\u{FEFF}').lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
+        let lines: Vec<_> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
+        let read = |number: usize, line: &str| {
+            let wrong = |what: String| Error::format(list, format!("line {number}: {what}"));
+            let (path, label) = parse(line).map_err(wrong)?;
+            let kind = fs::metadata(folder.join(path)).map_err(|error| wrong(format!("{path}: {}", plain(&error))))?;
+            if !kind.is_file() {
+                return Err(wrong(format!("{path} is not a file")));
+            }
+            Ok(Line { path: path.to_string(), label, length: kind.len() })
+        };
+        let files: Vec<Result<Line>> = lines.par_iter().map(|&(number, line)| read(number, line)).collect();
+        let files = files.into_iter().collect::<Result<Vec<_>>>()?;
+        if files.is_empty() {
+            return Err(Error::format(list, "lists no image; write one path per line"));
+        }
+        let classes = numbered(files.iter().map(|line| line.label));
+        let samples = files.iter().map(|line| (&line.path[..], line.length, line.label));
+        let digest = section::digest("list", files.len(), &classes, samples);
+        Ok(List { folder, files, classes, digest, largest: OnceLock::new() })
+    }
+
+    fn section(&self, index: usize) -> Section {
+        let Line { path, length, .. } = &self.files[index];
+        Section::whole(self.folder.join(path), *length)
+    }
+}
+
+/// The path and the label of a line. A comma in a path is none before a label, unless a number follows.
+fn parse(line: &str) -> std::result::Result<(&str, Option<u32>), String> {
+    let (path, number) = match line.rsplit_once('\t') {
+        Some((path, number)) => {
+            let number: i64 = number.trim().parse().map_err(|_| format!("`{}` is not a label (a whole number)", number.trim()))?;
+            (path.trim_end(), number)
+        }
+        None => match line.rsplit_once(',').map(|(path, number)| (path, number.trim().parse::<i64>())) {
+            Some((path, Ok(number))) => (path.trim_end(), number),
+            _ => return Ok((line, None)),
+        },
+    };
+    match path {
+        "" => Err("there is no path before the label".into()),
+        path => Ok((path, label(number)?)),
+    }
+}
+
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+impl Source for List {
+    fn name(&self) -> &str {
+        "list"
+    }
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+    fn train_len(&self) -> usize {
+        self.files.len()
+    }
+    fn id(&self, index: usize) -> String {
+        self.files[index].path.clone()
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.files[index].label
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+    fn largest(&self) -> usize {
+        *self.largest.get_or_init(|| section::largest(self.files.len(), |index| (self.section(index), self.files[index].path.clone())))
+    }
+    fn image(&self, index: usize) -> Result<Image> {
+        self.section(index).image(&self.files[index].path)
+    }
+    fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.section(index).read().map(Some)
+    }
+}

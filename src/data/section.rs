@@ -1,0 +1,117 @@
+//! A piece of a file that holds one encoded image.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+use super::Image;
+use super::decode::{self, LIMIT};
+
+/// Bytes that tell nearly every image's size.
+const HEAD: u64 = 64 << 10;
+
+/// `length` bytes of a file from `offset` on.
+#[derive(Clone, Debug)]
+pub struct Section {
+    pub path: PathBuf,
+    pub offset: u64,
+    pub length: u64,
+    /// Whether that is all of the file: then its length is asked for again.
+    whole: bool,
+}
+
+impl Section {
+    pub fn new(path: impl Into<PathBuf>, offset: u64, length: u64) -> Section {
+        Section { path: path.into(), offset, length, whole: false }
+    }
+
+    /// A whole file, which had `length` bytes when it was listed.
+    pub fn whole(path: impl Into<PathBuf>, length: u64) -> Section {
+        Section { path: path.into(), offset: 0, length, whole: true }
+    }
+
+    /// All of it, unless it is too large to be an image.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        self.beginning(self.length)
+    }
+
+    /// All of it, however long, which must have been compared with the file's length.
+    pub fn unlimited(&self) -> Result<Vec<u8>> {
+        self.bytes(self.length)
+    }
+
+    /// The image. `name` tells by its ending what the content does not tell.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
+    }
+
+    /// A file of many images is not enough to find the one.
+    fn whose(&self, name: &str, what: String) -> String {
+        if self.whole { what } else { format!("{name}: {what}") }
+    }
+
+    /// Bytes of the decoded image, as its header has it; 0 if that cannot be read, which whoever decodes it will hear.
+    fn decoded(&self, name: &str) -> usize {
+        for part in [HEAD.min(self.length), self.length] {
+            if let Ok((height, width)) = self.beginning(part).map_err(drop).and_then(|bytes| decode::size(&bytes, name).map_err(drop)) {
+                return height * width * 3;
+            }
+        }
+        0
+    }
+
+    fn beginning(&self, part: u64) -> Result<Vec<u8>> {
+        if self.length > LIMIT {
+            let what = format!("has {} bytes, more than the {} MiB that an image may have", self.length, LIMIT >> 20);
+            return Err(Error::format(&self.path, what));
+        }
+        self.bytes(part)
+    }
+
+    fn bytes(&self, part: u64) -> Result<Vec<u8>> {
+        // A handle of its own for each read: threads share no position, and many shards need few handles. Reading at a place of a
+        // shared handle is not in the standard library of every system, and mapped memory would need `unsafe`.
+        let mut file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        let now = file.metadata().map_err(Error::io("read", &self.path))?.len();
+        if self.whole && now != self.length {
+            return Err(Error::format(&self.path, "the file was exchanged while it was in use"));
+        }
+        if now < self.offset.saturating_add(part) {
+            return Err(Error::format(&self.path, "the file became shorter while it was in use"));
+        }
+        let mut bytes = vec![0; part as usize];
+        let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(Error::io("read", &self.path))?;
+        Ok(bytes)
+    }
+}
+
+/// Bytes of the largest decoded image of `samples`, of which `at` gives the place and the name.
+pub fn largest(samples: usize, at: impl Fn(usize) -> (Section, String) + Sync) -> usize {
+    let each = (0..samples).into_par_iter().map(|index| {
+        let (section, name) = at(index);
+        section.decoded(&name)
+    });
+    each.max().unwrap_or(0)
+}
+
+/// The digest of a source whose files are not read when it is opened: over each sample's id, length in bytes and label, the
+/// classes' names and where the test part begins.
+pub fn digest<'a>(kind: &str, train: usize, classes: &[String], samples: impl Iterator<Item = (&'a str, u64, Option<u32>)>) -> String {
+    let mut digest = blake3::Hasher::new();
+    let text = |digest: &mut blake3::Hasher, text: &str| {
+        digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    };
+    text(&mut digest, kind);
+    for (id, length, label) in samples {
+        text(&mut digest, id);
+        digest.update(&length.to_le_bytes()).update(&label.map_or(-1, i64::from).to_le_bytes());
+    }
+    digest.update(&(train as u64).to_le_bytes());
+    classes.iter().for_each(|class| text(&mut digest, class));
+    digest.finalize().to_hex().to_string()
+}

@@ -1,0 +1,155 @@
+//! Pages of Parquet files that may be broken or hostile: nothing is reserved for a size that is only claimed, and what the decoder would
+//! panic at is refused before.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::Arc;
+
+use parquet::basic::Encoding;
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::data_type::DataType;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::serialized_reader::SerializedPageReader;
+
+pub type Outcome<T> = std::result::Result<T, ParquetError>;
+
+/// The file, refusing page headers that promise more than memory should be risked for.
+pub struct Pages {
+    file: File,
+    length: u64,
+    largest: u64,
+}
+
+impl Pages {
+    /// `largest` is what a decoded page may have, in bytes.
+    pub fn new(file: File, largest: u64) -> Pages {
+        Pages { length: file.len(), file, largest }
+    }
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+/// The reason without the kind of error that stands before it.
+pub fn sentence(error: &ParquetError) -> String {
+    let text = error.to_string();
+    text.split_once(": ").map(|(_, what)| what).unwrap_or(&text).trim().to_string()
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<File>;
+
+    /// Called with the place of every page header, whose second field is the size of the decoded page.
+    fn get_read(&self, start: u64) -> Outcome<Self::T> {
+        let mut header = [0; 12];
+        let mut probe = self.file.get_read(start)?;
+        let read = std::io::Read::read(&mut probe, &mut header)?;
+        if !decoded_size(&header[..read]).is_some_and(|size| (0..=self.largest as i64).contains(&size)) {
+            return Err(ParquetError::General("a page has no believable size".into()));
+        }
+        self.file.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Outcome<bytes::Bytes> {
+        if start.saturating_add(length as u64) > self.length {
+            return Err(ParquetError::EOF("a page ends after the file".into()));
+        }
+        self.file.get_bytes(start, length)
+    }
+}
+
+/// Reads a column of a row group of `rows` rows, through the checks below.
+pub fn column(pages: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> Outcome<ColumnReader> {
+    let optional = chunk.column_descr().max_def_level() > 0;
+    let pages = SerializedPageReader::new(pages.clone(), chunk, rows, None)?;
+    Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, optional, dictionary: false })))
+}
+
+/// All `rows` values of a column; one whose level is below `present`, the highest, is none.
+pub fn values<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize, present: i16) -> Outcome<Vec<Option<T::T>>> {
+    let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let (records, ..) = reader.read_records(rows, Some(&mut levels), None, &mut values)?;
+    if records != rows {
+        return Err(ParquetError::General(format!("it ends after {records} of {rows} rows")));
+    }
+    if present == 0 {
+        return Ok(values.into_iter().map(Some).collect());
+    }
+    let mut values = values.into_iter();
+    Ok(levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect())
+}
+
+/// The pages of a column, refusing what the decoder would panic at.
+struct Checked {
+    pages: SerializedPageReader<Pages>,
+    /// Whether values can be missing: then a page begins with the length of a list that says which.
+    optional: bool,
+    dictionary: bool,
+}
+
+impl PageReader for Checked {
+    fn get_next_page(&mut self) -> Outcome<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        let reason = match &page {
+            None => None,
+            Some(Page::DictionaryPage { .. }) => {
+                self.dictionary = true;
+                None
+            }
+            Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
+            Some(page) => match page.encoding() {
+                Encoding::PLAIN => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
+                _ => Some("values are neither plain nor in a dictionary"),
+            },
+        };
+        reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
+    }
+    fn peek_next_page(&mut self) -> Outcome<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+    fn skip_next_page(&mut self) -> Outcome<()> {
+        self.pages.skip_next_page()
+    }
+}
+
+impl Iterator for Checked {
+    type Item = Outcome<Page>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+/// The second field of a page header (Thrift's compact protocol: the kind of page, then this; each a byte
+/// that says "the next field, 32 bits" and a zigzag number of 7 bits a byte).
+fn decoded_size(header: &[u8]) -> Option<i64> {
+    let mut bytes = header.iter();
+    let mut field = || {
+        if *bytes.next()? != 0x15 {
+            return None;
+        }
+        let (mut number, mut shift) = (0u64, 0);
+        loop {
+            let byte = *bytes.next()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            shift += 7;
+            match byte & 0x80 {
+                0 => return Some((number >> 1) as i64 ^ -((number & 1) as i64)),
+                _ if shift > 28 => return None,
+                _ => {}
+            }
+        }
+    };
+    field()?;
+    field()
+}
