@@ -114,7 +114,7 @@ pub struct Part<'a> {
 }
 
 /// Run `program` on all samples, a batch at a time, and give each part to `take`, which reads its results. A thread decodes
-/// ahead of the program, at most [`AHEAD`] batches: memory does not grow with the number of samples, nor (beyond one
+/// ahead of the program, at most `AHEAD` batches: memory does not grow with the number of samples, nor (beyond one
 /// image) with their size.
 ///
 /// # Errors

@@ -45,7 +45,7 @@ fn tables_for_numpy_hold_the_same() {
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\0");
     let head = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
     let text = std::str::from_utf8(&bytes[10..head]).unwrap();
-    assert!(head % 64 == 0 && text.ends_with('\n') && text.contains("'shape': (60,), }"), "{text}");
+    assert!(head.is_multiple_of(64) && text.ends_with('\n') && text.contains("'shape': (60,), }"), "{text}");
     assert!(text.starts_with("{'descr': [('index', '<u4'), ('id', '|S11'), ('label', '<i8'), ('subset', '|S3'), ('align_f', '<f8'), "));
     let width = 4 + 11 + 8 + 3 + 7 * 8;
     assert_eq!(bytes.len(), head + 60 * width);

@@ -3,15 +3,13 @@
 use super::{Device, Queue};
 use crate::error::Result;
 use crate::var::{Dtype, Shape, Var};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use std::any::TypeId;
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
 
-/// One cache line: buffers are made of them so that every element type is aligned for vector loads.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Bytes of a cache line: buffers begin at one, so that every element type is aligned for vector loads.
+const LINE: usize = 64;
 
 /// A block of memory: on the host aligned to 64 bytes, or somewhere on a GPU.
 pub enum Buffer {
@@ -27,8 +25,23 @@ impl Drop for Buffer {
     }
 }
 
-/// Whole cache lines of the host.
-pub struct Lines(Vec<Line>);
+/// Whole cache lines of the host. Bytes and not a type with this alignment: such memory is zeroed by writing to it, these are pages
+/// that the system has zeroed, which take none until they are written to.
+pub struct Lines {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Lines {
+    fn new(bytes: usize) -> Lines {
+        let bytes = vec![0; bytes.next_multiple_of(LINE) + LINE];
+        let start = bytes.as_ptr().align_offset(LINE);
+        Lines { bytes, start }
+    }
+    fn end(&self) -> usize {
+        self.start + self.bytes.len() - LINE
+    }
+}
 
 /// A buffer that several programs (and the weights) share.
 pub type Cell = Rc<RefCell<Buffer>>;
@@ -37,7 +50,7 @@ impl Buffer {
     /// Room for `bytes`: zeroed on the host, undefined on a GPU.
     pub fn new(device: &Device, bytes: usize) -> Result<Buffer> {
         Ok(match device {
-            Device::Cpu => Buffer::Host(Lines(bytemuck::zeroed_vec(bytes.div_ceil(64)))),
+            Device::Cpu => Buffer::Host(Lines::new(bytes)),
             Device::Gpu(queue) => Buffer::Gpu { queue: queue.clone(), address: queue.alloc(bytes)? },
         })
     }
@@ -68,13 +81,16 @@ impl Buffer {
     /// The first `len` elements of host memory.
     fn slice<T: Pod>(&self, len: usize) -> &[T] {
         match self {
-            Buffer::Host(lines) => &bytemuck::cast_slice(&lines.0)[..len],
+            Buffer::Host(lines) => &bytemuck::cast_slice(&lines.bytes[lines.start..lines.end()])[..len],
             Buffer::Gpu { .. } => panic!("a CPU call met memory of a GPU"),
         }
     }
     fn slice_mut<T: Pod>(&mut self, len: usize) -> &mut [T] {
         match self {
-            Buffer::Host(lines) => &mut bytemuck::cast_slice_mut(&mut lines.0)[..len],
+            Buffer::Host(lines) => {
+                let end = lines.end();
+                &mut bytemuck::cast_slice_mut(&mut lines.bytes[lines.start..end])[..len]
+            }
             Buffer::Gpu { .. } => panic!("a CPU call met memory of a GPU"),
         }
     }
