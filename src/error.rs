@@ -48,7 +48,7 @@ impl Error {
 }
 
 /// The reason without the number that `std::io::Error` appends.
-fn plain(source: &std::io::Error) -> String {
+pub(crate) fn plain(source: &std::io::Error) -> String {
     let text = source.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

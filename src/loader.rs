@@ -1,6 +1,6 @@
 //! From a source to a program's batch: decode on all threads, lay the images one after the other.
 
-use crate::data::{Image, OnBadImage, Source};
+use crate::data::{Image, LIMIT, OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::augment::Batch;
@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Bytes that the largest image may have that a source decodes.
-const LARGEST: usize = 512 << 20;
 /// Bytes of pixels that a batch has room for, per sample and in all. A batch of larger images is closed early.
 const USUAL: usize = 4 << 20;
 const BUDGET: usize = 256 << 20;
@@ -75,8 +73,8 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
 /// to cost nothing. A GPU's memory is real, so it gets what usual images need.
 pub fn room(n: usize, device: &Device) -> usize {
     match device {
-        Device::Cpu => LARGEST + BEYOND,
-        Device::Gpu(_) => n.saturating_mul(USUAL).min(LARGEST) + BEYOND,
+        Device::Cpu => LIMIT as usize + BEYOND,
+        Device::Gpu(_) => n.saturating_mul(USUAL).min(LIMIT as usize) + BEYOND,
     }
 }
 

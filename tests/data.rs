@@ -155,7 +155,7 @@ fn classes_parts_and_order_are_torchvisions() {
     png(&at("elsewhere/y.png"), grey(8));
     fs::write(at("train/cat/notes.txt"), "no image").unwrap();
     fs::write(at("train/cat/._b.png"), "a resource fork").unwrap();
-    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    let source = Folder::open(folder.path()).unwrap();
     let ids: Vec<String> = (0..source.len()).map(|i| source.id(i)).collect();
     let order = [
         "train/ant/x.png",
@@ -175,17 +175,17 @@ fn classes_parts_and_order_are_torchvisions() {
     assert_eq!(source.image(1).unwrap().pixels, [2; 18]);
 
     let before = source.digest().to_string();
-    assert_eq!(Folder::open(folder.path(), OnBadImage::Skip).unwrap().digest(), before);
+    assert_eq!(skipping(folder.path()).unwrap().digest(), before);
     // The digest is of names, lengths and classes, not of content.
     let length = fs::metadata(at("train/cat/b.png")).unwrap().len();
     fs::write(at("train/cat/b.png"), vec![0; length as usize]).unwrap();
-    assert_eq!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    assert_eq!(Folder::open(folder.path()).unwrap().digest(), before);
     png(&at("train/cat/b.png"), ImageBuffer::from_fn(30, 20, |x, y| Luma([(x * y) as u8])));
-    assert_ne!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    assert_ne!(Folder::open(folder.path()).unwrap().digest(), before);
     png(&at("train/cat/b.png"), grey(2));
-    assert_eq!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    assert_eq!(Folder::open(folder.path()).unwrap().digest(), before);
     fs::rename(at("train/ant"), at("train/bee")).unwrap();
-    assert_ne!(Folder::open(folder.path(), OnBadImage::Fail).unwrap().digest(), before);
+    assert_ne!(Folder::open(folder.path()).unwrap().digest(), before);
     fs::rename(at("train/bee"), at("train/ant")).unwrap();
 
     png(&at("train/loose.png"), grey(1));
@@ -205,7 +205,7 @@ fn pixels_are_what_convert_rgb_makes_of_them() {
     png(&at("6.png"), ImageBuffer::from_pixel(1, 1, Rgba([0x0A00u16, 0x0BFF, 0x0C80, 0])));
     // A PNG under another name is still a PNG.
     fs::rename(at("6.png"), at("6.jpg")).unwrap();
-    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    let source = Folder::open(folder.path()).unwrap();
     let pixels: Vec<Vec<u8>> = (0..6).map(|i| source.image(i).unwrap().pixels).collect();
     assert_eq!(pixels[0], [77; 18]);
     assert_eq!(pixels[1..], [[9, 9, 9], [200, 100, 50], [0x12; 3], [0, 0x80, 0xFF], [10, 11, 12]].map(Vec::from));
@@ -226,7 +226,7 @@ fn exif_orientation_is_not_applied() {
     turned.extend(&plain[2..]);
     fs::write(folder.path().join("a.jpg"), plain).unwrap();
     fs::write(folder.path().join("b.jpg"), turned).unwrap();
-    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    let source = Folder::open(folder.path()).unwrap();
     assert_eq!(source.image(0).unwrap(), source.image(1).unwrap());
     assert_eq!(source.image(1).unwrap().width, 16);
 }
@@ -238,7 +238,7 @@ fn bad_images_fail_by_name_or_are_skipped() {
     let whole = jpeg(64);
     fs::write(at("1.jpg"), &whole).unwrap();
     fs::write(at("2.jpg"), &whole[..whole.len() - 100]).unwrap();
-    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    let source = Folder::open(folder.path()).unwrap();
     let error = source.image(1).err().unwrap().to_string();
     assert!(error.contains("2.jpg") && error.contains("cut short"), "{error}");
 
@@ -248,20 +248,25 @@ fn bad_images_fail_by_name_or_are_skipped() {
     fs::write(at("4.gif"), "no image at all").unwrap();
     fs::write(at("5.webp"), "").unwrap();
     // Opening reads nothing; the largest of those that have a size is the room for each.
-    let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+    let source = Folder::open(folder.path()).unwrap();
     assert_eq!((source.len(), source.largest()), (5, 64 * 64 * 3));
     let error = source.image(3).err().unwrap().to_string();
     assert!(error.contains("4.gif") && !error.contains('\n'), "{error}");
 
-    let source = Folder::open(folder.path(), OnBadImage::Skip).unwrap();
+    let source = skipping(folder.path()).unwrap();
     assert_eq!((source.len(), source.id(0).as_str()), (1, "1.jpg"));
     let skipped: Vec<&str> = source.skipped().iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(skipped, ["2.jpg", "3.png", "4.gif", "5.webp"]);
     assert!(source.skipped().iter().all(|(_, why)| !why.is_empty() && !why.contains('\n')), "{:?}", source.skipped());
 
     fs::remove_file(at("1.jpg")).unwrap();
-    let error = Folder::open(folder.path(), OnBadImage::Skip).err().unwrap().to_string();
+    let error = skipping(folder.path()).err().unwrap().to_string();
     assert!(error.contains("4 cannot"), "{error}");
+}
+
+/// A folder without the images that cannot be decoded.
+fn skipping(folder: &Path) -> sslmem::error::Result<Box<dyn Source>> {
+    data::open(&format!("folder:{}", folder.display()), OnBadImage::Skip)
 }
 
 /// Damaged in any place, a file is an image or an error, never a panic.
@@ -287,7 +292,7 @@ fn damaged_files_never_panic() {
             fs::write(folder.path().join(format!("{trial:03}.{ending}")), bytes).unwrap();
         }
         fs::write(folder.path().join(format!("999.{ending}")), &whole).unwrap();
-        let source = Folder::open(folder.path(), OnBadImage::Skip).unwrap();
+        let source = skipping(folder.path()).unwrap();
         assert_eq!(source.len() + source.skipped().len(), 151);
         assert!((0..source.len()).all(|i| source.image(i).is_ok()));
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 use rayon::prelude::*;
-use sslmem::data::{self, Folder, OnBadImage, Source};
+use sslmem::data::{self, Folder, Source};
 use sslmem::random::{Purpose, Stream};
 use tempfile::TempDir;
 
@@ -112,7 +112,7 @@ fn decompression_bombs_are_refused() {
     let bomb = folder.path().join("bomb.pgm");
     fs::write(&bomb, "P5 60000 60000 255\n").unwrap();
     let refused = || {
-        let source = Folder::open(folder.path(), OnBadImage::Fail).unwrap();
+        let source = Folder::open(folder.path()).unwrap();
         assert_eq!(source.largest(), 0);
         source.image(0).err().unwrap().to_string()
     };

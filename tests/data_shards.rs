@@ -243,7 +243,7 @@ fn half(image: Image, side: usize) -> Result<Image, String> {
 fn packs_hold_what_was_packed() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let original = Folder::open("tests/golden/jpeg", OnBadImage::Fail).unwrap();
+    let original = Folder::open("tests/golden/jpeg").unwrap();
     let written = pack::write(&original, &at("o.pack"), Content::Files, &mut Silent).unwrap();
     assert_eq!(fs::metadata(at("o.pack")).unwrap().len(), written);
     let packed = Pack::open(at("o.pack")).unwrap();
@@ -313,7 +313,7 @@ fn resizing_is_torchvisions() {
 fn damaged_containers_never_panic() {
     let folder = TempDir::new().unwrap();
     let pack = folder.path().join("whole.pack");
-    let source = Folder::open("tests/golden/jpeg", OnBadImage::Fail).unwrap();
+    let source = Folder::open("tests/golden/jpeg").unwrap();
     pack::write(&source, &pack, Content::Files, &mut Silent).unwrap();
     let kinds = [
         ("wds-000000.tar", Path::new(GOLDEN).join("wds-000000.tar")),

@@ -122,7 +122,7 @@ fn jpegs(bench: &Bench, folder: &Path) -> Result<Folder> {
         let bad = |e: image::ImageError| Error::format(&path, e.to_string());
         image::save_buffer(&path, &image.pixels, image.width as u32, image.height as u32, image::ColorType::Rgb8).map_err(bad)?;
     }
-    Folder::open(folder, OnBadImage::Fail)
+    Folder::open(folder)
 }
 
 fn with_jpegs<R>(bench: &Bench, work: impl FnOnce(&Folder) -> Result<R>) -> Result<R> {

@@ -364,9 +364,7 @@ impl Checkpoint {
         let beside = super::settings(&self.path);
         let layout = recognise(self, &beside)?;
         if layout.is_none() && self.format != super::Format::Safetensors {
-            let first = self.tensors.keys().next().map(|name| format!(", the first `{name}`")).unwrap_or_default();
-            let what = format!("holds no encoder that is known here ({} tensors{first}); see `sslmem show encoders`", self.tensors.len());
-            return Err(Error::format(&self.path, what));
+            return Err(self.unknown());
         }
         let mut facts = layout.as_ref().map(Layout::facts).unwrap_or_default();
         if !self.metadata.contains_key("arch") {
@@ -375,6 +373,13 @@ impl Checkpoint {
         }
         facts.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
         Ok((layout, facts))
+    }
+
+    /// That no encoder was recognised in it.
+    pub fn unknown(&self) -> Error {
+        let first = self.tensors.keys().next().map(|name| format!(", the first `{name}`")).unwrap_or_default();
+        let what = format!("holds no encoder that is known here ({} tensors{first}); see `sslmem show encoders`", self.tensors.len());
+        Error::format(&self.path, what)
     }
 
     /// A file of our own training, whose tensors have their names already, and are of other types as well.

@@ -39,11 +39,7 @@ pub fn run(verb: Verb) -> Result<()> {
     }
     let file = Checkpoint::open(&verb.input)?;
     let (layout, facts) = file.identify()?;
-    let Some(layout) = layout else {
-        let first = file.tensors.keys().next().map(|name| format!(", the first `{name}`")).unwrap_or_default();
-        let what = format!("holds no encoder that is known here ({} tensors{first}); see `sslmem show encoders`", file.tensors.len());
-        return Err(Error::format(&verb.input, what));
-    };
+    let layout = layout.ok_or_else(|| file.unknown())?;
     print(&describe(&file, &layout, &facts))?;
     let Some(out) = &verb.out else { return Ok(()) };
     if let Some(first) = layout.missing.first() {

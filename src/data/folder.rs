@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 use super::decode;
 use super::section::{self, Section};
-use super::{Image, OnBadImage, Source};
+use super::{Image, Source};
 
 /// Folders below folders; more than this is a link to a parent.
 const DEPTH: usize = 32;
@@ -30,9 +30,9 @@ pub struct Folder {
     classes: Vec<String>,
     digest: String,
     largest: OnceLock<usize>,
-    skipped: Vec<(String, String)>,
 }
 
+/// An image file that was listed.
 struct File {
     /// Path below the root, with `/`.
     id: String,
@@ -40,28 +40,20 @@ struct File {
     length: u64,
 }
 
-/// An image file that was listed.
-struct Found {
-    id: String,
-    /// Not known if the system refuses to tell.
-    length: Option<u64>,
-}
-
 impl Folder {
-    /// Lists the folders and asks for the length of every file, in parallel; with `Fail` no file is read, so the digest covers ids,
-    /// lengths and classes, not the content. With `Skip` every image is decoded.
+    /// Lists the folders and asks for the length of every file, in parallel; no file is read, so the digest covers ids, lengths and
+    /// classes, not the content.
     ///
     /// # Errors
-    /// No such folder, no image in it, images beside class folders, names that are not UTF-8; with `Fail`
-    /// the first file that is there in name only.
-    pub fn open(root: impl AsRef<Path>, on_bad: OnBadImage) -> Result<Folder> {
+    /// No such folder, no image in it, images beside class folders, names that are not UTF-8, a file that is there in name only.
+    pub fn open(root: impl AsRef<Path>) -> Result<Folder> {
         let root = root.as_ref();
-        let (folders, files) = list(root)?;
-        let has = |name: &str| folders.iter().any(|f| f == name);
+        let listed = list(root)?;
+        let has = |name: &str| listed.folders.iter().any(|f| f == name);
         let test = ["test", "val", "validation"].into_iter().find(|name| has(name));
         let parts = match test {
             Some(test) if has("train") => vec![part(root, "train")?, part(root, test)?],
-            None if files.is_empty() && folders.len() == 1 && has("train") => vec![part(root, "train")?],
+            None if listed.files.is_empty() && listed.folders.len() == 1 && has("train") => vec![part(root, "train")?],
             _ => vec![part(root, "")?],
         };
         // A class folder without an image is no class.
@@ -69,51 +61,18 @@ impl Folder {
         let mut classes: Vec<String> = with_images.filter_map(|(class, _)| class.clone()).collect();
         classes.sort_unstable();
         classes.dedup();
-
-        let mut source = Folder {
-            root: root.to_path_buf(),
-            files: Vec::new(),
-            train: 0,
-            classes: Vec::new(),
-            digest: String::new(),
-            largest: OnceLock::new(),
-            skipped: Vec::new(),
+        let train = parts[0].iter().map(|(_, files)| files.len()).sum();
+        if train == 0 {
+            return Err(Error::format(root, "has no image for training in it"));
+        }
+        let label = |class: Option<String>| class.and_then(|class| classes.binary_search(&class).ok()).map(|at| at as u32);
+        let of_class = |(class, files): (Option<String>, Vec<File>)| {
+            let label = label(class);
+            files.into_iter().map(move |file| File { label, ..file })
         };
-        let mut largest = 0;
-        for (number, groups) in parts.into_iter().enumerate() {
-            for (class, found) in groups {
-                let label = class.and_then(|class| classes.binary_search(&class).ok()).map(|at| at as u32);
-                let looks: Vec<Result<Look>> = found.par_iter().map(|file| look(root, file, on_bad)).collect();
-                for (Found { id, .. }, look) in found.into_iter().zip(looks) {
-                    match (look, on_bad) {
-                        (Ok(look), _) => {
-                            largest = largest.max(look.bytes);
-                            source.files.push(File { id, label, length: look.length });
-                        }
-                        (Err(error), OnBadImage::Fail) => return Err(error),
-                        (Err(Error::Format { what, .. }), OnBadImage::Skip) => source.skipped.push((id, what)),
-                        (Err(error), OnBadImage::Skip) => source.skipped.push((id, error.to_string())),
-                    }
-                }
-            }
-            if number == 0 {
-                source.train = source.files.len();
-            }
-        }
-        if source.train == 0 {
-            let what = match source.skipped.len() {
-                0 => "has no image for training in it".to_string(),
-                bad => format!("has no image for training that can be decoded ({bad} cannot)"),
-            };
-            return Err(Error::format(root, what));
-        }
-        if on_bad == OnBadImage::Skip {
-            source.largest = OnceLock::from(largest);
-        }
-        source.classes = classes;
-        source.digest =
-            section::digest("folder", source.train, &source.classes, source.files.iter().map(|f| (&f.id[..], f.length, f.label)));
-        Ok(source)
+        let files: Vec<File> = parts.into_iter().flatten().flat_map(of_class).collect();
+        let digest = section::digest("folder", train, &classes, files.iter().map(|f| (&f.id[..], f.length, f.label)));
+        Ok(Folder { root: root.to_path_buf(), files, train, classes, digest, largest: OnceLock::new() })
     }
 
     fn section(&self, index: usize) -> Section {
@@ -158,37 +117,14 @@ impl Source for Folder {
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)
     }
-    fn skipped(&self) -> &[(String, String)] {
-        &self.skipped
-    }
-}
-
-/// What is known of a file before it is used.
-struct Look {
-    length: u64,
-    /// Of the decoded image; 0 if it was not decoded.
-    bytes: usize,
-}
-
-fn look(root: &Path, file: &Found, on_bad: OnBadImage) -> Result<Look> {
-    let path = root.join(&file.id);
-    let length = match file.length {
-        Some(length) => length,
-        None => fs::metadata(&path).map_err(Error::io("read", &path))?.len(),
-    };
-    let bytes = match on_bad {
-        OnBadImage::Fail => 0,
-        OnBadImage::Skip => Section::whole(path, length).image(&file.id)?.pixels.len(),
-    };
-    Ok(Look { length, bytes })
 }
 
 /// The files of one part: by class, or of no class, in torchvision's order.
-type Groups = Vec<(Option<String>, Vec<Found>)>;
+type Groups = Vec<(Option<String>, Vec<File>)>;
 
 fn part(root: &Path, name: &str) -> Result<Groups> {
     let folder = root.join(name);
-    let (folders, files) = list(&folder)?;
+    let Listed { folders, files } = list(&folder)?;
     let of_class = |class: OsString| {
         let class = utf8(&folder, class)?;
         let mut files = Vec::new();
@@ -199,7 +135,7 @@ fn part(root: &Path, name: &str) -> Result<Groups> {
     };
     let in_classes: Vec<Result<_>> = folders.into_par_iter().map(of_class).collect();
     let in_classes = in_classes.into_iter().collect::<Result<Groups>>()?;
-    let loose = files.into_iter().map(|(file, length)| Ok(Found { id: join(name, &utf8(&folder, file)?), length }));
+    let loose = files.into_iter().map(|(file, length)| Ok(File { id: join(name, &utf8(&folder, file)?), label: None, length }));
     let loose = loose.collect::<Result<Vec<_>>>()?;
     match (loose.first(), in_classes.iter().all(|(_, files)| files.is_empty())) {
         (None, _) => Ok(in_classes),
@@ -212,41 +148,48 @@ fn part(root: &Path, name: &str) -> Result<Groups> {
 }
 
 /// Every image below `folder`, at any depth.
-fn walk(root: &Path, folder: &str, depth: usize, to: &mut Vec<Found>) -> Result<()> {
+fn walk(root: &Path, folder: &str, depth: usize, to: &mut Vec<File>) -> Result<()> {
     let path = root.join(folder);
     if depth == 0 {
         return Err(Error::format(path, format!("lies more than {DEPTH} folders deep; is there a link to a folder above?")));
     }
-    let (folders, files) = list(&path)?;
+    let Listed { folders, files } = list(&path)?;
     for name in folders {
         walk(root, &join(folder, &utf8(&path, name)?), depth - 1, to)?;
     }
     for (name, length) in files {
-        to.push(Found { id: join(folder, &utf8(&path, name)?), length });
+        to.push(File { id: join(folder, &utf8(&path, name)?), label: None, length });
     }
     Ok(())
 }
 
-/// Names of the sub-folders, names and lengths of the image files, links followed, each sorted bytewise.
-#[allow(clippy::type_complexity)]
-fn list(folder: &Path) -> Result<(Vec<OsString>, Vec<(OsString, Option<u64>)>)> {
-    let (mut folders, mut files) = (Vec::new(), Vec::new());
+/// What a folder holds: names of the sub-folders, names and lengths of the image files, each sorted bytewise.
+#[derive(Default)]
+struct Listed {
+    folders: Vec<OsString>,
+    files: Vec<(OsString, u64)>,
+}
+
+/// Links are followed.
+fn list(folder: &Path) -> Result<Listed> {
+    let mut listed = Listed::default();
     for entry in fs::read_dir(folder).map_err(Error::io("open the folder", folder))? {
         let name = entry.map_err(Error::io("list the folder", folder))?.file_name();
         if name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        match fs::metadata(folder.join(&name)) {
-            Ok(kind) if kind.is_dir() => folders.push(name),
+        let path = folder.join(&name);
+        match fs::metadata(&path) {
+            Ok(kind) if kind.is_dir() => listed.folders.push(name),
             // Reading a pipe would wait for ever.
             Ok(kind) if !kind.is_file() => {}
-            kind if decode::is_image(&name) => files.push((name, kind.ok().map(|kind| kind.len()))),
+            kind if decode::is_image(&name) => listed.files.push((name, kind.map_err(Error::io("read", &path))?.len())),
             _ => {}
         }
     }
-    folders.sort_unstable();
-    files.sort_unstable();
-    Ok((folders, files))
+    listed.folders.sort_unstable();
+    listed.files.sort_unstable();
+    Ok(listed)
 }
 
 fn join(folder: &str, name: &str) -> String {

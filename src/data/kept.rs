@@ -36,6 +36,7 @@ impl Kept {
                         train += (index < inner.train_len()) as usize;
                         keep.push(index as u32);
                     }
+                    Err(Error::Format { what, .. }) => skipped.push((inner.id(index), what)),
                     Err(error) => skipped.push((inner.id(index), error.to_string())),
                 }
             }

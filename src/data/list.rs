@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, plain};
 use crate::files;
 
 use super::labels::{label, numbered};
@@ -82,11 +82,6 @@ fn parse(line: &str) -> std::result::Result<(&str, Option<u32>), String> {
         "" => Err("there is no path before the label".into()),
         path => Ok((path, label(number)?)),
     }
-}
-
-fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 impl Source for List {

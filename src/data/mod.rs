@@ -110,7 +110,7 @@ pub const DATASETS: [Dataset; 11] = [
         name: "folder",
         about: "a folder of images, flat or with a sub-folder per class, optionally below train and test (or val)",
         example: "folder:data/photos",
-        open: |rest, on_bad| Ok(Box::new(Folder::open(rest, on_bad)?)),
+        open: |rest, on_bad| kept(Folder::open(rest)?, on_bad),
     },
     Dataset {
         name: "list",

@@ -1,6 +1,6 @@
 //! From blocks to tables, one block in memory at a time.
 
-use super::blocks::Blocks;
+use super::blocks::{Block, Blocks};
 use super::job::{Done, Job};
 use crate::error::Result;
 use crate::files;
@@ -25,14 +25,14 @@ pub fn tables(
     for number in 0..blocks.count() {
         let block = blocks.demand(number)?;
         for (layer, totals) in totals.iter_mut().enumerate() {
-            rows(job, own, blocks, number, layer)?.iter().for_each(|row| totals.add(row));
+            rows(job, own, blocks, number, &block, layer).iter().for_each(|row| totals.add(row));
         }
         skipped.extend(block.skipped.into_iter().map(|(index, reason)| (job.task.source.id(index as usize), reason)));
     }
     for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {
         let mut table = TableWriter::create(path, totals, &[])?;
         for number in 0..blocks.count() {
-            for mut row in rows(job, own, blocks, number, layer)? {
+            for mut row in rows(job, own, blocks, number, &blocks.demand(number)?, layer) {
                 // A shard does not know the others.
                 if job.shard.is_some() {
                     totals.part(&mut row)
@@ -64,13 +64,13 @@ pub fn tables(
 }
 
 /// The rows of a block at one layer, as measured.
-fn rows(job: &Job, own: &[(u32, Subset)], blocks: &Blocks, number: usize, layer: usize) -> Result<Vec<Row>> {
-    let (block, source) = (blocks.demand(number)?, job.task.source);
+fn rows(job: &Job, own: &[(u32, Subset)], blocks: &Blocks, number: usize, block: &Block, layer: usize) -> Vec<Row> {
+    let source = job.task.source;
     let known = &own[number * super::BLOCK..][..blocks.samples(number).len()];
     let mut values = block.indices.iter().zip(block.values.chunks_exact(blocks.layers)).peekable();
     let row = |&(index, subset): &(u32, Subset)| {
         let (_, values) = values.next_if(|(next, _)| **next == index)?;
         Some(Row::measured(index, source.id(index as usize), source.label(index as usize), subset, values[layer]))
     };
-    Ok(known.iter().filter_map(row).collect())
+    known.iter().filter_map(row).collect()
 }

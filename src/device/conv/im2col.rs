@@ -13,7 +13,7 @@ use crate::device::product::{self, Epilogue, Left, Right, Rows};
 
 /// Columns of dw that one task sums.
 const COLUMNS: usize = 256;
-/// Outputs that are multiplied at a time for dw: `DEPTH` rows of their gradients stay in the second cache.
+/// Outputs that are multiplied at a time for dw: the rows of their gradients stay in the second cache.
 const OUTPUTS: usize = 96;
 /// Numbers of a panel of x that is multiplied for dw: half of the first cache.
 const NUMBERS: usize = 4096;
