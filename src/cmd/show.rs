@@ -130,7 +130,7 @@ fn layers(recipe: &Recipe) -> Result<()> {
     let (size, network) = (recipe.encoder.size, recipe.network()?);
     let mut tape = Tape::new(Mode::Eval);
     let images = tape.fixed([1, size, size, 3], Dtype::Real);
-    network.features(&mut tape.root().at("encoder"), images);
+    network.map(&mut tape.root().at("encoder"), images);
     let mut taps: Vec<_> = tape.taps("encoder.").into_iter().collect();
     taps.sort_by_key(|(_, v)| *v);
     list(taps.iter().map(|(name, v)| (name.as_str(), format!("{:?}", &tape.shape(*v).dims()[1..]))))

@@ -87,6 +87,11 @@ pub trait Encoder: Sync {
     fn pool(&self, s: &mut Scope, map: Var) -> Var {
         s.average_pool(map)
     }
+    /// images [n, h, w, 3] to features [n, width]: what `pool` makes of the map, by no more work than that takes.
+    fn features(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
+        let map = self.map(s, form, images);
+        self.pool(s, map)
+    }
     /// What `map` made, to its mean over places [n, width].
     fn mean(&self, s: &mut Scope, map: Var) -> Var {
         self.pool(s, map)
@@ -112,15 +117,21 @@ impl Network {
     }
     /// images [n, h, w, 3] to features [n, width].
     pub fn features(&self, s: &mut Scope, images: Var) -> Var {
-        self.represent(s, images, Features::Pooled)
+        self.encoder.features(s, &self.form, images)
+    }
+    /// images [n, h, w, 3] to the last map, or to all tokens; on the way every layer is tapped whole.
+    pub fn map(&self, s: &mut Scope, images: Var) -> Var {
+        self.encoder.map(s, &self.form, images)
     }
     /// images [n, h, w, 3] to the representation that is asked for.
     pub fn represent(&self, s: &mut Scope, images: Var, features: Features) -> Var {
-        let map = self.encoder.map(s, &self.form, images);
         match features {
-            Features::Pooled => self.encoder.pool(s, map),
-            Features::Mean => self.encoder.mean(s, map),
-            Features::Map => map,
+            Features::Pooled => self.features(s, images),
+            Features::Mean => {
+                let map = self.map(s, images);
+                self.encoder.mean(s, map)
+            }
+            Features::Map => self.map(s, images),
         }
     }
 }

@@ -50,6 +50,12 @@ impl Encoder for Vit {
     fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
         self.tokens(s, form, images, None)
     }
+    /// Behind its attention the last block goes on with the class token alone: 6 % less work, the same numbers.
+    fn features(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
+        let x = self.embed(s, form, images, None);
+        let class = self.blocks(s, form, x, true);
+        self.pool(s, class)
+    }
     fn pool(&self, s: &mut Scope, map: Var) -> Var {
         s.tokens_mean(map, 0..1)
     }
@@ -66,6 +72,12 @@ impl Vit {
     /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; of the `chosen` patches alone if
     /// there is a choice.
     pub fn tokens(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
+        let x = self.embed(s, form, images, chosen);
+        self.blocks(s, form, x, false)
+    }
+
+    /// images [n, h, w, 3] to what goes into the blocks: [n, 1 + patches, width].
+    fn embed(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
         let &[_, high, wide, colours] = s.shape(images).dims() else { panic!("{}: a ViT wants images [n, h, w, c]", s.path()) };
         let (p, d) = (form.patch, self.width);
         let x = s.patches(images, p, chosen);
@@ -87,13 +99,18 @@ impl Vit {
         if here != [grid; 2] {
             positions = s.interpolate(positions, grid, here);
         }
-        let mut x = s.sequence(x, Some(class), positions, chosen);
-        s.at("patch_embed").tap(x);
+        let x = s.sequence(x, Some(class), positions, chosen);
+        s.at("patch_embed").tap(x)
+    }
+
+    /// tokens [n, t, width] through all blocks and the norm: to the same, or to [n, 1, width] if the class token is all that is wanted.
+    fn blocks(&self, s: &mut Scope, form: &Form, mut x: Var, class_alone: bool) -> Var {
         for i in 0..self.depth {
             let share = i as f32 / (self.depth - 1).max(1) as f32;
             // A teacher keeps all of its branches.
             let drop = form.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
-            x = Block { heads: self.heads, glorot: form.glorot, drop }.record(&mut s.at(format!("blocks.{i}")), x);
+            let class_alone = class_alone && i + 1 == self.depth;
+            x = Block { heads: self.heads, glorot: form.glorot, drop, class_alone }.record(&mut s.at(format!("blocks.{i}")), x);
         }
         let exact = s.mode() == Mode::Eval;
         let x = s.at("norm").layer_norm(x, EPS, exact);
@@ -108,15 +125,18 @@ pub struct Block {
     pub glorot: bool,
     /// Rate, and who draws for the first of the two branches.
     pub drop: Option<(f32, Drop)>,
+    /// Nothing but the class token goes on behind the attention.
+    pub class_alone: bool,
 }
 
 impl Block {
-    /// x [n, t, width] to the same.
+    /// x [n, t, width] to the same, or to [n, 1, width] of the class token.
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
         let h = s.at("norm1").layer_norm(x, EPS, false);
         let h = self.dense(&mut s.at("attn.qkv"), h, 3 * width, After::Nothing);
         let h = s.at("attn").attention(h, self.heads);
+        let (h, x) = if self.class_alone { (s.class_token(h), s.class_token(x)) } else { (h, x) };
         let x = self.branch(s, "attn.proj", h, x, 0);
         let h = s.at("norm2").layer_norm(x, EPS, false);
         let h = self.dense(&mut s.at("mlp.fc1"), h, 4 * width, After::Gelu);

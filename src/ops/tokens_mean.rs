@@ -3,22 +3,33 @@
 use super::Case;
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
-use crate::var::{Dtype, Var};
+use crate::var::{Dtype, Shape, Var};
 use rayon::prelude::*;
 use std::ops::Range;
 
 impl Scope<'_> {
     /// x `[n, t, d]` to the mean of these tokens, `[n, d]`; in evaluation these are features, f32 everywhere.
     pub fn tokens_mean(&mut self, x: Var, tokens: Range<usize>) -> Var {
-        let &[n, t, d] = self.shape(x).dims() else { panic!("{}: tokens_mean wants [n, t, d]", self.path()) };
-        assert!(tokens.start < tokens.end && tokens.end <= t, "{}: tokens {tokens:?} of {t}", self.path());
+        let &[n, _, d] = self.shape(x).dims() else { panic!("{}: tokens_mean wants [n, t, d]", self.path()) };
         let exact = self.mode() == Mode::Eval;
+        self.mean_of(x, tokens, [n, d].into(), exact)
+    }
+
+    /// The class token of x `[n, t, d]`, `[n, 1, d]` of x's type: for what goes on with it alone.
+    pub fn class_token(&mut self, x: Var) -> Var {
+        let &[n, _, d] = self.shape(x).dims() else { panic!("{}: class_token wants [n, t, d]", self.path()) };
+        self.mean_of(x, 0..1, [n, 1, d].into(), false)
+    }
+
+    fn mean_of(&mut self, x: Var, tokens: Range<usize>, shape: Shape, exact: bool) -> Var {
+        let &[n, t, d] = self.shape(x).dims() else { unreachable!("the callers have looked") };
+        assert!(tokens.start < tokens.end && tokens.end <= t, "{}: tokens {tokens:?} of {t}", self.path());
         let kernel = match (self.tape.slots[x.index()].dtype == Dtype::F32, exact) {
             (_, false) => "tokens_mean_fwd",
             (false, true) => "tokens_mean_fwd_exact",
             (true, true) => "tokens_mean_fwd_f32",
         };
-        let y = if exact { self.tape.exact([n, d]) } else { self.tape.var([n, d]) };
+        let y = if exact { self.tape.exact(shape) } else { self.tape.var(shape) };
         let span = Span { n, t, d, first: tokens.start, count: tokens.len() };
         self.record(&[x], y, Forward { y, x, span, kernel }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
@@ -39,7 +50,7 @@ struct Span {
 }
 
 struct Forward {
-    y: Var, // [n, d]
+    y: Var, // [n, d], or [n, 1, d]
     x: Var, // [n, t, d]
     span: Span,
     kernel: &'static str,
@@ -122,6 +133,15 @@ impl Call for Backward {
 pub static CASES: &[Case] = &[
     Case { name: "tokens_mean/one", mode: Mode::Train, inputs: &[&[1, 1, 1]], build: |s, x| s.tokens_mean(x[0], 0..1) },
     Case { name: "tokens_mean/class", mode: Mode::Train, inputs: &[&[3, 5, 24]], build: |s, x| s.tokens_mean(x[0], 0..1) },
+    Case {
+        name: "tokens_mean/class_alone",
+        mode: Mode::Eval,
+        inputs: &[&[3, 5, 24]],
+        build: |s, x| {
+            let h = s.class_token(x[0]);
+            s.tokens_mean(h, 0..1)
+        },
+    },
     Case { name: "tokens_mean/patches", mode: Mode::Train, inputs: &[&[3, 17, 13]], build: |s, x| s.tokens_mean(x[0], 1..17) },
     Case { name: "tokens_mean/features", mode: Mode::Eval, inputs: &[&[3, 17, 192]], build: |s, x| s.tokens_mean(x[0], 1..17) },
     Case {

@@ -73,7 +73,11 @@ impl Side<'_> {
     fn record(&self, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
         let (encoder, mut s) = (self.network.encoder, tape.root());
         let mut s = s.at(name);
-        let map = encoder.map(&mut s, &self.network.form, views);
+        if layers.iter().all(|layer| *layer == Layer::Output(Features::Pooled)) {
+            let features = self.network.features(&mut s, views);
+            return Ok(vec![features; layers.len()]);
+        }
+        let map = self.network.map(&mut s, views);
         let mut output = |features: &Features| match features {
             Features::Pooled => encoder.pool(&mut s, map),
             Features::Mean => encoder.mean(&mut s, map),
