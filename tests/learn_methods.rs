@@ -20,9 +20,11 @@ fn source() -> Box<dyn Source> {
 /// The smoke recipe of a method, made tiny.
 pub fn tiny(method: &str) -> Recipe {
     let preset = if method == "simclr" { "smoke".to_string() } else { format!("smoke_{method}") };
-    let changes = "[encoder]\nsize = 16\npatch = 4\n[method]\nprojector = [32, 24]\npredictor = [16, 24]\nprototypes = 40\nlocal_size = 8
+    let arch = if method == "dino" { "arch = \"vit_nano\"\n" } else { "" };
+    let changes = "size = 16\npatch = 4\n[method]\nprojector = [32, 24]\npredictor = [16, 24]\nprototypes = 40\nlocal_size = 8
 decoder = [32, 1, 2]\n[train]\nepochs = 2\nbatch = 8\n[optim]\nwarmup_epochs = 0";
-    Layers::presets(&[preset]).unwrap().text("tiny", changes).unwrap().resolve().unwrap()
+    let changes = format!("[encoder]\n{arch}{changes}");
+    Layers::presets(&[preset]).unwrap().text("tiny", &changes).unwrap().resolve().unwrap()
 }
 
 fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path, device: &'a Device) -> Job<'a> {

@@ -149,7 +149,7 @@ pub const PRESETS: &[Preset] = &[
     preset_of("smoke_mocov3", "smoke", include_str!("presets/smoke_mocov3.toml"), "the same with MoCo v3"),
     preset_of("smoke_barlow", "smoke", include_str!("presets/smoke_barlow.toml"), "the same with Barlow Twins"),
     preset_of("smoke_vicreg", "smoke", include_str!("presets/smoke_vicreg.toml"), "the same with VICReg"),
-    preset_of("smoke_dino", "smoke", include_str!("presets/smoke_dino.toml"), "the same with DINO and a small ViT"),
+    preset_of("smoke_dino", "smoke", include_str!("presets/smoke_dino.toml"), "the same with DINO"),
     preset_of("smoke_mae", "smoke", include_str!("presets/smoke_mae.toml"), "the same with MAE and a small ViT"),
     part(
         "cifar100",
