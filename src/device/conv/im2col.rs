@@ -24,6 +24,9 @@ pub(super) fn forward_len(c: &Conv) -> usize {
 
 /// Packs the weights as [kernel · kernel · channels, outputs].
 pub(super) fn pack_forward(c: &Conv, w: &[f32], out: &mut [f32]) {
+    if c.kernel == 1 {
+        return product::pack_columns(c.channels, c.outputs, out, |o| &w[o * c.channels..][..c.channels]);
+    }
     let taps = c.kernel * c.kernel;
     product::pack(taps * c.channels, c.outputs, out, |k, o| {
         let (tap, i) = (k / c.channels, k % c.channels);
@@ -127,10 +130,14 @@ pub(super) fn backward_len(c: &Conv) -> usize {
 pub(super) fn pack_backward(c: &Conv, w: &[f32], mut out: &mut [f32]) {
     for residue in Residue::all(c) {
         let (matrix, rest) = out.split_at_mut(residue.packed_len(c));
-        product::pack(residue.depth(c), c.channels, matrix, |k, i| {
-            let (ky, kx) = residue.taps[k / c.outputs];
-            w[((k % c.outputs * c.channels + i) * c.kernel + ky) * c.kernel + kx]
-        });
+        if c.kernel == 1 {
+            product::pack_rows(residue.depth(c), c.channels, matrix, |o| &w[o * c.channels..][..c.channels]);
+        } else {
+            product::pack(residue.depth(c), c.channels, matrix, |k, i| {
+                let (ky, kx) = residue.taps[k / c.outputs];
+                w[((k % c.outputs * c.channels + i) * c.kernel + ky) * c.kernel + kx]
+            });
+        }
         out = rest;
     }
 }

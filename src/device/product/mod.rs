@@ -10,7 +10,7 @@
 
 mod pack;
 
-pub use pack::{pack, pack_here, packed_len, panel, panel_stride};
+pub use pack::{pack, pack_columns, pack_here, pack_rows, packed_len, panel, panel_stride};
 
 use super::gelu;
 use std::cell::RefCell;
@@ -331,15 +331,7 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
                 if before.is_none() && epilogue.is_nothing() {
                     continue;
                 }
-                for row in 0..count {
-                    let at = row * width + column;
-                    let y = &mut y[at..at + columns];
-                    epilogue.add_up((first + row) * width + column, width, y);
-                    if let Some(before) = &mut before {
-                        before[at..at + columns].copy_from_slice(y);
-                    }
-                    epilogue.activation.apply(y);
-                }
+                finish(epilogue, [first, column, columns], width, y, before.as_deref_mut());
             }
         };
         match left.lend(first, count) {
@@ -350,6 +342,21 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
             }),
         }
     });
+}
+
+/// Applies an epilogue to `columns` columns from `column` on of the rows y `[.., width]`, of which the first has the number `first`.
+/// What the activation is given goes to `before`, which is like y.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
+fn finish(epilogue: &Epilogue, [first, column, columns]: [usize; 3], width: usize, y: &mut [f32], mut before: Option<&mut [f32]>) {
+    for row in 0..y.len() / width {
+        let at = row * width + column;
+        let y = &mut y[at..at + columns];
+        epilogue.add_up((first + row) * width + column, width, y);
+        if let Some(before) = &mut before {
+            before[at..at + columns].copy_from_slice(y);
+        }
+        epilogue.activation.apply(y);
+    }
 }
 
 /// The rows of a left matrix, by their number.

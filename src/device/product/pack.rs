@@ -18,7 +18,8 @@ pub fn packed_len(depth: usize, width: usize) -> usize {
     width.next_multiple_of(panel(width)) * depth
 }
 
-/// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels.
+/// Packs the `depth` x `width` matrix whose element (depth, column) is `at(depth, column)` into panels. A matrix that lies in memory
+/// is packed several times as fast by its columns or rows.
 pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usize) -> f32 + Sync) {
     assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
     if out.is_empty() {
@@ -39,24 +40,47 @@ pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usiz
     });
 }
 
-/// [`pack`] on one thread, for a small matrix whose columns lie in memory: `column(c)` is `depth` numbers.
+/// [`pack`] of a matrix whose columns lie in memory: `column(c)` is `depth` numbers.
+pub fn pack_columns<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32] + Sync) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    let stride = panel(width);
+    out.par_chunks_mut((depth * stride).max(1)).enumerate().for_each(|(i, out)| panel_of_columns(i, depth, width, out, &column));
+}
+
+/// [`pack_columns`] on one thread, for a small matrix.
 pub fn pack_here<'a>(depth: usize, width: usize, out: &mut [f32], column: impl Fn(usize) -> &'a [f32]) {
     assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
     let stride = panel(width);
-    for (panel, out) in out.chunks_exact_mut(depth * stride).enumerate() {
-        let columns = stride.min(width - panel * stride);
-        for first in (0..columns).step_by(4) {
-            let from: [&[f32]; 4] = std::array::from_fn(|i| column(panel * stride + (first + i).min(columns - 1)));
-            let whole = depth / 4 * 4;
-            for k in (0..whole).step_by(4) {
-                let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
-                for (i, row) in square.iter().enumerate() {
-                    out[(k + i) * stride + first..][..4].copy_from_slice(row);
-                }
+    out.chunks_exact_mut((depth * stride).max(1)).enumerate().for_each(|(i, out)| panel_of_columns(i, depth, width, out, &column));
+}
+
+/// [`pack`] of a matrix whose rows lie in memory: `row(k)` is `width` numbers.
+pub fn pack_rows<'a>(depth: usize, width: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32] + Sync) {
+    assert_eq!(out.len(), packed_len(depth, width), "room for the panels");
+    let stride = panel(width);
+    out.par_chunks_mut((depth * stride).max(1)).enumerate().for_each(|(i, out)| {
+        let columns = stride.min(width - i * stride);
+        for (k, out) in out.chunks_exact_mut(stride).enumerate() {
+            out[..columns].copy_from_slice(&row(k)[i * stride..][..columns]);
+        }
+    });
+}
+
+fn panel_of_columns<'a>(panel_index: usize, depth: usize, width: usize, out: &mut [f32], column: &impl Fn(usize) -> &'a [f32]) {
+    let stride = panel(width);
+    let begin = panel_index * stride;
+    let columns = stride.min(width - begin);
+    for first in (0..columns).step_by(4) {
+        let from: [&[f32]; 4] = std::array::from_fn(|i| column(begin + (first + i).min(columns - 1)));
+        let whole = depth / 4 * 4;
+        for k in (0..whole).step_by(4) {
+            let square = transpose(from.map(|column| *column[k..].first_chunk().expect("inside depth")));
+            for (i, row) in square.iter().enumerate() {
+                out[(k + i) * stride + first..][..4].copy_from_slice(row);
             }
-            for k in whole..depth {
-                out[k * stride + first..][..4].copy_from_slice(&from.map(|column| column[k]));
-            }
+        }
+        for k in whole..depth {
+            out[k * stride + first..][..4].copy_from_slice(&from.map(|column| column[k]));
         }
     }
 }
