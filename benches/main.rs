@@ -1,11 +1,12 @@
 //! How fast, and beside what: `cargo bench` measures this program; `cargo bench -- --rival PYTHON` runs
 //! benches/rival.py (PyTorch) in the same run, with as many threads, and prints the ratios; `cargo bench --
 //! --calls [ARCH] [--large]` lists every call of a training step and of an inference with its distance to the machine's
-//! rate, for images of 32 or 224 pixels.
+//! rate, for images of 32 or 224 pixels. `decode` needs photographs: `--photos DIR`, ../shared/data/imagenet-sample unless given.
 
 mod programs;
 
 use programs::{Network, Scoring, augmentation, inference, training};
+use rayon::prelude::*;
 use sslmem::data::{self, OnBadImage};
 use sslmem::device::Device;
 use sslmem::device::conv::{self, Conv, Epilogue};
@@ -13,6 +14,7 @@ use sslmem::encoders::{self, Stem};
 use sslmem::error::Result;
 use sslmem::program::Program;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -22,8 +24,18 @@ struct Line {
     unit: &'static str,
 }
 
-const NAMES: [&str; 9] =
-    ["matmul", "inference", "train_step", "vit_inference", "vit_inference_224", "vit_train_step", "augment_32", "augment_224", "score"];
+const NAMES: [&str; 10] = [
+    "matmul",
+    "inference",
+    "train_step",
+    "vit_inference",
+    "vit_inference_224",
+    "vit_train_step",
+    "augment_32",
+    "augment_224",
+    "decode",
+    "score",
+];
 
 /// Best of three, each long enough to be told from noise.
 fn rate(amount: f64, mut step: impl FnMut()) -> f64 {
@@ -73,7 +85,15 @@ fn scoring() -> f64 {
     rate(96.0, || scoring.run(&*source, 96).expect("two whole encoders"))
 }
 
-fn measure(name: &'static str) -> Line {
+/// JPEG files in memory to pixels, on every thread.
+fn decoding(photos: &Path) -> f64 {
+    let files = std::fs::read_dir(photos).into_iter().flatten().flatten();
+    let files: Vec<Vec<u8>> = files.map(|file| std::fs::read(file.path()).expect("a file")).collect();
+    assert!(!files.is_empty(), "{} has no photographs", photos.display());
+    rate(files.len() as f64, || files.par_iter().for_each(|bytes| drop(data::decode(bytes, "photo").expect("a whole photograph"))))
+}
+
+fn measure(name: &'static str, photos: &Path) -> Line {
     let (per_second, unit) = match name {
         "matmul" => (matmul(), "GFLOP/s"),
         "inference" => (runs(inference(&Device::Cpu, network("resnet18", 64)), 64.0), "images/s"),
@@ -83,16 +103,21 @@ fn measure(name: &'static str) -> Line {
         "vit_train_step" => (runs(training(&Device::Cpu, network("vit_tiny", 128)), 128.0), "views/s"),
         "augment_32" => (runs(augmentation(&Device::Cpu, "simclr", 32, 256, [32, 32]), 256.0), "views/s"),
         "augment_224" => (runs(augmentation(&Device::Cpu, "simclr_imagenet", 224, 32, [400, 500]), 32.0), "views/s"),
+        "decode" => (decoding(photos), "images/s"),
         _ => (scoring(), "samples/s"),
     };
     Line { name, per_second, unit }
 }
 
 /// What PyTorch does of the same, or why it could not be asked.
-fn rival(python: &str, name: &str) -> std::result::Result<(f64, String), String> {
+fn rival(python: &str, name: &str, photos: &Path) -> std::result::Result<(f64, String), String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rival.py");
     let threads = rayon::current_num_threads().to_string();
-    let run = Command::new(python).args([script, "--only", name, "--threads", &threads]).stderr(Stdio::inherit()).output();
+    let run = Command::new(python)
+        .args([script, "--only", name, "--threads", &threads, "--photos"])
+        .arg(photos)
+        .stderr(Stdio::inherit())
+        .output();
     let output = run.map_err(|e| format!("{python} does not start: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|l| l.starts_with('{')).ok_or("the rival printed no number")?;
@@ -136,10 +161,15 @@ fn main() {
     }
     let only = value("--only");
     let python = value("--rival");
+    let photos = value("--photos").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenet-sample"), PathBuf::from);
     println!("{} threads, f32", rayon::current_num_threads());
     for name in NAMES.into_iter().filter(|n| only.as_deref().is_none_or(|o| o == *n)) {
-        let line = measure(name);
-        let beside = match python.as_deref().map(|p| rival(p, name)) {
+        if name == "decode" && !photos.is_dir() {
+            println!("{name:<18} skipped: there is no folder {}; give one with --photos DIR", photos.display());
+            continue;
+        }
+        let line = measure(name, &photos);
+        let beside = match python.as_deref().map(|p| rival(p, name, &photos)) {
             None => String::new(),
             Some(Ok((theirs, how))) => format!("  {theirs:10.1} PyTorch ({how})  ratio {:.2}", line.per_second / theirs),
             Some(Err(why)) => format!("  PyTorch: {why}"),

@@ -15,6 +15,7 @@ fastest is printed, with `how` saying which. `--verbose` prints every try to std
     vit_train_step     as train_step with the ViT-Tiny                                   views/s
     augment_32    SimCLR's CIFAR policy on 32x32                                       views/s
     augment_224   SimCLR's ImageNet policy, 500x400 -> 224x224                         views/s
+    decode        the JPEG files of --photos DIR, in memory, to RGB                    images/s
     score         two ResNet-18 CIFAR stem, 5 views of 32x32 per sample: views ->
                   both encoders -> unit vectors -> mean distance over pairs            samples/s
 """
@@ -22,11 +23,13 @@ fastest is printed, with `how` saying which. `--verbose` prints every try to std
 import argparse
 import contextlib
 import functools
+import io
 import itertools
 import json
 import logging
 import multiprocessing
 import os
+import pathlib
 import sys
 import time
 import warnings
@@ -40,6 +43,7 @@ NAMES = [
     "vit_train_step",
     "augment_32",
     "augment_224",
+    "decode",
     "score",
 ]
 
@@ -53,6 +57,7 @@ def arguments():
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--only", choices=NAMES, metavar="NAME", help="one of: " + ", ".join(NAMES))
+    parser.add_argument("--photos", metavar="DIR", help="folder of JPEG files, for decode")
     parser.add_argument("--quick", action="store_true", help="a fraction of a second each, without torch.compile")
     parser.add_argument("--verbose", action="store_true", help="print every try to stderr")
     args = parser.parse_args()
@@ -67,6 +72,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(ARGS.threads
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(ARGS.threads)
 
 try:
+    import PIL.Image
     import torch
     import torchvision
     from torch import nn
@@ -338,6 +344,43 @@ def bench_augment(size):
     return value, "views/s", f"torchvision v2, {kind}, " + ("one process" if processes == 1 else f"{processes} processes")
 
 
+# ---------------------------------------------------------------- decoding
+
+
+def decode_run(kind, seconds):
+    """Images per second of this process."""
+    files = [path.read_bytes() for path in sorted(pathlib.Path(ARGS.photos).iterdir())]
+    if kind == "pillow":
+        decode = lambda data: PIL.Image.open(io.BytesIO(data)).convert("RGB").load()
+    elif kind == "simplejpeg":  # a wheel of libjpeg-turbo itself, if it is installed
+        import simplejpeg
+
+        decode = lambda data: simplejpeg.decode_jpeg(data, "RGB")
+    else:
+        read = lambda data: torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        decode = lambda data: torchvision.io.decode_image(read(data), torchvision.io.ImageReadMode.RGB)
+    return run(lambda: [decode(data) for data in files], len(files), seconds)
+
+
+def decode_worker(job):
+    torch.set_num_threads(1)
+    return decode_run(*job)
+
+
+def bench_decode():
+    seconds, found = 0.3 if ARGS.quick else 2.0, []
+    with multiprocessing.get_context("fork").Pool(ARGS.threads) as pool:
+        for kind in ("pillow", "torchvision", "simplejpeg"):
+            try:
+                rounds = [sum(pool.map(decode_worker, [(kind, seconds)] * ARGS.threads, chunksize=1)) for _ in range(3)]
+            except ImportError:
+                continue
+            note(f"    {kind}: {max(rounds):.1f}")
+            found.append((max(rounds), f"{kind}, {ARGS.threads} processes"))
+    value, how = max(found)
+    return value, "images/s", how
+
+
 # ---------------------------------------------------------------- scoring
 
 
@@ -394,6 +437,7 @@ BENCHMARKS = {
     "vit_train_step": bench_vit_train_step,
     "augment_32": lambda: bench_augment(32),
     "augment_224": lambda: bench_augment(224),
+    "decode": bench_decode,
     "score": bench_score,
 }
 
