@@ -61,7 +61,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let layers = [protocol.compared()];
     let said = Said::of(&verb.network, &verb.origin);
     let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
-    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad: OnBadImage::Skip };
+    let on_bad = OnBadImage::Skip;
+    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad, features: false };
     let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;
     let mut text = String::new();
     for (name, speed) in speeds.parts.iter().chain([&("together", speeds.whole)]) {

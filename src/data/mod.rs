@@ -35,6 +35,7 @@ use kept::Kept;
 pub use cifar::Cifar;
 pub use decode::{LIMIT, decode};
 pub use folder::Folder;
+pub use kept::kept_digest;
 pub use list::List;
 pub use pack::Pack;
 pub use parquet::Parquet;
