@@ -7,7 +7,7 @@
 //! ```
 
 use crate::config::{Layers, Recipe};
-use crate::data::{self, Source};
+use crate::data::Source;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
@@ -53,7 +53,8 @@ impl Run {
         files::remove_unfinished(dir)?;
         let at = dir.join("recipe.toml");
         if at.exists() {
-            if files::read_text(&at)? != recipe.to_toml()? {
+            // Not the text: keys that came later have a default.
+            if Layers::presets::<&str>(&[])?.file(&at)?.resolve()? != recipe {
                 let what = format!("{} holds a run of another recipe", dir.display());
                 return Err(Error::config(
                     what,
@@ -63,7 +64,7 @@ impl Run {
         } else {
             files::check_writable(&at)?;
         }
-        let source = data::open(&recipe.data.source, recipe.data.on_bad_image)?;
+        let source = recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)?;
         let path = dir.join("split.json");
         let split = if path.exists() {
             let split = Split::read(&path)?;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
 use super::{Global, print};
-use crate::data::{self, OnBadImage};
+use crate::data::OnBadImage;
 use crate::error::{Error, Result};
 use crate::manifest::EncoderFacts;
 use crate::score::{Done, Job, Layer, Shard, Side, Task};
@@ -90,7 +90,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
     // Bad images are found as they are scored, not by decoding everything before.
-    let source = data::open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
     let samples = match &verb.split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(path) => {

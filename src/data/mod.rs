@@ -20,6 +20,7 @@ mod stl10;
 mod svhn;
 mod synthetic;
 mod tar;
+mod turned;
 mod webdataset;
 
 use std::path::Path;
@@ -42,6 +43,7 @@ pub use parquet::Parquet;
 pub use source::{Image, Kind, Source};
 pub use stl10::Stl10;
 pub use synthetic::Synthetic;
+pub use turned::Exif;
 pub use webdataset::WebDataset;
 
 /// What to do with an image that cannot be decoded.
