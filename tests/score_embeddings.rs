@@ -31,24 +31,22 @@ fn features_are_the_bytes_of_embed_and_scores_what_they_are_without_them() {
     let folder = encoders();
     let f = folder.path();
     let data = "synthetic:1000";
-    let layers = ["pooled", "map", "layer2.0"];
+    let layers = [("pooled", "--features", 64), ("map", "--features", 64 * 4 * 4), ("layer2.0", "--layer", 32 * 8 * 8)];
     for (kind, settings) in [("all", ["score.pairs=all", "score.views=3"]), ("original", ["score.pairs=original", "score.views=2"])] {
         let set: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).chain(["--layers", "pooled,map,layer2.0"]).collect();
         done(command(f, data, &format!("plain.{kind}.parquet"), &set));
         let (said, _) = done(command(f, data, &format!("also.{kind}.parquet"), &[&set[..], &ALSO].concat()));
         assert!(said.contains(&format!("also.{kind}.layer2.0.g.safetensors: features, row for row\n")), "{said}");
-        for layer in layers {
+        for (layer, flag, width) in layers {
             assert!(
                 bytes(f, &format!("plain.{kind}.{layer}.parquet")) == bytes(f, &format!("also.{kind}.{layer}.parquet")),
                 "{kind} {layer}"
             );
-            let asked = if layer.starts_with("layer") { ["--layer", layer] } else { ["--features", layer] };
             let manifest: serde_json::Value = serde_json::from_slice(&bytes(f, &format!("also.{kind}.{layer}.json"))).unwrap();
             for (role, facts) in ["f", "g"].into_iter().zip(manifest["embeddings"].as_array().unwrap()) {
                 let name = format!("also.{kind}.{layer}.{role}.safetensors");
                 let features = bytes(f, &name);
-                assert!(features == embedded(f, data, role, &asked), "{name}");
-                let width = if layer == "pooled" { 64 } else { 64 * 4 * 4 };
+                assert!(features == embedded(f, data, role, &[flag, layer]), "{name}");
                 let want =
                     serde_json::json!({ "role": role, "file": name, "width": width, "digest": blake3::hash(&features).to_hex().as_str() });
                 assert_eq!(*facts, want);
