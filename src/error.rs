@@ -17,6 +17,9 @@ pub enum Error {
     /// Numbers went wrong while computing (NaN, collapse).
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
+    /// Another process is at work in this place.
+    #[error("{what}; {remedy}")]
+    Busy { what: String, remedy: String },
     /// A GPU, its driver or the compiler of its kernels failed while it was in use.
     #[error("{what}; {remedy}")]
     Device { what: String, remedy: String },
@@ -37,6 +40,9 @@ impl Error {
     }
     pub fn diverged(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Diverged { what: what.into(), remedy: remedy.into() }
+    }
+    pub fn busy(what: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Busy { what: what.into(), remedy: remedy.into() }
     }
     pub fn device(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Device { what: what.into(), remedy: remedy.into() }

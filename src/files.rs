@@ -1,11 +1,11 @@
-//! Files that are either whole or absent: written beside their place, then renamed into it.
+//! Files that are either whole or absent: written beside their place, then renamed into it. And places where one process is at work.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, plain};
 
 /// The variable that names the folder for what can be made again.
 pub const CACHE: &str = "SSLMEM_CACHE";
@@ -105,6 +105,73 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
 /// The system refuses, or a file has that name.
 pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
     fs::create_dir_all(&path).map_err(Error::io("create the folder", &path))
+}
+
+/// A place where this process is at work and no other may be. The lock is the system's and ends with the process, however that ends;
+/// the file only says who it is, and goes when the lock is dropped.
+pub struct Lock {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    file: File,
+    /// Why the file system keeps no locks.
+    without: Option<String>,
+}
+
+impl Lock {
+    /// Locks `path`, a file of its own beside or in `place`. Where the file system keeps no locks this succeeds with a [`Lock::warning`].
+    ///
+    /// # Errors
+    /// Another process holds the lock, or the file cannot be written.
+    pub fn take(path: impl AsRef<Path>, place: &Path) -> Result<Lock> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let path = path.as_ref().to_path_buf();
+        let text = format!("{}\n{}\n", this_process(), COUNT.fetch_add(1, Ordering::Relaxed));
+        loop {
+            let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = opened.map_err(Error::io("write", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let said = fs::read_to_string(&path).unwrap_or_default();
+                    let holder = said.lines().next().filter(|line| !line.is_empty()).unwrap_or("another process");
+                    let what = format!("{} is being written by {holder}", place.display());
+                    return Err(Error::busy(what, "wait until it has ended, or choose another --out"));
+                }
+                Err(TryLockError::Error(error)) => return Ok(Lock { path, file, without: Some(plain(&error)) }),
+            }
+            file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
+            // The last holder may have taken the file away between opening and locking: then this is a lock on nothing. What is there
+            // but cannot be read is ours (on Windows nobody reads what is locked).
+            let ours = match fs::read_to_string(&path) {
+                Ok(found) => found == text,
+                Err(error) => error.kind() != ErrorKind::NotFound,
+            };
+            if ours {
+                return Ok(Lock { path, file, without: None });
+            }
+        }
+    }
+
+    /// What to tell the user where nothing is locked.
+    pub fn warning(&self) -> Option<String> {
+        let reason = self.without.as_ref()?;
+        Some(format!("nothing can be locked at {} ({reason}): start nothing else with the same output", self.path.display()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // In this order: once it is unlocked, the file may be another's.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.file.unlock();
+    }
+}
+
+/// As others are told of it.
+fn this_process() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let on = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
+    format!("process {}{on}", std::process::id())
 }
 
 /// Fails before long work instead of after it: makes and removes an unfinished file beside `path`.

@@ -28,6 +28,9 @@ pub struct Manifest {
     pub rows: usize,
     /// BLAKE3 of the table file.
     pub table: String,
+    /// Files with the features of the un-augmented images, whose rows are those of the table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<FeatureFacts>,
     /// Wall time of scoring.
     pub seconds: f64,
     #[serde(default)]
@@ -77,6 +80,17 @@ pub struct EncoderFacts {
     pub role: String,
     pub arch: String,
     pub file: String,
+    /// BLAKE3 of the file.
+    pub digest: String,
+}
+
+/// A file that is `features` [rows, width].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureFacts {
+    /// The encoder's.
+    pub role: String,
+    pub file: String,
+    pub width: usize,
     /// BLAKE3 of the file.
     pub digest: String,
 }
@@ -133,6 +147,7 @@ pub fn publish(
         job: None,
         rows: rows.len(),
         table: files::digest_file(path)?,
+        embeddings: vec![],
         seconds: start.elapsed().as_secs_f64(),
         throughput: Throughput { threads: rayon::current_num_threads(), ..Throughput::default() },
     };

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use parquet::basic::Encoding;
+use parquet::basic::{Compression, Encoding};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::DataType;
@@ -64,6 +64,22 @@ impl ChunkReader for Pages {
             return Err(ParquetError::EOF("a page ends after the file".into()));
         }
         self.file.get_bytes(start, length)
+    }
+}
+
+/// Whether the pages of a column can be decoded here. The decoders of gzip, brotli and old LZ4 go on writing past the size that a page
+/// claims to have, so that a small file could fill the memory; that of raw LZ4 is quick by leaving out checks.
+///
+/// # Errors
+/// The compression by name, and what to use.
+pub fn decodable(chunk: &ColumnChunkMetaData) -> std::result::Result<(), String> {
+    match chunk.compression() {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => Ok(()),
+        other => Err(format!(
+            "the column `{}` is compressed with {}, for which there is no decoder here; write it with snappy, zstd or none",
+            chunk.column_path().string(),
+            other.to_string().split('(').next().unwrap_or_default()
+        )),
     }
 }
 

@@ -7,10 +7,10 @@
 //! ```
 
 use crate::config::{Layers, Recipe};
-use crate::data::{self, Source};
+use crate::data::Source;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Lock};
 use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
@@ -38,20 +38,23 @@ pub struct Run {
     pub split: Split,
     /// Where it is trained and scored. No part of the recipe: another device takes up what one began.
     pub device: Device,
+    /// Keeps other processes out.
+    pub lock: Lock,
 }
 
 impl Run {
     /// Start a run in `dir`, or take up the one that is there.
     ///
     /// # Errors
-    /// `dir` holds a run of another recipe or of other data, or cannot be written.
+    /// `dir` holds a run of another recipe or of other data, cannot be written, or another process is at work in it.
     pub fn open(recipe: Recipe, dir: &Path) -> Result<Run> {
         recipe.validate()?;
-        files::create_dir(dir)?;
+        let lock = Run::lock(dir)?;
         files::remove_unfinished(dir)?;
         let at = dir.join("recipe.toml");
         if at.exists() {
-            if files::read_text(&at)? != recipe.to_toml()? {
+            // Not the text: keys that came later have a default.
+            if Layers::presets::<&str>(&[])?.file(&at)?.resolve()? != recipe {
                 let what = format!("{} holds a run of another recipe", dir.display());
                 return Err(Error::config(
                     what,
@@ -61,7 +64,7 @@ impl Run {
         } else {
             files::check_writable(&at)?;
         }
-        let source = data::open(&recipe.data.source, recipe.data.on_bad_image)?;
+        let source = recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)?;
         let path = dir.join("split.json");
         let split = if path.exists() {
             let split = Split::read(&path)?;
@@ -73,7 +76,16 @@ impl Run {
             split
         };
         files::write_whole(&at, recipe.to_toml()?.as_bytes())?;
-        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device: Device::Cpu })
+        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device: Device::Cpu, lock })
+    }
+
+    /// Keep other processes out of `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// Another one is at work in it, or it cannot be written.
+    pub fn lock(dir: &Path) -> Result<Lock> {
+        files::create_dir(dir)?;
+        Lock::take(dir.join("run.lock"), dir)
     }
 
     /// The run that is in `dir`.
@@ -98,6 +110,7 @@ impl Run {
 
     /// Train what is asked for of every pair; what is there already stays.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
+        self.lock.warning().iter().for_each(|text| progress.line(text));
         for pair in 0..self.recipe.pairs {
             let dir = self.folder(pair);
             files::create_dir(&dir)?;

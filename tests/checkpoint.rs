@@ -296,11 +296,30 @@ fn trained_resnets_of_cifar10_do_what_pytorch_does() {
             close(&format!("{arch} {ending}"), &logits(&path, &features), &array(&npz, "logits.npy", 2560), 1e-4);
         }
     }
-    // PyTorch classifies 1833 of the first 2,000 right; its closest two logits are .006 apart.
-    let path = nets.join("resnet20-12fca82f.th");
-    let logits = logits(&path, &features("resnet20", &path, &test[..2000 * 3073]));
+}
+
+/// How many of the 10,000 test images of CIFAR-10 a network classifies right.
+fn right(arch: &str, hash: &str) -> Option<usize> {
+    let (nets, cifar) = (shared("resnet-cifar10")?, shared("cifar10")?);
+    let test = std::fs::read(cifar.join("test_batch.bin")).unwrap();
+    let path = nets.join(format!("{arch}-{hash}.th"));
     let best = |l: &[f32]| l.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
-    assert_eq!(logits.chunks(10).zip(test.chunks(3073)).filter(|(l, r)| best(l) == r[0] as usize).count(), 1833);
+    let logits = logits(&path, &features(arch, &path, &test));
+    Some(logits.chunks(10).zip(test.chunks(3073)).filter(|(l, r)| best(l) == r[0] as usize).count())
+}
+
+/// PyTorch: 9173 right; the two best logits of an image are .0023 apart or more.
+#[test]
+fn resnet20_has_91_73_percent_of_cifar10() {
+    let Some(right) = right("resnet20", "12fca82f") else { return };
+    assert_eq!(right, 9173);
+}
+
+/// PyTorch: 9339 right; the two best logits of an image are .0005 apart or more.
+#[test]
+fn resnet56_has_93_39_percent_of_cifar10() {
+    let Some(right) = right("resnet56", "4bfd9763") else { return };
+    assert_eq!(right, 9339);
 }
 
 fn sslmem(folder: &Path, args: &[&str]) -> (i32, String) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 use rayon::prelude::*;
-use sslmem::data::{self, Folder, Source};
+use sslmem::data::{self, Exif, Folder, Image, OnBadImage, Source};
 use sslmem::random::{Purpose, Stream};
 use tempfile::TempDir;
 
@@ -34,8 +34,11 @@ fn same_bytes(want: &Golden) -> bool {
     let name = want.path.display().to_string();
     let image = data::decode(&fs::read(&want.path).unwrap(), &name).unwrap_or_else(|why| panic!("{name}: {why}"));
     assert_eq!((image.height, image.width), want.size, "{name}");
-    let digest: String = Md5::digest(&image.pixels).iter().map(|byte| format!("{byte:02x}")).collect();
-    digest == want.md5
+    md5(&image) == want.md5
+}
+
+fn md5(image: &Image) -> String {
+    Md5::digest(&image.pixels).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -121,4 +124,19 @@ fn decompression_bombs_are_refused() {
     fs::File::create(&bomb).unwrap().set_len(600 << 20).unwrap();
     let error = refused();
     assert!(error.contains("bomb.pgm") && error.contains("629145600 bytes"), "{error}");
+}
+
+/// `data.exif = "turn"` gives what Pillow's exif_transpose gives, and is other data.
+#[test]
+fn images_are_turned_if_that_is_asked_for() {
+    let open = |exif: Exif| exif.open("folder:tests/golden/exif", OnBadImage::Fail).unwrap();
+    let (turned, plain) = (open(Exif::Turn), open(Exif::Ignore));
+    let golden = fs::read_to_string("tests/golden/exif.tsv").unwrap();
+    assert_eq!((turned.len(), golden.lines().count()), (16, 16));
+    for (i, line) in golden.lines().enumerate() {
+        let image = turned.image(i).unwrap();
+        assert_eq!(format!("{}\t{}\t{}\t{}", turned.id(i), image.height, image.width, md5(&image)), line);
+        assert_eq!(plain.image(i).unwrap().width, 14);
+    }
+    assert_ne!(turned.digest(), plain.digest());
 }

@@ -63,6 +63,11 @@ static CASES: &[(Case, &[Floor])] = &[
         Case { name: "average_pool", mode: Mode::Train, inputs: &[&[16, 8, 8, 64]], build: |s, x| s.average_pool(x[0]) },
         &[floor("average_pool_fwd", 1.0, 1.0 / 64.0, 1.0), floor("average_pool_bwd", 1.0 / 64.0, 1.0, 1.0)],
     ),
+    // A quarter of the pixels stay, in twice as many channels.
+    (
+        Case { name: "shortcut", mode: Mode::Train, inputs: &[&[4, 16, 16, 64]], build: |s, x| s.shortcut(x[0]) },
+        &[floor("shortcut_fwd", 0.25, 0.5, 0.25), floor("shortcut_bwd", 0.25, 1.0, 0.25)],
+    ),
     (
         Case { name: "alignment", mode: Mode::Eval, inputs: &[&[40, 1024]], build: |s, x| s.alignment(x[0], 5, Pairs::All) },
         &[floor("alignment_fwd", 1.0, 0.0, 1.2)],

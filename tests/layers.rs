@@ -39,7 +39,7 @@ const RULES: &[(&str, &[&str])] = &[
         "score",
         &[
             "data", "device", "encoders", "files", "loader", "manifest", "ops", "program", "progress", "random", "split", "table", "tape",
-            "var", "view", "weights",
+            "tensors", "var", "view", "weights",
         ],
     ),
     ("probe", &["data", "device", "progress", "random", "score"]),

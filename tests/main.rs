@@ -38,6 +38,8 @@ mod planted;
 mod probe;
 mod report;
 mod score;
+mod score_embeddings;
+mod score_places;
 mod score_tables;
 mod signature;
 mod split;

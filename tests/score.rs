@@ -81,10 +81,11 @@ fn result(folder: &Path, table: &str) -> (Vec<u8>, String) {
 fn killed_at_any_moment_a_job_ends_in_the_same_bytes() {
     let folder = encoders();
     let f = folder.path();
-    let job = |out| command(f, "synthetic:4000", out, &["--quiet", "--batch", "32"]);
+    let job = |out| command(f, "synthetic:4000", out, &["--quiet", "--batch", "32", "--also", "embeddings"]);
+    let features = |out: &str| ["f", "g"].map(|role| fs::read(f.join(format!("{out}.{role}.safetensors"))).unwrap());
     let start = Instant::now();
     done(job("whole.parquet"));
-    let (whole, took) = (result(f, "whole.parquet"), start.elapsed().as_millis() as f32);
+    let (whole, took) = ((result(f, "whole.parquet").0, features("whole")), start.elapsed().as_millis() as f32);
     let (mut stream, mut kills, mut ends) = (Stream::new(1, Purpose::Synthetic, 0, 0, 0), 0, 0);
     while kills < 20 || ends == 0 {
         let mut child = job("killed.parquet").stdout(Stdio::null()).spawn().unwrap();
@@ -105,9 +106,11 @@ fn killed_at_any_moment_a_job_ends_in_the_same_bytes() {
             }
             Some(status) => {
                 assert!(status.success());
-                assert!(result(f, "killed.parquet") == whole, "after {kills} kills the result is another");
+                assert!((result(f, "killed.parquet").0, features("killed")) == whole, "after {kills} kills the result is another");
                 assert!(!f.join("killed.parquet.parts").exists());
-                ["killed.parquet", "killed.json"].iter().for_each(|name| fs::remove_file(f.join(name)).unwrap());
+                ["killed.parquet", "killed.json", "killed.f.safetensors", "killed.g.safetensors"]
+                    .iter()
+                    .for_each(|name| fs::remove_file(f.join(name)).unwrap());
                 ends += 1;
             }
         }

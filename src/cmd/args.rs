@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Global;
 use crate::config::{Layers, Recipe};
-use crate::data::{self, Source};
+use crate::data::Source;
 use crate::error::Result;
 
 /// Where the recipe comes from.
@@ -126,5 +126,5 @@ impl Origin {
 
 /// Opens the data of a recipe.
 pub fn open(recipe: &Recipe) -> Result<Box<dyn Source>> {
-    data::open(&recipe.data.source, recipe.data.on_bad_image)
+    recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
 use super::{Global, print};
-use crate::data::{self, OnBadImage};
+use crate::data::OnBadImage;
 use crate::error::Result;
 use crate::score::{Task, bench};
 
@@ -56,12 +56,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve(&flags.with("score.views", &verb.views).with("score.batch", &verb.batch))?;
     let device = global.device()?;
-    let source = data::open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
     let protocol = recipe.protocol()?;
     let layers = [protocol.compared()];
     let said = Said::of(&verb.network, &verb.origin);
     let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
-    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad: OnBadImage::Skip };
+    let on_bad = OnBadImage::Skip;
+    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad, features: false };
     let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;
     let mut text = String::new();
     for (name, speed) in speeds.parts.iter().chain([&("together", speeds.whole)]) {

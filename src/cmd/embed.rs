@@ -10,8 +10,7 @@ use super::encoder::{Said, side};
 use super::{Global, keep};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
-use crate::score::embed;
-use crate::tensors;
+use crate::score::{embed, features};
 
 /// Write the features of every sample of a data set
 #[derive(Args)]
@@ -58,14 +57,11 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     // The header holds the width, which the first samples tell.
     let mut started = false;
     let (protocol, side) = (recipe.protocol()?, side(&recipe, &Said::of(&verb.network, &verb.origin), &verb.encoder)?);
-    embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values| {
+    embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values, width| {
         if !started {
             started = true;
-            let width = values.len() / protocol.batch.min(source.len());
-            let shape = vec![source.len(), width];
-            let metadata = [("data".to_string(), source.digest().to_string()), ("encoder".to_string(), recipe.encoder.arch.clone())];
-            let header = tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape }]);
-            out.write_all(&header).map_err(Error::io("write", &path))?;
+            let head = features::head(source.len(), width, source.digest(), side.network.encoder.name());
+            out.write_all(&head).map_err(Error::io("write", &path))?;
         }
         out.write_all(bytemuck::cast_slice(values)).map_err(Error::io("write", &path))
     })?;

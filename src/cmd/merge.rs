@@ -8,7 +8,7 @@ use super::keep;
 use super::score::say;
 use crate::error::Result;
 use crate::manifest::Manifest;
-use crate::score::merge;
+use crate::score::{features, merge};
 
 /// Put the score tables of all shards together
 #[derive(Args)]
@@ -28,5 +28,9 @@ pub struct Verb {
 pub fn run(verb: Verb) -> Result<()> {
     keep(&verb.out, verb.force)?;
     keep(&Manifest::path(&verb.out), verb.force)?;
+    let first = verb.shards.first().and_then(|shard| Manifest::read(shard).ok());
+    for embeddings in first.map(|manifest| manifest.embeddings).unwrap_or_default() {
+        keep(&features::path(&verb.out, &embeddings.role), verb.force)?;
+    }
     say(&merge(&verb.out, &verb.shards)?)
 }

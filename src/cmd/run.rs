@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::run::Run;
 use crate::split::{Split, Subset};
 use crate::stats;
-use crate::{files, table};
+use crate::table;
 
 /// Do everything: split, train f and g, score, report
 #[derive(Args)]
@@ -63,6 +63,7 @@ pub fn finish(run: Run, global: &Global) -> Result<()> {
 pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool) -> Result<Run> {
     let started = dir.join("recipe.toml").exists();
     if started && !resume {
+        drop(Run::lock(dir)?); // who is at work there is better to know
         return Err(Error::config(
             format!("{} holds a run already", dir.display()),
             "go on with it with --resume, or choose another folder",
@@ -77,9 +78,9 @@ pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool) -> Result<
 /// Makes a split that was given the split of the run in `dir`.
 pub fn take(given: &Path, dir: &Path) -> Result<()> {
     let (split, kept) = (Split::read(given)?, dir.join("split.json"));
+    let _lock = Run::lock(dir)?;
     if kept.exists() && Split::read(&kept)? != split {
         return Err(Error::config(format!("{} holds a run with another split", dir.display()), "choose another folder with --out"));
     }
-    files::create_dir(dir)?;
     split.write(&kept)
 }

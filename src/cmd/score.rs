@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
 use super::{Global, print};
-use crate::data::{self, OnBadImage};
+use crate::data::OnBadImage;
 use crate::error::{Error, Result};
 use crate::manifest::EncoderFacts;
 use crate::score::{Done, Job, Layer, Shard, Side, Task};
@@ -51,6 +51,11 @@ pub struct Verb {
     /// Score only share I of N of the samples (`sslmem merge` puts the tables together); auto: as the cluster says
     #[arg(long, value_name = "I/N", help_heading = "Scoring")]
     shard: Option<Shard>,
+    /// Write the features of the images themselves, too, for f and g: OUT with the ending .f.safetensors and .g.safetensors, as `sslmem
+    /// embed` writes them, in the order of the table's rows. Images are not decoded again; each encoder sees one more view beside the K
+    /// (none more with --pairs original, where it sees the image anyway)
+    #[arg(long, value_enum, value_name = "WHAT")]
+    also: Option<Also>,
     /// Replace a table that exists, or a job that was begun in its place
     #[arg(long)]
     force: bool,
@@ -60,6 +65,11 @@ pub struct Verb {
     network: Network,
     #[command(flatten)]
     origin: Origin,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Also {
+    Embeddings,
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
@@ -80,7 +90,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
     // Bad images are found as they are scored, not by decoding everything before.
-    let source = data::open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
     let samples = match &verb.split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(path) => {
@@ -104,6 +114,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             source: source.as_ref(),
             device: &device,
             on_bad: recipe.data.on_bad_image,
+            features: matches!(verb.also, Some(Also::Embeddings)),
         },
         samples: &samples,
         shard: verb.shard,
@@ -121,6 +132,9 @@ pub fn say(done: &Done) -> Result<()> {
     for table in &done.tables {
         let before = if done.before { ", scored before" } else { "" };
         text += &format!("{}: {} samples{before}\n", table.display(), done.rows);
+    }
+    for path in &done.embeddings {
+        text += &format!("{}: features, row for row\n", path.display());
     }
     if !done.skipped.is_empty() {
         let (id, reason) = &done.skipped[0];

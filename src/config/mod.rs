@@ -6,7 +6,7 @@ mod presets;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::OnBadImage;
+use crate::data::{Exif, OnBadImage};
 use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Kind, Ramp};
@@ -40,6 +40,7 @@ pub struct Recipe {
 pub struct Data {
     pub source: String,
     pub on_bad_image: OnBadImage,
+    pub exif: Exif,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +109,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("pairs", "pairs of encoders (f, g) to train and average over"),
     ("data.source", "which images: see `sslmem show data`"),
     ("data.on_bad_image", "fail, or skip and list what was skipped"),
+    ("data.exif", "orientation of image files: ignore it, as torchvision does, or turn the images upright"),
     ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),
     ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
     ("split.independent", "S_I, only g sees it, in place of S_C"),

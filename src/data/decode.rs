@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::{Image, jpeg};
 
@@ -27,8 +28,8 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
 }
 
 /// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), of 16 bits the upper eight
-/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored. JPEGs come out as the bytes that
-/// Pillow makes of them.
+/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored, but see [`Exif`](super::Exif). JPEGs come
+/// out as the bytes that Pillow makes of them.
 ///
 /// Differences from Pillow: 16-bit grey, which Pillow clips at 255 instead of scaling; and a damaged JPEG, which is refused.
 ///
@@ -48,6 +49,24 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
         _ => pixels.chunks_exact(channels).flat_map(|p| [p[0]; 3]).collect(),
     };
     Ok(Image { height, width, pixels })
+}
+
+/// An image turned as its file says, where that has EXIF data with an orientation.
+///
+/// # Errors
+/// The image has no pixels.
+pub fn turned(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
+    let orientation = if jpeg::is_jpeg(bytes) {
+        jpeg::exif(bytes).and_then(Orientation::from_exif_chunk)
+    } else {
+        decoder(bytes, name).ok().and_then(|mut decoder| decoder.orientation().ok())
+    };
+    let Some(orientation) = orientation.filter(|o| *o != Orientation::NoTransforms) else { return Ok(image) };
+    let picture = RgbImage::from_raw(image.width as u32, image.height as u32, image.pixels).ok_or("the image has no pixels")?;
+    let mut picture = DynamicImage::ImageRgb8(picture);
+    picture.apply_orientation(orientation);
+    let (height, width) = (picture.height() as usize, picture.width() as usize);
+    Ok(Image { height, width, pixels: picture.into_rgb8().into_raw() })
 }
 
 /// A decoder that has read the header and found its demands acceptable. The format is told by the content

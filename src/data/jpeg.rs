@@ -41,6 +41,25 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     }
 }
 
+/// The EXIF data, without what stands before it.
+pub fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut at = 2;
+    loop {
+        match (bytes.get(at)?, bytes.get(at + 1)?) {
+            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, 0xD9 | 0xDA) => return None,
+            (0xFF, marker) if *marker != 0xFF => {
+                let segment = bytes.get(at + 2..at + 2 + u16::from_be_bytes([*bytes.get(at + 2)?, *bytes.get(at + 3)?]) as usize)?;
+                match segment.get(2..).and_then(|data| data.strip_prefix(b"Exif\0\0")) {
+                    Some(exif) if *marker == 0xE1 => return Some(exif),
+                    _ => at += 2 + segment.len(),
+                }
+            }
+            _ => at += 1,
+        }
+    }
+}
+
 const SHORT: &str = "the JPEG is cut short";
 
 fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {

@@ -9,6 +9,16 @@ use super::{Image, Kind, Source};
 /// Samples decoded at once while looking for bad ones.
 const CHUNK: usize = 1024;
 
+/// The digest of what is left of a data set: its own, and which samples.
+pub fn kept_digest(whole: &str, keep: &[u32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(whole.as_bytes());
+    for index in keep {
+        hasher.update(&index.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// What is left of a source.
 pub struct Kept {
     inner: Box<dyn Source>,
@@ -47,12 +57,7 @@ impl Kept {
         }
         let mut digest = inner.digest().to_string();
         if !skipped.is_empty() {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(digest.as_bytes());
-            for index in &keep {
-                hasher.update(&u32::to_le_bytes(*index));
-            }
-            digest = hasher.finalize().to_hex().to_string();
+            digest = kept_digest(&digest, &keep);
         }
         Ok(Kept { inner, keep, train, digest, largest, skipped })
     }

@@ -20,6 +20,7 @@ mod stl10;
 mod svhn;
 mod synthetic;
 mod tar;
+mod turned;
 mod webdataset;
 
 use std::path::Path;
@@ -35,12 +36,14 @@ use kept::Kept;
 pub use cifar::Cifar;
 pub use decode::{LIMIT, decode};
 pub use folder::Folder;
+pub use kept::kept_digest;
 pub use list::List;
 pub use pack::Pack;
 pub use parquet::Parquet;
 pub use source::{Image, Kind, Source};
 pub use stl10::Stl10;
 pub use synthetic::Synthetic;
+pub use turned::Exif;
 pub use webdataset::WebDataset;
 
 /// What to do with an image that cannot be decoded.

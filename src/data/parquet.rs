@@ -5,7 +5,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use parquet::basic::Compression;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
@@ -209,13 +208,7 @@ fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<usize, 
             if chunk.uncompressed_size() > GROUP as i64 {
                 return Err(format!("a row group of `{name}` has more than {} MiB; write smaller row groups", GROUP >> 20));
             }
-            if !matches!(chunk.compression(), Compression::UNCOMPRESSED | Compression::SNAPPY) {
-                return Err(format!(
-                    "the column `{name}` is compressed with {}, for which there is no decoder here; write it with snappy or none \
-                     (images do not get smaller by it)",
-                    chunk.compression().to_string().split('(').next().unwrap_or_default()
-                ));
-            }
+            pages::decodable(chunk)?;
             if chunk.column_descr().max_rep_level() > 0 {
                 return Err(format!("the column `{name}` holds lists"));
             }

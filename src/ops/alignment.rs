@@ -34,12 +34,17 @@ impl Scope<'_> {
     /// Rows are flattened, so an un-pooled map counts whole. Direct differences in f32: the usual
     /// sqrt(2 - 2 cos) loses all digits for views that are close, which are the ones that matter.
     pub fn alignment(&mut self, x: Var, views: usize, pairs: Pairs) -> Var {
+        self.alignment_of(x, views, &pairs.list(views))
+    }
+
+    /// The same for some pairs of views.
+    pub fn alignment_of(&mut self, x: Var, views: usize, pairs: &[(usize, usize)]) -> Var {
         let shape = self.shape(x);
         let n = shape.dims()[0] / views;
         assert_eq!(n * views, shape.dims()[0], "{}: {:?} does not hold {views} views of each sample", self.path(), shape);
         let cols = shape.len() / (n * views);
         assert!(views < 1 << 16, "{}: {views} views of a sample are too many", self.path());
-        let pairs: Rc<[(usize, usize)]> = pairs.list(views).into();
+        let pairs: Rc<[(usize, usize)]> = pairs.into();
         let t = &mut *self.tape;
         let exact = t.slots[x.index()].dtype == Dtype::F32;
         let y = t.exact([n, pairs.len()]);

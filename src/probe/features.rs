@@ -37,7 +37,7 @@ impl Features {
     /// The weights do not fit, an image cannot be read, or a feature is not finite.
     pub fn of(side: Side, protocol: &Protocol, samples: &Chosen, device: &Device, progress: &mut dyn Progress) -> Result<Features> {
         let mut rows: Vec<f32> = vec![];
-        embed(side, protocol, samples, device, progress, |values| {
+        embed(side, protocol, samples, device, progress, |values, _| {
             rows.extend_from_slice(values);
             Ok(())
         })?;

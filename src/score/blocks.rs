@@ -1,6 +1,6 @@
 //! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
 
-use super::Measured;
+use super::{Measured, features};
 use crate::error::{Error, Result};
 use crate::files;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Samples of a block. What a crash costs at most; no influence on the scores.
 pub const BLOCK: usize = 1024;
 const MAGIC: &[u8; 8] = b"sslmem\0\x01";
-const DIGEST: usize = blake3::OUT_LEN;
+pub const DIGEST: usize = blake3::OUT_LEN;
 /// Bytes of the reason why an image is bad.
 const LONGEST: usize = 500;
 
@@ -24,18 +24,35 @@ pub struct Block {
     pub skipped: Vec<(u32, String)>,
 }
 
-impl Block {
+/// A block that is being measured.
+pub struct Open {
+    block: Block,
+    features: Option<features::Open>,
+}
+
+impl Open {
     /// Add what was measured of `samples`, by place.
-    pub fn add(&mut self, measured: &Measured, which: std::ops::Range<usize>, samples: &[u32]) {
-        for (&place, values) in measured.places.iter().zip(&measured.values).filter(|(place, _)| which.contains(place)) {
-            self.indices.push(samples[place]);
-            self.values.extend(values);
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn add(&mut self, measured: &Measured, which: std::ops::Range<usize>, samples: &[u32]) -> Result<()> {
+        for (i, &place) in measured.places.iter().enumerate().filter(|(_, place)| which.contains(place)) {
+            self.block.indices.push(samples[place]);
+            self.block.values.extend(&measured.values[i]);
+            self.features.iter_mut().try_for_each(|features| features.push(measured.features(i)))?;
         }
         for (place, reason) in measured.bad.iter().filter(|(place, _)| which.contains(place)) {
-            self.skipped.push((samples[*place], reason.chars().take(LONGEST / 4).collect()));
+            self.block.skipped.push((samples[*place], reason.chars().take(LONGEST / 4).collect()));
         }
+        Ok(())
     }
 
+    pub fn len(&self) -> usize {
+        self.block.len()
+    }
+}
+
+impl Block {
     pub fn len(&self) -> usize {
         self.indices.len() + self.skipped.len()
     }
@@ -93,6 +110,8 @@ pub struct Blocks<'a> {
     /// The samples of the job, in order.
     pub samples: &'a [u32],
     pub layers: usize,
+    /// Whether each block has features beside it.
+    pub features: bool,
 }
 
 impl Blocks<'_> {
@@ -108,10 +127,25 @@ impl Blocks<'_> {
         self.folder.join(format!("{number:07}.block"))
     }
 
+    fn features_path(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("{number:07}.features"))
+    }
+
+    /// Begin a block; `widths` are of the features of f and g at each layer.
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn open(&self, number: usize, widths: &[usize]) -> Result<Open> {
+        let create = || features::Open::create(&self.features_path(number), &self.job, number, widths);
+        Ok(Open { block: Block::default(), features: self.features.then(create).transpose()? })
+    }
+
     /// # Errors
     /// The disk is full or failed; the job can go on from here.
-    pub fn write(&self, number: usize, block: &Block) -> Result<()> {
-        files::write_whole(self.path(number), &block.to_bytes(&self.job))
+    pub fn write(&self, number: usize, open: Open) -> Result<()> {
+        // The features first: where a block is, everything is.
+        open.features.map_or(Ok(()), features::Open::commit)?;
+        files::write_whole(self.path(number), &open.block.to_bytes(&self.job))
     }
 
     pub fn exists(&self, number: usize) -> bool {
@@ -130,10 +164,25 @@ impl Blocks<'_> {
         (all && good.next().is_none() && bad.next().is_none() && block.values.len() == block.indices.len() * self.layers).then_some(block)
     }
 
+    /// The features of the samples of a block that have values, `None` if they are not there or not these.
+    pub fn features(&self, number: usize, block: &Block) -> Option<features::Kept> {
+        features::Kept::open(&self.features_path(number), &self.job, number, block.indices.len(), self.layers)
+    }
+
+    /// As [`Blocks::read`], its features read and found to be whole as well, if there are to be any.
+    pub fn whole(&self, number: usize) -> Option<Block> {
+        let block = self.read(number)?;
+        let whole = !self.features || self.features(number, &block)?.each(|_, _| Ok(())).is_ok_and(|whole| whole);
+        whole.then_some(block)
+    }
+
     /// As [`Blocks::read`], for one that was there a moment ago.
     pub fn demand(&self, number: usize) -> Result<Block> {
-        self.read(number)
-            .ok_or_else(|| Error::format(self.path(number), "was damaged while the table was written; run the same command again"))
+        self.read(number).ok_or_else(|| self.damaged(number))
+    }
+
+    pub fn damaged(&self, number: usize) -> Error {
+        Error::format(self.path(number), "was damaged while the table was written; run the same command again")
     }
 
     /// Take the folder away, its identity first: what is left of it by a crash belongs to no job.

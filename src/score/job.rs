@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! scores.parquet.parts/job.json         what the scores depend on; written first, removed first
-//! scores.parquet.parts/0000000.block    of 1,024 samples, in the order of the samples
+//! scores.parquet.parts/0000000.block    of 1,024 samples, in the order of the samples; 0000000.features if they are wanted
+//! scores.parquet.lock                   as long as a process is at work on it
 //! scores.parquet scores.json            when all are there; then the folder goes
 //! ```
 
-use super::blocks::{BLOCK, Block, Blocks};
+use super::blocks::{BLOCK, Blocks};
+use super::features::{self, ROLES};
 use super::{Layer, Scorer, Shard, Task, assemble, table_name};
 use crate::data::OnBadImage;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Lock};
 use crate::manifest::{DataFacts, EncoderFacts, Manifest, Throughput};
 use crate::progress::Progress;
 use crate::split::Subset;
@@ -37,6 +39,8 @@ pub struct Job<'a> {
 /// What a job has made.
 pub struct Done {
     pub tables: Vec<PathBuf>,
+    /// Files of features, f and g of each table.
+    pub embeddings: Vec<PathBuf>,
     pub rows: u64,
     /// Images without a row: (id, reason).
     pub skipped: Vec<(String, String)>,
@@ -50,7 +54,8 @@ impl Job<'_> {
     /// and ends in the same bytes as one that was never stopped.
     ///
     /// # Errors
-    /// Another job was begun in this place or its tables are there; whatever [`Scorer`] refuses; the disk is full or failed.
+    /// Another process is at work here; another job was begun in this place or its tables are there; whatever [`Scorer`] refuses; the
+    /// disk is full or failed.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<Done> {
         let start = Instant::now();
         for (i, layer) in self.task.layers.iter().enumerate() {
@@ -58,16 +63,20 @@ impl Job<'_> {
                 return Err(Error::config(format!("the layer `{}` is named twice", layer.name()), "name it once"));
             }
         }
+        let table = table_name(self.out, None, self.shard);
+        let lock = Lock::take(beside(&table, "lock"), &table)?;
+        lock.warning().iter().for_each(|text| progress.line(text));
+        self.spare_weights()?;
         let own = self.own();
         let ids: Vec<u32> = own.iter().map(|(index, _)| *index).collect();
         let identity = self.identity()?;
-        let folder = parts(&table_name(self.out, None, self.shard));
+        let folder = beside(&table, "parts");
         let begun = folder.join("job.json");
         if let Some(done) = self.resume(&identity, &folder, &begun)? {
             return Ok(done);
         }
         let digest = *blake3::hash(identity.to_string().as_bytes()).as_bytes();
-        let blocks = Blocks { folder: &folder, job: digest, samples: &ids, layers: self.task.layers.len() };
+        let blocks = Blocks { folder: &folder, job: digest, samples: &ids, layers: self.task.layers.len(), features: self.task.features };
         let missing = self.missing(&blocks, progress);
         let mut throughput = Throughput { threads: rayon::current_num_threads(), ..Throughput::default() };
         if !missing.is_empty() {
@@ -81,7 +90,7 @@ impl Job<'_> {
         let tables = self.tables();
         let mut done = assemble::tables(self, own, &blocks, &identity, &tables, throughput, start)?;
         Blocks::remove(&folder, &begun)?;
-        done.tables = tables;
+        (done.embeddings, done.tables) = (self.embeddings(&tables), tables);
         Ok(done)
     }
 
@@ -97,6 +106,24 @@ impl Job<'_> {
     fn tables(&self) -> Vec<PathBuf> {
         let several = self.task.layers.len() > 1;
         self.task.layers.iter().map(|layer| table_name(self.out, several.then_some(layer), self.shard)).collect()
+    }
+
+    /// Where the features of f and g belong, for each of the tables.
+    fn embeddings(&self, tables: &[PathBuf]) -> Vec<PathBuf> {
+        let tables = if self.task.features { tables } else { &[] };
+        tables.iter().flat_map(|table| ROLES.map(|role| features::path(table, role))).collect()
+    }
+
+    /// Weights may be called as features would be.
+    fn spare_weights(&self) -> Result<()> {
+        let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+        let weights = [self.task.f.path, self.task.g.path];
+        match self.embeddings(&self.tables()).iter().find(|path| weights.iter().any(|weights| same(path, weights))) {
+            None => Ok(()),
+            Some(path) => {
+                Err(Error::config(format!("the features would take the place of the weights {}", path.display()), "choose another --out"))
+            }
+        }
     }
 
     /// Everything that the scores depend on, by name; not the batch, the threads, or where files lie.
@@ -119,7 +146,7 @@ impl Job<'_> {
             Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
             Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.real().name()),
         };
-        Ok(json!({
+        let mut identity = json!({
             "sslmem": env!("CARGO_PKG_VERSION"),
             "data": { "name": name, "digest": digest, "samples": samples },
             "split": { "digest": split.finalize().to_hex().to_string(), "samples": self.samples.len() },
@@ -133,7 +160,11 @@ impl Job<'_> {
             "layers": layers.iter().map(Layer::name).collect::<Vec<_>>(),
             "shard": self.shard.map(|shard| shard.to_string()),
             "device": device,
-        }))
+        });
+        if self.task.features {
+            identity["also"] = "embeddings".into();
+        }
+        Ok(identity)
     }
 
     /// Look at what is there: this job, begun or done, another one, or nothing.
@@ -153,20 +184,22 @@ impl Job<'_> {
             };
         }
         let tables = self.tables();
-        let all = || tables.iter().chain(std::iter::once(&table_name(self.out, None, self.shard))).cloned().collect::<Vec<_>>();
-        for path in all() {
-            files::check_writable(&path)?;
+        let embeddings = self.embeddings(&tables);
+        for path in tables.iter().chain(&embeddings) {
+            files::check_writable(path)?;
         }
         let manifests: Vec<Manifest> = tables.iter().map_while(|table| Manifest::read(table).ok()).collect();
+        let is = |path: &Path, digest: &str| files::digest_file(path).is_ok_and(|found| found == digest);
         let same = |(table, m): (&PathBuf, &Manifest)| {
-            m.job.as_ref() == Some(identity) && files::digest_file(table).is_ok_and(|digest| digest == m.table)
+            let features = || m.embeddings.iter().all(|e| is(&features::path(table, &e.role), &e.digest));
+            m.job.as_ref() == Some(identity) && is(table, &m.table) && features()
         };
         if !self.force && manifests.len() == tables.len() && tables.iter().zip(&manifests).all(same) {
             let first = manifests.into_iter().next().unwrap_or_default();
             let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
-            return Ok(Some(Done { tables, rows, skipped, throughput, before: true }));
+            return Ok(Some(Done { tables, embeddings, rows, skipped, throughput, before: true }));
         }
-        let taken = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).find(|path| path.exists());
+        let taken = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings).find(|path| path.exists());
         if let Some(path) = taken.filter(|_| !self.force) {
             let what = format!("{} exists already", path.display());
             return Err(Error::config(what, "choose another name, or replace it with --force"));
@@ -177,7 +210,7 @@ impl Job<'_> {
     /// The blocks that are yet to be scored.
     fn missing(&self, blocks: &Blocks, progress: &mut dyn Progress) -> Vec<usize> {
         let mut damaged = 0;
-        let missing = (0..blocks.count()).filter(|&number| match blocks.read(number) {
+        let missing = (0..blocks.count()).filter(|&number| match blocks.whole(number) {
             // To fail at them is what is asked for now.
             Some(block) => !block.skipped.is_empty() && self.task.on_bad == OnBadImage::Fail,
             None => {
@@ -205,15 +238,18 @@ impl Job<'_> {
         let list: Vec<u32> = missing.iter().flat_map(|&number| blocks.samples(number)).copied().collect();
         progress.start("score", blocks.samples.len() as u64, "sample");
         progress.advance((blocks.samples.len() - list.len()) as u64, "");
-        let (mut at, mut open) = (0, Block::default());
+        let widths = scorer.widths();
+        let (mut at, mut open) = (0, None);
         let times = scorer.measure(&list, |measured| {
             while at < missing.len() {
                 let range = at * BLOCK..list.len().min((at + 1) * BLOCK);
-                open.add(measured, range.clone(), &list);
-                if open.len() < range.len() {
+                let mut block = open.take().map_or_else(|| blocks.open(missing[at], &widths), Ok)?;
+                block.add(measured, range.clone(), &list)?;
+                if block.len() < range.len() {
+                    open = Some(block);
                     break;
                 }
-                blocks.write(missing[at], &std::mem::take(&mut open))?;
+                blocks.write(missing[at], block)?;
                 at += 1;
             }
             progress.advance((measured.places.len() + measured.bad.len()) as u64, "");
@@ -228,10 +264,10 @@ impl Job<'_> {
     }
 }
 
-/// Where a table's blocks are until it is there.
-fn parts(table: &Path) -> PathBuf {
+/// What stands beside a table until it is there: its name with another ending.
+fn beside(table: &Path, ending: &str) -> PathBuf {
     let mut name = table.file_name().unwrap_or_default().to_os_string();
-    name.push(".parts");
+    name.push(format!(".{ending}"));
     table.with_file_name(name)
 }
 

@@ -1,13 +1,17 @@
 //! From the tables of all shards to the table that one unsharded run would have written.
 
 use super::Shard;
+use super::assemble::features_digest;
+use super::features;
 use super::job::{Done, difference};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::{Manifest, Throughput};
+use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};
 use crate::table::{self, Format, TableWriter, Totals};
 use serde_json::Value;
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// A shard's table that was found to be what its manifest says.
@@ -17,8 +21,8 @@ struct Part<'a> {
     shard: Shard,
 }
 
-/// Put the tables of all shards of one job together at `out`, with the columns that need the whole table, and the manifest.
-/// The bytes are those of a run without shards. One shard is in memory at a time.
+/// Put the tables of all shards of one job together at `out`, with the columns that need the whole table, the features that lie beside
+/// them, and the manifest. The bytes are those of a run without shards. One shard's table is in memory at a time.
 ///
 /// # Errors
 /// The tables are not of one job, one is missing or there twice, or a file is not what its manifest says.
@@ -31,16 +35,20 @@ pub fn merge(out: &Path, shards: &[PathBuf]) -> Result<Done> {
         return Err(Error::config("no shard is named", "name the tables of all shards"));
     };
     fit(&parts)?;
-    let (mut totals, mut seen) = (Totals::default(), HashSet::new());
+    let (mut totals, mut seen, mut indices) = (Totals::default(), HashSet::new(), vec![]);
     for part in &parts {
         for row in table::read(part.path)? {
             totals.add(&row);
+            indices.push(row.index);
             if !seen.insert(row.index) {
                 return Err(Error::format(part.path, format!("sample {} is in another shard, too", row.index)));
             }
         }
     }
     drop(seen);
+    let skipped = parts.iter().flat_map(|part| part.manifest.data.skipped.clone()).collect();
+    let data = DataFacts { skipped, ..first.manifest.data.clone() };
+    let embeddings = embeddings(out, &parts, &features_digest(&data, &indices))?;
     let mut writer = TableWriter::create(out, &totals, &[])?;
     for part in &parts {
         for mut row in table::read(part.path)? {
@@ -53,12 +61,45 @@ pub fn merge(out: &Path, shards: &[PathBuf]) -> Result<Done> {
     manifest.job = manifest.job.map(whole);
     manifest.rows = totals.rows as usize;
     manifest.table = files::digest_file(out)?;
-    manifest.data.skipped = parts.iter().flat_map(|part| part.manifest.data.skipped.clone()).collect();
+    (manifest.data, manifest.embeddings) = (data, embeddings);
     manifest.seconds = parts.iter().map(|part| part.manifest.seconds).sum();
     manifest.throughput = parts.iter().fold(Throughput::default(), |sum, part| sum + part.manifest.throughput);
     manifest.write(out)?;
     let (skipped, throughput) = (manifest.data.skipped, manifest.throughput);
-    Ok(Done { tables: vec![out.to_path_buf()], rows: totals.rows, skipped, throughput, before: false })
+    let embeddings = manifest.embeddings.iter().map(|e| features::path(out, &e.role)).collect();
+    Ok(Done { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false })
+}
+
+/// Put the features of all shards together, for each encoder of which they have some. `data` is the digest for their heads.
+fn embeddings(out: &Path, parts: &[Part], data: &str) -> Result<Vec<FeatureFacts>> {
+    let first = &parts[0].manifest;
+    let rows = parts.iter().map(|part| part.manifest.rows).sum();
+    let one = |own: &FeatureFacts| {
+        let all: Vec<_> = parts
+            .iter()
+            .flat_map(|part| part.manifest.embeddings.iter().filter(move |e| e.role == own.role).map(move |e| (part, e)))
+            .collect();
+        // A shard without samples does not know how wide they would be.
+        let width = all.iter().map(|(_, e)| e.width).max().unwrap_or(0);
+        let arch = first.encoders.iter().find(|e| e.role == own.role).map_or("", |e| &e.arch);
+        let mut table =
+            features::Table::create(&features::path(out, &own.role), &own.role, &features::head(rows, width, data, arch), width)?;
+        for (part, facts) in all {
+            let path = features::path(part.path, &facts.role);
+            let mut file = File::open(&path).map_err(Error::io("read", &path))?;
+            // The values are the end of the file.
+            file.seek(SeekFrom::End(-(4 * (part.manifest.rows * facts.width) as i64))).map_err(Error::io("read", &path))?;
+            let mut some = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut some).map_err(Error::io("read", &path))? {
+                    0 => break,
+                    n => table.push(&some[..n])?,
+                }
+            }
+        }
+        table.commit()
+    };
+    first.embeddings.iter().map(one).collect()
 }
 
 /// A job's identity without its shard.
@@ -76,8 +117,11 @@ fn open(path: &Path) -> Result<Part<'_>> {
     let shard = shard.ok_or_else(|| {
         Error::config(format!("{} is not the table of a shard", path.display()), "name what `sslmem score --shard` wrote")
     })?;
-    if files::digest_file(path)? != manifest.table {
-        return Err(Error::format(path, "was changed or damaged since its manifest was written; score this shard again"));
+    let embeddings = manifest.embeddings.iter().map(|e| (features::path(path, &e.role), &e.digest));
+    for (path, digest) in embeddings.chain([(path.to_path_buf(), &manifest.table)]) {
+        if files::digest_file(&path)? != *digest {
+            return Err(Error::format(path, "was changed or damaged since its manifest was written; score this shard again"));
+        }
     }
     Ok(Part { path, manifest, shard })
 }

@@ -6,6 +6,7 @@
 mod assemble;
 pub mod bench;
 mod blocks;
+pub mod features;
 mod job;
 mod merge;
 mod scorer;
@@ -180,7 +181,7 @@ pub fn score(
     progress: &mut dyn Progress,
 ) -> Result<Vec<Row>> {
     let layers = [protocol.compared()];
-    let mut scorer = Scorer::new(Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail })?;
+    let mut scorer = Scorer::new(Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail, features: false })?;
     let ids: Vec<u32> = samples.iter().map(|(i, _)| *i).collect();
     let mut rows = Vec::with_capacity(samples.len());
     progress.start("score", samples.len() as u64, "sample");
@@ -196,14 +197,14 @@ pub fn score(
     Ok(rows)
 }
 
-/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width].
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width] with the width.
 pub fn embed(
     side: Side,
     protocol: &Protocol,
     source: &dyn Source,
     device: &Device,
     progress: &mut dyn Progress,
-    mut take: impl FnMut(&[f32]) -> Result<()>,
+    mut take: impl FnMut(&[f32], usize) -> Result<()>,
 ) -> Result<()> {
     let &Protocol { original: ref view, batch, .. } = protocol;
     view.validate()?;
@@ -223,7 +224,7 @@ pub fn embed(
     let all: Vec<u32> = (0..source.len() as u32).collect();
     let feed = Feed { batch: input, source, samples: &all, on_bad: OnBadImage::Fail };
     stream(&mut program, &feed, |program, part| {
-        take(&program.read::<f32>(x)?[..part.places.len() * width])?;
+        take(&program.read::<f32>(x)?[..part.places.len() * width], width)?;
         progress.advance(part.places.len() as u64, "");
         Ok(())
     })?;

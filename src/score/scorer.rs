@@ -5,6 +5,7 @@ use crate::data::{OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loader::{Feed, Times, expected, room, stream};
+use crate::ops::alignment::Pairs;
 use crate::ops::augment::Batch;
 use crate::program::Program;
 use crate::random::Purpose;
@@ -24,6 +25,8 @@ pub struct Task<'a> {
     pub device: &'a Device,
     /// What to do with an image that cannot be decoded.
     pub on_bad: OnBadImage,
+    /// Give the features of the un-augmented images, too.
+    pub features: bool,
 }
 
 /// Some samples by their places in a list, in its order.
@@ -33,6 +36,16 @@ pub struct Measured<'a> {
     pub values: Vec<Vec<[f64; 3]>>,
     /// Those between that cannot be decoded, with the reason.
     pub bad: &'a [(usize, String)],
+    /// [places, width]: of the un-augmented images, f and g at the first layer, then at the next.
+    features: Vec<f32>,
+}
+
+impl Measured<'_> {
+    /// Those of the `i`-th place; empty if they were not asked for.
+    pub fn features(&self, i: usize) -> &[f32] {
+        let width = self.features.len() / self.places.len();
+        &self.features[i * width..][..width]
+    }
 }
 
 /// A task ready to run.
@@ -42,8 +55,11 @@ pub struct Scorer<'a> {
     batch: Batch,
     distances: Vec<[Var; 2]>, // by layer: [batch, pairs], of f and of g
     pairs: Vec<(usize, usize)>,
-    /// Views, the original among them.
+    /// Views that are compared, the original among them if it is.
     views: usize,
+    /// f and g at each layer, if they were asked for: [views * batch, width], of which the view `original` is wanted.
+    features: Vec<(Var, usize)>,
+    original: usize,
 }
 
 impl<'a> Scorer<'a> {
@@ -52,28 +68,42 @@ impl<'a> Scorer<'a> {
     pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
         let Task { f, g, protocol, layers, device, .. } = task;
         protocol.validate()?;
-        let policies = protocol.policies();
+        let mut policies = protocol.policies();
+        let compared = policies.len();
+        let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
+        if task.features && original == compared {
+            policies.push(protocol.original.clone()); // behind the others, whose random numbers depend on their place
+        }
         let count = policies.len();
+        let pairs = protocol.pairs.list(compared);
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
         let views = tape.augment(batch, policies, 0, protocol.seed, Purpose::Score);
         let mut weights = Weights::on(device.clone(), 0);
-        let mut distances = vec![];
+        let (mut distances, mut features) = (vec![], vec![]);
         for (name, side) in [("f", f), ("g", g)] {
-            let compared = side.record(&mut tape, name, views, layers)?;
-            distances.push(compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect::<Vec<_>>());
+            let outputs = side.record(&mut tape, name, views, layers)?;
+            distances.push(outputs.iter().map(|x| tape.root().alignment_of(*x, count, &pairs)).collect::<Vec<_>>());
+            features.push(outputs);
             let prefix = format!("{name}.");
             let metadata = weights.load(side.path, &prefix)?;
             weights.check(side.path, &tape, &prefix)?;
             same_statistics(side.path, &metadata, &protocol.view)?;
         }
-        let distances: Vec<[Var; 2]> = distances[0].iter().zip(&distances[1]).map(|(f, g)| [*f, *g]).collect();
-        distances.iter().flatten().for_each(|d| tape.keep(*d));
+        let by_layer = |v: &[Vec<Var>]| v[0].iter().zip(&v[1]).map(|(f, g)| [*f, *g]).collect::<Vec<[Var; 2]>>();
+        let (distances, outputs) = (by_layer(&distances), by_layer(&features));
+        let width = |x: Var| (x, tape.shape(x).len() / (count * protocol.batch));
+        let features: Vec<_> = if task.features { outputs.into_iter().flatten().map(width).collect() } else { vec![] };
+        distances.iter().flatten().chain(features.iter().map(|(x, _)| x)).for_each(|x| tape.keep(*x));
         let plan = expected(tape.plan(weights.device()), &batch);
         plan.must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
         let program = tape.compile(&mut weights)?;
-        let pairs = protocol.pairs.list(count);
-        Ok(Scorer { task, program, batch, distances, pairs, views: count })
+        Ok(Scorer { task, program, batch, distances, pairs, views: compared, features, original })
+    }
+
+    /// Of the features of f and g at each layer; none if they were not asked for.
+    pub fn widths(&self) -> Vec<usize> {
+        self.features.iter().map(|(_, width)| *width).collect()
     }
 
     /// Measure samples of the source, given by index; `take` gets them in their order, some at a time.
@@ -82,7 +112,7 @@ impl<'a> Scorer<'a> {
     /// An image cannot be read (or decoded, unless such are skipped), features are not finite, the device fails, or
     /// `take` says so. Whatever came before was given to `take`.
     pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&Measured) -> Result<()>) -> Result<Times> {
-        let &mut Scorer { task, ref mut program, batch, ref distances, ref pairs, views } = self;
+        let &mut Scorer { task, ref mut program, batch, ref distances, ref pairs, views, ref features, original } = self;
         let feed = Feed { batch, source: task.source, samples, on_bad: task.on_bad };
         stream(program, &feed, |program, part| {
             let mut values = vec![Vec::with_capacity(distances.len()); part.places.len()];
@@ -99,7 +129,11 @@ impl<'a> Scorer<'a> {
             for (&place, values) in part.places.iter().zip(&values) {
                 values.iter().try_for_each(|[f, g, _]| finite(&task, *f, *g, samples[place]))?;
             }
-            take(&Measured { places: part.places, values, bad: part.bad })
+            let read = if part.places.is_empty() { &[] } else { &features[..] };
+            let read: Vec<Vec<f32>> = read.iter().map(|(x, _)| program.read::<f32>(*x)).collect::<Result<_>>()?;
+            let row = |i: usize| read.iter().zip(features).flat_map(move |(x, (_, w))| &x[(original * batch.n + i) * w..][..*w]);
+            let features: Vec<f32> = (0..part.places.len()).flat_map(row).copied().collect();
+            take(&Measured { places: part.places, values, bad: part.bad, features })
         })
     }
 }

@@ -186,6 +186,7 @@ fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), Str
             if !fits(start) || !fits(chunk.compressed_size()) || !fits(start.saturating_add(chunk.compressed_size())) {
                 return Err(format!("the column `{}` lies outside the file", chunk.column_path().string()));
             }
+            pages::decodable(chunk)?;
         }
     }
     Ok(())

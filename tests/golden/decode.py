@@ -5,7 +5,8 @@
 PHOTOGRAPHS is a folder of JPEGs that are not stored here (250 of ImageNet's training images). Each line of decode.tsv is
 folder/name, height, width and the MD5 of the bytes of `Image.open(...).convert("RGB")`, rows first, channels last. Pillow's
 wheels bring libjpeg-turbo. resized.bin is jpeg/rgb_444.jpg with its short side at 24 pixels, [24, 35, 3] bytes, then at 60, [60, 89, 3]:
-torchvision's v2 `resize`, bilinear and antialiased, of 8-bit values.
+torchvision's v2 `resize`, bilinear and antialiased, of 8-bit values. exif/ has every orientation, and exif.tsv the MD5 of what Pillow's
+`exif_transpose` makes of each.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import sys
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = pathlib.Path(__file__).parent
 
@@ -54,10 +55,26 @@ def small(out):
     rgb.save(out / "turned.jpg", exif=exif, quality=90)
 
 
+def turned(out):
+    out.mkdir(parents=True, exist_ok=True)
+    rgb = Image.fromarray(picture(9, 14, 3))
+    lines = []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for kind in ("jpg", "png"):
+            path = out / f"{orientation}.{kind}"
+            rgb.save(path, exif=exif)
+            image = ImageOps.exif_transpose(Image.open(path))
+            lines.append(f"{path.name}\t{image.height}\t{image.width}\t{hashlib.md5(image.tobytes()).hexdigest()}\n")
+    (out.parent / "exif.tsv").write_text("".join(lines))
+
+
 def main():
     photographs = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else None
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else HERE
     small(out / "jpeg")
+    turned(out / "exif")
     lines = []
     for folder in [out / "jpeg", photographs]:
         for path in sorted(folder.iterdir()) if folder else []:

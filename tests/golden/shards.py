@@ -6,7 +6,7 @@ shards.json: for each kind a list of [shard without its ending, key or row, labe
 `wds-000000.tar` has what webdataset's own writer makes of it (labels in .cls), `wds-000001.tar` long names in pax headers and labels in
 .json, `gnu.tar` long names in GNU's format, `ustar.tar` a long path split into prefix and name. The Parquet files have the columns and the
 metadata of Hugging Face's `datasets`: `hf-0` in snappy with row groups of three, `hf-1` without compression and with a null image,
-`zstd` in zstd. Needs pyarrow, webdataset, pillow and numpy.
+`hf-2` in zstd with row groups of two, `gzip`, `brotli`, `lz4` in these. Needs pyarrow, webdataset, pillow and numpy.
 """
 
 import hashlib
@@ -85,7 +85,10 @@ def parquets(out):
     for name, numbers, options in [
         ("hf-0", range(10, 18), {"row_group_size": 3, "compression": "snappy"}),
         ("hf-1", range(18, 22), {"compression": "none", "use_dictionary": False}),
-        ("zstd", range(2), {"compression": "zstd"}),
+        ("hf-2", range(22, 27), {"row_group_size": 2, "compression": "zstd"}),
+        ("gzip", range(1), {"compression": "gzip"}),
+        ("brotli", range(1), {"compression": "brotli"}),
+        ("lz4", range(1), {"compression": "lz4"}),
     ]:
         images = [{"bytes": encoded(n, "PNG" if n % 2 else "JPEG"), "path": f"{n}.jpg"} for n in numbers]
         labels = [n % 7 if n != 12 else -1 for n in numbers]
@@ -107,7 +110,7 @@ def main():
     tars(out)
     parquets(out)
     wds = [row for name in ("wds-000000", "wds-000001", "gnu", "ustar") for row in read_tar(out / f"{name}.tar")]
-    hf = [row for name in ("hf-0", "hf-1") for row in read_parquet(out / f"{name}.parquet")]
+    hf = [row for name in ("hf-0", "hf-1", "hf-2") for row in read_parquet(out / f"{name}.parquet")]
     (out / "shards.json").write_text(json.dumps({"webdataset": wds, "parquet": hf}, indent=0, ensure_ascii=False) + "\n")
 
 

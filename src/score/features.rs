@@ -1,0 +1,138 @@
+//! Features of un-augmented samples beside their scores: files as `sslmem embed` writes them, and until all are there a file for each
+//! block, written as they come, so that memory does not grow with their width.
+//!
+//! ```text
+//! scores.parquet.parts/0000000.features   magic, job, block, widths, rows [samples, sum of widths] f32, checksum
+//! scores.f.safetensors scores.g.safetensors
+//! ```
+
+use super::blocks::DIGEST;
+use crate::error::{Error, Result};
+use crate::files::Writer;
+use crate::manifest::FeatureFacts;
+use crate::tensors;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"sslmemf\x01";
+pub const ROLES: [&str; 2] = ["f", "g"];
+
+/// The file of an encoder's features, from the table whose rows they follow: `scores.f.safetensors`.
+pub fn path(table: &Path, role: &str) -> PathBuf {
+    table.with_extension(format!("{role}.safetensors"))
+}
+
+/// Everything before the values of a file of features [samples, width], which are f32. `data` is the digest of the data.
+pub fn head(samples: usize, width: usize, data: &str, arch: &str) -> Vec<u8> {
+    let metadata = [("data".to_string(), data.to_string()), ("encoder".to_string(), arch.to_string())];
+    tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape: vec![samples, width] }])
+}
+
+/// A file that is whole or absent, and its digest.
+struct Summed {
+    writer: Writer,
+    sum: blake3::Hasher,
+}
+
+impl Summed {
+    fn create(path: &Path) -> Result<Summed> {
+        Ok(Summed { writer: Writer::create(path)?, sum: blake3::Hasher::new() })
+    }
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sum.update(bytes);
+        self.writer.write_all(bytes).map_err(Error::io("write", self.writer.path()))
+    }
+}
+
+/// A file of features to come.
+pub struct Table {
+    file: Summed,
+    role: String,
+    width: usize,
+}
+
+impl Table {
+    pub fn create(path: &Path, role: &str, head: &[u8], width: usize) -> Result<Table> {
+        let mut file = Summed::create(path)?;
+        file.push(head)?;
+        Ok(Table { file, role: role.into(), width })
+    }
+    /// Any number of rows, as f32 in little-endian bytes.
+    pub fn push(&mut self, rows: &[u8]) -> Result<()> {
+        self.file.push(rows)
+    }
+    pub fn commit(self) -> Result<FeatureFacts> {
+        let Summed { writer, sum } = self.file;
+        let file = writer.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        writer.commit()?;
+        Ok(FeatureFacts { role: self.role, file, width: self.width, digest: sum.finalize().to_hex().to_string() })
+    }
+}
+
+/// The features of a block while they come.
+pub struct Open(Summed);
+
+impl Open {
+    /// `widths` are of f and g at each layer.
+    pub fn create(path: &Path, job: &[u8; DIGEST], number: usize, widths: &[usize]) -> Result<Open> {
+        let mut file = Summed::create(path)?;
+        file.push(&[&MAGIC[..], job].concat())?;
+        let numbers = [number, widths.len()].into_iter().chain(widths.iter().copied());
+        file.push(&numbers.flat_map(|n| (n as u32).to_le_bytes()).collect::<Vec<u8>>())?;
+        Ok(Open(file))
+    }
+    /// A sample: f and g at the first layer, then at the next.
+    pub fn push(&mut self, row: &[f32]) -> Result<()> {
+        row.chunks(1 << 12).try_for_each(|some| self.0.push(bytemuck::cast_slice(some)))
+    }
+    pub fn commit(mut self) -> Result<()> {
+        let sum = self.0.sum.finalize();
+        self.0.push(sum.as_bytes())?;
+        self.0.writer.commit()
+    }
+}
+
+/// A block's features, which may be damaged or another's.
+pub struct Kept {
+    file: BufReader<File>,
+    sum: blake3::Hasher,
+    pub widths: Vec<usize>,
+    rows: usize,
+}
+
+impl Kept {
+    /// `None`: there are no features of these `rows` samples, or they are of another job, block or number of `layers`.
+    pub fn open(path: &Path, job: &[u8; DIGEST], number: usize, rows: usize, layers: usize) -> Option<Kept> {
+        let file = File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        let mut file = BufReader::new(file);
+        let mut head = vec![0; MAGIC.len() + DIGEST + 4 * (2 + 2 * layers)];
+        file.read_exact(&mut head).ok()?;
+        let numbers = head.strip_prefix(MAGIC)?.strip_prefix(job)?.chunks_exact(4);
+        let numbers: Vec<usize> = numbers.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
+        let widths = numbers[2..].to_vec();
+        let row = 4 * widths.iter().sum::<usize>() as u64;
+        let fits = length == (head.len() + DIGEST) as u64 + row.checked_mul(rows as u64)?;
+        let mut sum = blake3::Hasher::new();
+        sum.update(&head);
+        (fits && numbers[..2] == [number, 2 * layers]).then_some(Kept { file, sum, widths, rows })
+    }
+
+    /// Give the values of each row to `take`, with their place in `widths`. False: they were damaged, whatever was given.
+    pub fn each(mut self, mut take: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<bool> {
+        let mut values = vec![];
+        for _ in 0..self.rows {
+            for (place, width) in self.widths.iter().enumerate() {
+                values.resize(4 * width, 0);
+                if self.file.read_exact(&mut values).is_err() {
+                    return Ok(false);
+                }
+                self.sum.update(&values);
+                take(place, &values)?;
+            }
+        }
+        let mut sum = [0; DIGEST];
+        Ok(self.file.read_exact(&mut sum).is_ok() && *self.sum.finalize().as_bytes() == sum)
+    }
+}
