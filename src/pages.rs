@@ -14,6 +14,9 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 
+/// Bytes that Snappy can make of one at most are 22; the other pages are not compressed.
+const DENSEST: u64 = 22;
+
 pub type Outcome<T> = std::result::Result<T, ParquetError>;
 
 /// The file, refusing page headers that promise more than memory should be risked for.
@@ -24,9 +27,10 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// `largest` is what a decoded page may have, in bytes.
+    /// `largest` is what a decoded page may have, in bytes; the file's own length may allow less.
     pub fn new(file: File, largest: u64) -> Pages {
-        Pages { length: file.len(), file, largest }
+        let length = file.len();
+        Pages { file, length, largest: largest.min(length.saturating_mul(DENSEST)) }
     }
     pub fn file(&self) -> &File {
         &self.file

@@ -21,6 +21,7 @@ mod device;
 mod emulated;
 mod fetch;
 mod files;
+mod fuzzed;
 mod gate;
 mod golden;
 mod gpu_script;
