@@ -6,6 +6,7 @@ mod augment_gpu;
 mod card;
 mod checkpoint;
 mod checkpoint_hostile;
+mod checkpoint_libraries;
 mod cli;
 mod config;
 mod conformance;

@@ -65,7 +65,7 @@ impl Part {
         match self {
             Part::Classifier => "classifier",
             Part::Projector => "projector or predictor",
-            Part::Decoder => "decoder",
+            Part::Decoder => "decoder or mask token",
             Part::OtherEncoder => "another encoder",
             Part::Optimizer => "optimizer",
             Part::Counter => "batch counters",
@@ -291,7 +291,7 @@ fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
     let held = |word: &str| file.tensors.keys().any(|name| name.contains(word));
     let lightning = file.keys.iter().any(|key| key.starts_with("pytorch-lightning"));
     match best.dialect {
-        Dialect::HfResnet | Dialect::HfVit if held("decoder.decoder_") || held("mask_token") => "Hugging Face ViTMAE",
+        Dialect::HfResnet | Dialect::HfVit if held("decoder.decoder_") => "Hugging Face ViTMAE",
         Dialect::HfResnet | Dialect::HfVit => "Hugging Face transformers",
         Dialect::TorchvisionVit => "torchvision",
         _ if any(&["_feature_blocks"]) => "VISSL",
