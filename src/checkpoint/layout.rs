@@ -99,6 +99,10 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
         let what = format!("holds two encoders of equal standing, `{}` and `{}`; save the one that is meant", best.prefix, other.prefix);
         return Err(what);
     }
+    if best.dialect == (Dialect::Numbered { first: 2 }) {
+        let what = "holds a ResNet in an nn.Sequential without the relu behind its first norm, as lightly's own for CIFAR-10 becomes there";
+        return Err(format!("{what}; those here have it, so the features would be others"));
+    }
     let mut parts = collect(file, best);
     let shapes: Shapes = parts.iter().map(|(name, source)| (name.clone(), source.shape.clone())).collect();
     let net = families::recognise(&shapes)?;
