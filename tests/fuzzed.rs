@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 mod targets;
 
 /// Changed files that each target gets in all.
-const CHANGES: usize = 20_000;
+const CHANGES: usize = 4_000;
 
 fn files(folder: &str, name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(name);
