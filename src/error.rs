@@ -33,7 +33,7 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
     pub fn format(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
-        Error::Format { path: path.as_ref().to_path_buf(), what: what.into() }
+        Error::Format { path: path.as_ref().to_path_buf(), what: line(what.into()) }
     }
     pub fn config(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Config { what: what.into(), remedy: remedy.into() }
@@ -57,4 +57,17 @@ impl Error {
 pub(crate) fn plain(source: &std::io::Error) -> String {
     let text = source.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// Characters of a reason at most.
+const LONGEST: usize = 1000;
+
+/// Reasons quote names that stand in files, which may hold anything: line breaks, commands to a terminal, a megabyte.
+fn line(text: String) -> String {
+    if text.len() <= LONGEST && !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let cut = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
+    text.chars().take(LONGEST).map(shown).collect::<String>() + cut
 }

@@ -1,5 +1,6 @@
 //! What made a result: written as JSON beside it, so that it can be checked and made again.
 
+use crate::checkpoint;
 use crate::data::Source;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -80,7 +81,7 @@ pub struct EncoderFacts {
     pub role: String,
     pub arch: String,
     pub file: String,
-    /// BLAKE3 of the file.
+    /// BLAKE3 of the file, or of all that an index names.
     pub digest: String,
 }
 
@@ -104,7 +105,7 @@ impl DataFacts {
 impl EncoderFacts {
     pub fn of(role: impl Into<String>, arch: &str, file: &Path) -> Result<EncoderFacts> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(EncoderFacts { role: role.into(), arch: arch.into(), file: name, digest: files::digest_file(file)? })
+        Ok(EncoderFacts { role: role.into(), arch: arch.into(), file: name, digest: checkpoint::digest(file)? })
     }
 }
 

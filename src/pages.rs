@@ -14,6 +14,10 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 
+/// Bytes of a page for each of its file at most. Snappy makes 22 of one and no more; zstd could, but what is packed tighter than that as a whole
+/// holds no images.
+const DENSEST: u64 = 22;
+
 pub type Outcome<T> = std::result::Result<T, ParquetError>;
 
 /// The file, refusing page headers that promise more than memory should be risked for.
@@ -24,9 +28,10 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// `largest` is what a decoded page may have, in bytes.
+    /// `largest` is what a decoded page may have, in bytes; the file's own length may allow less.
     pub fn new(file: File, largest: u64) -> Pages {
-        Pages { length: file.len(), file, largest }
+        let length = file.len();
+        Pages { file, length, largest: largest.min(length.saturating_mul(DENSEST)) }
     }
     pub fn file(&self) -> &File {
         &self.file

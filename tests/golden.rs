@@ -81,7 +81,8 @@ fn numbered(arch: &str) -> Vec<String> {
     parameters.chain(buffers).collect()
 }
 
-fn formula(i: u32, name: &str, shape: &[usize]) -> Vec<f32> {
+/// Tensor number i of formula.py, told by its name and shape.
+pub fn formula(i: u32, name: &str, shape: &[usize]) -> Vec<f32> {
     let fan_in: usize = shape[1..].iter().product();
     let value = |u: f64| match name {
         n if n.ends_with("running_mean") => 0.2 * (2.0 * u - 1.0),

@@ -10,7 +10,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("files", &[]),
     ("tensors", &[]),
-    ("checkpoint", &[]),
+    ("checkpoint", &["files"]),
     ("pages", &[]),
     ("device", &["files", "var"]),
     ("tape", &["device", "var", "weights"]),
@@ -43,7 +43,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("probe", &["data", "device", "progress", "random", "score"]),
-    ("manifest", &["data", "device", "files", "table"]),
+    ("manifest", &["checkpoint", "data", "device", "files", "table"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
     (
         "run",

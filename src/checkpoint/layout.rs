@@ -65,7 +65,7 @@ impl Part {
         match self {
             Part::Classifier => "classifier",
             Part::Projector => "projector or predictor",
-            Part::Decoder => "decoder",
+            Part::Decoder => "decoder or mask token",
             Part::OtherEncoder => "another encoder",
             Part::Optimizer => "optimizer",
             Part::Counter => "batch counters",
@@ -98,6 +98,10 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
     if let Some(other) = candidates.get(1).filter(|c| rank(&c.prefix) == rank(&best.prefix) && !alias(file, best, c)) {
         let what = format!("holds two encoders of equal standing, `{}` and `{}`; save the one that is meant", best.prefix, other.prefix);
         return Err(what);
+    }
+    if best.dialect == (Dialect::Numbered { first: 2 }) {
+        let what = "holds a ResNet in an nn.Sequential without the relu behind its first norm, as lightly's own for CIFAR-10 becomes there";
+        return Err(format!("{what}; those here have it, so the features would be others"));
     }
     let mut parts = collect(file, best);
     let shapes: Shapes = parts.iter().map(|(name, source)| (name.clone(), source.shape.clone())).collect();
@@ -291,7 +295,7 @@ fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
     let held = |word: &str| file.tensors.keys().any(|name| name.contains(word));
     let lightning = file.keys.iter().any(|key| key.starts_with("pytorch-lightning"));
     match best.dialect {
-        Dialect::HfResnet | Dialect::HfVit if held("decoder.decoder_") || held("mask_token") => "Hugging Face ViTMAE",
+        Dialect::HfResnet | Dialect::HfVit if held("decoder.decoder_") => "Hugging Face ViTMAE",
         Dialect::HfResnet | Dialect::HfVit => "Hugging Face transformers",
         Dialect::TorchvisionVit => "torchvision",
         _ if any(&["_feature_blocks"]) => "VISSL",

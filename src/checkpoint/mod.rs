@@ -10,6 +10,7 @@ mod layout;
 mod pickle;
 mod safetensors;
 mod settings;
+mod shards;
 mod torch;
 mod translate;
 mod zip;
@@ -18,6 +19,7 @@ pub use dtype::Dtype;
 pub use families::{expected, sine_cosine};
 pub use layout::{Layout, Leftover, Part, Source};
 pub use settings::settings;
+pub use shards::digest;
 
 use crate::error::{Error, Result};
 use input::Input;
@@ -38,7 +40,8 @@ pub enum Format {
 /// A file of weights whose tensors are known by name and read when they are asked for.
 pub struct Checkpoint {
     path: PathBuf,
-    input: Input,
+    /// One, or those that an index names.
+    inputs: Vec<Input>,
     pub format: Format,
     pub tensors: BTreeMap<String, Tensor>,
     /// Of a pickled dictionary: its keys, tensors or not.
@@ -58,6 +61,8 @@ pub struct Tensor {
 /// Where its elements are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
+    /// Number of the file.
+    file: usize,
     /// First byte of the storage.
     start: u64,
     /// First element in it.
@@ -98,16 +103,19 @@ impl Tensor {
 }
 
 impl Checkpoint {
-    /// Reads what is in a safetensors file or one of `torch.save`, whatever it is called.
+    /// Reads what is in a safetensors file or one of `torch.save`, whatever it is called; in the files that a `.index.json` names; or
+    /// in what a folder of Hugging Face has of these.
     ///
     /// # Errors
     /// It is missing, neither of them, not whole, or broken.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        let path = shards::meant(path)?;
+        if shards::is_index(&path) { shards::open(&path) } else { Checkpoint::one(&path) }
+    }
+
+    fn one(path: &Path) -> Result<Checkpoint> {
         let file = File::open(path).map_err(Error::io("read", path))?;
         let about = file.metadata().map_err(Error::io("read", path))?;
-        if about.is_dir() {
-            return Err(Error::format(path, "is a folder; name the file of weights in it"));
-        }
         Checkpoint::of(path, Input::File { file, len: about.len() })
     }
 
@@ -132,7 +140,7 @@ impl Checkpoint {
             }
         };
         let Head { tensors, keys, metadata } = head.map_err(fault)?;
-        Ok(Checkpoint { path: path.to_path_buf(), input, format, tensors, keys, metadata })
+        Ok(Checkpoint { path: path.to_path_buf(), inputs: vec![input], format, tensors, keys, metadata })
     }
 
     pub fn path(&self) -> &Path {
@@ -173,12 +181,12 @@ impl Checkpoint {
 
     /// A tensor's bytes with its strides taken out.
     fn elements(&self, tensor: &Tensor) -> std::result::Result<Vec<u8>, pickle::Fault> {
-        let (width, Place { start, offset, strides }) = (tensor.dtype.bytes(), &tensor.place);
+        let (width, Place { file, start, offset, strides }) = (tensor.dtype.bytes(), &tensor.place);
         let span = tensor.span().unwrap_or(0);
         if tensor.is_empty() || width == 0 {
             return Ok(vec![]);
         }
-        let read = self.input.read(start + (offset * width) as u64, (span * width) as u64)?;
+        let read = self.inputs[*file].read(start + (offset * width) as u64, (span * width) as u64)?;
         let mut contiguous = 1;
         let plain = tensor.shape.iter().zip(strides).rev().all(|(&extent, &stride)| {
             let fits = extent == 1 || stride == contiguous;

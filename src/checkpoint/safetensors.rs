@@ -58,7 +58,7 @@ pub fn read(input: &Input) -> Result<Head, Fault> {
             return Err(broken(&format!("tensor `{name}` has {} bytes, its shape wants another number", end - begin)));
         }
         parts.push((begin, end));
-        tensors.insert(name, Tensor { dtype, shape, place: Place { start: data + begin as u64, offset: 0, strides } });
+        tensors.insert(name, Tensor { dtype, shape, place: Place { file: 0, start: data + begin as u64, offset: 0, strides } });
     }
     // The tensors fill the file without gaps, so one that was cut off is noticed.
     parts.sort_unstable();

@@ -184,7 +184,7 @@ impl Walk<'_> {
             return Err(format!("lacks the numbers of tensor `{name}`; get it again"));
         };
         let held = len as usize / dtype.bytes().max(1);
-        let place = Place { start, offset: lent.offset, strides: lent.strides.clone() };
+        let place = Place { file: 0, start, offset: lent.offset, strides: lent.strides.clone() };
         let tensor = Tensor { dtype, shape: lent.shape.clone(), place };
         if !tensor.lies_within(held) {
             return Err(format!("has a tensor `{name}` that reaches beyond its numbers; get it again"));

@@ -16,7 +16,7 @@ pub enum Dialect {
     Resnet9,
     /// ViTs of timm, MAE, DINO and MoCo v3.
     Timm,
-    /// ViTs of Hugging Face's transformers.
+    /// ViTs of Hugging Face's transformers: the names in its files, and those of its modules since version 5.
     HfVit,
     /// ViTs of torchvision.
     TorchvisionVit,
@@ -97,10 +97,12 @@ fn hf_vit(name: &str) -> Option<(String, Option<usize>)> {
     if let Some(name) = renamed(name, &outside) {
         return Some((name, None));
     }
-    let (block, rest) = name.strip_prefix("encoder.layer.")?.split_once('.')?;
-    let thirds = ["query", "key", "value"].iter().enumerate().find_map(|(i, which)| {
-        let rest = rest.strip_prefix("attention.attention.")?.strip_prefix(which)?;
-        Some((format!("blocks.{block}.attn.qkv{rest}"), Some(i)))
+    let (block, rest) = name.strip_prefix("encoder.layer.").or(name.strip_prefix("layers."))?.split_once('.')?;
+    let thirds = [["attention.query.", "q_proj."], ["attention.key.", "k_proj."], ["attention.value.", "v_proj."]];
+    let thirds = thirds.iter().enumerate().find_map(|(i, names)| {
+        let rest = rest.strip_prefix("attention.")?;
+        let rest = names.iter().find_map(|name| rest.strip_prefix(name))?;
+        Some((format!("blocks.{block}.attn.qkv.{rest}"), Some(i)))
     });
     if thirds.is_some() {
         return thirds;
@@ -111,6 +113,7 @@ fn hf_vit(name: &str) -> Option<(String, Option<usize>)> {
         ("norm1.", "norm1."),
         ("norm2.", "norm2."),
         ("attention.output.dense.", "attn.proj."),
+        ("attention.o_proj.", "attn.proj."),
         ("intermediate.dense.", "mlp.fc1."),
         ("output.dense.", "mlp.fc2."),
         ("mlp.fc", "mlp.fc"),

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::probe::{Count, Features, Probed, Protocol, Results, labelled, probe};
 use crate::progress::Progress;
 use crate::run::Run;
-use crate::{files, score};
+use crate::{checkpoint, files, score};
 
 /// Measure how well frozen features tell classes apart: k-NN and linear probes
 #[derive(Args)]
@@ -169,7 +169,7 @@ impl Task<'_> {
         let accuracy = probe(&train, &test, &protocols, self.method, self.seed, progress)?;
         Ok(Probed {
             encoder,
-            digest: files::digest_file(path)?,
+            digest: checkpoint::digest(path)?,
             train: Count { samples: train.len(), unlabelled: without },
             test: Count { samples: test.len(), unlabelled: test_without },
             accuracy,

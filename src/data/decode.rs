@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -19,12 +20,13 @@ pub fn is_image(name: &OsStr) -> bool {
 
 /// Height and width, from the header alone.
 pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
-    if jpeg::is_jpeg(bytes) {
-        return jpeg::size(bytes);
-    }
-    let decoder = decoder(bytes, name)?;
-    let (width, height) = decoder.dimensions();
-    Ok((height as usize, width as usize))
+    guarded(|| {
+        if jpeg::is_jpeg(bytes) {
+            return jpeg::size(bytes);
+        }
+        let (width, height) = decoder(bytes, name)?.dimensions();
+        Ok((height as usize, width as usize))
+    })
 }
 
 /// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), of 16 bits the upper eight
@@ -36,9 +38,17 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
 /// # Errors
 /// What is wrong with the image, in one sentence without its name.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    if jpeg::is_jpeg(bytes) {
-        return jpeg::decode(bytes);
-    }
+    guarded(|| if jpeg::is_jpeg(bytes) { jpeg::decode(bytes) } else { other(bytes, name) })
+}
+
+/// Decoders are the code of others: should one panic at something, that is one bad image, not the end of a run.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err("the image is damaged in a way that its decoder cannot bear".into()))
+}
+
+/// An image that is no JPEG.
+fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
     let decoder = decoder(bytes, name)?;
     let image = DynamicImage::from_decoder(decoder).map_err(plain)?;
     let (height, width) = (image.height() as usize, image.width() as usize);
@@ -80,6 +90,10 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, St
     limits.max_alloc = Some(LIMIT);
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    // What is called a JPEG and does not begin like one is none to Pillow either, and the other decoder of JPEGs panics at some of it.
+    if reader.format() == Some(ImageFormat::Jpeg) {
+        return Err("this does not begin like a JPEG".into());
+    }
     let decoder = reader.into_decoder().map_err(plain)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {

@@ -1,7 +1,5 @@
 //! JPEG as Pillow reads it: libjpeg-turbo's arithmetic (accurate DCT, smooth upsampling), then `convert("RGB")`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use super::Image;
@@ -10,7 +8,8 @@ use super::decode::LIMIT;
 /// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
 const SCANS: usize = 500;
 
-/// Pixels that a byte of Huffman-coded data can stand for: each block of 64 takes a bit at least.
+/// Pixels that a byte can stand for: Huffman's code takes a bit at least for each block of 64. Arithmetic coding can say less of blank images;
+/// those are refused with the files of some hundred bytes that would be decoded to 500 MB.
 const DENSEST: u64 = 8 * 64;
 
 /// Whether the bytes begin like a JPEG.
@@ -83,11 +82,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     if !is_whole(bytes) {
         return Err("the JPEG is cut short (no end-of-image marker)".into());
     }
-    // The decoder is young: should it panic at something, that is one bad image, not the end of a run.
-    match catch_unwind(AssertUnwindSafe(|| pixels(bytes, height, width))) {
-        Ok(outcome) => outcome,
-        Err(_) => Err("the JPEG is damaged in a way that its decoder cannot bear".into()),
-    }
+    pixels(bytes, height, width)
 }
 
 fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
@@ -105,7 +100,7 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
     if header.precision != 8 || header.is_lossless {
         return Err(format!("this kind of JPEG is not supported ({} bits a sample)", header.precision));
     }
-    if !decoder.is_arithmetic() && (height * width) as u64 > DENSEST * bytes.len() as u64 {
+    if (height * width) as u64 > DENSEST * bytes.len() as u64 {
         return Err(format!("{} bytes cannot hold {width} x {height} pixels", bytes.len()));
     }
     let format = match header.components.len() {
@@ -114,6 +109,13 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         4 => PixelFormat::Cmyk,
         n => return Err(format!("this kind of JPEG is not supported ({n} components)")),
     };
+    // Of four components the decoder takes the first and the last for whole planes, the others for equally small ones.
+    let sampling: Vec<[u8; 2]> = header.components.iter().map(|c| [c.horizontal_sampling, c.vertical_sampling]).collect();
+    if let [first, second, third, last] = sampling[..]
+        && (first != last || second != third || second[0] > first[0] || second[1] > first[1])
+    {
+        return Err("this kind of JPEG is not supported (four components, sampled in an unusual way)".into());
+    }
     decoder.set_output_format(format);
     let data = decoder.decode_image().map_err(plain)?.data;
     let pixels = match format {

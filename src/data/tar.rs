@@ -151,7 +151,8 @@ fn name(header: &[u8]) -> Option<String> {
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (head, tail) = field.split_at(field.len() - 8);
-        let fits = head[0] == 0x80 && head[1..].iter().all(|&b| b == 0);
+        // A field of eight has no room for it.
+        let fits = head.split_first().is_some_and(|(&first, rest)| first == 0x80 && rest.iter().all(|&b| b == 0));
         return fits.then(|| u64::from_be_bytes(tail.try_into().unwrap_or_default())).filter(|&n| n <= i64::MAX as u64);
     }
     let digits = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);

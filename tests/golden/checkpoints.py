@@ -96,7 +96,6 @@ def wrapped():
     theirs = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=4, num_heads=2, hidden_dim=64, mlp_dim=256
     )
-    numbered = zeros(nn.Sequential(*list(torchvision.models.resnet18().children())[:-1]).state_dict())
     decoder = zeros({
         "mask_token": torch.zeros(1, 1, 32), "decoder_embed.weight": torch.zeros(32, 64), "decoder_pos_embed": torch.zeros(1, 65, 32),
         "decoder_blocks.0.norm1.weight": torch.zeros(32), "decoder_pred.weight": torch.zeros(48, 32),
@@ -121,8 +120,6 @@ def wrapped():
         "vicreg.pth": {"model": below("module.backbone.", bare) | projector},
         "sololearn.ckpt": {"pytorch-lightning_version": "2.0", "hyper_parameters": Config(), "optimizer_states": [momentum["optimizer"]],
                            "state_dict": below("backbone.", cifar) | below("momentum_backbone.", cifar) | mlp("classifier", 512, 10)},
-        "lightly.ckpt": {"pytorch-lightning_version": "2.0", "state_dict": below("backbone.", numbered)
-                         | mlp("projection_head.layers", 512, 64)},
         "vissl.torch": {"classy_state_dict": {"base_model": {"model": {"trunk": below("_feature_blocks.", bare), "heads": {}}}}},
         "dejavu.pth": {"model": below("module.net.", bare) | projector},
         "torchvision_vit.pth": zeros(theirs.state_dict()),

@@ -1,0 +1,102 @@
+//! What the fuzzer has found and kept, and changes of it, through the functions that it calls: all the fuzzing there is without a nightly
+//! compiler.
+
+use sslmem::random::{Purpose, Stream};
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+/// Changed files that each target gets in all.
+const CHANGES: usize = 4_000;
+
+fn files(folder: &str, name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(name);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return vec![] };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+/// Runs a target; should it panic, its bytes are kept for whoever looks into it.
+fn run(name: &str, target: fn(&[u8]), bytes: &[u8]) {
+    if catch_unwind(|| target(bytes)).is_err() {
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.crash"));
+        std::fs::write(&kept, bytes).unwrap();
+        panic!("the target panicked at the bytes that now lie in {}; put them into fuzz/found/{name}", kept.display());
+    }
+}
+
+fn all(name: &str, target: fn(&[u8])) {
+    let corpus = files("corpus", name);
+    assert!(!corpus.is_empty(), "fuzz/corpus/{name} is empty");
+    let seeds = [files("found", name), corpus].concat();
+    for (number, seed) in seeds.iter().enumerate() {
+        run(name, target, seed);
+        let mut stream = Stream::new(17, Purpose::Statistics, 0, number as u32, 0);
+        for _ in 0..CHANGES / seeds.len() {
+            let mut bytes = seed.clone();
+            (0..1 + stream.below(4)).for_each(|_| change(&mut bytes, &seeds, &mut stream));
+            run(name, target, &bytes);
+        }
+    }
+}
+
+/// A byte, a number at its limits, a piece of this or of another file, or the end cut off; more often near both ends, where headers and
+/// tables are.
+fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], stream: &mut Stream) {
+    let mut below = |n: usize| stream.below(n.max(1) as u32) as usize;
+    let length = bytes.len();
+    let reach = [length, length.min(512)][below(2)];
+    let at = below(reach);
+    let at = if below(2) == 0 { at } else { length.saturating_sub(1 + at) };
+    let number = [0u64, 1, 0x7F, 0xFF, 0x7FFF_FFFF, 0xFFFF_FFFF, u64::MAX / 2, u64::MAX][below(8)].to_le_bytes();
+    let other = &seeds[below(seeds.len())];
+    let from = below(other.len());
+    match below(8) {
+        0..3 if length > 0 => bytes[at] = below(256) as u8,
+        3 if length > 0 => bytes[at] ^= 1 << below(8),
+        4 => {
+            let width = [1, 2, 4, 8][below(4)].min(length - at);
+            bytes[at..at + width].copy_from_slice(&number[..width]);
+        }
+        5 => {
+            let piece = &other[from..other.len().min(from + 1 + below(64))];
+            let width = piece.len().min(length - at);
+            bytes[at..at + width].copy_from_slice(&piece[..width]);
+        }
+        6 => drop(bytes.splice(at..at, other[from..other.len().min(from + 1 + below(64))].iter().copied())),
+        _ => bytes.truncate(below(length)),
+    }
+}
+
+#[test]
+fn pickle() {
+    all("pickle", targets::pickle);
+}
+
+#[test]
+fn safetensors() {
+    all("safetensors", targets::safetensors);
+}
+
+#[test]
+fn tar() {
+    all("tar", targets::tar);
+}
+
+#[test]
+fn parquet() {
+    all("parquet", targets::parquet);
+}
+
+#[test]
+fn pack() {
+    all("pack", targets::pack);
+}
+
+#[test]
+fn jpeg() {
+    all("jpeg", |bytes| drop(targets::jpeg(bytes)));
+}
