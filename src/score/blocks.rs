@@ -187,10 +187,11 @@ impl Blocks<'_> {
 
     /// Take the folder away, its identity first: what is left of it by a crash belongs to no job.
     pub fn remove(folder: &Path, identity: &Path) -> Result<()> {
-        let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-        match std::fs::remove_file(identity).and_then(|()| std::fs::remove_dir_all(folder)) {
-            Err(e) if !gone(&e) => Err(Error::io("remove", folder)(e)),
+        let gone = |outcome: std::io::Result<()>| match outcome {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(e)),
             _ => Ok(()),
-        }
+        };
+        gone(std::fs::remove_file(identity))?;
+        gone(std::fs::remove_dir_all(folder))
     }
 }

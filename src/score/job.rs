@@ -195,6 +195,7 @@ impl Job<'_> {
             m.job.as_ref() == Some(identity) && is(table, &m.table) && features()
         };
         if !self.force && manifests.len() == tables.len() && tables.iter().zip(&manifests).all(same) {
+            Blocks::remove(folder, begun)?; // what a crash left while it was taken away
             let first = manifests.into_iter().next().unwrap_or_default();
             let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
             return Ok(Some(Done { tables, embeddings, rows, skipped, throughput, before: true }));
