@@ -2,7 +2,7 @@
 //! panic at is refused before.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, Encoding};
@@ -55,10 +55,8 @@ impl ChunkReader for Pages {
 
     /// Called with the place of every page header, whose second field is the size of the decoded page.
     fn get_read(&self, start: u64) -> Outcome<Self::T> {
-        let mut header = [0; 12];
-        let mut probe = self.file.get_read(start)?;
-        let read = std::io::Read::read(&mut probe, &mut header)?;
-        if !decoded_size(&header[..read]).is_some_and(|size| (0..=self.largest as i64).contains(&size)) {
+        let mut header = self.file.get_read(start)?;
+        if !decoded_size(&mut header).is_some_and(|size| (0..=self.largest as i64).contains(&size)) {
             return Err(ParquetError::General("a page has no believable size".into()));
         }
         self.file.get_read(start)
@@ -151,26 +149,68 @@ impl Iterator for Checked {
     }
 }
 
-/// The second field of a page header (Thrift's compact protocol: the kind of page, then this; each a byte
-/// that says "the next field, 32 bits" and a zigzag number of 7 bits a byte).
-fn decoded_size(header: &[u8]) -> Option<i64> {
-    let mut bytes = header.iter();
-    let mut field = || {
-        if *bytes.next()? != 0x15 {
-            return None;
-        }
-        let (mut number, mut shift) = (0u64, 0);
-        loop {
-            let byte = *bytes.next()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            shift += 7;
-            match byte & 0x80 {
-                0 => return Some((number >> 1) as i64 ^ -((number & 1) as i64)),
-                _ if shift > 28 => return None,
-                _ => {}
+/// Structs in structs that a page header has at most, and some more.
+const DEEPEST: usize = 8;
+
+/// The second field of a page header, the size of the decoded page, once the whole header was walked through (Thrift's compact protocol).
+/// Headers hold no lists; the decoder would count to 2^31 at one that claims so many elements of no bytes.
+fn decoded_size(header: &mut impl Read) -> Option<i64> {
+    second_field(header, 0)?
+}
+
+/// Walks through a struct; the value of its field 2, if that is a number.
+fn second_field(from: &mut impl Read, depth: usize) -> Option<Option<i64>> {
+    let (mut field, mut second) = (0, None);
+    loop {
+        let head = byte(from)?;
+        field = match head >> 4 {
+            _ if head == 0 => return Some(second),
+            0 => zigzag(from)?,
+            further => field + i64::from(further),
+        };
+        match head & 15 {
+            1 | 2 => {}
+            3 => drop(byte(from)?),
+            4..=6 => {
+                let value = zigzag(from)?;
+                second = if field == 2 { Some(value) } else { second };
             }
+            7 => pass(from, 8)?,
+            8 => {
+                let length = number(from)?;
+                pass(from, length)?;
+            }
+            12 if depth < DEEPEST => drop(second_field(from, depth + 1)?),
+            _ => return None,
         }
-    };
-    field()?;
-    field()
+    }
+}
+
+fn byte(from: &mut impl Read) -> Option<u8> {
+    let mut byte = [0];
+    from.read_exact(&mut byte).ok()?;
+    Some(byte[0])
+}
+
+/// A number of 7 bits a byte.
+fn number(from: &mut impl Read) -> Option<u64> {
+    let mut number = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = byte(from)?;
+        number |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn zigzag(from: &mut impl Read) -> Option<i64> {
+    let number = number(from)?;
+    Some((number >> 1) as i64 ^ -((number & 1) as i64))
+}
+
+fn pass(from: &mut impl Read, length: u64) -> Option<()> {
+    let passed = std::io::copy(&mut from.take(length), &mut std::io::sink()).ok()?;
+    (passed == length).then_some(())
 }
