@@ -241,6 +241,10 @@ fn vits_are_timms() {
         let mut program = tape.compile(&mut weights).unwrap();
         program.run().unwrap();
         let read = |v: Var| program.read::<f32>(v).unwrap();
+        // The class token that went through the last block alone is the one that went with the others.
+        let (pooled, tokens) = (read(kinds[0]), read(kinds[2]));
+        let classes = tokens.chunks_exact(tokens.len() / 2).flat_map(|image| &image[..pooled.len() / 2]);
+        assert!(pooled.iter().eq(classes), "{prefix}class");
         let sample = |x: Vec<f32>| x.iter().step_by((x.len() / 256).max(1)).take(256).copied().collect::<Vec<f32>>();
         close(&format!("{prefix}class"), &read(kinds[0]), golden.get(&format!("{prefix}class")), 2e-5);
         close(&format!("{prefix}mean"), &read(kinds[1]), golden.get(&format!("{prefix}mean")), 2e-5);

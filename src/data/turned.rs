@@ -71,10 +71,13 @@ impl Source for Turned {
         self.inner.largest()
     }
     fn image(&self, index: usize) -> Result<Image> {
-        let image = self.inner.image(index)?;
         match self.inner.file(index)? {
-            Some(bytes) => decode::turned(image, &bytes, &self.id(index)).map_err(|what| Error::format(self.id(index), what)),
-            None => Ok(image),
+            Some(bytes) => {
+                let id = self.id(index);
+                let turned = decode::decode(&bytes, &id).and_then(|image| decode::turned(image, &bytes, &id));
+                turned.map_err(|what| Error::format(id, what))
+            }
+            None => self.inner.image(index),
         }
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {

@@ -54,8 +54,8 @@ def signed(i, shape):
     return 2.0 * uniform(i, shape) - 1.0
 
 
-def weight(i, name, shape):
-    """Parameter or running statistic number `i`, rounded to f32."""
+def weight(i, name, shape, bias=0.1):
+    """Parameter or running statistic number `i`, rounded to f32; biases that belong to no norm are in ±`bias`."""
     u = uniform(i, shape)
     if name.endswith("running_mean"):
         value = 0.2 * (2.0 * u - 1.0)
@@ -70,7 +70,7 @@ def weight(i, name, shape):
     elif "bn" in name or "downsample.1" in name:
         value = u - 0.5
     else:
-        value = 0.1 * (2.0 * u - 1.0)
+        value = bias * (2.0 * u - 1.0)
     return value.astype(np.float32)
 
 

@@ -38,18 +38,7 @@ RESNET = dict(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], la
 
 def number(i, name, shape):
     """Tensor number i."""
-    u = formula.uniform(i, shape)
-    if name.endswith("running_mean"):
-        value = 0.2 * (2.0 * u - 1.0)
-    elif name.endswith("running_var"):
-        value = 0.5 + u
-    elif len(shape) > 1:
-        value = (2.0 * u - 1.0) * math.sqrt(6.0 / math.prod(shape[1:]))
-    elif name.endswith("weight"):
-        value = 0.5 + u
-    else:
-        value = u - 0.5
-    return value.astype("<f4").tobytes()
+    return formula.weight(i, name, shape, bias=0.5).astype("<f4").tobytes()
 
 
 def images():
