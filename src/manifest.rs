@@ -1,7 +1,7 @@
 //! What made a result: written as JSON beside it, so that it can be checked and made again.
 
 use crate::checkpoint;
-use crate::data::Source;
+use crate::data::{Exif, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
@@ -118,6 +118,10 @@ impl Manifest {
     pub fn write(&self, table: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
         files::write_whole(Manifest::path(table), text.as_bytes())
+    }
+    /// What was done with the orientation of the image files: a page of them shows what the encoders saw.
+    pub fn exif(&self) -> Exif {
+        self.settings.pointer("/data/exif").and_then(|exif| Exif::deserialize(exif).ok()).unwrap_or_default()
     }
     pub fn read(table: &Path) -> Result<Manifest> {
         let path = Manifest::path(table);

@@ -179,21 +179,24 @@ impl Program {
     pub fn shape(&self, v: Var) -> Shape {
         self.places[v.index()].shape
     }
-    /// Every call, in order. On a GPU the first run launches kernel by kernel (which compiles them), the second
+    /// Every call, in order. In evaluation what is derived from weights alone is made in the first run and after a write to them
+    /// through this program: it does not follow a program that trains them. On a GPU the first run launches kernel by kernel (which compiles them), the second
     /// makes one graph of them, later ones replay it.
     ///
     /// # Errors
     /// The GPU failed, or a call has no kernel. A CPU cannot fail.
     pub fn run(&mut self) -> Result<()> {
         let (warm, fresh) = (std::mem::replace(&mut self.warm, true), std::mem::replace(&mut self.fresh, true));
+        let derive = !fresh && self.mode == Mode::Eval;
         let g = match &self.memory {
             Memory::Host(m) => {
-                self.calls.iter().for_each(|c| c.cpu(m));
+                self.calls.iter().filter(|c| derive && c.once()).for_each(|c| c.cpu(m));
+                self.repeated().for_each(|c| c.cpu(m));
                 return Ok(());
             }
             Memory::Gpu(g) => g,
         };
-        if !fresh && self.mode == Mode::Eval {
+        if derive {
             self.calls.iter().filter(|c| c.once()).for_each(|c| c.gpu(g));
             g.finish()?;
         }
@@ -220,10 +223,6 @@ impl Program {
     fn repeated(&self) -> impl Iterator<Item = &dyn Call> {
         let all = self.mode == Mode::Train;
         self.calls.iter().map(|c| &**c).filter(move |c| all || !c.once())
-    }
-    /// The weights were changed by something else: what was derived from them is made again.
-    pub fn refresh(&mut self) {
-        self.fresh = false;
     }
     pub fn plan(&self) -> Plan {
         self.plan

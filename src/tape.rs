@@ -27,7 +27,7 @@ pub trait Call {
     /// What must be written to the GPU's memory once, before the first run: tables of addresses.
     fn prepare(&self, _: &Gpu) {}
     /// What it writes depends on weights alone and stays true while they do not change: in evaluation it runs
-    /// once on a GPU, and its outputs must be [`Tape::fixed`].
+    /// once, and its outputs must be [`Tape::fixed`].
     fn once(&self) -> bool {
         false
     }

@@ -1,6 +1,7 @@
 //! Every case of every op: its gradient against central differences, and that it adds where it must.
 
 use sslmem::device::Host;
+use sslmem::ops::conv::Filter;
 use sslmem::ops::{ALL, Case};
 use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
@@ -245,4 +246,29 @@ fn memory_is_reused() {
     let c = record(case, false);
     let plan = c.program.plan();
     assert!(plan.temporary < plan.without_reuse, "{plan:?}");
+}
+
+/// In evaluation weights are packed once, and again after a write to one. This weight serves two maps, of which Winograd computes one.
+#[test]
+fn packed_weights_follow_their_weights() {
+    let mut tape = Tape::new(Mode::Eval);
+    let mut root = tape.root();
+    let maps = [[1, 8, 8, 16], [1, 2, 2, 16]].map(|dims: [usize; 4]| (dims, noise(0, dims.iter().product())));
+    let filter = Filter { outputs: 16, kernel: 3, stride: 1 };
+    let outputs = maps.clone().map(|(dims, data)| {
+        let x = root.tape().constant(dims, data);
+        root.conv_norm(["conv", "bn"], x, filter, None, false)
+    });
+    outputs.iter().for_each(|y| tape.keep(*y));
+    let w = tape.below("conv.weight")[0].1;
+    let mut program = tape.compile(&mut Weights::new(1)).unwrap();
+    program.run().unwrap();
+    program.write(w, &[0.5f32; 16 * 16 * 9]).unwrap();
+    program.run().unwrap();
+    for (([_, _, width, c], data), y) in maps.into_iter().zip(outputs) {
+        // The first pixel sees four: all channels of two pixels of two lines.
+        let seen: f32 = [0, width * c].into_iter().map(|line| data[line..][..2 * c].iter().sum::<f32>()).sum();
+        let y: Vec<f32> = program.read(y).unwrap();
+        assert!(y[..c].iter().all(|y| (y - 0.5 * seen).abs() < 1e-4), "{} is not {}", y[0], 0.5 * seen);
+    }
 }

@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::score::{command, done, encoders, fails, network, photos};
 use sslmem::data::{Image, Source};
 use sslmem::device::Device;
@@ -129,4 +132,33 @@ fn both_ends_of_a_table_are_listed_and_shown() {
     assert_eq!(page.matches("data:image/png").count(), 6);
     assert!(page.contains("samples/s over 12 samples") && page.contains("the JPEG is cut short"));
     fails(top(&["-k", "3"]), 2, &["s.html exists already"]);
+}
+
+/// The pictures of a page are upright if the table's manifest says that the images were turned.
+#[test]
+fn pages_show_images_as_they_were_scored() {
+    let folder = encoders();
+    let f = folder.path();
+    let data = format!("folder:{}/tests/golden/exif", env!("CARGO_MANIFEST_DIR"));
+    for (exif, upright) in [("ignore", 0), ("turn", 8)] {
+        let table = format!("{exif}.csv");
+        done(command(f, &data, &table, &["--set", &format!("data.exif={exif}")]));
+        let sslmem = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_sslmem"));
+            command.current_dir(f).args(args).args(["--data", &data, "--out", "page.html", "--force"]);
+            done(command);
+            fs::read_to_string(f.join("page.html")).unwrap()
+        };
+        let top = sslmem(&["top", "--scores", &table, "-k", "16"]);
+        let report = sslmem(&["report", &table]);
+        // Of 16 files of 14 x 9, half lie on their side.
+        assert_eq!(narrow(&top), upright, "{exif}: every image is at one of the ends");
+        assert_eq!(narrow(&report) > 0, upright > 0, "{exif}");
+    }
+}
+
+/// How many pictures of 9 x 14 are on a page.
+fn narrow(page: &str) -> usize {
+    let pictures = page.split("data:image/png;base64,").skip(1).map(|rest| rest.split('"').next().unwrap());
+    pictures.filter(|p| image::load_from_memory(&STANDARD.decode(p).unwrap()).unwrap().width() == 9).count()
 }

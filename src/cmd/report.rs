@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{keep, print};
-use crate::data::{self, OnBadImage};
+use crate::data::OnBadImage;
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::report::{Input, write};
 use crate::run::Run;
 use crate::table;
@@ -46,7 +47,8 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
     let out = verb.out.clone().unwrap_or(beside);
     keep(&out, verb.force)?;
     let rows = table::read(&verb.run)?;
-    let source = verb.data.as_ref().map(|spec| data::open(spec, OnBadImage::Fail)).transpose()?;
+    let exif = Manifest::read(&verb.run).map(|manifest| manifest.exif()).unwrap_or_default();
+    let source = verb.data.as_ref().map(|spec| exif.open(spec, OnBadImage::Fail)).transpose()?;
     if let Some(source) = &source
         && let Some(row) = rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
     {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{keep, print};
-use crate::data::{self, OnBadImage};
+use crate::data::OnBadImage;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::report::top;
@@ -45,7 +45,9 @@ pub fn run(verb: Verb) -> Result<()> {
         return Err(Error::config("-k is 0", "choose at least 1"));
     }
     let rows = table::read(&verb.scores)?;
-    let source = data::open(&verb.data, OnBadImage::Fail)?;
+    let manifest = Manifest::read(&verb.scores).ok();
+    let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
+    let source = exif.open(&verb.data, OnBadImage::Fail)?;
     let ends = top::ends(&rows, verb.k);
     if let Some(row) =
         ends.0.iter().chain(&ends.1).find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
@@ -53,7 +55,7 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
         return Err(Error::config(what, "name the data that was scored"));
     }
-    let (facts, skipped) = Manifest::read(&verb.scores).map(facts).unwrap_or_default();
+    let (facts, skipped) = manifest.map(facts).unwrap_or_default();
     let name = verb.scores.file_name().unwrap_or_default().to_string_lossy();
     top::write(&out, &name, &ends, source.as_ref(), &facts, &skipped)?;
     let mut text = String::new();

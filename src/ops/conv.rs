@@ -3,7 +3,7 @@
 
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
-use super::product::{self, Finish, Packs};
+use super::product::{self, Finish, Packed, Packs};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -31,14 +31,14 @@ impl Scope<'_> {
         let y = self.tape.var([batch, c.out_height(), c.out_width(), outputs]);
         if self.mode() == Mode::Eval {
             let norm = self.at(names[1]).norm_weights(outputs);
-            let (packed, shift) = Packs::forward(self.tape, w, c, Some(&norm));
-            self.tape.call(Forward { y, x, w, norm: Some(norm), packed, shift, moments: None, residual, relu, c });
+            let packed = Packs::forward(self.tape, w, c, Some(&norm));
+            self.tape.call(Forward { y, x, w, norm: Some(norm), packed, moments: None, residual, relu, c });
             return y;
         }
-        let (packed, _) = Packs::forward(self.tape, w, c, None);
+        let packed = Packs::forward(self.tape, w, c, None);
         let tiles = (batch * c.out_height() * c.out_width()).div_ceil(product::TILE);
         let moments = self.tape.scratch([tiles, 2, outputs], Dtype::F32);
-        let call = Forward { y, x, w, norm: None, packed, shift: None, moments: Some(moments), residual: None, relu: false, c };
+        let call = Forward { y, x, w, norm: None, packed, moments: Some(moments), residual: None, relu: false, c };
         let y = self.record(&[x, w], y, call, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 let packed = Packs::backward(t, w);
@@ -66,8 +66,7 @@ struct Forward {
     x: Var, // [batch, height, width, channels]
     w: Var, // [outputs, channels, kernel, kernel]
     norm: Option<Named>,
-    packed: Var,           // [outputs, kernel, kernel, channels]
-    shift: Option<Var>,    // [outputs], of the folded norm
+    packed: Packed,
     moments: Option<Var>,  // [tiles, 2, outputs]: statistics for the norm that follows
     residual: Option<Var>, // like y
     relu: bool,
@@ -79,9 +78,9 @@ impl Call for Forward {
         "conv_fwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.y], &[self.x, self.w, self.packed]);
+        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
         o.writes.extend(self.moments);
-        o.reads.extend(self.shift);
+        o.reads.extend(self.packed.reads());
         o.reads.extend(self.residual);
         if let Some(n) = &self.norm {
             o.reads.extend([n.gamma, n.beta, n.mean, n.var]);
@@ -102,12 +101,12 @@ impl Call for Forward {
             residual: residual.as_deref(),
             activation: activation(self.relu),
         };
-        conv::forward(&self.c, &m.f(self.x), &m.f(self.w), &epilogue, &mut m.f_mut(self.y));
+        self.packed.forward(m, &self.c, [self.y, self.x, self.w], &epilogue);
     }
     fn gpu(&self, g: &Gpu) {
         let activation = activation(self.relu);
-        let to = Finish { moments: self.moments, shift: self.shift, residual: self.residual, activation, ..Finish::default() };
-        product::forward(g, &self.c, self.y, self.x, self.packed, &to);
+        let to = Finish { moments: self.moments, shift: self.packed.shift, residual: self.residual, activation, ..Finish::default() };
+        product::forward(g, &self.c, self.y, self.x, self.packed.gpu, &to);
     }
     fn cost(&self, real: u64) -> Cost {
         cost(&self.c, real)

@@ -1,7 +1,7 @@
-//! How convolutions and linear layers run on a GPU: packed weights, and the launches of the kernels of `conv.cu`,
+//! What convolutions and linear layers share: their packed weights, and on a GPU the launches of the kernels of `conv.cu`,
 //! `conv_bwd_w.cu` and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
 
-use crate::device::conv::{Activation, Conv};
+use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::batch_norm::Named;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Tape};
@@ -20,6 +20,7 @@ struct Part {
     w: Var,                // [outputs, channels, kernel, kernel] f32
     forward: Var,          // [outputs, kernel, kernel, channels] T
     backward: Option<Var>, // as many, per residue of the tap: [channels, taps, taps, outputs] T
+    host: Option<Var>,     // in evaluation, as the CPU's products read them: [conv::packed_len] f32
     norm: Option<Folded>,
     size: Conv,
 }
@@ -29,6 +30,31 @@ struct Part {
 struct Folded {
     shift: Var,     // [outputs] f32
     norm: [Var; 4], // [outputs] f32: gamma, beta, mean, var
+}
+
+/// The packed forms of a weight for the forward product.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed {
+    /// The GPU's: [outputs, kernel, kernel, channels].
+    pub gpu: Var,
+    /// What is left of a norm that was folded into the GPU's: [outputs].
+    pub shift: Option<Var>,
+    /// The CPU's, in evaluation. In training weights change with every step and are packed while they are multiplied.
+    host: Option<Var>,
+}
+
+impl Packed {
+    pub fn reads(&self) -> impl Iterator<Item = Var> {
+        [self.gpu].into_iter().chain(self.shift).chain(self.host)
+    }
+
+    /// The forward product of x with `w`, whose packed forms these are, on the CPU.
+    pub fn forward(&self, m: &Host, c: &Conv, [y, x, w]: [Var; 3], epilogue: &Epilogue) {
+        match self.host {
+            Some(packed) => conv::forward_packed(c, &m.f(x), &m.f(packed), epilogue, &mut m.f_mut(y)),
+            None => conv::forward(c, &m.f(x), &m.f(w), epilogue, &mut m.f_mut(y)),
+        }
+    }
 }
 
 /// Every packed weight of a recording. One call at its head packs them all.
@@ -44,20 +70,25 @@ const WORDS: usize = 12;
 const OUTPUTS: usize = 32;
 
 impl Packs {
-    /// The packed form of `w` for the forward product; with a norm folded in also the shift that remains.
-    pub fn forward(t: &mut Tape, w: Var, size: Conv, norm: Option<&Named>) -> (Var, Option<Var>) {
+    /// The packed forms of `w` for the forward product; on a GPU with a norm folded in.
+    pub fn forward(t: &mut Tape, w: Var, size: Conv, norm: Option<&Named>) -> Packed {
         let packs = Packs::of(t);
         if let Some(p) = packs.parts.borrow().iter().find(|p| p.w == w) {
-            return (p.forward, p.norm.map(|n| n.shift));
+            let host = p.host.filter(|_| conv::packs_alike(&p.size, &size));
+            return Packed { gpu: p.forward, shift: p.norm.map(|n| n.shift), host };
         }
         let forward = Packs::room(t, [size.weight_len()], Dtype::Real);
         let norm = norm.map(|n| {
             let shift = Packs::room(t, [size.outputs], Dtype::F32);
             Folded { shift, norm: [n.gamma, n.beta, n.mean, n.var] }
         });
-        packs.parts.borrow_mut().push(Part { w, forward, backward: None, norm, size });
+        let host = (t.mode() == Mode::Eval).then(|| {
+            let room = t.fixed([conv::packed_len(&size)], Dtype::F32);
+            t.cpu_only(room)
+        });
+        packs.parts.borrow_mut().push(Part { w, forward, backward: None, host, norm, size });
         packs.resize(t);
-        (forward, norm.map(|n| n.shift))
+        Packed { gpu: forward, shift: norm.map(|n| n.shift), host }
     }
 
     /// The packed form of `w` for the gradient of the input.
@@ -111,6 +142,7 @@ impl Call for Pack {
             o.reads.push(p.w);
             o.writes.push(p.forward);
             o.writes.extend(p.backward);
+            o.writes.extend(p.host);
             if let Some(n) = p.norm {
                 o.reads.extend(n.norm);
                 o.writes.push(n.shift);
@@ -118,8 +150,13 @@ impl Call for Pack {
         }
         o
     }
-    /// The CPU packs while it multiplies.
-    fn cpu(&self, _: &Host) {}
+    fn cpu(&self, m: &Host) {
+        for p in self.0.parts.borrow().iter() {
+            if let Some(host) = p.host {
+                conv::pack(&p.size, &m.f(p.w), &mut m.f_mut(host));
+            }
+        }
+    }
     fn once(&self) -> bool {
         true
     }

@@ -96,7 +96,24 @@ fn winograd_of(c: &Conv, pass: Pass) -> Option<Conv> {
     winograd::fits(&like).then_some(like)
 }
 
-fn packed_len(c: &Conv, pass: Pass) -> usize {
+/// How many numbers [`pack`] writes.
+pub fn packed_len(c: &Conv) -> usize {
+    len_for(c, Pass::Forward)
+}
+
+/// Packs `w` [outputs, channels, kernel, kernel] for [`forward_packed`].
+pub fn pack(c: &Conv, w: &[f32], out: &mut [f32]) {
+    check(c, None, Some(w), None);
+    assert_eq!(out.len(), packed_len(c), "room for the packed weights of {c:?}");
+    pack_for(c, w, Pass::Forward, out);
+}
+
+/// Whether weights that were packed for the one serve the other, which has as many: maps of different sizes may take different ways.
+pub fn packs_alike(a: &Conv, b: &Conv) -> bool {
+    winograd::fits(a) == winograd::fits(b)
+}
+
+fn len_for(c: &Conv, pass: Pass) -> usize {
     match (winograd_of(c, pass), pass) {
         (Some(like), _) => winograd::packed_len(&like),
         (None, Pass::Forward) => im2col::forward_len(c),
@@ -104,7 +121,7 @@ fn packed_len(c: &Conv, pass: Pass) -> usize {
     }
 }
 
-fn pack(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
+fn pack_for(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
     let nine = |o: usize, i: usize| &w[(o * c.channels + i) * 9..][..9];
     match (winograd_of(c, pass), pass) {
         (Some(like), Pass::Forward) => winograd::pack(&like, nine, false, out),
@@ -117,27 +134,33 @@ fn pack(c: &Conv, w: &[f32], pass: Pass, out: &mut [f32]) {
 /// `y = epilogue(x * w)`. x: [batch, height, width, channels], w: [outputs, channels, kernel, kernel],
 /// y: [batch, out_height, out_width, outputs].
 pub fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
-    check(c, Some(x), Some(w), Some(y));
+    with_scratch(packed_len(c), |packed| {
+        pack(c, w, packed);
+        forward_packed(c, x, packed, epilogue, y);
+    });
+}
+
+/// [`forward`] with weights from [`pack`], for those that are used again and again.
+pub fn forward_packed(c: &Conv, x: &[f32], packed: &[f32], epilogue: &Epilogue, y: &mut [f32]) {
+    check(c, Some(x), None, Some(y));
+    assert_eq!(packed.len(), packed_len(c), "the packed weights of {c:?}");
     if y.is_empty() {
         return;
     }
     epilogue.check(y.len() / c.outputs, c.outputs);
-    with_scratch(packed_len(c, Pass::Forward), |packed| {
-        pack(c, w, Pass::Forward, packed);
-        if winograd::fits(c) {
-            winograd::forward(c, x, packed, epilogue, false, y);
-        } else {
-            im2col::forward(c, x, packed, epilogue, None, y);
-        }
-    });
+    if winograd::fits(c) {
+        winograd::forward(c, x, packed, epilogue, false, y);
+    } else {
+        im2col::forward(c, x, packed, epilogue, None, y);
+    }
 }
 
 /// [`forward`] of a linear layer; `before`, which is like y, keeps what the activation is given.
 pub fn linear_keeping(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: &mut [f32], y: &mut [f32]) {
     check(c, Some(x), Some(w), Some(y));
     assert_eq!(c.kernel, 1, "a linear layer");
-    with_scratch(packed_len(c, Pass::Forward), |packed| {
-        pack(c, w, Pass::Forward, packed);
+    with_scratch(packed_len(c), |packed| {
+        pack(c, w, packed);
         im2col::forward(c, x, packed, epilogue, Some(before), y);
     });
 }
@@ -148,8 +171,8 @@ pub fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool)
     if dx.is_empty() {
         return;
     }
-    with_scratch(packed_len(c, Pass::BackwardData), |packed| {
-        pack(c, w, Pass::BackwardData, packed);
+    with_scratch(len_for(c, Pass::BackwardData), |packed| {
+        pack_for(c, w, Pass::BackwardData, packed);
         match winograd_of(c, Pass::BackwardData) {
             Some(like) => winograd::forward(&like, dy, packed, &Epilogue::default(), add, dx),
             None => im2col::backward_data(c, dy, packed, dx, add),

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::Conv;
 use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
 use super::transform::{self, Vector};
-use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel_stride, with_scratch};
+use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel, with_scratch};
 
 /// Whether Winograd computes this layer: whole vectors of channels, and maps that do not waste the tiles.
 pub(super) fn fits(c: &Conv) -> bool {
@@ -24,17 +24,18 @@ pub(super) fn fits(c: &Conv) -> bool {
 }
 
 pub(super) fn packed_len(c: &Conv) -> usize {
-    c.outputs.div_ceil(PANEL) * POINTS * odd_lines(c.channels * panel_stride(c.outputs))
+    let panel = panel(c.outputs);
+    c.outputs.div_ceil(panel) * POINTS * odd_lines(c.channels * panel)
 }
 
 /// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
 /// weights, which are turned by 180 degrees if `turned`.
 pub(super) fn pack<'a>(c: &Conv, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool, out: &mut [f32]) {
     let (channels, outputs) = (c.channels, c.outputs);
-    let stride = panel_stride(outputs);
+    let stride = panel(outputs);
     let step = odd_lines(channels * stride);
     out.par_chunks_mut(POINTS * step).enumerate().for_each(|(panel, packed)| {
-        let first = panel * PANEL;
+        let first = panel * stride;
         let columns = stride.min(outputs - first);
         with_scratch(LANES * 9 * PANEL, |block| {
             for base in (0..channels).step_by(LANES) {
@@ -232,7 +233,7 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
                     // M takes the place of V.
                     tile.copy_from_slice(&v[..tile.len()]);
                     let left = Left { data: tile, row_step: layout.stride, depth_step: 1 };
-                    product::multiply(left, tiles, c.channels, weights(c, w, point), v, layout.stride, false);
+                    product::multiply(left, tiles, c.channels, weights(c, w, point, [0, c.outputs]), v, layout.stride, false);
                 }
                 let out = &mut Output { epilogue, add, y };
                 transform_output(&t, v, layout, first, count, 0..c.outputs, out);
@@ -247,11 +248,11 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
     }
 }
 
-/// The matrix of one point of packed weights.
-fn weights<'a>(c: &Conv, w: &'a [f32], point: usize) -> Right<'a> {
-    let stride = panel_stride(c.outputs);
+/// The matrix of one point of packed weights: `width` columns from `first` on.
+fn weights<'a>(c: &Conv, w: &'a [f32], point: usize, [first, width]: [usize; 2]) -> Right<'a> {
+    let stride = panel(c.outputs);
     let step = odd_lines(c.channels * stride);
-    Right { data: &w[point * step..], width: c.outputs, panel: PANEL, panel_step: POINTS * step, stride }
+    Right::panels(&w[(first / stride * POINTS + point) * step..], width, stride, POINTS * step)
 }
 
 /// Splits the lines of y that belong to tile rows `begin..end` into pieces of `rows` tile rows, each with
@@ -284,14 +285,8 @@ fn shared(t: &Tiling, x: &[f32], w: &[f32], range: std::ops::Range<usize>, epilo
         });
         m.par_chunks_mut(to.step).enumerate().for_each(|(matrix, m)| {
             let (panel, point) = (matrix / POINTS, matrix % POINTS);
-            let stride = panel_stride(c.outputs);
-            let right = Right {
-                data: &w[matrix * odd_lines(c.channels * stride)..],
-                width: PANEL.min(c.outputs - panel * PANEL),
-                panel: PANEL,
-                panel_step: 0,
-                stride,
-            };
+            let first = panel * PANEL;
+            let right = weights(c, w, point, [first, PANEL.min(c.outputs - first)]);
             for (piece, m) in m[..total * to.stride].chunks_mut(rows * t.across * to.stride).enumerate() {
                 let data = &v[(piece * POINTS + point) * from.step..];
                 let left = Left { data, row_step: from.stride, depth_step: 1 };

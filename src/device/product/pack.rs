@@ -97,9 +97,14 @@ fn transpose(x: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
 impl Right<'_> {
     /// A matrix that [`pack`] wrote.
     pub fn packed(data: &[f32], depth: usize, width: usize) -> Right<'_> {
-        let panel = panel(width);
+        let stride = panel(width);
+        Right::panels(data, width, stride, depth * stride)
+    }
+
+    /// A matrix in panels of `stride` columns, which [`panel`] gave and which begin `panel_step` apart.
+    pub fn panels(data: &[f32], width: usize, stride: usize, panel_step: usize) -> Right<'_> {
         // A matrix of one panel may have any, and a product takes two.
-        let of = if panel == LANES { LANES } else { PANEL };
-        Right { data, width, panel: of, panel_step: depth * panel, stride: panel }
+        let panel = if stride == LANES { LANES } else { PANEL };
+        Right { data, width, panel, panel_step, stride }
     }
 }

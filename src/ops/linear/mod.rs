@@ -2,7 +2,7 @@
 
 mod backward;
 
-use super::product::{self, Finish, Packs};
+use super::product::{self, Finish, Packed, Packs};
 use super::{Case, gelu};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
@@ -60,7 +60,7 @@ impl Scope<'_> {
         assert!(residual.is_none_or(|r| self.shape(r) == to), "{}: a residual like the result {to:?}", self.path());
         let before = (gelu && self.mode() == Mode::Train).then(|| self.tape.var(to));
         let inputs: Vec<Var> = [x, w].into_iter().chain(b).chain(residual).collect();
-        let (packed, _) = Packs::forward(self.tape, w, size, None);
+        let packed = Packs::forward(self.tape, w, size, None);
         let activation = if gelu { Activation::Gelu } else { Activation::Nothing };
         let forward = Forward { y, before, x, w, packed, b, residual, activation, size };
         self.record(&inputs, y, forward, move |t, dy| {
@@ -102,11 +102,11 @@ fn cost(c: &Conv, real: u64) -> Cost {
 }
 
 struct Forward {
-    y: Var,                // [rows, out]
-    before: Option<Var>,   // [rows, out]: what the GELU is given, for its gradient
-    x: Var,                // [rows, in]
-    w: Var,                // [out, in]
-    packed: Var,           // [out, in]
+    y: Var,              // [rows, out]
+    before: Option<Var>, // [rows, out]: what the GELU is given, for its gradient
+    x: Var,              // [rows, in]
+    w: Var,              // [out, in]
+    packed: Packed,
     b: Option<Var>,        // [out]
     residual: Option<Var>, // [rows, out]
     activation: Activation,
@@ -118,7 +118,8 @@ impl Call for Forward {
         "linear_fwd"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[self.y], &[self.x, self.w, self.packed]);
+        let mut o = Operands::new(&[self.y], &[self.x, self.w]);
+        o.reads.extend(self.packed.reads());
         o.writes.extend(self.before);
         o.reads.extend(self.b);
         o.reads.extend(self.residual);
@@ -128,16 +129,18 @@ impl Call for Forward {
         let (bias, residual) = (self.b.map(|b| m.f(b)), self.residual.map(|r| m.f(r)));
         let epilogue =
             Epilogue { shift: bias.as_deref(), residual: residual.as_deref(), activation: self.activation, ..Epilogue::default() };
-        let (x, w, mut y) = (m.f(self.x), m.f(self.w), m.f_mut(self.y));
         match self.before {
-            Some(before) => conv::linear_keeping(&self.size, &x, &w, &epilogue, &mut m.f_mut(before), &mut y),
-            None => conv::forward(&self.size, &x, &w, &epilogue, &mut y),
+            Some(before) => {
+                let (before, y) = (&mut m.f_mut(before), &mut m.f_mut(self.y));
+                conv::linear_keeping(&self.size, &m.f(self.x), &m.f(self.w), &epilogue, before, y)
+            }
+            None => self.packed.forward(m, &self.size, [self.y, self.x, self.w], &epilogue),
         }
     }
     fn gpu(&self, g: &Gpu) {
         let Forward { before, residual, activation, .. } = *self;
         let finish = Finish { before, shift: self.b, residual, activation, ..Finish::default() };
-        product::forward(g, &self.size, self.y, self.x, self.packed, &finish);
+        product::forward(g, &self.size, self.y, self.x, self.packed.gpu, &finish);
     }
     fn cost(&self, real: u64) -> Cost {
         let mut cost = cost(&self.size, real);
