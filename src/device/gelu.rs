@@ -16,11 +16,16 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
 }
 
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> f32 {
+    x * normal(x).0
+}
+
 /// y = GELU(y), on one thread.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn apply(y: &mut [f32]) {
     for y in y {
-        *y *= normal(*y).0;
+        *y = gelu(*y);
     }
 }
 

@@ -179,13 +179,15 @@ unsafe fn multiply_unchecked(left: Left, [rows, depth]: [usize; 2], right: Right
                 if let Some(residual) = to.epilogue.residual {
                     let at = residual.as_ptr().wrapping_add((to.first + row) * to.stride + column);
                     for place in (0..size[0]).flat_map(|r| (0..columns).step_by(LANES).map(move |j| (r, j))) {
-                        let _next = at.wrapping_add(place.0 * to.stride + place.1);
+                        let next = at.wrapping_add(place.0 * to.stride + place.1);
                         match_target! {
                             // SAFETY: a prefetch reads nothing, wherever it points.
                             "x86_64+fma" => unsafe {
-                                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(_next.cast())
+                                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(next.cast())
                             },
-                            _ => {}
+                            _ => {
+                                _ = next;
+                            }
                         }
                     }
                 }

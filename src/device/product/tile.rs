@@ -8,6 +8,7 @@ use std::hint::black_box;
 use multiversion::multiversion;
 
 use super::{Activation, Epilogue, Left, Right, TILE_ROWS, relu};
+use crate::device::gelu::gelu;
 
 /// Where the sums of a product go: row r to `out[r * stride ..]`.
 pub(super) struct Target<'a, 'b> {
@@ -57,7 +58,7 @@ pub(super) unsafe fn tile<const W: usize, const FUSED: bool>(
 #[inline(always)]
 pub(super) fn write<const W: usize>(sums: [[f32; W]; TILE_ROWS], place: [usize; 2], [count, columns]: [usize; 2], to: &mut Target) {
     let Epilogue { scale, shift, residual, activation } = *to.epilogue;
-    if count < TILE_ROWS || columns < W || activation == Activation::Gelu || to.before.is_some() {
+    if count < TILE_ROWS || columns < W || to.before.is_some() {
         write_part(black_box(sums).as_flattened_mut(), W, place, [count, columns], to);
         return;
     }
@@ -89,9 +90,17 @@ pub(super) fn write<const W: usize>(sums: [[f32; W]; TILE_ROWS], place: [usize; 
                 y[j] += residual[j];
             }
         }
-        if activation == Activation::Relu {
-            for j in 0..W {
-                y[j] = relu(y[j]);
+        match activation {
+            Activation::Nothing => {}
+            Activation::Relu => {
+                for j in 0..W {
+                    y[j] = relu(y[j]);
+                }
+            }
+            Activation::Gelu => {
+                for j in 0..W {
+                    y[j] = gelu(y[j]);
+                }
             }
         }
         *out = y;
@@ -103,7 +112,7 @@ fn chunk<const W: usize>(from: &[f32], at: usize) -> &[f32; W] {
     from[at..].first_chunk().expect("checked when the product began")
 }
 
-/// [`write`] at the edge, and with what does not fit registers. `sums` are rows of `width`.
+/// [`write`] at the edge, and where something is kept. `sums` are rows of `width`.
 #[inline(never)]
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn write_part(sums: &mut [f32], width: usize, [row, column]: [usize; 2], [count, columns]: [usize; 2], to: &mut Target) {
