@@ -40,6 +40,7 @@ mod planted;
 mod probe;
 mod report;
 mod score;
+mod score_device;
 mod score_embeddings;
 mod score_places;
 mod score_tables;
