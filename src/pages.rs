@@ -160,13 +160,13 @@ fn decoded_size(header: &mut impl Read) -> Option<i64> {
 
 /// Walks through a struct; the value of its field 2, if that is a number.
 fn second_field(from: &mut impl Read, depth: usize) -> Option<Option<i64>> {
-    let (mut field, mut second) = (0, None);
+    let (mut field, mut second) = (0i16, None);
     loop {
         let head = byte(from)?;
         field = match head >> 4 {
             _ if head == 0 => return Some(second),
-            0 => zigzag(from)?,
-            further => field + i64::from(further),
+            0 => i16::try_from(zigzag(from)?).ok()?,
+            further => field.checked_add(further.into())?,
         };
         match head & 15 {
             1 | 2 => {}

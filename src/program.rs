@@ -179,9 +179,9 @@ impl Program {
     pub fn shape(&self, v: Var) -> Shape {
         self.places[v.index()].shape
     }
-    /// Every call, in order. In evaluation what is derived from weights alone is made in the first run and after a write to them
-    /// through this program: it does not follow a program that trains them. On a GPU the first run launches kernel by kernel (which compiles them), the second
-    /// makes one graph of them, later ones replay it.
+    /// Every call, in order. In evaluation what is derived from weights alone is made in the first run, and again after a write
+    /// to them through this program; it does not follow another program that trains them. On a GPU the first run launches kernel
+    /// by kernel (which compiles them), the second makes one graph of them, later ones replay it.
     ///
     /// # Errors
     /// The GPU failed, or a call has no kernel. A CPU cannot fail.

@@ -16,8 +16,9 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
 }
 
+/// x Φ(x).
 #[inline(always)]
-pub(super) fn gelu(x: f32) -> f32 {
+pub fn gelu(x: f32) -> f32 {
     x * normal(x).0
 }
 
