@@ -4,7 +4,7 @@
 #
 #   benches/gpu.sh BIN_DIR [OUT_DIR] [--only STAGE,...] [--seconds N] [--commit ID]
 #
-# Stages: doctor conformance cases_f32 cases_bf16 graphs curves memcheck racecheck benchmark rival. Each has its own time, a failed one
+# Stages: doctor conformance cases_f32 cases_bf16 cases_portable graphs curves memcheck racecheck benchmark rival. Each has its own time, a failed one
 # stops no other, and the status is that of the worst. OUT_DIR (gpu-results) gets gpu.json, gpu.txt and what they were made of.
 set -uo pipefail
 usage() {
@@ -44,6 +44,7 @@ about card "$(card name)"
 about memory "$(card memory.total)"
 about driver "$(card driver_version)"
 about cpu "$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores"
+about kernels "$([ -n "${SSLMEM_PORTABLE:-}" ] && echo "portable, by SSLMEM_PORTABLE" || echo "the card's own")"
 about pytorch "$(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
 
 # The line of a log that says most: what a test found, what the sanitizer counted, else the last.
@@ -76,6 +77,12 @@ stage() {
 }
 
 limited() { timeout --kill-after=3 "$limit" "$@"; }
+
+# The kernels of all cards where those for Hopper are what runs.
+portable() {
+  [ "$(card compute_cap)" = 9.0 ] || { echo "skipped: the card is no Hopper, so these were its kernels" && return 77; }
+  SSLMEM_PORTABLE=1 run_tests "$bin/tests" card::cases_bf16
+}
 
 # Tests by their full names: each must have run, for one that no longer exists would pass by not being there.
 run_tests() { limited "$@" --exact --nocapture --test-threads=1 | tee "$scratch/tests" && grep -q "test result: ok. [1-9]" "$scratch/tests"; }
@@ -110,6 +117,7 @@ stage doctor 20 limited "$bin/sslmem" doctor
 stage conformance 30 run_tests "$bin/tests" card::conformance_of_ptx
 stage cases_f32 60 run_tests "$bin/tests" card::cases_f32
 stage cases_bf16 50 run_tests "$bin/tests" card::cases_bf16
+stage cases_portable 40 portable
 stage graphs 40 run_tests "$bin/tests" card::replays_equal_plain_runs
 stage curves 60 run_tests "$bin/tests" card::training_follows_the_cpu
 stage memcheck 45 sanitize memcheck

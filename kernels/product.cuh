@@ -1,20 +1,26 @@
 // The matrix product that convolutions, linear layers and the contrastive loss share: tiles in shared memory, a pipeline of
 // asynchronous copies, mma.sync on bf16 (plain multiply-adds on f32, which is there to verify with).
 //
-// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile lies either along K (a row of M or N is 64
+// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile lies either along K (a row of M or N is ROW
 // bytes) or across K (a row of K is a run of M or N). Chunks of 16 bytes are exchanged by an exclusive or with the row, so that the
 // eight rows of an ldmatrix lie in different banks and every access is without conflict.
+//
+// A file that defines HOPPER has its tiles as wgmma reads them (hopper.cuh): rows of 128 bytes, swizzled by 128 bytes.
 #pragma once
 #include "prelude.cuh"
 
 #define MEMBER __device__ __forceinline__
 
-constexpr int ROW = 64;              // bytes of a row along K
-constexpr int BK = ROW / sizeof(T);  // K of a step: 32 or 16
+#ifndef HOPPER
+#define HOPPER 0
+#endif
+constexpr int ROW = HOPPER ? 128 : 64;  // bytes of a row along K
+constexpr int BK = ROW / sizeof(T);     // K of a step: 32 or 16, on Hopper 64
+constexpr int CHUNKS = ROW / 16;        // of a row
 
 // A tile whose rows, of M or N, run along K: [rows][BK].
 struct Along {
-  static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (row >> 1 & 3)) << 4); }
+  static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (HOPPER ? row & 7 : row >> 1 & 3)) << 4); }
   static MEMBER u32 at(int row, int k) { return chunk(row, k / VEC) + k % VEC * sizeof(T); }
 #if BF16
   // Rows m to m + 15, values k to k + 15 of K: a fragment of A.
@@ -30,10 +36,14 @@ struct Along {
 #endif
 };
 
-// A tile whose rows are K and run along M or N: [BK][COLS].
+// A tile whose rows are K and run along M or N: [BK][COLS], on Hopper [COLS / 64][BK][64].
 template <int COLS> struct Across {
   static_assert(COLS * sizeof(T) >= 128, "a row has at least the eight chunks that are exchanged");
-  static MEMBER u32 chunk(int k, int c) { return k * COLS * sizeof(T) + ((c ^ (k & 7)) << 4); }
+  static MEMBER u32 chunk(int k, int c) {
+    return HOPPER ? (c / 8 * BK + k) * 128 + ((c % 8 ^ (k & 7)) << 4) : k * COLS * sizeof(T) + ((c ^ (k & 7)) << 4);
+  }
+  // chunk(k + by, c), where `by` is known to the compiler: the exchange repeats after eight rows.
+  static MEMBER u32 below(int k, int c, int by) { return by % 8 ? chunk(k + by, c) : chunk(k, c) + chunk(by, 0); }
   static MEMBER u32 at(int col, int k) { return chunk(k, col / VEC) + col % VEC * sizeof(T); }
 #if BF16
   static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
@@ -127,17 +137,18 @@ template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 
 
 // Copies a tile of ROWS rows along K from a matrix [rows, depth]; `whole`: depth is a multiple of VEC.
 template <int ROWS, int THREADS> struct Rows {
-  static constexpr int EACH = ROWS * 4 / THREADS;  // chunks of 16 bytes per thread and step
+  static constexpr int EACH = ROWS * CHUNKS / THREADS;  // chunks of 16 bytes per thread and step
+  static constexpr int APART = THREADS / CHUNKS;        // rows between them
   const T *from;
   int rows, depth, first;
 
   MEMBER void load(u8 *tile, int step) const {
-    const int c = threadIdx.x & 3, k = step * BK + c * VEC;
+    const int row = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS, k = step * BK + c * VEC;
+    const u32 to = smem_u32(tile);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-      const int r = threadIdx.x / 4 + i * (THREADS / 4);
-      const bool in = first + r < rows && k < depth;
-      cp_async<16>(smem_u32(tile + Along::chunk(r, c)), in ? from + (u64)(first + r) * depth + k : from, in);
+      const int r = row + i * APART;
+      cp_async<16>(to + Along::chunk(r, c), from + (u64)(first + r) * depth + k, first + r < rows && k < depth);
     }
   }
   // The same value by value, for any depth.

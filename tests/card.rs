@@ -23,7 +23,7 @@ fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
 fn cases(real: Dtype) {
     if let Some(queue) = card(real) {
         let mut count = 0;
-        kernels::all_cases(queue.clone(), |_, _| count += 1);
+        kernels::all_cases(queue.clone(), &[], |_, _| count += 1);
         println!("{count} cases agree with the CPU");
         let device = Device::Gpu(queue);
         [24, 32, 96].into_iter().for_each(|size| augment_gpu::agrees(size, device.clone(), real));

@@ -1,11 +1,10 @@
-//! Every primitive of kernels/ptx.cuh does what the PTX manual says: fragments, zero fill, rounding and barriers are
+//! Every primitive of kernels/ptx.cuh and kernels/hopper.cuh does what the PTX manual says: fragments, zero fill, rounding and barriers are
 //! written down here once more, and a kernel per primitive is held against them, emulated or on a card.
 
 use crate::emulated::Emulated;
 use emulator::Options;
 use sslmem::device::{Launch, Queue};
 use sslmem::random::{Purpose, Stream};
-use sslmem::var::Dtype;
 
 /// Launches `kernel` with its outputs, of these bytes, first, then its inputs, then its scalars; returns the outputs.
 fn run(
@@ -19,7 +18,8 @@ fn run(
     let to: Vec<u64> = outputs.iter().map(|&bytes| queue.alloc(bytes).unwrap()).collect();
     let from: Vec<u64> = inputs.iter().map(|input| queue.alloc(input.len()).unwrap()).collect();
     from.iter().zip(inputs).for_each(|(&address, input)| queue.upload(address, input).unwrap());
-    let launch = Launch { kernel, grid: [grid, 1, 1], block: [block, 1, 1], shared: 0 };
+    let shared = if kernel.contains("wgmma") { WGMMA_SHARED } else { 0 };
+    let launch = Launch { kernel, grid: [grid, 1, 1], block: [block, 1, 1], shared };
     let words: Vec<u64> = to.iter().chain(&from).chain(scalars).copied().collect();
     queue.launch(&launch, &words).unwrap_or_else(|e| panic!("{kernel}: {e}"));
     let read = |(&address, &bytes)| {
@@ -31,6 +31,9 @@ fn run(
     to.iter().chain(&from).for_each(|&address| queue.free(address));
     written
 }
+
+/// The tiles of the kernels that multiply by wgmma lie in dynamic memory, which begins at a multiple of what a swizzle repeats after.
+const WGMMA_SHARED: u32 = 32 << 10;
 
 fn bytes<T: bytemuck::Pod>(values: &[T]) -> &[u8] {
     bytemuck::cast_slice(values)
@@ -58,6 +61,10 @@ pub fn all(queue: &dyn Queue) {
     bf16(queue);
     barriers(queue);
     measures(queue);
+    if queue.hopper() {
+        wgmma(queue);
+        measure_wgmma(queue);
+    }
 }
 
 /// Lane 8i + j gives the address of row j of matrix i; lane l receives of each matrix the elements 2(l % 4) and the
@@ -150,6 +157,45 @@ fn mma_of_reals_is_within_its_rounding(queue: &dyn Queue) {
     }
     let bound = 20.0 * 2f64.powi(-23);
     assert!(worst <= bound, "mma_m16n8k16 is off by {worst:.1e} of the sum of sizes, more than {bound:.1e}");
+}
+
+/// Where the bytes of element (row, k) of a tile with 64 values of K lie under the swizzle of 128 bytes: rows along K, or pieces of 64 rows
+/// beside each other for each k. Of every eight lines of 128 bytes the chunks of 16 are exchanged by the line's number.
+fn swizzled(across: bool, row: usize, k: usize) -> usize {
+    let (line, value) = if across { (row / 64 * 64 + k, row % 64) } else { (row, k) };
+    line * 128 + ((value / 8) ^ (line % 8)) * 16 + value % 8 * 2
+}
+
+/// 64 x 64 by 64 x 128 of small integers, from tiles laid out here by the manual: exact. Thread t holds in register i row
+/// t / 32 * 16 + t % 32 / 4, and eight below for i % 4 > 1, and column i / 4 * 8 + t % 4 * 2 + i % 2.
+fn wgmma(queue: &dyn Queue) {
+    let mut s = random(12);
+    let mut integers = |n: usize| (0..n * 64).map(|_| s.range(-64.0, 64.0).round()).collect::<Vec<f32>>();
+    let (a, b) = (integers(64), integers(128));
+    for (kernel, across) in [("conformance_wgmma_along", false), ("conformance_wgmma_across", true)] {
+        let tile = |values: &[f32]| {
+            let mut laid = vec![0u16; values.len()];
+            values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(across, i / 64, i % 64) / 2] = nearest_bf16(v));
+            laid
+        };
+        let got = floats(&run(queue, kernel, [1, 128], &[4 * 64 * 128], &[bytes(&tile(&a)), bytes(&tile(&b))], &[])[0]);
+        for (at, &got) in got.iter().enumerate() {
+            let (thread, i) = (at / 64, at % 64);
+            let (row, column) = (thread / 32 * 16 + thread % 32 / 4 + i % 4 / 2 * 8, i / 4 * 8 + thread % 4 * 2 + i % 2);
+            let expected: f32 = (0..64).map(|k| a[row * 64 + k] * b[column * 64 + k]).sum();
+            assert_eq!(got, expected, "{kernel}: row {row}, column {column}");
+        }
+    }
+}
+
+fn measure_wgmma(queue: &dyn Queue) {
+    let sums = |rounds: u64| floats(&run(queue, "measure_wgmma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
+    let (none, one, three) = (sums(0), sums(1), sums(3));
+    assert_eq!(none, vec![0.0; 256], "measure_wgmma starts from zeros");
+    assert!(one.iter().any(|sum| sum.abs() > 1.0), "measure_wgmma multiplies");
+    for (one, three) in one.iter().zip(&three) {
+        assert!((three - 3.0 * one).abs() < 1e-2, "measure_wgmma multiplies once per round");
+    }
 }
 
 fn mma_knows_infinity_nan_and_subnormals(queue: &dyn Queue) {
@@ -245,6 +291,6 @@ fn measures(queue: &dyn Queue) {
 #[test]
 fn emulated_primitives_do_what_the_manual_says() {
     for schedule in Options::schedules() {
-        all(&*Emulated::new(Dtype::Bf16, schedule));
+        all(&*Emulated::hopper(schedule));
     }
 }

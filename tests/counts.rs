@@ -11,6 +11,7 @@ use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
+use std::rc::Rc;
 
 /// Shapes that fill the tiles, in bf16.
 const CASES: &[Case] = &[
@@ -43,7 +44,15 @@ const CASES: &[Case] = &[
 ];
 
 pub fn counted(case: &Case) -> Vec<LaunchCounts> {
-    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    counted_on(Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() }), case)
+}
+
+/// With the kernels for Hopper.
+fn on_hopper(case: &Case) -> Vec<LaunchCounts> {
+    counted_on(Emulated::hopper(Options { counts: true, ..Options::default() }), case)
+}
+
+fn counted_on(queue: Rc<Emulated>, case: &Case) -> Vec<LaunchCounts> {
     record(case, false, Device::Gpu(queue.clone())).run().unwrap();
     queue.take_counts()
 }
@@ -82,17 +91,18 @@ fn forward_products_touch_the_bytes_of_their_floor() {
         ("conv 1x1 folded", t * (128 * 64 + 64 * 256 + 128 * 256) + f * 256, t * 128 * 256),
     ];
     for (name, read, written) in expected {
-        let launches = counted(case(name));
-        let forward = launches.iter().find(|l| l.kernel.starts_with("conv_1")).unwrap();
-        assert_eq!((forward.unique_read, forward.unique_written), (read, written), "{name}: {forward}");
+        for launches in [counted(case(name)), on_hopper(case(name))] {
+            let forward = launches.iter().find(|l| l.kernel.starts_with("conv_")).unwrap();
+            assert_eq!((forward.unique_read, forward.unique_written), (read, written), "{name}: {forward}");
+        }
     }
 }
 
 #[test]
 fn products_read_fragments_without_bank_conflicts_and_memory_in_whole_sectors() {
-    for name in ["linear", "conv 3x3, 64", "conv 3x3 stride 2", "conv 1x1 folded"] {
-        let launches = counted(case(name));
-        let products: Vec<_> = launches.iter().filter(|l| l.kernel.starts_with("conv_1") || l.kernel.starts_with("conv_bwd_w_")).collect();
+    let names = ["linear", "conv 3x3, 64", "conv 3x3 stride 2", "conv 1x1 folded"];
+    for (name, launches) in names.map(|name| [(name, counted(case(name))), (name, on_hopper(case(name)))]).into_iter().flatten() {
+        let products: Vec<_> = launches.iter().filter(|l| l.kernel.starts_with("conv_") && l.kernel != "conv_bwd_w_sum").collect();
         assert!(products.len() >= if name == "conv 1x1 folded" { 1 } else { 3 }, "{name}");
         for launch in products {
             let shared = [Access::CopyTo, Access::Ldmatrix, Access::SharedLoad, Access::SharedStore];
@@ -110,6 +120,9 @@ fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
     let flops: Vec<(&str, u64)> = launches.iter().filter(|l| l.mma > 0).map(|l| (&l.kernel[..], l.mma_flops)).collect();
     let one = 2 * 256 * 128 * 512;
     assert_eq!(flops, [("conv_128x128", one), ("conv_128x128", one), ("conv_bwd_w_128x128", one)]);
+    let launches = on_hopper(case("linear"));
+    let flops: Vec<(&str, u64)> = launches.iter().filter(|l| l.mma > 0).map(|l| (&l.kernel[..], l.mma_flops)).collect();
+    assert_eq!(flops, [("conv_hopper", one), ("conv_hopper", one), ("conv_bwd_w_hopper", one)]);
     // Each parity of the pixel has the taps that reach it: none is multiplied by a zero that a stride puts in.
     let launches = counted(case("conv 3x3 stride 2"));
     let data: u64 = launches.iter().filter(|l| l.kernel == "conv_128x64").map(|l| l.mma_flops).sum();

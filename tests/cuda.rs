@@ -100,6 +100,8 @@ fn the_doctor_says_what_is_there_and_what_is_missing() {
     ] {
         assert!(page.contains(part), "{part} in\n{page}");
     }
+    let page = fake.doctor(&[("SSLMEM_PORTABLE", "1")]);
+    assert!(page.contains("works: Fake H200 (NVRTC 13.0, sm_90a, portable kernels), driver"), "{page}");
     for (settings, sentence) in [
         (("FAKE_VERSION", "11080"), "the NVIDIA driver is for CUDA 11.8, which is too old; install driver 525 or a newer one"),
         (("FAKE_CARDS", "0"), "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"),

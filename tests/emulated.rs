@@ -11,12 +11,17 @@ pub struct Emulated {
     emulator: Emulator,
     real: Dtype,
     shared: usize,
+    hopper: bool,
 }
 
 impl Emulated {
     /// A device whose activations are `real`.
     pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
-        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit })
+        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit, hopper: false })
+    }
+    /// A device in bf16 that chooses the kernels for Hopper.
+    pub fn hopper(options: Options) -> Rc<Emulated> {
+        Rc::new(Emulated { emulator: Emulator::new(options), real: Dtype::Bf16, shared: options.shared_limit, hopper: true })
     }
     /// What was counted since the last time, if the options ask for counts.
     pub fn take_counts(&self) -> Vec<LaunchCounts> {
@@ -38,6 +43,9 @@ impl Queue for Emulated {
     }
     fn shared(&self) -> usize {
         self.shared
+    }
+    fn hopper(&self) -> bool {
+        self.hopper
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         Ok(self.emulator.alloc(bytes))

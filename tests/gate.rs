@@ -49,11 +49,12 @@ struct Job {
     architecture: &'static str,
 }
 
-/// Every file for every type and architecture.
+/// Every file for every type and architecture that it is for.
 fn jobs() -> Vec<Job> {
     let files = sources().unwrap().iter().filter(|source| !source.is_header());
     let types = files.flat_map(|&source| [Dtype::Bf16, Dtype::F32].map(|real| (source, real)));
-    types.flat_map(|(source, real)| ARCHITECTURES.map(|architecture| Job { source, real, architecture })).collect()
+    let all = types.flat_map(|(source, real)| ARCHITECTURES.map(|architecture| Job { source, real, architecture }));
+    all.filter(|job| !job.source.is_hopper() || job.real == Dtype::Bf16 && job.architecture == "sm_90a").collect()
 }
 
 impl Job {
@@ -143,7 +144,7 @@ fn parse(log: &str) -> Vec<Usage> {
 
 /// The rows of the table: kernel, type, static shared memory, registers on each architecture.
 fn table(nvrtc: &Nvrtc, errors: &mut Vec<String>) -> String {
-    let (cache, mut rows) = (cache(), BTreeMap::<(String, &str), (u32, Vec<String>)>::new());
+    let (cache, mut rows) = (cache(), BTreeMap::<(String, &str), (u32, BTreeMap<&str, u32>)>::new());
     for job in jobs() {
         let written: Vec<&str> = signature::parse(&job.source).unwrap().iter().map(|s| s.kernel).collect();
         let usages = job.examine(nvrtc, &cache);
@@ -152,11 +153,13 @@ fn table(nvrtc: &Nvrtc, errors: &mut Vec<String>) -> String {
             assert!(written.contains(&kernel.as_str()), "{}: `{kernel}` is not written as an entry point is", job.source.name);
             let row = rows.entry((kernel, if job.real == Dtype::Bf16 { "bf16" } else { "f32" })).or_default();
             row.0 = row.0.max(shared);
-            row.1.push(registers.to_string());
+            row.1.insert(job.architecture, registers);
         }
     }
-    let rows =
-        rows.into_iter().map(|((kernel, real), (shared, registers))| format!("{kernel}\t{real}\t{shared}\t{}\n", registers.join("\t")));
+    let rows = rows.into_iter().map(|((kernel, real), (shared, registers))| {
+        let on = ARCHITECTURES.map(|architecture| registers.get(architecture).map_or("-".into(), u32::to_string));
+        format!("{kernel}\t{real}\t{shared}\t{}\n", on.join("\t"))
+    });
     format!("kernel\ttype\tshared\t{}\n", ARCHITECTURES.join("\t")) + &rows.collect::<String>()
 }
 

@@ -92,10 +92,12 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
     Ok(results)
 }
 
-/// Every case, plain and with gradients to add to, on a queue against the CPU. `SSLMEM_CASE=conv` takes those of one op.
-pub fn all_cases(queue: Rc<dyn Queue>, mut each: impl FnMut(String, Vec<Vec<f32>>)) {
+/// Every case of these ops (all, if none is named), plain and with gradients to add to, on a queue against the CPU. `SSLMEM_CASE=conv`
+/// takes those of one op.
+pub fn all_cases(queue: Rc<dyn Queue>, ops: &[&str], mut each: impl FnMut(String, Vec<Vec<f32>>)) {
     let chosen = std::env::var("SSLMEM_CASE").unwrap_or_default();
-    for case in ALL.iter().copied().flatten().filter(|c| c.name.starts_with(&chosen)) {
+    let wanted = |name: &str| name.starts_with(&chosen) && (ops.is_empty() || ops.iter().any(|op| name.starts_with(op)));
+    for case in ALL.iter().copied().flatten().filter(|c| wanted(c.name)) {
         for seeded in [false, true] {
             if seeded && case.mode == Mode::Eval {
                 continue;
@@ -110,11 +112,13 @@ pub fn all_cases(queue: Rc<dyn Queue>, mut each: impl FnMut(String, Vec<Vec<f32>
 }
 
 /// Every schedule of the emulator must give the CPU's results, and all of them the same bits.
-fn on_the_emulator(real: Dtype) {
+fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &[&str]) {
     let mut first: Vec<(String, Vec<Vec<f32>>)> = vec![];
     for (s, schedule) in Options::schedules().into_iter().enumerate() {
         let mut at = 0;
-        all_cases(Emulated::new(real, schedule), |name, results| {
+        let queue = make(schedule);
+        let real = queue.real();
+        all_cases(queue, ops, |name, results| {
             if s == 0 {
                 first.push((name, results));
             } else {
@@ -129,10 +133,15 @@ fn on_the_emulator(real: Dtype) {
 
 #[test]
 fn f32_kernels_equal_the_cpu_under_every_schedule() {
-    on_the_emulator(Dtype::F32);
+    on_the_emulator(|options| Emulated::new(Dtype::F32, options), &[]);
 }
 
 #[test]
 fn bf16_kernels_equal_the_cpu_under_every_schedule() {
-    on_the_emulator(Dtype::Bf16);
+    on_the_emulator(|options| Emulated::new(Dtype::Bf16, options), &[]);
+}
+
+#[test]
+fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
+    on_the_emulator(Emulated::hopper, &["linear/", "conv/"]);
 }

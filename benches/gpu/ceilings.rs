@@ -51,13 +51,18 @@ fn cache(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The rate of `mma.sync`, which is less than a Hopper card reaches by `wgmma`.
+/// The rate of `mma.sync`, and on a Hopper card that of `wgmma`.
 fn matrix(bench: &Bench) -> Result<()> {
     let (grid, rounds) = (bench.size(132 * 16, 1), bench.size(4096, 2));
     let out = memory_of(bench, 4 * 256 * grid)?;
     let seconds = bench.seconds(|| bench.queue.launch(&blocks("measure_mma", grid), &[out.address, rounds as u64]))?;
     let flops = (grid * 8 * rounds) as f64 * 32768.0;
     bench.tell(Line::new("ceiling/mma_sync", flops / seconds / 1e12, "TFLOP/s"));
+    if bench.queue.hopper() {
+        let launch = Launch { shared: 32 << 10, ..blocks("measure_wgmma", grid) };
+        let seconds = bench.seconds(|| bench.queue.launch(&launch, &[out.address, rounds as u64 / 2]))?;
+        bench.tell(Line::new("ceiling/wgmma", (grid * (rounds / 2)) as f64 * 2097152.0 / seconds / 1e12, "TFLOP/s"));
+    }
     Ok(())
 }
 

@@ -124,7 +124,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The first card, or the emulation of one.
 fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
     if emulate {
-        return Ok(emulated::Emulated::new(real, emulator::Options::default()));
+        let options = emulator::Options::default();
+        return Ok(if real == Dtype::Bf16 { emulated::Emulated::hopper(options) } else { emulated::Emulated::new(real, options) });
     }
     sslmem::device::cuda::open(0, real)
 }

@@ -17,6 +17,10 @@ pub trait Queue {
     fn real(&self) -> Dtype;
     /// Bytes of shared memory that one block may use.
     fn shared(&self) -> usize;
+    /// The kernels of the files `*_hopper.cu` run here, and are to.
+    fn hopper(&self) -> bool {
+        false
+    }
     /// What computes, for people and manifests.
     fn name(&self) -> String {
         "a GPU".into()
@@ -117,6 +121,10 @@ impl Gpu {
     /// Bytes of shared memory that one block may use.
     pub fn shared(&self) -> usize {
         self.queue.shared()
+    }
+    /// Whether kernels of the files `*_hopper.cu` are to be launched.
+    pub fn hopper(&self) -> bool {
+        self.queue.hopper()
     }
     /// Where a variable lies. Addresses do not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {

@@ -209,6 +209,25 @@ pub static CASES: &[Case] = &[
             s.conv_norm(["conv2", "bn2"], h, filter(16, 3, 1), Some(x[0]), true)
         },
     },
+    // More outputs than the narrowest tile.
+    Case {
+        name: "conv/wide",
+        mode: Mode::Train,
+        inputs: &[&[2, 7, 6, 72]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(80, 3, 2), None, true);
+            s.conv_norm(["conv2", "bn2"], h, filter(136, 1, 1), None, false)
+        },
+    },
+    Case {
+        name: "conv/wide_folded",
+        mode: Mode::Eval,
+        inputs: &[&[3, 9, 9, 72]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(72, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, filter(72, 1, 1), Some(x[0]), true)
+        },
+    },
     Case {
         name: "conv/twice",
         mode: Mode::Train,

@@ -1,5 +1,5 @@
 //! What convolutions and linear layers share: their packed weights, and on a GPU the launches of the kernels of `conv.cu`,
-//! `conv_bwd_w.cu` and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
+//! `conv_bwd_w.cu`, those of both for Hopper, and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
 
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
@@ -11,9 +11,11 @@ use std::rc::Rc;
 
 /// Rows of a tile of the result: the pixels that one block makes, and that its statistics are of.
 pub(crate) const TILE: usize = 128;
-/// Bytes of a tile's row in shared memory, and stages of the pipeline: as in `product.cuh`.
-const ROW: usize = 64;
-const STAGES: usize = 4;
+/// Shared memory of a block that makes so many rows and columns: as in `product.cuh` and `product_hopper.cuh`.
+fn shared(hopper: bool, rows: usize, columns: usize) -> u32 {
+    let (row, stages) = if hopper { (128, 3) } else { (64, 4) };
+    (stages * (rows + columns) * row) as u32
+}
 
 /// One weight and its packed forms.
 struct Part {
@@ -238,13 +240,14 @@ impl Gather {
         let (kernel, columns, threads) = match self.outputs {
             _ if !whole => ("conv_any", 64, 128),
             ..=64 => ("conv_128x64", 64, 128),
+            _ if g.hopper() => ("conv_hopper", 128, 256),
             // The widest tile only where it still gives every multiprocessor of a large card a block.
             n if n >= 256 && rows.div_ceil(TILE) * n.div_ceil(256) >= 128 => ("conv_128x256", 256, 256),
             _ => ("conv_128x128", 128, 128),
         };
         let tiles = rows.div_ceil(TILE) * self.outputs.div_ceil(columns);
-        let shared = STAGES * (TILE + columns) * ROW;
-        let launch = Launch { kernel, grid: [tiles as u32, 1, 1], block: [threads, 1, 1], shared: shared as u32 };
+        let shared = shared(kernel == "conv_hopper", TILE, columns);
+        let launch = Launch { kernel, grid: [tiles as u32, 1, 1], block: [threads, 1, 1], shared };
         let i = |n: usize| Arg::from(n);
         let args = [
             y.into(),
@@ -354,15 +357,17 @@ pub(crate) fn partial_sums(t: &mut Tape, c: &Conv) -> Var {
 pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) {
     let vector = 16 / g.real().bytes();
     let whole = c.channels.is_multiple_of(vector) && c.outputs.is_multiple_of(vector);
-    let (kernel, rows, columns) = match c.outputs {
-        _ if !whole => ("conv_bwd_w_any", 64, 64),
-        ..=64 => ("conv_bwd_w_64x128", 64, 128),
-        _ => ("conv_bwd_w_128x128", 128, 128),
+    let (kernel, rows, columns, threads) = match c.outputs {
+        _ if !whole => ("conv_bwd_w_any", 64, 64, 128),
+        ..=64 => ("conv_bwd_w_64x128", 64, 128, 128),
+        _ if g.hopper() => ("conv_bwd_w_hopper", 128, 128, 256),
+        _ => ("conv_bwd_w_128x128", 128, 128, 128),
     };
     let (taps, depth) = (c.kernel * c.kernel, c.channels * c.kernel * c.kernel);
     let tiles = c.outputs.div_ceil(rows) * depth.div_ceil(columns);
     let grid = [tiles as u32, parts(c) as u32, 1];
-    let launch = Launch { kernel, grid, block: [128, 1, 1], shared: (STAGES * (rows + columns) * ROW) as u32 };
+    let shared = shared(kernel == "conv_bwd_w_hopper", rows, columns);
+    let launch = Launch { kernel, grid, block: [threads, 1, 1], shared };
     let sizes = [c.batch, c.height, c.width, c.channels, c.outputs, c.kernel, c.stride, c.pad, c.out_height(), c.out_width()];
     let mut args: Vec<Arg> = vec![partial.into(), dy.into(), x.into()];
     args.extend(sizes.map(Arg::from));

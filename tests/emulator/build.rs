@@ -92,7 +92,9 @@ fn units(product: &Path, own: &Path) -> Vec<Unit> {
     let mut units = vec![];
     let stem = |file: &Path| file.file_stem().unwrap().to_str().unwrap().to_string();
     for file in cu_files(product) {
-        for (bf16, kind) in [(false, "f32"), (true, "bf16")] {
+        let types = [(false, "f32"), (true, "bf16")];
+        // wgmma multiplies bf16 alone.
+        for (bf16, kind) in types.into_iter().filter(|(bf16, _)| *bf16 || !stem(&file).ends_with("_hopper")) {
             units.push(Unit { name: format!("{}_{kind}", stem(&file)), file: file.clone(), bf16, bug: None, own: false, planted: None });
         }
     }

@@ -33,9 +33,13 @@ pub struct Cuda {
     card: Card,
     driver: Driver,
     real: Dtype,
+    hopper: bool,
     /// A graph is being made: nothing may be allocated, copied or waited for.
     capturing: Cell<bool>,
 }
+
+/// The variable that holds a Hopper card to the kernels of all cards, to compare the two.
+pub const PORTABLE: &str = "SSLMEM_PORTABLE";
 
 /// The card of this number, ready to run programs whose activations are `real`.
 ///
@@ -59,7 +63,9 @@ impl Cuda {
         let stream = context.new_stream().map_err(starting)?;
         let staging = staging::Staging::new(&context).map_err(starting)?;
         let modules = modules::Modules::new(context.clone(), &card, nvrtc, cache(), real);
-        Ok(Cuda { staging, modules, stream, context, card, driver, real, capturing: Cell::new(false) })
+        let portable = std::env::var(PORTABLE).is_ok_and(|value| !value.is_empty());
+        let hopper = real == Dtype::Bf16 && modules.hopper() && !portable;
+        Ok(Cuda { staging, modules, stream, context, card, driver, real, hopper, capturing: Cell::new(false) })
     }
 
     /// Another card may have been used by this thread since.
@@ -120,9 +126,15 @@ impl Queue for Cuda {
         self.card.shared
     }
 
+    fn hopper(&self) -> bool {
+        self.hopper
+    }
+
     fn name(&self) -> String {
         let (major, minor) = self.driver.version;
-        format!("{} ({}), driver for CUDA {major}.{minor}, {}", self.card.name, self.modules.describe(), self.real.name().to_lowercase())
+        let kernels = if self.real == Dtype::Bf16 && self.modules.hopper() && !self.hopper { ", portable kernels" } else { "" };
+        let real = self.real.name().to_lowercase();
+        format!("{} ({}{kernels}), driver for CUDA {major}.{minor}, {real}", self.card.name, self.modules.describe())
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {

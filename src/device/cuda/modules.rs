@@ -106,6 +106,11 @@ impl Modules {
         self.modules.borrow().values().cloned().collect()
     }
 
+    /// What is compiled for has wgmma.
+    pub fn hopper(&self) -> bool {
+        self.options[0].ends_with("=sm_90a")
+    }
+
     /// The compiler and what it compiles for, for people.
     pub fn describe(&self) -> String {
         let (major, minor) = self.nvrtc.version;

@@ -196,6 +196,16 @@ pub static CASES: &[Case] = &[
         inputs: &[&[11, 7], &[11, 13]],
         build: |s, x| s.at("fc").dense(x[0], &dense(13, After::Add(x[1]))),
     },
+    // More outputs than one tile, whose sizes fill none.
+    Case {
+        name: "linear/wide",
+        mode: Mode::Train,
+        inputs: &[&[130, 72], &[130, 264]],
+        build: |s, x| {
+            let h = s.at("fc1").dense(x[0], &dense(264, After::Gelu));
+            s.at("fc2").dense(h, &dense(264, After::Add(x[1])))
+        },
+    },
     // The weight of a patch embedding, as it is stored.
     Case {
         name: "linear/stored",

@@ -1,6 +1,6 @@
 // C[M,N] (f32) = A[M,K] * B[N,K]^T on Hopper: TMA (128B swizzle) -> mbarrier ring -> wgmma. sm_90a only.
 // Warpgroup 0 produces, warpgroups 1 and 2 each own 64 of the 128 rows.
-#include "hopper.cuh"
+#include "tma.cuh"
 
 KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
     GRID_CONSTANT TensorMap mapA, GRID_CONSTANT TensorMap mapB, float *__restrict__ C, int M, int N, int K) {
@@ -37,9 +37,9 @@ KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
     }
   } else {
     setmaxnreg_inc<232>();
-    float d[64];
+    float d[16][4];
 #pragma unroll
-    for (int i = 0; i < 64; i++) d[i] = 0.f;
+    for (int i = 0; i < 64; i++) d[i / 4][i % 4] = 0.f;
     const u32 rows = (wg - 1) * 64 * BK * 2;
     for (int k = 0; k < steps; k++) {
       int s = k % STAGES;
@@ -49,9 +49,9 @@ KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
 #pragma unroll
       for (int kk = 0; kk < BK / 16; kk++)
 #ifdef BUG_DESC
-        wgmma_m64n128k16(d, wgmma_desc(a + kk * 32, 16, 512, 1), wgmma_desc(b + kk * 32, 16, 1024, 1), 1);
+        wgmma_m64n128k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 512, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
 #else
-        wgmma_m64n128k16(d, wgmma_desc(a + kk * 32, 16, 1024, 1), wgmma_desc(b + kk * 32, 16, 1024, 1), 1);
+        wgmma_m64n128k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 1024, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
 #endif
       wgmma_commit();
 #ifdef BUG_WGWAIT
@@ -70,7 +70,7 @@ KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         int r = m0 + (wg - 1) * 64 + warp * 16 + lane / 4 + h * 8, c = n0 + j * 8 + (lane & 3) * 2;
-        if (r < M && c + 1 < N) *(float2 *)(C + (u64)r * N + c) = make_float2(d[j * 4 + h * 2], d[j * 4 + h * 2 + 1]);
+        if (r < M && c + 1 < N) *(float2 *)(C + (u64)r * N + c) = make_float2(d[j][h * 2], d[j][h * 2 + 1]);
       }
   }
 }

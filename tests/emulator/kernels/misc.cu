@@ -1,5 +1,5 @@
 // Odd cases, one kernel each: what the emulator must refuse, and what it must let pass.
-#include "hopper.cuh"
+#include "tma.cuh"
 
 // --- refused -----------------------------------------------------------------------------------------------------------------
 

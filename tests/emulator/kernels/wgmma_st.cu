@@ -1,6 +1,6 @@
 // One 64x64x64 wgmma tile with operands stored by ordinary stores, unswizzled; C[64,64] = A[64,64] * B, where B is
 // [64 n][64 k] (tb = 0, K-major) or [64 k][64 n] (tb = 1, MN-major). Exercises descriptors without TMA. sm_90a only.
-#include "hopper.cuh"
+#include "tma.cuh"
 
 template <int TB> DEVICE void body(const bf16 *__restrict__ A, const bf16 *__restrict__ B, float *__restrict__ C) {
   SHARED(bf16, sA, [64 * 64]);

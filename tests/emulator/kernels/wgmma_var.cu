@@ -1,6 +1,6 @@
 // One 64x64x64 tile by every swizzle (W bytes), B K-major [n][k] or MN-major [k][n], A from shared memory or registers;
 // TMA in, TMA out, named barrier. Conformance test for ptx.cuh; sm_90a only.
-#include "hopper.cuh"
+#include "tma.cuh"
 
 template <int W, int MN, int RS>
 DEVICE void body(const TensorMap *mapA, const TensorMap *mapB, const TensorMap *mapC, const bf16 *__restrict__ A) {

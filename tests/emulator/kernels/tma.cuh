@@ -1,17 +1,11 @@
-// The PTX of sm_90a, each primitive twice, as in ptx.cuh: mbarriers, TMA, wgmma.
+// The PTX of sm_90a that no kernel of the product uses, each primitive twice, as in ptx.cuh: mbarriers, TMA, wgmma of other shapes.
 #pragma once
-#include "prelude.cuh"
+#include "hopper.cuh"
 
 // A CUtensorMap on the GPU; the emulator has its own fields in the 128 bytes.
 struct alignas(64) TensorMap {
   u64 opaque[16];
 };
-
-// Descriptor of a matrix in shared memory for wgmma. swizzle: 0 none, 1 128 bytes, 2 64, 3 32; offsets in bytes.
-DEVICE u64 wgmma_desc(u32 address, u32 leading, u32 stride, u32 swizzle) {
-  const u64 start = (address & 0x3ffffu) >> 4, lead = (leading & 0x3ffffu) >> 4, step = (stride & 0x3ffffu) >> 4;
-  return start | lead << 16 | step << 32 | (u64)swizzle << 62;
-}
 
 #ifdef SIMT_HOST
 
@@ -20,7 +14,6 @@ DEVICE void mbar_init_fence() {}
 DEVICE void mbar_arrive(u32 bar, CALLER) { emu_mbarrier_arrive(bar, 1, 0, SITE); }
 DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes, CALLER) { emu_mbarrier_arrive(bar, 1, bytes, SITE); }
 DEVICE void mbar_wait(u32 bar, u32 parity, CALLER) { emu_mbarrier_wait(bar, parity, SITE); }
-DEVICE void fence_proxy_async() { emu_fence_proxy_async(); }
 
 DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, CALLER) { emu_tma(1, to, map, bar, c0, c1, 0, 0, 0, SITE); }
 DEVICE void tma_load_4d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, int c2, int c3, CALLER) {
@@ -31,9 +24,6 @@ DEVICE void bulk_commit() { emu_bulk_commit(); }
 template <int N> DEVICE void bulk_wait_read() { emu_bulk_wait(N); }
 DEVICE void tma_prefetch_desc(const TensorMap *) {}
 
-DEVICE void wgmma_fence() {}
-DEVICE void wgmma_commit() { emu_wgmma_commit(); }
-template <int N> DEVICE void wgmma_wait() { emu_wgmma_wait(N); }
 template <int N> DEVICE void setmaxnreg_inc() {}
 template <int N> DEVICE void setmaxnreg_dec() {}
 template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n64k16(float (&d)[32], u64 desc_a, u64 desc_b, int scale_d, CALLER) {
@@ -41,12 +31,6 @@ template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n64k16(float (&d)[32], u6
 }
 template <int TB = 0> DEVICE void wgmma_m64n64k16_rs(float (&d)[32], const u32 (&a)[4], u64 desc_b, int scale_d, CALLER) {
   emu_wgmma(d, a, 0, desc_b, 64, scale_d, 0, TB, SITE);
-}
-template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n128k16(float (&d)[64], u64 desc_a, u64 desc_b, int scale_d, CALLER) {
-  emu_wgmma(d, 0, desc_a, desc_b, 128, scale_d, TA, TB, SITE);
-}
-template <int TB = 0> DEVICE void wgmma_m64n128k16_rs(float (&d)[64], const u32 (&a)[4], u64 desc_b, int scale_d, CALLER) {
-  emu_wgmma(d, a, 0, desc_b, 128, scale_d, 0, TB, SITE);
 }
 
 #else
@@ -64,8 +48,6 @@ DEVICE void mbar_wait(u32 bar, u32 parity) {
       "@p bra DONE;\nbra AGAIN;\nDONE:\n}\n" ::"r"(bar), "r"(parity)
       : "memory");
 }
-// Between ordinary stores to shared memory and their reading by wgmma or TMA.
-DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
@@ -86,9 +68,6 @@ DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memo
 template <int N> DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
 DEVICE void tma_prefetch_desc(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 template <int N> DEVICE void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> DEVICE void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -117,40 +96,6 @@ template <int TB = 0> DEVICE void wgmma_m64n64k16_rs(float (&d)[32], const u32 (
         "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]),
         "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
         "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc_b), "r"(scale_d), "n"(TB));
-}
-template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n128k16(float (&d)[64], u64 desc_a, u64 desc_b, int scale_d) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "
-      "%27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "
-      "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, %67, %68;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]),
-        "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
-        "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]),
-        "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]),
-        "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(desc_a), "l"(desc_b), "r"(scale_d), "n"(TA), "n"(TB));
-}
-template <int TB = 0> DEVICE void wgmma_m64n128k16_rs(float (&d)[64], const u32 (&a)[4], u64 desc_b, int scale_d) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "
-      "%27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "
-      "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]),
-        "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
-        "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]),
-        "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]),
-        "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc_b), "r"(scale_d), "n"(TB));
 }
 

@@ -1,0 +1,231 @@
+// What the kernels of convolutions share: where pixels lie, how neighbourhoods are gathered, what happens to a result on its way out.
+#pragma once
+#include "gelu.cuh"
+#include "product.cuh"
+
+// Where the pixels of the result lie in x and in y.
+struct Gather {
+  int batch, height, width, channels;  // x [batch, height, width, channels]
+  int outputs;                         // w [outputs, taps_h, taps_w, channels]
+  int taps_h, taps_w;
+  int step, from_h, from_w;            // pixel (i, j) starts at row i step + from_h of x
+  int out_h, out_w;                    // pixels of an image that this launch makes
+  int map_h, map_w, spread, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i spread + at_h, j spread + at_w)
+
+  MEMBER int rows() const { return batch * out_h * out_w; }
+  MEMBER int depth() const { return taps_h * taps_w * channels; }
+  // Row of y, as a matrix [batch map_h map_w, outputs].
+  MEMBER int place(int row) const {
+    if (spread == 1 && out_w == map_w && out_h == map_h) return row;
+    const int j = row % out_w, i = row / out_w % out_h, n = row / out_w / out_h;
+    return (n * map_h + i * spread + at_h) * map_w + j * spread + at_w;
+  }
+};
+
+// No row of x.
+constexpr int NOWHERE = -(1 << 29);
+
+// Copies the neighbourhoods of ROWS pixels. A thread has one chunk of a step's K, so it counts taps and channels along. channels is
+// a multiple of VEC. Places in x count chunks of 16 bytes, of which 32 GB are 2^31.
+template <int ROWS, int THREADS> struct Pixels {
+  static constexpr int EACH = ROWS * CHUNKS / THREADS, APART = THREADS / CHUNKS;
+  const T *x;
+  int height, width, line, taps_h, taps_w;  // a pixel is a line of chunks
+  int base[EACH];              // the first tap's first chunk; may lie outside of x
+  int top[EACH], left[EACH];   // of the neighbourhood
+  int tap_i, tap_j, chunk;     // of the thread's chunk in the next step
+
+  MEMBER Pixels(const T *x_, const Gather &g, int first)
+      : x(x_), height(g.height), width(g.width), line(g.channels / VEC), taps_h(g.taps_h), taps_w(g.taps_w), tap_i(0), tap_j(0) {
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int row = first + threadIdx.x / CHUNKS + i * APART;
+      const int n = row / g.out_w / g.out_h;
+      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
+      left[i] = row % g.out_w * g.step + g.from_w;
+      base[i] = row < g.rows() ? ((n * height + top[i]) * width + left[i]) * line : 0;
+    }
+    chunk = threadIdx.x % CHUNKS;
+    carry();
+  }
+  MEMBER void carry() {
+    while (chunk >= line) {
+      chunk -= line;
+      if (++tap_j == taps_w) tap_j = 0, tap_i++;
+    }
+  }
+  MEMBER void load(u8 *tile) {
+    const int offset = (tap_i * width + tap_j) * line + chunk;
+    const u32 to = smem_u32(tile);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int h = top[i] + tap_i, w = left[i] + tap_j;
+      const bool in = tap_i < taps_h && (u32)h < (u32)height && (u32)w < (u32)width;
+      cp_async<16>(to + Along::chunk(threadIdx.x / CHUNKS + i * APART, threadIdx.x % CHUNKS), x + (long long)(base[i] + offset) * VEC, in);
+    }
+    chunk += CHUNKS;
+    carry();
+  }
+};
+
+// As `Activation` in src/device/product.rs.
+enum Activation { NOTHING, RELU, GELU };
+
+// What is done to a result before it is written, and the statistics of what is written.
+struct Epilogue {
+  T *y;
+  T *before;           // like y, what the activation is given; or null
+  float *moments;      // [tiles, 2, outputs]: mean and sum of squared deviations over the rows of a tile; or null
+  const float *shift;  // [outputs] or null
+  const T *residual;   // like y, or null
+  int add;             // y holds something already
+  int activation;
+};
+
+// Mean and sum of squared deviations of `count` values, for VEC columns; differences are taken to the first value, which is close.
+struct Moments {
+  float pivot[VEC], sum[VEC], squares[VEC];
+  int count;
+
+  MEMBER void take(const float (&v)[VEC]) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      if (count == 0) pivot[e] = v[e], sum[e] = 0.f, squares[e] = 0.f;
+      const float d = v[e] - pivot[e];
+      sum[e] += d;
+      squares[e] = fmaf(d, d, squares[e]);
+    }
+    count++;
+  }
+};
+
+// Chan et al.: (mean, m2) of na values becomes that of na + nb.
+DEVICE void merge(float &mean, float &m2, float na, float mean_b, float m2_b, float nb) {
+  if (nb == 0.f) return;
+  const float d = mean_b - mean, n = na + nb;
+  mean += d * (nb / n);
+  m2 += m2_b + d * d * (na * nb / n);
+}
+
+template <int BM, int BN, int WM, int WN, int DEEP = 4> struct Tile {
+  static constexpr int WARPS = BM / WM * (BN / WN), THREADS = WARPS * 32, STAGES = DEEP;
+  static constexpr int BYTES = (BM + BN) * ROW;  // of a stage
+  static constexpr int MI = WM / 16, NI = WN / 8, SLAB = 16 * (WN + 8);
+  // Statistics of a warp [3][VEC][PITCH]: column l VEC + e of the warp lies at [e][l]. PITCH is an odd multiple of four, so that neither lanes
+  // l nor neighbouring columns share a bank.
+  static constexpr int LANES = WN / VEC, PITCH = LANES % 8 == 4 ? LANES : LANES + 4, KIND = VEC * PITCH;
+  static_assert(WARPS * (SLAB + 3 * KIND) * 4 <= STAGES * BYTES, "the epilogue works where the stages were");
+};
+
+// VEC neighbours of a row, of which `left` exist; `whole`: all of them, aligned.
+DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
+  if (whole) {
+    store16(y, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < VEC; e++)
+      if (e < left) y[e] = from_f32(v[e]);
+  }
+}
+
+// Writes the tile of a block. `smem` is free.
+template <class S, int BM, int BN, int WM, int WN, bool ANY>
+DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, rows = g.rows();
+  const int m0 = tile * BM + warp / (BN / WN) * WM, column = n0 + warp % (BN / WN) * WN;
+  constexpr int LANES = S::LANES;
+  const int mine = column + lane % LANES * VEC;  // the lane's first column
+  const bool whole = !ANY || g.outputs % VEC == 0;
+  float shift[VEC];
+#pragma unroll
+  for (int e = 0; e < VEC; e++) shift[e] = to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
+  Moments seen;
+  seen.count = 0;
+  by_rows(acc, (float *)smem + warp * S::SLAB, [&](int row, int, float(&v)[VEC]) {
+    if (m0 + row >= rows || mine >= g.outputs) return;
+    const u64 at = (u64)g.place(m0 + row) * g.outputs + mine;
+    float before[VEC], more[VEC];
+#pragma unroll
+    for (int e = 0; e < VEC; e++) before[e] = more[e] = 0.f;
+    if (whole) {
+      if (to.residual) load16(to.residual + at, more);
+      if (to.add) load16(to.y + at, before);
+    } else {
+#pragma unroll
+      for (int e = 0; e < VEC; e++)
+        if (mine + e < g.outputs) {
+          if (to.residual) more[e] = to_f32(to.residual[at + e]);
+          if (to.add) before[e] = to_f32(to.y[at + e]);
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      v[e] = v[e] + shift[e] + more[e] + before[e];
+      if (to.activation == RELU) v[e] = v[e] < 0.f ? 0.f : v[e];
+    }
+    if (to.activation == GELU) {
+      if (to.before) put(to.before + at, v, whole, g.outputs - mine);
+#pragma unroll
+      for (int e = 0; e < VEC; e++) v[e] = gelu(v[e]);
+    }
+#pragma unroll
+    for (int e = 0; e < VEC; e++) v[e] = to_f32(from_f32(v[e]));
+    if (to.moments) seen.take(v);
+    put(to.y + at, v, whole, g.outputs - mine);
+  });
+  if (!to.moments) return;
+
+  // Lanes with the same columns, then the warps above each other, in order.
+  float count = seen.count, mean[VEC], m2[VEC];
+#pragma unroll
+  for (int e = 0; e < VEC; e++) {
+    mean[e] = seen.count ? seen.pivot[e] + seen.sum[e] / count : 0.f;
+    m2[e] = seen.count ? seen.squares[e] - seen.sum[e] * (seen.sum[e] / count) : 0.f;
+  }
+#pragma unroll
+  for (int o = LANES; o < 32; o *= 2) {
+    const float other = __shfl_xor_sync(0xffffffffu, count, o);
+    const bool low = (lane & o) == 0;  // both lanes merge in the same order
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      const float mean_o = __shfl_xor_sync(0xffffffffu, mean[e], o);
+      const float m2_o = __shfl_xor_sync(0xffffffffu, m2[e], o);
+      float a = low ? mean[e] : mean_o, b = low ? m2[e] : m2_o;
+      const float na = low ? count : other, nb = low ? other : count;
+      if (na == 0.f) a = low ? mean_o : mean[e], b = low ? m2_o : m2[e];
+      else merge(a, b, na, low ? mean_o : mean[e], low ? m2_o : m2[e], nb);
+      mean[e] = a, m2[e] = b;
+    }
+    count += other;
+  }
+  float *part = (float *)smem + S::WARPS * S::SLAB;  // [WARPS][3][VEC][PITCH]
+  if (lane < LANES) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      float *p = part + warp * 3 * S::KIND + e * S::PITCH + lane;
+      p[0] = mean[e], p[S::KIND] = m2[e], p[2 * S::KIND] = count;
+    }
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < BN && n0 + c < g.outputs; c += S::THREADS) {
+    const float *p = part + c / WN * 3 * S::KIND + c % VEC * S::PITCH + c % WN / VEC;
+    float a = p[0], b = p[S::KIND], n = p[2 * S::KIND];
+#pragma unroll
+    for (int w = 1; w < BM / WM; w++) {
+      p += BN / WN * 3 * S::KIND;
+      merge(a, b, n, p[0], p[S::KIND], p[2 * S::KIND]);
+      n += p[2 * S::KIND];
+    }
+    to.moments[((u64)tile * 2) * g.outputs + n0 + c] = a;
+    to.moments[((u64)tile * 2 + 1) * g.outputs + n0 + c] = b;
+  }
+}
+
+// Which tile a block has: eight tiles of rows go through all columns before the next eight, so that what they share stays in the L2.
+template <int BM, int BN> DEVICE void place_of_block(const Gather &g, int &tile, int &n0) {
+  constexpr int GROUP = 8;
+  const int across = (g.outputs + BN - 1) / BN, down = (g.rows() + BM - 1) / BM;
+  const int group = blockIdx.x / (GROUP * across), high = min(GROUP, down - group * GROUP), in = blockIdx.x - group * GROUP * across;
+  tile = group * GROUP + in % high;
+  n0 = in / high * BN;
+}

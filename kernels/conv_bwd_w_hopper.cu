@@ -1,0 +1,29 @@
+// The product of conv_bwd_w.cu on Hopper, in bf16, for 16 bytes of channels and outputs at a time: both tiles lie across K, which wgmma reads
+// as they are.
+//
+// Floor: as in conv_bwd_w.cu; shared memory as in conv_hopper.cu.
+#define HOPPER 1
+#include "conv_bwd_w.cuh"
+#include "product_hopper.cuh"
+
+#if BF16
+
+KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T *dy, const T *x, int batch, int height, int width,
+    int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
+  constexpr int THREADS = 256, STAGES = 3;
+  const Gather g = {batch, height, width, channels, outputs, taps, step, pad, out_h, out_w};
+  SHARED_DYN(smem);
+  const int across = (g.depth() + 127) / 128, m0 = blockIdx.x / across * 128, n0 = blockIdx.x % across * 128;
+  const int begin = blockIdx.y * run, end = min(begin + run, g.pixels());
+  const Outputs<128, THREADS> rows = {dy, g.outputs, m0, end};
+  Seen<128, THREADS> seen(x, g, n0, begin, end);
+  float acc[1][16][4];
+  clear(acc);
+  multiply_warpgroups<Across<128>, Across<128>, STAGES>(acc, smem, (end - begin + BK - 1) / BK, [&](u8 *slot, int step) {
+    rows.load(slot, begin + step * BK);
+    seen.load(slot + 128 * ROW, begin + step * BK);
+  });
+  put_sums<false>(partial, acc, g, m0 + threadIdx.x / 32 * 16, n0);
+}
+
+#endif

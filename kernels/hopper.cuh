@@ -1,0 +1,58 @@
+// The PTX of Hopper (sm_90a) that products use, each primitive twice, as in ptx.cuh: matrices multiplied by a warpgroup of four warps,
+// asynchronously, from shared memory (the PTX manual, "Asynchronous Warpgroup Level Matrix Instructions").
+#pragma once
+#include "prelude.cuh"
+
+// Describes an operand of wgmma at `address`. swizzle: 0 none, 1 of 128 bytes, 2 of 64, 3 of 32, by address bits 4 to 6 and 7 to 9, so
+// that a swizzled tile begins at a multiple of eight rows. Where rows run along K (of M or N): `stride` bytes lie between groups of eight
+// rows, `leading` counts only without swizzle. Where they run along M or N (of K): `leading` bytes lie between pieces as wide as the
+// swizzle, `stride` between groups of eight rows.
+DEVICE u64 wgmma_desc(u32 address, u32 leading, u32 stride, u32 swizzle) {
+  const u64 start = (address & 0x3ffffu) >> 4, lead = (leading & 0x3ffffu) >> 4, step = (stride & 0x3ffffu) >> 4;
+  return start | lead << 16 | step << 32 | (u64)swizzle << 62;
+}
+
+#ifdef SIMT_HOST
+
+DEVICE void fence_proxy_async() { emu_fence_proxy_async(); }
+DEVICE void wgmma_fence() {}
+DEVICE void wgmma_commit() { emu_wgmma_commit(); }
+template <int N> DEVICE void wgmma_wait() { emu_wgmma_wait(N); }
+template <int TA, int TB> DEVICE void wgmma_m64n128k16(float (&d)[16][4], u64 a, u64 b, CALLER) {
+  emu_wgmma(&d[0][0], 0, a, b, 128, 1, TA, TB, SITE);
+}
+
+#else
+
+// Makes what this thread wrote to shared memory, by stores and by copies that it has waited for, visible to wgmma, once a barrier has told
+// the threads that issue it.
+DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Before the first wgmma, and after registers that one reads or adds to were written by anything else.
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most the last N groups are under way. Until then neither d nor the operands may be touched.
+template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+// d += a b, a 64 x 16 and b 16 x 128 in bf16, d in f32. Of d a warp has 16 rows, in pieces of 16 x 8 that lie as those of mma_m16n8k16. TA,
+// TB: rows of the tile run along M or N instead of along K. All 128 threads.
+template <int TA, int TB> DEVICE void wgmma_m64n128k16(float (&d)[16][4], u64 a, u64 b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, "
+      "%25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, 1, 1, 1, %66, %67;"
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+        "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+        "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]),
+        "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]),
+        "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]),
+        "+f"(d[11][3]), "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]),
+        "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]),
+        "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
+      : "l"(a), "l"(b), "n"(TA), "n"(TB));
+}
+
+#endif
