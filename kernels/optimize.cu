@@ -145,13 +145,16 @@ KERNEL void __launch_bounds__(THREADS)
       [&](int i) { move(c.w[i], c.g[i], c.first[i], c.second[i], a); });
 }
 
-// partials[chunk] = sums of w^2 and (scale g + decay w)^2, for the chunks of matrices.
+// As `Dialect` in src/ops/optimize.
+enum Dialect { PLAIN, CLASSIC, CLIPPED };
+
+// partials[chunk] = sums of w^2 and (scale g + decay w)^2, for the chunks of matrices; of g alone for CLIPPED.
 // Floor: 8 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip) {
+    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip, int dialect) {
   const Chunk c = load_chunk(chunks);
   if (!(c.flags & MATRIX)) return;
-  const float decay = decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
+  const float decay = dialect == CLIPPED ? 0.f : decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
   float weight = 0, moved = 0;
   auto add = [&](float w, float g) {
     g = scale * g + decay * w;
@@ -173,16 +176,22 @@ KERNEL void __launch_bounds__(THREADS)
 // Floor: 20 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
     optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, float clip,
-                  float momentum, float trust) {
+                  float momentum, float trust, int dialect) {
   const Chunk c = load_chunk(chunks);
   if (*step < c.from) return;
-  const float scale = clipped(c, gradients, clip);
-  float ratio = 1;
+  const float scale = clipped(c, gradients, clip), rate = rate_of(c, schedule, step);
+  float ratio = 1, decay = decay_of(c, schedule, step);
   if (c.flags & MATRIX) {
     double weight = 0, gradient = 0;
     for (int i = c.begin + threadIdx.x; i < c.begin + c.count; i += THREADS) weight += partials[2 * i], gradient += partials[2 * i + 1];
     weight = sqrt(block_sum(weight)), gradient = sqrt(block_sum(gradient));
-    if (weight > 0 && gradient > 0) ratio = trust * weight / gradient;
+    if (weight > 0 && gradient > 0) {
+      const double full = trust * weight / (dialect == CLIPPED ? gradient + decay * weight + 1e-8 : gradient);
+      ratio = dialect == CLIPPED ? fmin(full / rate, 1.) : full;
+    } else if (dialect == CLIPPED) {
+      decay = 0;
+    }
   }
-  move(c, {momentum, decay_of(c, schedule, step), ratio, rate_of(c, schedule, step), scale});
+  if (dialect == CLASSIC) move(c, {momentum, decay, ratio * rate, 1, scale});
+  else move(c, {momentum, decay, ratio, rate, scale});
 }

@@ -4,7 +4,7 @@ use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
 use sslmem::encoders::{Form, Stem, find};
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::optimize::{Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -239,11 +239,13 @@ fn nt_xent_of_equal_embeddings_is_the_closed_form() {
 #[test]
 fn optimizers_equal_pytorch_for_ten_steps() {
     let golden = Golden::read("losses");
-    for name in ["sgd", "adam", "adamw", "lars"] {
+    for name in ["sgd", "adam", "adamw", "lars", "lars_classic", "lars_clipped"] {
         let s = golden.get(&format!("optim.{name}.settings"));
         let (rule, decay) = match name {
             "sgd" => (Rule::Sgd { momentum: s[0] }, s[1]),
-            "lars" => (Rule::Lars { momentum: s[0], trust: s[2] }, s[1]),
+            "lars" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Plain }, s[1]),
+            "lars_classic" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Classic }, s[1]),
+            "lars_clipped" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Clipped }, s[1]),
             _ => (Rule::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
         };
         let rows: Vec<[f32; 4]> = golden.get("optim.lr").iter().map(|lr| [*lr, decay, 0.0, 0.0]).collect();

@@ -11,7 +11,7 @@ use sslmem::ops::alignment::Pairs;
 use sslmem::ops::distill::Distill;
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{After, Dense};
-use sslmem::ops::optimize::Rule;
+use sslmem::ops::optimize::{Dialect, Rule};
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
@@ -222,7 +222,7 @@ fn optimizers_move_each_weight_once() {
     let rules: [(Rule, &[Floor]); 3] = [
         (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("average", 2.0, 1.0, 2.9)]),
         (adam, &[floor("optimize_adam", 4.0, 3.0, 6.15)]),
-        (Rule::Lars { momentum: 0.9, trust: 0.02 }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
+        (Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
     ];
     for (rule, floors) in rules {
         let mut recorded = kernels_update::record(rule, kernels_update::RUNS[1], Device::Gpu(queue.clone()));

@@ -5,7 +5,7 @@ use crate::emulated::Emulated;
 use crate::kernels::{distance, noise};
 use emulator::Options;
 use sslmem::device::Device;
-use sslmem::ops::optimize::{Rate, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
 use sslmem::program::Program;
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
@@ -16,7 +16,9 @@ const RULES: &[Rule] = &[
     Rule::Sgd { momentum: 0.9 },
     Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
     Rule::Adam { betas: [0.9, 0.95], eps: 1e-6, decoupled: true },
-    Rule::Lars { momentum: 0.9, trust: 0.02 },
+    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain },
+    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Classic },
+    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Clipped },
 ];
 /// The first has more values than a block takes; the third starts at zero, where LARS adapts nothing.
 pub const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];

@@ -4,7 +4,7 @@
 use crate::golden::{Golden, close};
 use sslmem::ops::distill::{Distill, Distilled};
 use sslmem::ops::mask::Chosen;
-use sslmem::ops::optimize::{Rate, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -225,7 +225,7 @@ fn special_weights_move_as_in_pytorch() {
     let rules = [
         ("sgd", Rule::Sgd { momentum: 0.9 }),
         ("adamw", Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
-        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3 }),
+        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
     ];
     for (name, rule) in rules {
         let rows: Vec<[f32; 4]> = golden.get("update.lr").iter().map(|lr| [*lr, 0.05, 0.0, 0.0]).collect();

@@ -5,10 +5,11 @@ use crate::{Bench, Job};
 use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::optimize::{Rule, Treat};
+use sslmem::ops::distill::Distill;
+use sslmem::ops::optimize::{Dialect, Rule, Treat};
 use sslmem::schedule::Schedule;
-use sslmem::tape::{Mode, Tape};
-use sslmem::var::Dtype;
+use sslmem::tape::{Mode, Scope, Tape};
+use sslmem::var::{Dtype, Var};
 use sslmem::weights::{Init, Weights};
 
 pub const JOBS: &[Job] = &[
@@ -17,12 +18,87 @@ pub const JOBS: &[Job] = &[
     ("conv/resnet50", |bench| convolutions(bench, "resnet50", 128, RESNET50)),
     ("alignment", alignment),
     ("contrast", contrast),
+    ("transformer", |bench| bench.ops(TRANSFORMER)),
+    ("losses", |bench| bench.ops(LOSSES)),
     ("optimize", optimize),
 ];
 
-/// Rows, inputs, outputs: how close to the card, and the shape of a transformer's layer.
+/// Shapes of what an op reads.
+type Shapes = &'static [&'static [usize]];
+
+/// An op with its gradient, at a real size and at one to go through the motions.
+pub struct Op {
+    name: &'static str,
+    inputs: Shapes,
+    tiny: Shapes,
+    build: fn(&mut Scope, &[Var]) -> Var,
+}
+
+/// What a ViT-B/16 does between its products, for 64 images.
+const TRANSFORMER: &[Op] = &[
+    Op { name: "64x197x12x64", inputs: &[&[64, 197, 3 * 768]], tiny: &[&[1, 5, 3 * 768]], build: |s, x| s.attention(x[0], 12) },
+    Op { name: "64x197x768", inputs: &[&[64, 197, 768]], tiny: &[&[1, 5, 768]], build: |s, x| s.layer_norm(x[0], 1e-6, false) },
+];
+
+/// The losses at the sizes of their authors' recipes.
+const LOSSES: &[Op] = &[
+    Op {
+        name: "mocov3/4096x256",
+        inputs: &[&[4096, 256], &[4096, 256]],
+        tiny: &[&[16, 32], &[16, 32]],
+        build: |s, x| s.info_nce(x[0], x[1], 0.2),
+    },
+    Op { name: "simsiam/512x2048", inputs: &[&[512, 2048], &[512, 2048]], tiny: &[&[8, 32], &[8, 32]], build: |s, x| s.cosine(x[0], x[1]) },
+    Op {
+        name: "barlow/2048x8192",
+        inputs: &[&[2048, 8192], &[2048, 8192]],
+        tiny: &[&[16, 32], &[16, 32]],
+        build: |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.024),
+    },
+    Op {
+        name: "vicreg/2048x8192",
+        inputs: &[&[2048, 8192], &[2048, 8192]],
+        tiny: &[&[16, 32], &[16, 32]],
+        build: |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]),
+    },
+    // Ten crops of a student, two views of its teacher.
+    Op {
+        name: "dino/640x65536",
+        inputs: &[&[640, 65536], &[128, 65536]],
+        tiny: &[&[10, 64], &[2, 64]],
+        build: |s, x| {
+            s.tape().ignore(x[1]);
+            let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
+            s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+        },
+    },
+];
+
+impl Bench {
+    fn ops(&self, ops: &[Op]) -> Result<()> {
+        for op in ops {
+            self.in_time()?;
+            let shapes = if self.tiny { op.tiny } else { op.inputs };
+            let mut tape = Tape::new(Mode::Train);
+            let inputs: Vec<Var> = shapes.iter().map(|dims| input(&mut tape, dims)).collect();
+            inputs.iter().for_each(|x| tape.want(*x));
+            let y = (op.build)(&mut tape.root().at("op"), &inputs);
+            let shape = tape.shape(y);
+            let dy = tape.fixed_like(y);
+            tape.seed(y, dy);
+            tape.reverse();
+            let mut program = tape.compile(&mut Weights::on(self.device.clone(), 0))?;
+            let filled = inputs.iter().copied().zip(shapes.iter().map(|dims| dims.iter().product()));
+            fill(&mut program, &filled.chain([(dy, shape.len())]).collect::<Vec<_>>())?;
+            self.calls(op.name, program)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows, inputs, outputs: how close to the card, and the shapes of a transformer's layers.
 fn linear(bench: &Bench) -> Result<()> {
-    for [rows, inputs, outputs] in [[8192, 8192, 8192], [4096, 4096, 4096], [50_176, 768, 768]] {
+    for [rows, inputs, outputs] in [[8192, 8192, 8192], [4096, 4096, 4096], [50_176, 768, 768], [50_432, 768, 3072]] {
         bench.in_time()?;
         let case = format!("{rows}x{inputs}x{outputs}");
         let [rows, inputs, outputs] = [rows, inputs, outputs].map(|n| bench.size(n, 24));
@@ -126,7 +202,11 @@ fn contrast(bench: &Bench) -> Result<()> {
 
 /// About the tensors of a ResNet-50: 25 million weights in matrices, and many short vectors.
 fn optimize(bench: &Bench) -> Result<()> {
-    let rules = [("sgd", Rule::Sgd { momentum: 0.9 }), ("adam", ADAM), ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3 })];
+    let rules = [
+        ("sgd", Rule::Sgd { momentum: 0.9 }),
+        ("adam", ADAM),
+        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
+    ];
     for (name, rule) in rules {
         let mut tape = Tape::new(Mode::Train);
         let side = bench.size(1024, 20);

@@ -14,7 +14,7 @@ impl Recipe {
         let Recipe { method, optim, train, score, .. } = self;
         word("encoder.arch", &self.encoder.arch, encoders::ENCODERS.iter().map(|e| e.name()))?;
         word("method.name", &method.name, methods::METHODS.iter().map(|m| m.name()))?;
-        word("optim.name", &optim.name, ["sgd", "adam", "adamw", "lars"].into_iter())?;
+        word("optim.name", &optim.name, ["sgd", "adam", "adamw", "lars", "lars_classic", "lars_clipped"].into_iter())?;
         word("optim.lr_scaling", &optim.lr_scaling, ["none", "linear", "sqrt"].into_iter())?;
         word("optim.schedule", &optim.schedule, ["cosine", "constant"].into_iter())?;
         at_least("pairs", self.pairs, 1)?;

@@ -153,7 +153,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("method.local_view", "dino: the same for the small crops"),
     ("method.local_crops", "dino: how many small crops"),
     ("method.local_size", "dino: height and width of the small crops, pixels"),
-    ("optim.name", "sgd, adam, adamw or lars"),
+    ("optim.name", "sgd, adam, adamw, lars (as in MoCo v3 and MAE), lars_classic (as in SimCLR) or lars_clipped (as in solo-learn)"),
     ("optim.lr", "peak learning rate, before scaling"),
     ("optim.lr_scaling", "none; linear: times batch / 256; sqrt: times the root of batch / 256"),
     ("optim.lr_end", "learning rate at the end of the cosine, as a share of the peak"),

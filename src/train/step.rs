@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::methods::{self, Method, Pace, Recorded, Representations, Setting};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
-use crate::ops::optimize::{Rate, Rule, Treat};
+use crate::ops::optimize::{Dialect, Rate, Rule, Treat};
 use crate::random::Purpose;
 use crate::schedule::{Schedule, warmup_cosine};
 use crate::tape::{Mode, Tape};
@@ -59,9 +59,12 @@ pub fn rates(job: &Job) -> Rates {
 
 fn rule(recipe: &Recipe) -> Rule {
     let o = &recipe.optim;
+    let lars = |dialect| Rule::Lars { momentum: o.momentum, trust: o.trust, dialect };
     match o.name.as_str() {
         "sgd" => Rule::Sgd { momentum: o.momentum },
-        "lars" => Rule::Lars { momentum: o.momentum, trust: o.trust },
+        "lars" => lars(Dialect::Plain),
+        "lars_classic" => lars(Dialect::Classic),
+        "lars_clipped" => lars(Dialect::Clipped),
         name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
     }
 }

@@ -7,7 +7,7 @@ Every case stores its inputs beside its results. The inputs are `2u - 1` of form
     ntxent.{rows}x{width}.z, .t{T}.loss, .t{T}.dz     NT-Xent over unnormalised embeddings z [2N, D], mean over the 2N
                                                       rows, cosine similarity / T, self excluded, positives i <-> i + N
     optim.{matrix,vector,zero}, .gradient.{...}       start [7, 5], [6], [3, 4] and gradients [10, ...], lr [10]
-    optim.{sgd,adam,adamw,lars}.{...}                 weights after each of ten steps [10, ...]; `zero` starts at 0
+    optim.{sgd,adam,adamw,lars,lars_classic,lars_clipped}.{...}  weights after each of ten steps [10, ...]; `zero` starts at 0
     optim.{...}.settings                              [momentum, weight_decay, trust] or [beta1, beta2, eps, decay]
     batch_norm.*                                      training, rows x columns, eps 1e-5, momentum 0.1
     max_pool.*                                        3x3, stride 2, padding 1, NHWC, inputs in steps of 1/4: many ties,
@@ -59,10 +59,24 @@ def ntxent_cases():
 
 
 class Lars(torch.optim.Optimizer):
-    """The dialect of MoCo-v3 and MAE: decay and trust only where there is more than one dimension."""
+    """LARS with decay and trust only where there is more than one dimension. dialect: "plain" is that of MoCo-v3 and MAE; "classic", of
+    SimCLR, has the rate inside the momentum; "clipped", of solo-learn, is as its `clip_lr` has it."""
 
-    def __init__(self, params, lr, momentum, weight_decay, trust):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust))
+    def __init__(self, params, lr, momentum, weight_decay, trust, dialect="plain"):
+        super().__init__(
+            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, dialect=dialect)
+        )
+
+    @staticmethod
+    def adapted(p, group):
+        decay, trust, rate = group["weight_decay"], group["trust"], group["lr"]
+        update = p.grad.add(p, alpha=decay)
+        w, g, u = p.norm(), p.grad.norm(), update.norm()
+        if group["dialect"] == "clipped":
+            if w == 0 or g == 0:
+                return p.grad
+            return update * min(trust * w / (g + decay * w + 1e-8) / rate, 1)
+        return update * (trust * w / u) if w > 0 and u > 0 else update
 
     @torch.no_grad()
     def step(self):
@@ -70,17 +84,13 @@ class Lars(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                update = p.grad
-                if p.ndim > 1:
-                    update = update.add(p, alpha=group["weight_decay"])
-                    p_norm, u_norm = p.norm(), update.norm()
-                    if p_norm > 0 and u_norm > 0:
-                        update = update * (group["trust"] * p_norm / u_norm)
+                update = self.adapted(p, group) if p.ndim > 1 else p.grad
+                inside, outside = (group["lr"], 1) if group["dialect"] == "classic" else (1, group["lr"])
                 state = self.state[p]
                 if "mu" not in state:
                     state["mu"] = torch.zeros_like(p)
-                state["mu"].mul_(group["momentum"]).add_(update)
-                p.add_(state["mu"], alpha=-group["lr"])
+                state["mu"].mul_(group["momentum"]).add_(update, alpha=inside)
+                p.add_(state["mu"], alpha=-outside)
 
 
 OPTIMIZERS = {
@@ -99,6 +109,15 @@ OPTIMIZERS = {
     "lars": (
         lambda p: Lars(p, lr=0.0, momentum=0.9, weight_decay=5e-2, trust=1e-3),
         [0.9, 5e-2, 1e-3],
+    ),
+    "lars_classic": (
+        lambda p: Lars(p, lr=0.0, momentum=0.9, weight_decay=5e-2, trust=1e-3, dialect="classic"),
+        [0.9, 5e-2, 1e-3],
+    ),
+    # A trust that is clipped at some of the rates and not at others.
+    "lars_clipped": (
+        lambda p: Lars(p, lr=0.0, momentum=0.9, weight_decay=5e-2, trust=1e-1, dialect="clipped"),
+        [0.9, 5e-2, 1e-1],
     ),
 }
 

@@ -1,6 +1,5 @@
 //! The step that follows the gradient, for all weights in one call: SGD, Adam, AdamW as in PyTorch, and LARS
-//! (You et al. 2017) in the dialect of MoCo-v3, MAE, Barlow Twins and VICReg: trust = eta |w| / |g + decay w|
-//! (1 if either is 0), rate outside the momentum, tensors with one dimension neither decayed nor adapted.
+//! (You et al. 2017), of which there are several: [`Dialect`].
 
 mod rules;
 
@@ -14,19 +13,23 @@ use rules::{Adam, Momentum, norm};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// v = momentum v + g + decay w; w -= rate v.
-    Sgd {
-        momentum: f32,
-    },
+    Sgd { momentum: f32 },
     /// `decoupled`: AdamW. Otherwise the decay is part of the gradient.
-    Adam {
-        betas: [f32; 2],
-        eps: f32,
-        decoupled: bool,
-    },
-    Lars {
-        momentum: f32,
-        trust: f32,
-    },
+    Adam { betas: [f32; 2], eps: f32, decoupled: bool },
+    /// v = momentum v + trust (g + decay w); w -= rate v, where tensors with one dimension are neither decayed nor adapted and
+    /// `trust` is eta.
+    Lars { momentum: f32, trust: f32, dialect: Dialect },
+}
+
+/// LARS as different code has it. The numbers are those of `kernels/optimize.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// MoCo v3, MAE, Barlow Twins, VICReg: trust = eta |w| / |g + decay w|, 1 if either is 0.
+    Plain,
+    /// SimCLR (google-research): the same trust; v = momentum v + rate trust (g + decay w); w -= v.
+    Classic,
+    /// solo-learn with `clip_lr`: trust = min(eta |w| / (|g| + decay |w| + 1e-8) / rate, 1); where |w| or |g| is 0, no decay either.
+    Clipped,
 }
 
 /// What is special about one weight.
@@ -114,16 +117,25 @@ impl Update {
         let scale = if self.clip > 0.0 { (self.clip as f64 / (norm(p.len, |i| g[i]) + 1e-6)).min(1.0) as f32 } else { 1.0 };
         match self.rule {
             Rule::Sgd { momentum } => Momentum { momentum, decay, trust: 1.0, rate, scale }.step(w, g, &mut first),
-            Rule::Lars { momentum, trust } => {
-                let trust = if p.matrix {
-                    let w = &*w;
+            Rule::Lars { momentum, trust, dialect } => {
+                let clipped = dialect == Dialect::Clipped;
+                let mut step = Momentum { momentum, decay, trust: 1.0, rate, scale };
+                if p.matrix {
+                    let (w, added) = (&*w, if clipped { 0.0 } else { decay });
                     let weight = norm(p.len, |i| w[i]);
-                    let step = norm(p.len, |i| scale * g[i] + decay * w[i]);
-                    if weight > 0.0 && step > 0.0 { (trust as f64 * weight / step) as f32 } else { 1.0 }
-                } else {
-                    1.0
-                };
-                Momentum { momentum, decay, trust, rate, scale }.step(w, g, &mut first);
+                    let moved = norm(p.len, |i| scale * g[i] + added * w[i]);
+                    let clip = |trust: f64| if clipped { (trust / rate as f64).min(1.0) } else { trust };
+                    let apart = if clipped { decay as f64 * weight + 1e-8 } else { 0.0 };
+                    match weight > 0.0 && moved > 0.0 {
+                        true => step.trust = clip(trust as f64 * weight / (moved + apart)) as f32,
+                        false if clipped => step.decay = 0.0,
+                        false => {}
+                    }
+                }
+                if dialect == Dialect::Classic {
+                    (step.trust, step.rate) = (step.trust * rate, 1.0);
+                }
+                step.step(w, g, &mut first);
             }
             Rule::Adam { betas, eps, decoupled } => {
                 let t = (self.when.count(m) - p.treat.from) as i32 + 1;
@@ -199,9 +211,10 @@ impl Call for Update {
                 let scalars = [clip, beta1.into(), beta2.into(), eps.into(), decoupled.into()];
                 launch("optimize_adam", &[&[table, gradients, schedule, step][..], &scalars].concat())
             }
-            Rule::Lars { momentum, trust } => {
-                launch("optimize_lars_norms", &[norms, table, gradients, schedule, step, clip]);
-                launch("optimize_lars", &[table, gradients, norms, schedule, step, clip, momentum.into(), trust.into()]);
+            Rule::Lars { momentum, trust, dialect } => {
+                let dialect = Arg::from(dialect as usize);
+                launch("optimize_lars_norms", &[norms, table, gradients, schedule, step, clip, dialect]);
+                launch("optimize_lars", &[table, gradients, norms, schedule, step, clip, momentum.into(), trust.into(), dialect]);
             }
         }
     }
