@@ -1,8 +1,8 @@
 // The product on Hopper: the tiles, copies and way out of product.cuh around wgmma instead of mma.sync.
 //
 // A block of two warpgroups makes 128 x 128, each 64 rows, and two blocks share a multiprocessor: while one waits at its barrier, begins or
-// writes its result, the other's products keep the tensor cores busy. All threads copy, with the same gathers as the portable kernels; TMA
-// would spare the threads the addresses, but knows no neighbourhood that ends at the border of an image.
+// writes its result, the other's products keep the tensor cores busy. All threads copy, with the same gathers as the portable kernels. TMA
+// would spare them the addresses, about 100 of the 160 instructions of a step, and takes a map from the driver for every tensor.
 #pragma once
 #include "hopper.cuh"
 #include "product.cuh"
