@@ -1,8 +1,6 @@
 // What conformance.cu is for ptx.cuh, for hopper.cuh: the products of wgmma, whose tiles arrive byte by byte as the test has laid them out.
 #include "hopper.cuh"
 
-#if BF16
-
 // out [128 threads][64 registers] = a [64, 64] b [64, 128], in four steps of K. With ACROSS, rows of both tiles run along M and N: pieces of
 // 64 lie 8 KB apart.
 template <int ACROSS> DEVICE void multiply_laid_out(float *out, const u32 *a, const u32 *b) {
@@ -28,5 +26,3 @@ template <int ACROSS> DEVICE void multiply_laid_out(float *out, const u32 *a, co
 
 KERNEL void __launch_bounds__(128) conformance_wgmma_along(float *out, const u32 *a, const u32 *b) { multiply_laid_out<0>(out, a, b); }
 KERNEL void __launch_bounds__(128) conformance_wgmma_across(float *out, const u32 *a, const u32 *b) { multiply_laid_out<1>(out, a, b); }
-
-#endif

@@ -2,11 +2,8 @@
 // as they are.
 //
 // Floor: as in conv_bwd_w.cu; shared memory as in conv_hopper.cu.
-#define HOPPER 1
-#include "conv_bwd_w.cuh"
 #include "product_hopper.cuh"
-
-#if BF16
+#include "conv_bwd_w.cuh"
 
 KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T *dy, const T *x, int batch, int height, int width,
     int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
@@ -25,5 +22,3 @@ KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T 
   });
   put_sums<false>(partial, acc, g, m0 + threadIdx.x / 32 * 16, n0);
 }
-
-#endif

@@ -2,11 +2,8 @@
 //
 // Floor: as in conv.cu. A step of 128 x 128 x 64 writes 32 KB to shared memory and wgmma reads 48 KB there for 2.1 MFLOP, which take 512
 // cycles: 160 bytes per cycle of the 128 that shared memory has, so the tensor cores can be busy four fifths of the time.
-#define HOPPER 1
-#include "conv.cuh"
 #include "product_hopper.cuh"
-
-#if BF16
+#include "conv.cuh"
 
 KERNEL void __launch_bounds__(256, 2) conv_hopper(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
     const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
@@ -26,5 +23,3 @@ KERNEL void __launch_bounds__(256, 2) conv_hopper(T *y, T *before, float *moment
   });
   finish<S, 128, 128, 16, 128, false>(acc, smem, g, {y, before, moments, shift, residual, add, activation}, tile, n0);
 }
-
-#endif

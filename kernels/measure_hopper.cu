@@ -1,8 +1,6 @@
 // What a Hopper card can do at best, as measure.cu: matrices multiplied by wgmma from shared memory.
 #include "hopper.cuh"
 
-#if BF16
-
 // Two warpgroups of a block multiply 64 x 64 by 64 x 128 `rounds` times: 2097152 rounds floating point operations and no memory but shared.
 KERNEL void __launch_bounds__(256, 2) measure_wgmma(float *out, int rounds) {
   SHARED_DYN(smem);  // a of both warpgroups [2][8 KB], b [16 KB]
@@ -29,5 +27,3 @@ KERNEL void __launch_bounds__(256, 2) measure_wgmma(float *out, int rounds) {
   for (int i = 0; i < 64; i++) sum += d[i / 4][i % 4];
   out[blockIdx.x * 256 + threadIdx.x] = sum;
 }
-
-#endif

@@ -7,13 +7,17 @@
 //
 // A file that defines HOPPER has its tiles as wgmma reads them (hopper.cuh): rows of 128 bytes, swizzled by 128 bytes.
 #pragma once
-#include "prelude.cuh"
-
-#define MEMBER __device__ __forceinline__
-
 #ifndef HOPPER
 #define HOPPER 0
 #endif
+#if HOPPER
+#include "hopper.cuh"
+#else
+#include "prelude.cuh"
+#endif
+
+#define MEMBER __device__ __forceinline__
+
 constexpr int ROW = HOPPER ? 128 : 64;  // bytes of a row along K
 constexpr int BK = ROW / sizeof(T);     // K of a step: 32 or 16, on Hopper 64
 constexpr int CHUNKS = ROW / 16;        // of a row
@@ -22,7 +26,11 @@ constexpr int CHUNKS = ROW / 16;        // of a row
 struct Along {
   static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (HOPPER ? row & 7 : row >> 1 & 3)) << 4); }
   static MEMBER u32 at(int row, int k) { return chunk(row, k / VEC) + k % VEC * sizeof(T); }
-#if BF16
+#if HOPPER
+  // For wgmma: rows `first` and on, values k to k + 15 of K.
+  static constexpr int ACROSS = 0;
+  static MEMBER u64 operand(u32 tile, int first, int k) { return wgmma_desc(tile + first * ROW + k * 2, 0, 8 * ROW, 1); }
+#elif BF16
   // Rows m to m + 15, values k to k + 15 of K: a fragment of A.
   static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
     const int lane = threadIdx.x & 31;
@@ -45,7 +53,10 @@ template <int COLS> struct Across {
   // chunk(k + by, c), where `by` is known to the compiler: the exchange repeats after eight rows.
   static MEMBER u32 below(int k, int c, int by) { return by % 8 ? chunk(k + by, c) : chunk(k, c) + chunk(by, 0); }
   static MEMBER u32 at(int col, int k) { return chunk(k, col / VEC) + col % VEC * sizeof(T); }
-#if BF16
+#if HOPPER
+  static constexpr int ACROSS = 1;
+  static MEMBER u64 operand(u32 tile, int first, int k) { return wgmma_desc(tile + (first / 64 * BK + k) * 128, BK * 128, 8 * 128, 1); }
+#elif BF16
   static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
     const int lane = threadIdx.x & 31;
     ldmatrix_x4_trans(a, tile + chunk(k + (lane & 7) + (lane >> 4 << 3), m / 8 + (lane >> 3 & 1)));
@@ -113,9 +124,11 @@ template <int MI, int NI> DEVICE void clear(float (&acc)[MI][NI][4]) {
       for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
 }
 
-// Runs `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy STAGES - 1 steps ahead, in order. One
-// barrier per step: when all threads are past it, the slot of the step before is free. Ends with nothing under way.
-template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 *slots, int steps, Load load, Use use) {
+// Runs `begin(slot)` and `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy STAGES - 1 steps ahead, in
+// order: between the two, so that what `begin` has started goes on while addresses are made. One barrier per step: when all threads are past
+// it, the slot of the step before is free. Ends with nothing under way.
+template <int STAGES, int BYTES, class Load, class Begin, class Use>
+DEVICE void pipeline(u8 *slots, int steps, Load load, Begin begin, Use use) {
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < steps) load(slots + s * BYTES, s);
@@ -124,7 +137,11 @@ template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 
   int filled = STAGES - 1, used = 0;
   for (int s = 0; s < steps; s++) {
     cp_async_wait<STAGES - 2>();
+#if HOPPER
+    fence_proxy_async();
+#endif
     __syncthreads();
+    begin(slots + used * BYTES);
     if (s + STAGES - 1 < steps) load(slots + filled * BYTES, s + STAGES - 1);
     cp_async_commit();
     use(slots + used * BYTES);
@@ -133,6 +150,9 @@ template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 
   }
   cp_async_wait<0>();
   __syncthreads();
+}
+template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 *slots, int steps, Load load, Use use) {
+  pipeline<STAGES, BYTES>(slots, steps, load, [](const u8 *) {}, use);
 }
 
 // Copies a tile of ROWS rows along K from a matrix [rows, depth]; `whole`: depth is a multiple of VEC.

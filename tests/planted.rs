@@ -33,8 +33,7 @@ fn every_planted_bug_is_caught_for_what_it_is() {
     let mut missed = vec![];
     for &(bug, name, seeded, says) in CAUGHT {
         let case = ALL.iter().copied().flatten().find(|c| c.name == name).unwrap();
-        let options = Options { bug: Some(bug), ..Options::default() };
-        let queue = if name == "linear/wide" { Emulated::hopper(options) } else { Emulated::new(Dtype::Bf16, options) };
+        let queue = Emulated::hopper(Options { bug: Some(bug), ..Options::default() });
         let run = compare(name, &mut record(case, seeded, Device::Cpu), &mut record(case, seeded, Device::Gpu(queue)), Dtype::Bf16);
         match run {
             Ok(_) => missed.push(format!("{bug}: nothing was seen")),

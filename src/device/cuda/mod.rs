@@ -33,7 +33,8 @@ pub struct Cuda {
     card: Card,
     driver: Driver,
     real: Dtype,
-    hopper: bool,
+    /// Held to the kernels of all cards.
+    portable: bool,
     /// A graph is being made: nothing may be allocated, copied or waited for.
     capturing: Cell<bool>,
 }
@@ -64,8 +65,7 @@ impl Cuda {
         let staging = staging::Staging::new(&context).map_err(starting)?;
         let modules = modules::Modules::new(context.clone(), &card, nvrtc, cache(), real);
         let portable = std::env::var(PORTABLE).is_ok_and(|value| !value.is_empty());
-        let hopper = real == Dtype::Bf16 && modules.hopper() && !portable;
-        Ok(Cuda { staging, modules, stream, context, card, driver, real, hopper, capturing: Cell::new(false) })
+        Ok(Cuda { staging, modules, stream, context, card, driver, real, portable, capturing: Cell::new(false) })
     }
 
     /// Another card may have been used by this thread since.
@@ -127,12 +127,12 @@ impl Queue for Cuda {
     }
 
     fn hopper(&self) -> bool {
-        self.hopper
+        self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable
     }
 
     fn name(&self) -> String {
         let (major, minor) = self.driver.version;
-        let kernels = if self.real == Dtype::Bf16 && self.modules.hopper() && !self.hopper { ", portable kernels" } else { "" };
+        let kernels = if self.portable { ", portable kernels" } else { "" };
         let real = self.real.name().to_lowercase();
         format!("{} ({}{kernels}), driver for CUDA {major}.{minor}, {real}", self.card.name, self.modules.describe())
     }
