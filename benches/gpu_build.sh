@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
-# Builds what benches/gpu.sh runs on another machine, the program, its tests and its GPU benchmark, stripped, into a folder.
-# Usage: benches/gpu_build.sh FOLDER
+# Builds what benches/gpu.sh runs on another machine into one archive: the program, its tests and its GPU benchmark, stripped, and their
+# kernels compiled for Hopper, so that no minute of a card goes into compiling.
+#
+#   benches/gpu_build.sh ARCHIVE.tar.xz [NVRTC_DIR...]
+#
+# NVRTC_DIR: folders with libnvrtc.so, one for each version that the other machine may have; without any, the one that is found here.
 set -euo pipefail
-folder=$(realpath -m "${1:?usage: benches/gpu_build.sh FOLDER}")
+archive=$(realpath -m "${1:?usage: benches/gpu_build.sh ARCHIVE.tar.xz [NVRTC_DIR...]}")
+shift
+compilers=() && for folder in "$@"; do compilers+=("$(realpath "$folder")"); done
 cd "$(dirname "$0")/.."
+folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT
 built=$(cargo build --release --locked --bin sslmem --test main --bench gpu --message-format=json-render-diagnostics)
-mkdir -p "$folder"
 for pair in src/main.rs:sslmem tests/main.rs:tests benches/gpu/main.rs:gpu; do
   path=$(grep -F "/${pair%%:*}\"" <<<"$built" | grep -o '"executable":"[^"]*"' | cut -d '"' -f 4 | tail -n 1)
   strip -o "$folder/${pair##*:}" "$path"
 done
+# Kernels that leave out the fence between copies and wgmma: is it what a step waits for?
+mkdir "$folder/no_fence" && cp kernels/*.cu kernels/*.cuh "$folder/no_fence"
+sed -i 's|^DEVICE void fence_proxy_async() { asm.*|DEVICE void fence_proxy_async() {}|' "$folder/no_fence/hopper.cuh"
+cmp -s kernels/hopper.cuh "$folder/no_fence/hopper.cuh" && { echo "hopper.cuh has no fence to leave out" >&2 && exit 1; }
+compile() {
+  "$folder/gpu" --compile "$folder/kernels"
+  SSLMEM_KERNELS="$folder/no_fence" "$folder/gpu" --compile "$folder/kernels" --only conv_hopper,conv.,pack,linear
+}
+if [ ${#compilers[@]} -eq 0 ]; then compile; fi
+for nvrtc in "${compilers[@]}"; do SSLMEM_NVRTC="$nvrtc" compile; done
 git rev-parse HEAD >"$folder/commit"
-ls -l "$folder"
+tar -C "$folder" -cf - . | xz -T0 -6 >"$archive"
+du -h --apparent-size "$folder"/* "$archive"

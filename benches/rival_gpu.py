@@ -1,30 +1,46 @@
-"""What a user would run instead of this program's kernels: PyTorch and torchvision on the GPU, bf16, channels_last.
+"""What a user would run instead of this program's kernels: PyTorch, torchvision and timm on the GPU, bf16, channels_last.
 
-    python benches/rival_gpu.py [--seconds 130] [--only PREFIX] [--tiny]
+    python benches/rival_gpu.py [--seconds 130] [--only PREFIX,...] [--compile-only] [--tiny]
 
-Prints one JSON line per way that was tried: {"name", "value", "unit", "how"}; the best line of a name counts. The names are
-those of benches/gpu. Jobs come in the order of importance; nothing begins after the given seconds, and no way to run a job
-takes more than its share of them. --tiny goes through everything at tiny sizes, on the CPU where there is no GPU; its times
-mean nothing. Nothing is installed.
+Prints one JSON line per way that was tried: {"name", "value", "unit", "how", "took"}; the best line of a name counts, and "took"
+is what the whole try took. The names are those of benches/gpu, the shapes those of benches/gpu/shapes.json. Jobs come in the
+order of importance; nothing begins after the given seconds, which count from the start of the program, and no way to run a
+job takes more than its share of them. --compile-only compiles the networks and runs them once, so that a later run with the
+same TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR finds the code. --tiny goes through everything at tiny sizes, on the CPU where
+there is no GPU; its times mean nothing. Nothing is installed.
 """
 
 import argparse
 import contextlib
-import copy
+import functools
+import importlib.metadata
 import itertools
 import json
 import logging
 import os
+import pathlib
 import signal
 import sys
 import time
 import warnings
+
+START = time.perf_counter()
+PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+PARSER.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so many (default: no limit)")
+PARSER.add_argument("--only", default="", metavar="PREFIX,...", help="only jobs whose names begin like one of these")
+PARSER.add_argument("--compile-only", action="store_true", help="fill the caches of compiled code, measure nothing")
+PARSER.add_argument("--tiny", action="store_true", help="tiny sizes: does everything work?")
+ARGS = PARSER.parse_args()
+# On by default in recent versions; read when torch is imported.
+os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
+os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
 
 try:
     import torch
     import torchvision
     from torch import nn
     from torch.nn import functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.utils.fusion import fuse_conv_bn_eval
     from torchvision.transforms import v2
 except ImportError as missing:
@@ -33,16 +49,13 @@ except ImportError as missing:
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 
-PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-PARSER.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so many (default: no limit)")
-PARSER.add_argument("--only", default="", metavar="PREFIX", help="only jobs whose names begin like this")
-PARSER.add_argument("--tiny", action="store_true", help="tiny sizes: does everything work?")
-ARGS = PARSER.parse_args()
-START = time.perf_counter()
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 WORKERS = min(16, os.cpu_count() or 1)
 VIEWS = 5
+SHAPES = json.loads((pathlib.Path(__file__).parent / "gpu" / "shapes.json").read_text())
+# Where graphs are captured; what a captured backward pass needs has to be made there too.
+SIDE = torch.cuda.Stream() if GPU else None
 
 
 def size(real, tiny):
@@ -56,22 +69,26 @@ def left():
 # ---------------------------------------------------------------- timing
 
 
-class TooLong(Exception):
-    pass
+class TooLong(BaseException):
+    """No Exception, for those the compilers catch here and there, and go on."""
 
 
 @contextlib.contextmanager
 def at_most(seconds):
-    """Raises TooLong in what takes longer; compilers come back to Python often enough."""
+    """Raises TooLong in what takes longer, and again every two seconds until it has ended; compilers and their waiting for other
+    processes come back to Python often enough."""
+    ended = False
 
     def stop(*_):
-        raise TooLong(f"took more than {seconds:.0f} s")
+        if not ended:
+            raise TooLong(f"took more than {seconds:.0f} s")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1), 2.0)
     try:
         yield
     finally:
+        ended = True
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -114,41 +131,61 @@ def warm(step):
     return median([elapsed(lambda: [step() for _ in range(times)]) for _ in range(5)]) / times
 
 
+def beside():
+    """The stream where graphs are captured, for what comes before; nothing where there is no GPU."""
+    if not GPU:
+        return contextlib.nullcontext()
+    SIDE.wait_stream(torch.cuda.current_stream())
+    return torch.cuda.stream(SIDE)
+
+
 def graph(step):
     """`step` as one CUDA graph; where there is no GPU, itself."""
-    if not GPU:
-        return step
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
+    with beside():
+        for _ in range(1 if ARGS.compile_only or not GPU else 3):
             step()
-    torch.cuda.current_stream().wait_stream(side)
+    if ARGS.compile_only or not GPU:
+        return step
+    torch.cuda.current_stream().wait_stream(SIDE)
     captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
+    with torch.cuda.graph(captured, stream=SIDE):
         step()
     return captured.replay
 
 
-def tell(name, value, unit, how):
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "how": how}), flush=True)
+def tell(name, value, unit, how, took):
+    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "how": how, "took": round(took, 1)}), flush=True)
 
 
-def ways(name, unit, value, tries, share=0.4):
+def ways(name, unit, value, tries, share=0.25):
     """Tries each (how, build) and tells its number; what does not work or takes too long is told too, and passed over."""
+    if ARGS.compile_only:
+        name, unit, tries = f"compile/{name}", "s", [way for way in tries if "compiled" in way[0]]
     for how, build in tries:
         if left() < 3:
             return print(json.dumps({"name": name, "error": f"no time was left ({how})"}), flush=True)
+        begun = time.perf_counter()
+        took = lambda: time.perf_counter() - begun
         try:
             # Compilers print to stdout as they like.
-            with at_most(min(left(), max(20.0, share * left()))), contextlib.redirect_stdout(sys.stderr):
-                result = value(build())
-        except Exception as error:
+            with at_most(min(left(), max(15.0, share * left()))), contextlib.redirect_stdout(sys.stderr):
+                step = build()
+                result = took() if ARGS.compile_only else value(step)
+        except (Exception, TooLong) as error:
             words = f"{how}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            print(json.dumps({"name": name, "error": words[:300]}), flush=True)
+            print(json.dumps({"name": name, "error": words[:300], "took": round(took(), 1)}), flush=True)
         else:
-            tell(name, result, unit, how)
+            tell(name, result, unit, how + found() * ("compiled" in how), took())
+        step = None
         torch.compiler.reset()
+
+
+def found():
+    """How much of the compiled code was in the caches."""
+    counts = torch._dynamo.utils.counters
+    hit, miss = (counts["inductor"][f"fxgraph_cache_{kind}"] + counts["aot_autograd"][f"autograd_cache_{kind}"] for kind in ("hit", "miss"))
+    counts.clear()
+    return f" (code cached: {hit} of {hit + miss})"
 
 
 def microseconds(step):
@@ -162,19 +199,49 @@ def normal(*shape):
 # ---------------------------------------------------------------- networks
 
 
-VITS = {"vit_base": (768, 12), "vit_small": (384, 6)}
+# timm's name, width and heads.
+VITS = {"vit_base": ("vit_base_patch16_224", 768, 12), "vit_small": ("vit_small_patch16_224", 384, 6)}
+
+
+@functools.cache
+def timm():
+    """timm, if it is installed: only ViTs need it, and it takes its time."""
+    try:
+        import timm as module
+    except ImportError:
+        return None
+    return module
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def vit(arch):
+    """timm's, whose attention is PyTorch's scaled_dot_product_attention; torchvision's where there is no timm."""
+    name, width, heads = VITS[arch]
+    if timm():
+        return timm().create_model(name, num_classes=0, img_size=size(224, 32), depth=size(12, 1))
+    model = torchvision.models.VisionTransformer(size(224, 32), 16, size(12, 1), heads, width, 4 * width)
+    model.heads = nn.Identity()
+    return model
+
+
+def author(arch):
+    return "timm's, " if arch in VITS and timm() else "torchvision's, "
 
 
 def encoder(arch):
     if arch in VITS:
-        width, heads = VITS[arch]
-        model = torchvision.models.VisionTransformer(size(224, 32), 16, 12, heads, width, 4 * width)
-        model.heads = nn.Identity()
-        return model
+        return vit(arch)
+    kind = torchvision.models.resnet
     if arch == "resnet50":
-        model = torchvision.models.resnet50(weights=None)
+        model = kind.ResNet(kind.Bottleneck, size([3, 4, 6, 3], [1] * 4))
     else:
-        model = torchvision.models.resnet18(weights=None)
+        model = kind.ResNet(kind.BasicBlock, size([2] * 4, [1] * 4))
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         model.maxpool = nn.Identity()
     model.fc = nn.Identity()
@@ -209,14 +276,15 @@ def inference_ways(arch, batch, side, modes):
 
         return graph(step)
 
-    return [(f"folded norms, {how}, CUDA graph", lambda mode=mode: build(mode)) for how, mode in modes.items()]
+    norms = "" if arch in VITS else "folded norms, "
+    return [(f"{author(arch)}{norms}{how}, CUDA graph", lambda mode=mode: build(mode)) for how, mode in modes.items()]
 
 
 class SimClr(nn.Module):
     def __init__(self, arch, views):
         super().__init__()
         self.encoder = encoder(arch)
-        width = VITS[arch][0] if arch in VITS else 2048 if arch == "resnet50" else 512
+        width = VITS[arch][1] if arch in VITS else 2048 if arch == "resnet50" else 512
         self.projector = nn.Sequential(nn.Linear(width, 1024), nn.ReLU(), nn.Linear(1024, 128))
         self.register_buffer("itself", torch.eye(views, dtype=torch.bool))
         self.register_buffer("positive", (torch.arange(views) + views // 2) % views)
@@ -247,7 +315,7 @@ def training_ways(arch, batch, side, modes):
 
         return graph(step)
 
-    return [(f"autocast, {how}, the step one CUDA graph", lambda mode=mode: build(mode)) for how, mode in modes.items()]
+    return [(f"{author(arch)}autocast, {how}, the step one CUDA graph", lambda mode=mode: build(mode)) for how, mode in modes.items()]
 
 
 # Graphs are captured by hand, so that every way is one.
@@ -259,7 +327,7 @@ def network(what, arch, modes=MODES):
     batch, side = (1024, 32) if arch == "resnet18" else (256, 224)
     batch, side = size(batch, 4), size(side, 32)
     name = f"{what}/{arch}" + ("_cifar" if arch == "resnet18" else "")
-    if ARGS.tiny and (arch != "resnet18" or modes is AUTOTUNE):
+    if ARGS.tiny and not ARGS.compile_only and (arch != "resnet18" or modes is AUTOTUNE):
         modes = {"eager kernels": None}
     tries = (training_ways if what == "train" else inference_ways)(arch, batch, side, modes)
     ways(name, "images/s", lambda step: batch / warm(step), tries)
@@ -269,7 +337,7 @@ def network(what, arch, modes=MODES):
 
 
 def linear():
-    for rows, inputs, outputs in [(8192, 8192, 8192), (4096, 4096, 4096), (50176, 768, 768)]:
+    for rows, inputs, outputs in SHAPES["linear"]:
         case = f"{rows}x{inputs}x{outputs}"
         rows, inputs, outputs = (size(n, 24) for n in (rows, inputs, outputs))
         x, w, dy = normal(rows, inputs), normal(outputs, inputs), normal(rows, outputs)
@@ -278,41 +346,26 @@ def linear():
         ways(f"linear_bwd_w/{case}", "us", microseconds, [("torch.mm", lambda: lambda: torch.mm(dy.T, x))])
 
 
-# Height and width, channels in and out, kernel, stride: as in benches/gpu/kernels.rs.
-LAYERS = {
-    ("resnet18", 1024): [
-        (32, 3, 64, 3, 1), (32, 64, 64, 3, 1), (32, 64, 128, 3, 2), (32, 64, 128, 1, 2), (16, 128, 128, 3, 1),
-        (16, 128, 256, 3, 2), (8, 256, 256, 3, 1), (8, 256, 512, 3, 2), (4, 512, 512, 3, 1),
-    ],
-    ("resnet50", 128): [
-        (224, 3, 64, 7, 2), (56, 64, 64, 1, 1), (56, 64, 64, 3, 1), (56, 64, 256, 1, 1), (56, 256, 64, 1, 1),
-        (56, 256, 512, 1, 2), (56, 128, 128, 3, 2), (28, 128, 128, 3, 1), (28, 128, 512, 1, 1), (28, 512, 128, 1, 1),
-        (14, 256, 256, 3, 1), (14, 256, 1024, 1, 1), (14, 1024, 256, 1, 1), (7, 512, 512, 3, 1), (7, 512, 2048, 1, 1),
-        (7, 2048, 512, 1, 1),
-    ],
-}  # fmt: skip
+def convolutions(net):
+    """Height and width, channels in and out, kernel, stride of each: as in benches/gpu/kernels.rs."""
+    for real, channels, outputs, kernel, stride in SHAPES["conv"][net]["layers"][: size(None, 2)]:
+        case = f"{net}/{real}x{real}x{channels}-{outputs}k{kernel}s{stride}"
+        batch, side = size(SHAPES["conv"][net]["batch"], 2), size(real, 8)
+        x = images(batch, side) if channels == 3 else normal(batch, channels, side, side)
+        x = x.to(memory_format=torch.channels_last)
+        w = normal(outputs, channels, kernel, kernel).to(memory_format=torch.channels_last)
+        pad = kernel // 2
+        dy = torch.randn_like(F.conv2d(x, w, stride=stride, padding=pad))
 
+        def backward(data, weight):
+            sizes = ([stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, [data, weight, False])
+            return lambda: torch.ops.aten.convolution_backward(dy, x, w, None, *sizes)
 
-def convolutions():
-    for (net, batch), layers in LAYERS.items():
-        for side, channels, outputs, kernel, stride in layers[: size(len(layers), 2)]:
-            case = f"{net}/{side}x{side}x{channels}-{outputs}k{kernel}s{stride}"
-            batch, side = size(batch, 2), size(side, 8)
-            x = images(batch, side) if channels == 3 else normal(batch, channels, side, side)
-            x = x.to(memory_format=torch.channels_last)
-            w = normal(outputs, channels, kernel, kernel).to(memory_format=torch.channels_last)
-            pad = kernel // 2
-            dy = torch.randn_like(F.conv2d(x, w, stride=stride, padding=pad))
-
-            def backward(data, weight):
-                sizes = ([stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, [data, weight, False])
-                return lambda: torch.ops.aten.convolution_backward(dy, x, w, None, *sizes)
-
-            forward = lambda: F.conv2d(x, w, stride=stride, padding=pad)
-            ways(f"conv_fwd/{case}", "us", microseconds, [("F.conv2d", lambda: forward)])
-            if channels != 3:
-                ways(f"conv_bwd/{case}", "us", microseconds, [("convolution_backward", lambda: backward(True, False))])
-            ways(f"conv_bwd_w/{case}", "us", microseconds, [("convolution_backward", lambda: backward(False, True))])
+        forward = lambda: F.conv2d(x, w, stride=stride, padding=pad)
+        ways(f"conv_fwd/{case}", "us", microseconds, [("F.conv2d", lambda: forward)])
+        if channels != 3:
+            ways(f"conv_bwd/{case}", "us", microseconds, [("convolution_backward", lambda: backward(True, False))])
+        ways(f"conv_bwd_w/{case}", "us", microseconds, [("convolution_backward", lambda: backward(False, True))])
 
 
 # ---------------------------------------------------------------- augmentation and scoring
@@ -440,6 +493,44 @@ def score():
 # ---------------------------------------------------------------- what follows the network
 
 
+def parts(qkv, heads):
+    """Queries, keys and values [images, heads, tokens, head], lying in the result of one product as in timm."""
+    images, tokens, columns = qkv.shape
+    return qkv.view(images, tokens, 3, heads, columns // 3 // heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def attention():
+    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION} if GPU else {"CPU": SDPBackend.MATH}
+    for use, (images, tokens, heads, head) in SHAPES["attention"].items():
+        case = f"{images}x{tokens}x{heads}x{head}"
+        q, k, v = parts(normal(size(images, 1), size(tokens, 5), 3 * heads * head), heads)
+        for backend, which in backends.items():
+
+            def back():
+                with beside():
+                    given = [part.detach().requires_grad_() for part in (q, k, v)]
+                    y = F.scaled_dot_product_attention(*given)
+                    dy = torch.randn_like(y)
+                return graph(lambda: torch.autograd.grad(y, given, dy, retain_graph=True))
+
+            how, forward = f"scaled_dot_product_attention, {backend}", lambda: F.scaled_dot_product_attention(q, k, v)
+            with sdpa_kernel(which):
+                ways(f"attention_fwd/{case}", "us", microseconds, [(how, lambda: forward)])
+                if use == "train":
+                    ways(f"attention_bwd/{case}", "us", microseconds, [(f"{how}, without putting dq, dk and dv together", back)])
+
+
+def layer_norm():
+    images, tokens, heads, head = SHAPES["attention"]["train"]
+    width, case = [heads * head], f"{images}x{tokens}x{heads * head}"
+    x, w, b = normal(size(images, 1), size(tokens, 5), *width), normal(*width), normal(*width)
+    _, mean, rstd = torch.native_layer_norm(x, width, w, b, 1e-6)
+    dy = torch.randn_like(x)
+    backward = lambda: torch.ops.aten.native_layer_norm_backward(dy, x, width, mean, rstd, w, b, [True] * 3)
+    ways(f"layer_norm_fwd/{case}", "us", microseconds, [("F.layer_norm", lambda: lambda: F.layer_norm(x, width, w, b, 1e-6))])
+    ways(f"layer_norm_bwd/{case}", "us", microseconds, [("native_layer_norm_backward", lambda: backward)])
+
+
 def alignment():
     for width in (512, 2048):
         samples = size(65536 * 512 // width, 3)
@@ -447,10 +538,10 @@ def alignment():
 
         def build(compiled):
             run = torch.compile(distances) if compiled else distances
-            return lambda: run(x)
+            return graph(lambda: run(x))
 
-        tries = [("eager", lambda: build(False)), ("compiled", lambda: build(True))]
-        ways(f"alignment_fwd/5x{width}", "us", microseconds, tries[: size(2, 1)])
+        tries = [("eager, CUDA graph", lambda: build(False)), ("compiled, CUDA graph", lambda: build(True))]
+        ways(f"alignment_fwd/5x{width}", "us", microseconds, tries)
 
 
 def contrast():
@@ -493,34 +584,52 @@ def ceiling():
 JOBS = {
     "ceiling": ceiling,
     "linear": linear,
+    "infer/resnet50": lambda: network("infer", "resnet50"),
+    "infer/vit_base": lambda: network("infer", "vit_base"),
     "train/resnet18": lambda: network("train", "resnet18"),
-    "infer/resnet18": lambda: network("infer", "resnet18"),
-    "conv": convolutions,
+    "train/resnet50": lambda: network("train", "resnet50"),
+    "conv/resnet50": lambda: convolutions("resnet50"),
+    "conv/resnet18": lambda: convolutions("resnet18"),
+    "attention": attention,
+    "layer_norm": layer_norm,
     "alignment": alignment,
-    "optimize": optimize,
     "augment": augment,
     "score": score,
     "contrast": contrast,
-    "infer/resnet50": lambda: network("infer", "resnet50"),
-    "train/resnet50": lambda: network("train", "resnet50"),
-    "infer/vit_base": lambda: network("infer", "vit_base"),
+    "optimize": optimize,
+    "infer/resnet18": lambda: network("infer", "resnet18"),
     "train/vit_small": lambda: network("train", "vit_small"),
     # Minutes of compiling each, so last.
-    "autotune/train/resnet18": lambda: network("train", "resnet18", AUTOTUNE),
     "autotune/infer/resnet50": lambda: network("infer", "resnet50", AUTOTUNE),
+    "autotune/train/resnet18": lambda: network("train", "resnet18", AUTOTUNE),
     "autotune/infer/resnet18": lambda: network("infer", "resnet18", AUTOTUNE),
     "autotune/train/resnet50": lambda: network("train", "resnet50", AUTOTUNE),
 }
+# What --compile-only goes through, in the order of JOBS.
+COMPILED = ["infer/resnet50", "infer/vit_base", "train/resnet18", "train/resnet50"]
+COMPILED += ["alignment", "contrast", "infer/resnet18", "train/vit_small"]
+
+
+def about():
+    """What is compared with; no number, so the table passes it over."""
+    versions = {"pytorch": torch.__version__} | {name: version(name) for name in ("torchvision", "timm", "triton")}
+    device = torch.cuda.get_device_name() if GPU else "cpu"
+    print(json.dumps({"name": "about", **versions, "cudnn": torch.backends.cudnn.version(), "device": device}), flush=True)
 
 
 def main():
     if not (GPU or ARGS.tiny):
         sys.exit("rival_gpu.py needs a GPU that PyTorch can use; --tiny tries everything without one")
+    about()
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
+    # No part of the key of compiled code; trying cuDNN's algorithms would only take time from others.
+    torch.backends.cudnn.benchmark = not ARGS.compile_only
     torch.set_float32_matmul_precision("high")
+    # Backward passes are compiled when they first run. In a thread of their own, no alarm would reach the compiler.
+    torch.autograd.set_multithreading_enabled(False)
+    only = tuple(ARGS.only.split(","))
     for name, job in JOBS.items():
-        if name.startswith(ARGS.only):
+        if name.startswith(only) and (name in COMPILED or not ARGS.compile_only):
             job()
             if GPU:
                 torch.cuda.empty_cache()

@@ -1,25 +1,37 @@
 // The product of conv.cu on Hopper, in bf16, for 16 bytes of channels and outputs at a time.
 //
 // Floor: as in conv.cu. A step of 128 x 128 x 64 writes 32 KB to shared memory and wgmma reads 48 KB there for 2.1 MFLOP, which take 512
-// cycles: 160 bytes per cycle of the 128 that shared memory has, so the tensor cores can be busy four fifths of the time.
+// cycles: 160 bytes per cycle of the 128 that shared memory has, so the tensor cores can be busy four fifths of the time. A step of
+// 128 x 256 x 64 writes 48 KB and reads 80 KB for twice the products: 128 bytes per cycle.
 #include "product_hopper.cuh"
 #include "conv.cuh"
+
+// S: the tile, of BN columns. UNDER_WAY as in product_hopper.cuh.
+template <class S, int BN, int UNDER_WAY> DEVICE void conv(const Epilogue &to, const T *x, const T *w, const Gather &g) {
+  SHARED_DYN(smem);
+  int tile, n0;
+  place_of_block<128, BN>(g, tile, n0);
+  const Rows<BN, S::THREADS> weights = {w, g.outputs, g.depth(), n0};
+  Pixels<128, S::THREADS> pixels(x, g, tile * 128);
+  float acc[S::MI][S::NI][4];
+  clear(acc);
+  multiply_warpgroups<Along, Along, S::STAGES, UNDER_WAY>(acc, smem, (g.depth() + BK - 1) / BK, [&](u8 *slot, int step) {
+    pixels.load(slot);
+    weights.load(slot + 128 * ROW, step);
+  });
+  finish<S, 128, BN, 16, BN, false>(acc, smem, g, to, tile, n0);
+}
 
 KERNEL void __launch_bounds__(256, 2) conv_hopper(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
     const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
     int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  typedef Tile<128, 128, 16, 128, 3> S;
   const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  SHARED_DYN(smem);
-  int tile, n0;
-  place_of_block<128, 128>(g, tile, n0);
-  const Rows<128, S::THREADS> weights = {w, g.outputs, g.depth(), n0};
-  Pixels<128, S::THREADS> pixels(x, g, tile * 128);
-  float acc[S::MI][S::NI][4];
-  clear(acc);
-  multiply_warpgroups<Along, Along, S::STAGES>(acc, smem, (g.depth() + BK - 1) / BK, [&](u8 *slot, int step) {
-    pixels.load(slot);
-    weights.load(slot + 128 * ROW, step);
-  });
-  finish<S, 128, 128, 16, 128, false>(acc, smem, g, {y, before, moments, shift, residual, add, activation}, tile, n0);
+  conv<Tile<128, 128, 16, 128, 3>, 128, 0>({y, before, moments, shift, residual, add, activation}, x, w, g);
+}
+
+KERNEL void __launch_bounds__(256, 1) conv_hopper_wide(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
+    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
+    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
+  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
+  conv<Tile<128, 256, 16, 256, 4>, 256, 1>({y, before, moments, shift, residual, add, activation}, x, w, g);
 }

@@ -124,25 +124,26 @@ template <int MI, int NI> DEVICE void clear(float (&acc)[MI][NI][4]) {
       for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
 }
 
-// Runs `begin(slot)` and `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy STAGES - 1 steps ahead, in
+// Runs `begin(slot)` and `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy AHEAD steps ahead, in
 // order: between the two, so that what `begin` has started goes on while addresses are made. One barrier per step: when all threads are past
-// it, the slot of the step before is free. Ends with nothing under way.
-template <int STAGES, int BYTES, class Load, class Begin, class Use>
+// it, the slot of STAGES - AHEAD steps before is free: the last one, or the one before that where `use` leaves what it began under way. Ends
+// with no copy under way.
+template <int STAGES, int BYTES, int AHEAD, class Load, class Begin, class Use>
 DEVICE void pipeline(u8 *slots, int steps, Load load, Begin begin, Use use) {
 #pragma unroll
-  for (int s = 0; s < STAGES - 1; s++) {
+  for (int s = 0; s < AHEAD; s++) {
     if (s < steps) load(slots + s * BYTES, s);
     cp_async_commit();
   }
-  int filled = STAGES - 1, used = 0;
+  int filled = AHEAD, used = 0;
   for (int s = 0; s < steps; s++) {
-    cp_async_wait<STAGES - 2>();
+    cp_async_wait<AHEAD - 1>();
 #if HOPPER
     fence_proxy_async();
 #endif
     __syncthreads();
     begin(slots + used * BYTES);
-    if (s + STAGES - 1 < steps) load(slots + filled * BYTES, s + STAGES - 1);
+    if (s + AHEAD < steps) load(slots + filled * BYTES, s + AHEAD);
     cp_async_commit();
     use(slots + used * BYTES);
     filled = filled + 1 == STAGES ? 0 : filled + 1;
@@ -152,7 +153,7 @@ DEVICE void pipeline(u8 *slots, int steps, Load load, Begin begin, Use use) {
   __syncthreads();
 }
 template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 *slots, int steps, Load load, Use use) {
-  pipeline<STAGES, BYTES>(slots, steps, load, [](const u8 *) {}, use);
+  pipeline<STAGES, BYTES, STAGES - 1>(slots, steps, load, [](const u8 *) {}, use);
 }
 
 // Copies a tile of ROWS rows along K from a matrix [rows, depth]; `whole`: depth is a multiple of VEC.

@@ -1,15 +1,26 @@
-//! The kernels on a card: what the emulator checks, and what only a card has, graphs. Without one the tests say so and pass;
-//! with SSLMEM_REQUIRE_CUDA=1 they fail.
+//! The kernels on a card: what the emulator checks, and what only a card has. Without one the tests say so and pass; with
+//! SSLMEM_REQUIRE_CUDA=1 they fail, with SSLMEM_EMULATE=1 the emulator stands in for the card, to try the tests themselves.
 
-use crate::{augment_gpu, conformance, curves, kernels, kernels_update};
-use sslmem::device::{Device, Queue, cuda};
-use sslmem::ops::ALL;
-use sslmem::program::Program;
+use crate::around::{Around, Fill};
+use crate::emulated::Emulated;
+use crate::survive::{self, Check};
+use crate::{augment_gpu, conformance, curves, kernels, kernels_update, large, replay};
+use emulator::Options;
+use sslmem::device::{Device, Products, Queue, cuda};
 use sslmem::var::Dtype;
 use std::rc::Rc;
 
-/// The first card, or nothing where none is required.
+/// The emulator stands in for the card.
+fn emulated() -> bool {
+    std::env::var("SSLMEM_EMULATE").is_ok()
+}
+
+/// The first card, with the products that it chooses, or nothing where none is required.
 fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
+    if emulated() {
+        let products = if real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err() { Products::HOPPER } else { Products::PORTABLE };
+        return Some(Emulated::choosing(real, products, Options::default()));
+    }
     match cuda::open(0, real) {
         Ok(queue) => Some(queue),
         Err(error) => {
@@ -20,63 +31,86 @@ fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
     }
 }
 
-fn cases(real: Dtype) {
-    if let Some(queue) = card(real) {
-        let mut count = 0;
-        kernels::all_cases(queue.clone(), &[], |_, _| count += 1);
-        println!("{count} cases agree with the CPU");
-        let device = Device::Gpu(queue);
-        [24, 32, 96].into_iter().for_each(|size| augment_gpu::agrees(size, device.clone(), real));
-        kernels_update::every_rule(&device);
+/// The card, its memory poisoned.
+fn poisoned(real: Dtype) -> Option<Rc<dyn Queue>> {
+    Some(Around::new(card(real)?, Fill::Ones))
+}
+
+/// Every case by the kernels that the card chooses, and products also by the widest tiles, which it takes for many rows only.
+fn cases(test: &'static str, real: Dtype) {
+    let Some(queue) = poisoned(real) else { return };
+    let one = |case: kernels::Chosen, queue: &Rc<dyn Queue>| {
+        let queue = queue.clone();
+        move || case.agrees(queue).map(|_| ())
+    };
+    let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &queue))).collect();
+    let wide: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, Products { wide: 0, wide_hopper: 0, ..queue.products() });
+    checks
+        .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, widest tiles", case.name()), one(case, &wide))));
+    if kernels::every_op() {
+        let device = Device::Gpu(queue.clone());
+        for size in [24, 32, 96] {
+            let device = device.clone();
+            checks.push(Check::new(format!("augment/{size}"), move || {
+                augment_gpu::agrees(size, device, real);
+                Ok(())
+            }));
+        }
+        checks.push(Check::new("optimize", move || {
+            kernels_update::every_rule(&device);
+            Ok(())
+        }));
     }
+    survive::all(test, &queue, checks);
 }
 
 #[test]
 fn cases_f32() {
-    cases(Dtype::F32);
+    cases("card::cases_f32", Dtype::F32);
 }
 
 #[test]
 fn cases_bf16() {
-    cases(Dtype::Bf16);
+    cases("card::cases_bf16", Dtype::Bf16);
 }
 
 #[test]
 fn conformance_of_ptx() {
-    if let Some(queue) = card(Dtype::Bf16) {
-        conformance::all(&*queue);
-    }
+    let Some(queue) = poisoned(Dtype::Bf16) else { return };
+    let checks = conformance::all(queue.products().hopper).into_iter().map(|(name, check)| {
+        let queue = queue.clone();
+        Check::new(name, move || {
+            check(&*queue);
+            Ok(())
+        })
+    });
+    survive::all("card::conformance_of_ptx", &queue, checks.collect());
 }
 
-/// The bits of everything that a program's calls wrote.
-fn written(program: &Program) -> Vec<u32> {
-    let vars = program.calls().into_iter().flat_map(|(_, operands)| operands.writes);
-    vars.filter(|v| program.holds(*v)).flat_map(|v| program.read::<f32>(v).unwrap()).map(f32::to_bits).collect()
+/// Products of real sizes, where every multiprocessor has several blocks and pipelines run full.
+#[test]
+fn large_products() {
+    let Some(queue) = card(Dtype::Bf16) else { return };
+    // The emulator takes minutes for what a card does at once.
+    let layers = if emulated() { large::SMALL } else { large::ALL };
+    survive::all("card::large_products", &queue, large::checks(&queue, layers).collect());
 }
 
-/// Five runs, of which the last four are one graph, leave the same bits as each call launched five times: statistics that run on and
-/// gradients that are added to show a call that a replay would leave out or do twice.
 #[test]
 fn replays_equal_plain_runs() {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        let Some(queue) = card(real) else { return };
-        for case in ALL.iter().copied().flatten() {
-            let make = || kernels::record(case, true, Device::Gpu(queue.clone()));
-            let (mut plain, mut replayed) = (make(), make());
-            for _ in 0..5 {
-                (0..plain.calls().len()).for_each(|i| plain.run_call(i).unwrap());
-                replayed.run().unwrap();
-            }
-            assert!(written(&plain) == written(&replayed), "{}, {real:?}: a replay is not the plain run", case.name);
-        }
-    }
+    let queues: Vec<Rc<dyn Queue>> =
+        [Dtype::F32, Dtype::Bf16].into_iter().filter_map(card).map(|queue| Around::new(queue, Fill::Alternating) as _).collect();
+    let Some(first) = queues.first() else { return };
+    let all = queues.iter().flat_map(|queue| kernels::chosen(&[]).filter(|case| case.seeded).map(move |case| (case, queue.clone())));
+    let checks = all.map(|(case, queue)| Check::new(format!("{}, {:?}", case.name(), queue.real()), move || replay::equals(&case, queue)));
+    survive::all("card::replays_equal_plain_runs", first, checks.collect());
 }
 
 #[test]
 fn training_follows_the_cpu() {
     for real in [Dtype::F32, Dtype::Bf16] {
-        if let Some(queue) = card(real) {
-            curves::follow(queue, curves::CARD);
+        if let Some(queue) = poisoned(real) {
+            curves::follow(queue, if emulated() { curves::EMULATOR } else { curves::CARD });
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Size {
     pub steps: usize,
 }
 
+/// On the emulator.
+pub const EMULATOR: Size = Size { samples: 2, steps: 3 };
 /// On a card.
 pub const CARD: Size = Size { samples: 32, steps: 40 };
 
@@ -100,7 +102,7 @@ pub fn follow(queue: Rc<dyn Queue>, size: Size) {
 #[test]
 fn training_on_the_emulator_follows_the_cpu() {
     for real in [Dtype::F32, Dtype::Bf16] {
-        follow(Emulated::new(real, Options::default()), Size { samples: 2, steps: 3 });
+        follow(Emulated::new(real, Options::default()), EMULATOR);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The seam to a GPU, with a queue that keeps its memory in a list: programs and weights work through its
 //! five functions alone, and what is missing is said in a sentence.
 
-use sslmem::device::{Arg, Device, Gpu, Host, Launch, Queue, Replay};
+use sslmem::device::{Arg, Device, Gpu, Host, Launch, Products, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
@@ -26,6 +26,9 @@ impl Queue for List {
     }
     fn free(&self, address: u64) {
         self.blocks.borrow_mut().remove(&address);
+    }
+    fn products(&self) -> Products {
+        Products::PORTABLE
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         if bytes > self.room {

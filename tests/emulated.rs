@@ -1,27 +1,41 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
 use emulator::{Emulator, LaunchCounts, Options};
-use sslmem::device::{Launch, Queue, Replay};
+use sslmem::device::{Launch, Products, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
 pub struct Emulated {
-    emulator: Emulator,
+    emulator: Rc<Emulator>,
     real: Dtype,
     shared: usize,
-    hopper: bool,
+    products: Products,
+    /// The launches of the graph that is being made.
+    captured: RefCell<Option<Vec<(Launch, Vec<u64>)>>>,
 }
 
 impl Emulated {
     /// A device whose activations are `real`.
     pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
-        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit, hopper: false })
+        Emulated::choosing(real, Products::PORTABLE, options)
     }
     /// A device in bf16 that chooses the kernels for Hopper.
     pub fn hopper(options: Options) -> Rc<Emulated> {
-        Rc::new(Emulated { emulator: Emulator::new(options), real: Dtype::Bf16, shared: options.shared_limit, hopper: true })
+        Emulated::choosing(Dtype::Bf16, Products::HOPPER, options)
+    }
+    /// A device that multiplies by these kernels.
+    pub fn choosing(real: Dtype, products: Products, options: Options) -> Rc<Emulated> {
+        let captured = RefCell::default();
+        Rc::new(Emulated { emulator: Rc::new(Emulator::new(options)), real, shared: options.shared_limit, products, captured })
+    }
+    fn not_capturing(&self, what: &str) -> Result<()> {
+        match *self.captured.borrow() {
+            Some(_) => Err(found(format!("{what} while a graph is made"))),
+            None => Ok(()),
+        }
     }
     /// What was counted since the last time, if the options ask for counts.
     pub fn take_counts(&self) -> Vec<LaunchCounts> {
@@ -34,6 +48,10 @@ fn found(message: String) -> Error {
     Error::config(message, "mend the kernel")
 }
 
+fn start(emulator: &Emulator, real: Dtype, l: &Launch, words: &[u64]) -> Result<()> {
+    emulator.launch(l.kernel, real == Dtype::Bf16, l.grid, l.block, l.shared, words).map_err(found)
+}
+
 impl Queue for Emulated {
     fn name(&self) -> String {
         "emulator".into()
@@ -44,26 +62,39 @@ impl Queue for Emulated {
     fn shared(&self) -> usize {
         self.shared
     }
-    fn hopper(&self) -> bool {
-        self.hopper
+    fn products(&self) -> Products {
+        self.products
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.not_capturing("memory is asked for")?;
         Ok(self.emulator.alloc(bytes))
     }
     fn free(&self, address: u64) {
         self.emulator.free(address);
     }
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.not_capturing("an upload")?;
         self.emulator.upload(to, bytes).map_err(found)
     }
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.not_capturing("a download")?;
         self.emulator.download(from, bytes).map_err(found)
     }
-    fn launch(&self, l: &Launch, words: &[u64]) -> Result<()> {
-        self.emulator.launch(l.kernel, self.real == Dtype::Bf16, l.grid, l.block, l.shared, words).map_err(found)
+    fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
+        if let Some(captured) = &mut *self.captured.borrow_mut() {
+            captured.push((launch.clone(), words.to_vec()));
+            return Ok(());
+        }
+        start(&self.emulator, self.real, launch, words)
     }
-    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
-        Ok(None)
+    /// As a driver does it: what is launched meanwhile runs when the graph does, with the arguments of now.
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
+        *self.captured.borrow_mut() = Some(vec![]);
+        let worked = work();
+        let captured = self.captured.take().unwrap_or_default();
+        worked?;
+        let (emulator, real) = (self.emulator.clone(), self.real);
+        Ok(Some(Box::new(move || captured.iter().try_for_each(|(launch, words)| start(&emulator, real, launch, words)))))
     }
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         let start = Instant::now();

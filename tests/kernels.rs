@@ -3,7 +3,7 @@
 
 use crate::emulated::Emulated;
 use emulator::Options;
-use sslmem::device::{Device, Queue};
+use sslmem::device::{Device, Products, Queue};
 use sslmem::ops::{ALL, Case};
 use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
@@ -92,42 +92,58 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
     Ok(results)
 }
 
-/// Every case of these ops (all, if none is named), plain and with gradients to add to, on a queue against the CPU. `SSLMEM_CASE=conv`
-/// takes those of one op.
-pub fn all_cases(queue: Rc<dyn Queue>, ops: &[&str], mut each: impl FnMut(String, Vec<Vec<f32>>)) {
-    let chosen = std::env::var("SSLMEM_CASE").unwrap_or_default();
-    let wanted = |name: &str| name.starts_with(&chosen) && (ops.is_empty() || ops.iter().any(|op| name.starts_with(op)));
-    for case in ALL.iter().copied().flatten().filter(|c| wanted(c.name)) {
-        for seeded in [false, true] {
-            if seeded && case.mode == Mode::Eval {
-                continue;
-            }
-            let name = format!("{}{}", case.name, if seeded { " (adding)" } else { "" });
-            let mut cpu = record(case, seeded, Device::Cpu);
-            let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
-            let results = compare(&name, &mut cpu, &mut gpu, queue.real()).unwrap_or_else(|e| panic!("{e}"));
-            each(name, results);
-        }
+/// A case, and whether its gradients hold something to add to.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    case: &'static Case,
+    pub seeded: bool,
+}
+
+impl Chosen {
+    pub fn name(&self) -> String {
+        format!("{}{}", self.case.name, if self.seeded { " (adding)" } else { "" })
+    }
+    pub fn record(&self, device: Device) -> Program {
+        record(self.case, self.seeded, device)
+    }
+    /// On a queue against the CPU: every result of the queue, or what is wrong.
+    pub fn agrees(&self, queue: Rc<dyn Queue>) -> Result<Vec<Vec<f32>>, String> {
+        let real = queue.real();
+        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(queue)), real)
     }
 }
 
+/// The variable that chooses the cases whose names begin with it: `SSLMEM_CASE=conv,linear`.
+const CASE: &str = "SSLMEM_CASE";
+
+/// No cases of certain ops are asked for.
+pub fn every_op() -> bool {
+    std::env::var(CASE).is_err()
+}
+
+/// Every case of these ops (all, if none is named), plain and, where there is a backward, with gradients to add to.
+pub fn chosen(ops: &'static [&'static str]) -> impl Iterator<Item = Chosen> {
+    let chosen = std::env::var(CASE).unwrap_or_default();
+    let cases = ALL.iter().copied().flatten().filter(move |case| chosen.split(',').any(|prefix| case.name.starts_with(prefix)));
+    let cases = cases.filter(|case| ops.is_empty() || ops.iter().any(|op| case.name.starts_with(op)));
+    let both = cases.flat_map(|case| [false, true].map(|seeded| Chosen { case, seeded }));
+    both.filter(|chosen| !chosen.seeded || chosen.case.mode == Mode::Train)
+}
+
 /// Every schedule of the emulator must give the CPU's results, and all of them the same bits.
-fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &[&str]) {
-    let mut first: Vec<(String, Vec<Vec<f32>>)> = vec![];
-    for (s, schedule) in Options::schedules().into_iter().enumerate() {
-        let mut at = 0;
+fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &'static [&'static str]) {
+    let mut first: Vec<Vec<u32>> = vec![];
+    for schedule in Options::schedules() {
         let queue = make(schedule);
-        let real = queue.real();
-        all_cases(queue, ops, |name, results| {
-            if s == 0 {
-                first.push((name, results));
+        for (at, case) in chosen(ops).enumerate() {
+            let results = case.agrees(queue.clone()).unwrap_or_else(|e| panic!("{e}"));
+            let bits: Vec<u32> = results.iter().flatten().map(|v| v.to_bits()).collect();
+            if at == first.len() {
+                first.push(bits);
             } else {
-                let bits = |r: &[Vec<f32>]| r.iter().flatten().map(|v| v.to_bits()).collect::<Vec<u32>>();
-                assert_eq!(first[at].0, name);
-                assert!(bits(&first[at].1) == bits(&results), "{name}, {real:?}: the bits depend on the schedule");
-                at += 1;
+                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), queue.real());
             }
-        });
+        }
     }
 }
 
@@ -144,4 +160,14 @@ fn bf16_kernels_equal_the_cpu_under_every_schedule() {
 #[test]
 fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
     on_the_emulator(Emulated::hopper, &["linear/", "conv/"]);
+}
+
+/// Cards take the widest tiles for many rows only, which no case has: here they are taken wherever they can be.
+#[test]
+fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
+    let wide = |hopper| Products { hopper, wide: 0, wide_hopper: 0 };
+    for real in [Dtype::F32, Dtype::Bf16] {
+        on_the_emulator(|options| Emulated::choosing(real, wide(false), options), &["linear/", "conv/"]);
+    }
+    on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, wide(true), options), &["linear/", "conv/"]);
 }

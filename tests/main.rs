@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod around;
 mod attention;
 mod augment;
 mod augment_gpu;
@@ -29,6 +30,7 @@ mod gpu_script;
 mod kernels;
 mod kernels_traffic;
 mod kernels_update;
+mod large;
 mod layers;
 mod learn;
 mod learn_gpu;
@@ -38,6 +40,7 @@ mod methods;
 mod ops;
 mod planted;
 mod probe;
+mod replay;
 mod report;
 mod score;
 mod score_device;
@@ -47,5 +50,6 @@ mod score_tables;
 mod signature;
 mod split;
 mod stats;
+mod survive;
 mod table;
 mod tokens;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::score::{encoders, network};
 use sslmem::data::{self, OnBadImage};
-use sslmem::device::{Device, Launch, Queue, Replay};
+use sslmem::device::{Device, Launch, Products, Queue, Replay};
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::manifest::EncoderFacts;
@@ -37,6 +37,9 @@ impl Queue for Mortal {
     }
     fn shared(&self) -> usize {
         96 << 10
+    }
+    fn products(&self) -> Products {
+        Products::PORTABLE
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         Ok(self.next.replace(self.next.get() + bytes.next_multiple_of(256) as u64) + 256)

@@ -1,8 +1,10 @@
 //! A queue whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
 
-use sslmem::device::{Launch, Queue, Replay};
+use sslmem::device::{Launch, Products, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Like the queue inside, except that [`Queue::time`] first copies memory that is larger than any cache.
@@ -10,13 +12,19 @@ pub struct Cold {
     inner: Rc<dyn Queue>,
     buffers: [u64; 2],
     bytes: usize,
+    /// The kernels that were launched since they were last asked for.
+    launched: RefCell<BTreeSet<&'static str>>,
 }
 
 impl Cold {
     pub fn new(inner: Rc<dyn Queue>, bytes: usize) -> Result<Cold> {
         let buffers = [inner.alloc(bytes)?, inner.alloc(bytes)?];
         inner.upload(buffers[0], &vec![1; bytes])?;
-        Ok(Cold { inner, buffers, bytes })
+        Ok(Cold { inner, buffers, bytes, launched: RefCell::default() })
+    }
+    /// The names of the kernels launched since the last time, so that a number says what was measured.
+    pub fn take_launched(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.launched.borrow_mut()).into_iter().collect()
     }
 }
 
@@ -32,6 +40,9 @@ impl Queue for Cold {
     }
     fn shared(&self) -> usize {
         self.inner.shared()
+    }
+    fn products(&self) -> Products {
+        self.inner.products()
     }
     fn name(&self) -> String {
         self.inner.name()
@@ -49,6 +60,7 @@ impl Queue for Cold {
         self.inner.download(from, bytes)
     }
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
+        self.launched.borrow_mut().insert(launch.kernel);
         self.inner.launch(launch, words)
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {

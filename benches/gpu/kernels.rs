@@ -11,34 +11,59 @@ use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
 use sslmem::weights::{Init, Weights};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+/// What ours, cuBLASLt and PyTorch (`benches/rival_gpu.py`) are all measured on, so that every number has its counterpart.
+#[derive(serde::Deserialize)]
+pub struct Shapes {
+    /// Rows, inputs, outputs, the most telling first: how close to the card, then the layers of a ViT-B/16 for 256 images (of attention
+    /// the last, the first and the second of the MLP, queries with keys and values).
+    pub linear: Vec<[usize; 3]>,
+    conv: BTreeMap<String, Convolutions>,
+    attention: Attention,
+}
+
+/// Each different convolution of a network, without a ResNet-50's strided shortcuts of the later stages.
+#[derive(serde::Deserialize)]
+struct Convolutions {
+    batch: usize,
+    /// Height and width, channels in and out, kernel, stride.
+    layers: Vec<[usize; 5]>,
+}
+
+/// Images, tokens, heads, columns of a head.
+#[derive(serde::Deserialize)]
+struct Attention {
+    /// With its gradient.
+    train: [usize; 4],
+    /// At the batch of `infer/vit_base`.
+    infer: [usize; 4],
+}
+
+pub static SHAPES: LazyLock<Shapes> = LazyLock::new(|| serde_json::from_str(include_str!("shapes.json")).expect("has these fields"));
 
 pub const JOBS: &[Job] = &[
     ("linear", linear),
-    ("conv/resnet18", |bench| convolutions(bench, "resnet18", 1024, RESNET18)),
-    ("conv/resnet50", |bench| convolutions(bench, "resnet50", 128, RESNET50)),
+    ("conv/resnet18", |bench| convolutions(bench, "resnet18")),
+    ("conv/resnet50", |bench| convolutions(bench, "resnet50")),
     ("alignment", alignment),
     ("contrast", contrast),
-    ("transformer", |bench| bench.ops(TRANSFORMER)),
+    ("transformer", transformer),
     ("losses", |bench| bench.ops(LOSSES)),
     ("optimize", optimize),
 ];
 
 /// Shapes of what an op reads.
-type Shapes = &'static [&'static [usize]];
+type Inputs = &'static [&'static [usize]];
 
 /// An op with its gradient, at a real size and at one to go through the motions.
 pub struct Op {
     name: &'static str,
-    inputs: Shapes,
-    tiny: Shapes,
+    inputs: Inputs,
+    tiny: Inputs,
     build: fn(&mut Scope, &[Var]) -> Var,
 }
-
-/// What a ViT-B/16 does between its products, for 64 images.
-const TRANSFORMER: &[Op] = &[
-    Op { name: "64x197x12x64", inputs: &[&[64, 197, 3 * 768]], tiny: &[&[1, 5, 3 * 768]], build: |s, x| s.attention(x[0], 12) },
-    Op { name: "64x197x768", inputs: &[&[64, 197, 768]], tiny: &[&[1, 5, 768]], build: |s, x| s.layer_norm(x[0], 1e-6, false) },
-];
 
 /// The losses at the sizes of their authors' recipes.
 const LOSSES: &[Op] = &[
@@ -76,29 +101,48 @@ const LOSSES: &[Op] = &[
 
 impl Bench {
     fn ops(&self, ops: &[Op]) -> Result<()> {
-        for op in ops {
-            self.in_time()?;
-            let shapes = if self.tiny { op.tiny } else { op.inputs };
-            let mut tape = Tape::new(Mode::Train);
-            let inputs: Vec<Var> = shapes.iter().map(|dims| input(&mut tape, dims)).collect();
-            inputs.iter().for_each(|x| tape.want(*x));
-            let y = (op.build)(&mut tape.root().at("op"), &inputs);
-            let shape = tape.shape(y);
-            let dy = tape.fixed_like(y);
-            tape.seed(y, dy);
-            tape.reverse();
-            let mut program = tape.compile(&mut Weights::on(self.device.clone(), 0))?;
-            let filled = inputs.iter().copied().zip(shapes.iter().map(|dims| dims.iter().product()));
-            fill(&mut program, &filled.chain([(dy, shape.len())]).collect::<Vec<_>>())?;
-            self.calls(op.name, program)?;
-        }
-        Ok(())
+        ops.iter().try_for_each(|op| self.op(op.name, if self.tiny { op.tiny } else { op.inputs }, op.build))
+    }
+    /// An op with its gradient.
+    fn op(&self, case: &str, shapes: &[&[usize]], build: impl Fn(&mut Scope, &[Var]) -> Var) -> Result<()> {
+        self.in_time()?;
+        let mut tape = Tape::new(Mode::Train);
+        let inputs: Vec<Var> = shapes.iter().map(|dims| input(&mut tape, dims)).collect();
+        inputs.iter().for_each(|x| tape.want(*x));
+        let y = build(&mut tape.root().at("op"), &inputs);
+        let shape = tape.shape(y);
+        let dy = tape.fixed_like(y);
+        tape.seed(y, dy);
+        tape.reverse();
+        let mut program = tape.compile(&mut Weights::on(self.device.clone(), 0))?;
+        let filled = inputs.iter().copied().zip(shapes.iter().map(|dims| dims.iter().product()));
+        fill(&mut program, &filled.chain([(dy, shape.len())]).collect::<Vec<_>>())?;
+        self.calls(case, program)
     }
 }
 
-/// Rows, inputs, outputs: how close to the card, and the shapes of a transformer's layers.
+/// What a ViT does between its products.
+fn transformer(bench: &Bench) -> Result<()> {
+    let case = |[images, tokens, heads, head]: [usize; 4]| format!("{images}x{tokens}x{heads}x{head}");
+    let size = |[images, tokens, heads, head]: [usize; 4]| [bench.size(images, 1), bench.size(tokens, 5), heads * head];
+    let Attention { train, infer } = SHAPES.attention;
+    let ([images, tokens, width], heads) = (size(train), train[2]);
+    bench.op(&case(train), &[&[images, tokens, 3 * width]], |s, x| s.attention(x[0], heads))?;
+    let norm = format!("{}x{}x{}", train[0], train[1], width);
+    bench.op(&norm, &[&[images, tokens, width]], |s, x| s.layer_norm(x[0], 1e-6, false))?;
+    bench.in_time()?;
+    let ([images, tokens, width], heads) = (size(infer), infer[2]);
+    let mut tape = Tape::new(Mode::Eval);
+    let qkv = input(&mut tape, &[images, tokens, 3 * width]);
+    let y = tape.root().attention(qkv, heads);
+    tape.keep(y);
+    let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
+    fill(&mut program, &[(qkv, images * tokens * 3 * width)])?;
+    bench.calls(&case(infer), program)
+}
+
 fn linear(bench: &Bench) -> Result<()> {
-    for [rows, inputs, outputs] in [[8192, 8192, 8192], [4096, 4096, 4096], [50_176, 768, 768], [50_432, 768, 3072]] {
+    for [rows, inputs, outputs] in SHAPES.linear.iter().copied() {
         bench.in_time()?;
         let case = format!("{rows}x{inputs}x{outputs}");
         let [rows, inputs, outputs] = [rows, inputs, outputs].map(|n| bench.size(n, 24));
@@ -115,44 +159,12 @@ fn linear(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Height and width, channels in and out, kernel, stride: each different convolution of a ResNet-18 for 32 x 32 images.
-const RESNET18: &[[usize; 5]] = &[
-    [32, 3, 64, 3, 1],
-    [32, 64, 64, 3, 1],
-    [32, 64, 128, 3, 2],
-    [32, 64, 128, 1, 2],
-    [16, 128, 128, 3, 1],
-    [16, 128, 256, 3, 2],
-    [8, 256, 256, 3, 1],
-    [8, 256, 512, 3, 2],
-    [4, 512, 512, 3, 1],
-];
-
-/// Those of a ResNet-50 for 224 x 224 images, without the strided shortcuts of the later stages.
-const RESNET50: &[[usize; 5]] = &[
-    [224, 3, 64, 7, 2],
-    [56, 64, 64, 1, 1],
-    [56, 64, 64, 3, 1],
-    [56, 64, 256, 1, 1],
-    [56, 256, 64, 1, 1],
-    [56, 256, 512, 1, 2],
-    [56, 128, 128, 3, 2],
-    [28, 128, 128, 3, 1],
-    [28, 128, 512, 1, 1],
-    [28, 512, 128, 1, 1],
-    [14, 256, 256, 3, 1],
-    [14, 256, 1024, 1, 1],
-    [14, 1024, 256, 1, 1],
-    [7, 512, 512, 3, 1],
-    [7, 512, 2048, 1, 1],
-    [7, 2048, 512, 1, 1],
-];
-
-fn convolutions(bench: &Bench, net: &str, batch: usize, layers: &[[usize; 5]]) -> Result<()> {
+fn convolutions(bench: &Bench, net: &str) -> Result<()> {
+    let Convolutions { batch, layers } = &SHAPES.conv[net];
     for &[side, channels, outputs, kernel, stride] in &layers[..bench.size(layers.len(), 2)] {
         bench.in_time()?;
         let case = format!("{net}/{side}x{side}x{channels}-{outputs}k{kernel}s{stride}");
-        let (batch, side) = (bench.size(batch, 2), bench.size(side, 8));
+        let (batch, side) = (bench.size(*batch, 2), bench.size(side, 8));
         let [channels, outputs] = [channels, outputs].map(|n| if n == 3 { 3 } else { bench.size(n, 16) });
         let mut tape = Tape::new(Mode::Train);
         let x = input(&mut tape, &[batch, side, side, channels]);

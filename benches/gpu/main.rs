@@ -1,18 +1,21 @@
 //! How fast on a GPU: what the card can do at best, every kernel at the sizes of real training, whole networks, scoring.
 //!
 //! `cargo bench --bench gpu` prints a JSON line per number: {"name", "value", "unit"} and, of a kernel, "seconds", "flops",
-//! "bytes" of its floor. `-- --only PREFIX` measures some, `-- --seconds N` begins nothing after N seconds, `-- --precision f32`
-//! measures in f32, `-- --merge FOLDER` makes the report of what benches/gpu.sh collected, `-- --emulate` goes through everything
-//! at tiny sizes on the CPU's emulation of a card, whose times mean nothing.
+//! "bytes" of its floor, "kernels" that were launched. `-- --only PREFIX,...` measures some, `-- --seconds N` begins nothing after N
+//! seconds, `-- --precision f32` measures in f32, `-- --label WORD` adds a word to the names of products, `-- --merge FOLDER` makes the
+//! report of what benches/gpu.sh collected, `-- --compile FOLDER` compiles all kernels for Hopper into a folder, `-- --emulate` goes
+//! through everything at tiny sizes on the CPU's emulation of a card, whose times mean nothing.
 
 mod ceilings;
 mod cold;
+mod compile;
 #[allow(dead_code)] // tests also count accesses
 #[path = "../../tests/emulated.rs"]
 mod emulated;
 mod images;
 mod kernels;
 mod library;
+mod products;
 #[path = "../programs.rs"]
 mod programs;
 mod table;
@@ -23,7 +26,7 @@ use sslmem::error::{Error, Result};
 use sslmem::program::Program;
 use sslmem::tape::Cost;
 use sslmem::var::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -44,11 +47,14 @@ pub struct Line {
     pub flops: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// What was launched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<&'static str>,
 }
 
 impl Line {
     pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Line {
-        Line { name: name.into(), value, unit, seconds: None, flops: None, bytes: None }
+        Line { name: name.into(), value, unit, seconds: None, flops: None, bytes: None, kernels: vec![] }
     }
     /// Of one kernel's work.
     pub fn kernel(name: impl Into<String>, seconds: f64, cost: Cost) -> Line {
@@ -59,19 +65,22 @@ impl Line {
 /// What is measured, and how large.
 pub struct Bench {
     queue: Rc<dyn Queue>,
-    /// The same card, cold whenever a single call is timed.
+    /// The same card, cold whenever a single call is timed, and its device.
+    cold: Rc<cold::Cold>,
     device: Device,
     tiny: bool,
     start: Instant,
     /// Seconds after which nothing begins.
     limit: f64,
+    /// What the names of products end in: how the kernels of this process differ from the program's.
+    label: String,
 }
 
 impl Bench {
-    fn new(queue: Rc<dyn Queue>, tiny: bool, limit: f64) -> Result<Bench> {
+    fn new(queue: Rc<dyn Queue>, tiny: bool, limit: f64, label: String) -> Result<Bench> {
         let flushed = if tiny { 1 << 12 } else { 256 << 20 };
-        let device = Device::Gpu(Rc::new(cold::Cold::new(queue.clone(), flushed)?));
-        Ok(Bench { queue, device, tiny, start: Instant::now(), limit })
+        let cold = Rc::new(cold::Cold::new(queue.clone(), flushed)?);
+        Ok(Bench { queue, device: Device::Gpu(cold.clone()), cold, tiny, start: Instant::now(), limit, label })
     }
     /// An error when the time is over.
     pub fn in_time(&self) -> Result<()> {
@@ -105,13 +114,22 @@ impl Bench {
         while runs.len() < self.size(25, 1) && start.elapsed().as_secs_f64() < 0.4 {
             runs.push(program.profile()?);
         }
+        let mut kernels: BTreeMap<&str, BTreeSet<&'static str>> = BTreeMap::new();
+        for (i, (name, _)) in program.calls().into_iter().enumerate() {
+            self.cold.take_launched();
+            program.run_call(i)?;
+            kernels.entry(name).or_default().extend(self.cold.take_launched());
+        }
         let mut sums: BTreeMap<&str, (f64, Cost)> = BTreeMap::new();
         for (i, (name, _, cost)) in runs[0].iter().enumerate() {
             let sum = sums.entry(name).or_default();
             sum.0 += median(runs.iter().map(|run| run[i].1).collect());
             sum.1 = Cost { flops: sum.1.flops + cost.flops, bytes: sum.1.bytes + cost.bytes };
         }
-        sums.into_iter().for_each(|(name, (seconds, cost))| self.tell(Line::kernel(format!("{name}/{case}"), seconds, cost)));
+        for (name, (seconds, cost)) in sums {
+            let kernels = kernels.remove(name).unwrap_or_default().into_iter().collect();
+            self.tell(Line { kernels, ..Line::kernel(format!("{name}/{case}"), seconds, cost) });
+        }
         Ok(())
     }
 }
@@ -134,7 +152,8 @@ type Job = (&'static str, fn(&Bench) -> Result<()>);
 
 /// In the order of importance, for the time may end before the list does.
 fn jobs() -> impl Iterator<Item = Job> {
-    ceilings::JOBS.iter().chain(library::JOBS).chain(whole::JOBS).chain(kernels::JOBS).chain(whole::SCORING).copied()
+    let sections = [ceilings::JOBS, library::JOBS, products::JOBS, whole::JOBS, kernels::JOBS, whole::SCORING];
+    sections.into_iter().flatten().copied()
 }
 
 /// Whether a job came to its end; if not, prints why.
@@ -169,6 +188,18 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(folder) = value("--compile") {
+        return match compile::all(Path::new(folder), value("--only").map_or("", String::as_str)) {
+            Ok(count) => {
+                println!("{count} files compiled into {folder}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let real = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
     let emulate = args.iter().any(|a| a == "--emulate");
     let queue = match open(emulate, real) {
@@ -180,14 +211,15 @@ fn main() -> ExitCode {
     };
     let only = value("--only").cloned().unwrap_or_default();
     let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
-    let bench = match Bench::new(queue, emulate, limit) {
+    let label = value("--label").map(|label| format!("/{label}")).unwrap_or_default();
+    let bench = match Bench::new(queue, emulate, limit, label) {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    let chosen = jobs().filter(|(name, _)| name.starts_with(&only));
+    let chosen = jobs().filter(|(name, _)| only.split(',').any(|prefix| name.starts_with(prefix)));
     let failed = chosen.filter(|job| !measure(&bench, *job)).count();
     ExitCode::from((failed > 0) as u8)
 }

@@ -17,10 +17,8 @@ pub trait Queue {
     fn real(&self) -> Dtype;
     /// Bytes of shared memory that one block may use.
     fn shared(&self) -> usize;
-    /// The kernels of the files `*_hopper.cu` run here, and are to.
-    fn hopper(&self) -> bool {
-        false
-    }
+    /// Which kernels multiply here. Without a default: a queue around another one that forgot to ask it would choose other kernels.
+    fn products(&self) -> Products;
     /// What computes, for people and manifests.
     fn name(&self) -> String {
         "a GPU".into()
@@ -37,6 +35,24 @@ pub trait Queue {
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>>;
     /// Seconds that `work` takes by the device's own clock, from its first launch to the end of its last.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
+}
+
+/// Which of the kernels that make the same product are launched: those that suit the device, or those that a test or a comparison wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Products {
+    /// The kernels of the files `*_hopper.cu` run here, and are to.
+    pub hopper: bool,
+    /// Blocks of 128 x 256 from which on these are taken where mma.sync multiplies: fewer leave multiprocessors of a large card idle.
+    pub wide: usize,
+    /// The same where wgmma multiplies.
+    pub wide_hopper: usize,
+}
+
+impl Products {
+    /// The kernels of all cards.
+    pub const PORTABLE: Products = Products { hopper: false, wide: 128, wide_hopper: usize::MAX };
+    /// Those for Hopper where there are such.
+    pub const HOPPER: Products = Products { hopper: true, ..Products::PORTABLE };
 }
 
 /// What [`Queue::capture`] made of a list of launches.
@@ -122,9 +138,9 @@ impl Gpu {
     pub fn shared(&self) -> usize {
         self.queue.shared()
     }
-    /// Whether kernels of the files `*_hopper.cu` are to be launched.
-    pub fn hopper(&self) -> bool {
-        self.queue.hopper()
+    /// Which kernels multiply here.
+    pub fn products(&self) -> Products {
+        self.queue.products()
     }
     /// Where a variable lies. Addresses do not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {

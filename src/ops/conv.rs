@@ -219,6 +219,16 @@ pub static CASES: &[Case] = &[
             s.conv_norm(["conv2", "bn2"], h, filter(136, 1, 1), None, false)
         },
     },
+    // More outputs than the widest tile.
+    Case {
+        name: "conv/widest",
+        mode: Mode::Train,
+        inputs: &[&[2, 7, 6, 72]],
+        build: |s, x| {
+            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(264, 3, 2), None, true);
+            s.conv_norm(["conv2", "bn2"], h, filter(264, 1, 1), Some(h), false)
+        },
+    },
     Case {
         name: "conv/wide_folded",
         mode: Mode::Eval,

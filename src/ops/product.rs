@@ -13,7 +13,11 @@ use std::rc::Rc;
 pub(crate) const TILE: usize = 128;
 /// Shared memory of a block that makes so many rows and columns: as in `product.cuh` and `product_hopper.cuh`.
 fn shared(hopper: bool, rows: usize, columns: usize) -> u32 {
-    let (row, stages) = if hopper { (128, 3) } else { (64, 4) };
+    let (row, stages) = match (hopper, columns) {
+        (true, 256) => (128, 4),
+        (true, _) => (128, 3),
+        (false, _) => (64, 4),
+    };
     (stages * (rows + columns) * row) as u32
 }
 
@@ -237,16 +241,18 @@ impl Gather {
         // Copies and stores go 16 bytes at a time where both sides allow it.
         let vector = 16 / g.real().bytes();
         let whole = self.from[2].is_multiple_of(vector) && self.outputs.is_multiple_of(vector);
+        let products = g.products();
+        let wide = |from: usize| self.outputs >= 256 && rows.div_ceil(TILE) * self.outputs.div_ceil(256) >= from;
         let (kernel, columns, threads) = match self.outputs {
             _ if !whole => ("conv_any", 64, 128),
             ..=64 => ("conv_128x64", 64, 128),
-            _ if g.hopper() => ("conv_hopper", 128, 256),
-            // The widest tile only where it still gives every multiprocessor of a large card a block.
-            n if n >= 256 && rows.div_ceil(TILE) * n.div_ceil(256) >= 128 => ("conv_128x256", 256, 256),
+            _ if products.hopper && wide(products.wide_hopper) => ("conv_hopper_wide", 256, 256),
+            _ if products.hopper => ("conv_hopper", 128, 256),
+            _ if wide(products.wide) => ("conv_128x256", 256, 256),
             _ => ("conv_128x128", 128, 128),
         };
         let tiles = rows.div_ceil(TILE) * self.outputs.div_ceil(columns);
-        let shared = shared(kernel == "conv_hopper", TILE, columns);
+        let shared = shared(kernel.contains("hopper"), TILE, columns);
         let launch = Launch { kernel, grid: [tiles as u32, 1, 1], block: [threads, 1, 1], shared };
         let i = |n: usize| Arg::from(n);
         let args = [
@@ -360,7 +366,7 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
     let (kernel, rows, columns, threads) = match c.outputs {
         _ if !whole => ("conv_bwd_w_any", 64, 64, 128),
         ..=64 => ("conv_bwd_w_64x128", 64, 128, 128),
-        _ if g.hopper() => ("conv_bwd_w_hopper", 128, 128, 256),
+        _ if g.products().hopper => ("conv_bwd_w_hopper", 128, 128, 256),
         _ => ("conv_bwd_w_128x128", 128, 128, 128),
     };
     let (taps, depth) = (c.kernel * c.kernel, c.channels * c.kernel * c.kernel);

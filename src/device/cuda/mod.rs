@@ -7,7 +7,7 @@ mod modules;
 mod nvrtc;
 mod staging;
 
-use super::{Launch, Queue, Replay, signature};
+use super::{Launch, Products, Queue, Replay, signature};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
 use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DEFAULT};
@@ -126,8 +126,9 @@ impl Queue for Cuda {
         self.card.shared
     }
 
-    fn hopper(&self) -> bool {
-        self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable
+    fn products(&self) -> Products {
+        let hopper = self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable;
+        if hopper { Products::HOPPER } else { Products::PORTABLE }
     }
 
     fn name(&self) -> String {

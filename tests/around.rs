@@ -1,0 +1,74 @@
+//! A queue around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
+
+use sslmem::device::{Launch, Products, Queue, Replay};
+use sslmem::error::Result;
+use sslmem::var::Dtype;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What new memory holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// All ones, NaN in each type: what is read before it is written spoils the result.
+    Ones,
+    /// All ones and all zeros by turns: two programs find different things, as they do where others have used the memory before.
+    Alternating,
+}
+
+pub struct Around {
+    inner: Rc<dyn Queue>,
+    fill: Fill,
+    products: Products,
+    allocated: Cell<usize>,
+}
+
+impl Around {
+    pub fn new(inner: Rc<dyn Queue>, fill: Fill) -> Rc<Around> {
+        let products = inner.products();
+        Around::choosing(inner, fill, products)
+    }
+    /// Multiplies by these kernels.
+    pub fn choosing(inner: Rc<dyn Queue>, fill: Fill, products: Products) -> Rc<Around> {
+        Rc::new(Around { inner, fill, products, allocated: Cell::new(0) })
+    }
+}
+
+impl Queue for Around {
+    fn real(&self) -> Dtype {
+        self.inner.real()
+    }
+    fn shared(&self) -> usize {
+        self.inner.shared()
+    }
+    fn products(&self) -> Products {
+        self.products
+    }
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let address = self.inner.alloc(bytes)?;
+        let turn = self.allocated.replace(self.allocated.get() + 1);
+        let byte = if self.fill == Fill::Alternating && turn % 2 == 1 { 0 } else { 0xff };
+        self.inner.upload(address, &vec![byte; bytes])?;
+        Ok(address)
+    }
+    fn free(&self, address: u64) {
+        self.inner.free(address)
+    }
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.inner.upload(to, bytes)
+    }
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.inner.download(from, bytes)
+    }
+    fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
+        self.inner.launch(launch, words)
+    }
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
+        self.inner.capture(work)
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.inner.time(work)
+    }
+}

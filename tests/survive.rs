@@ -1,0 +1,112 @@
+//! Many checks of a card in one test, of which none hides another: each that fails is a line. An error that ends the card's context (an
+//! illegal address) and a kernel that never ends cost their check alone, for the rest goes on in a new process.
+
+use sslmem::device::Queue;
+use std::any::Any;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The number of the check to begin with, and how many failed before it.
+const FROM: &str = "SSLMEM_FROM";
+const FAILED: &str = "SSLMEM_FAILED";
+/// Seconds after which a check is called endless. The slowest compile kernels first.
+const PATIENCE: &str = "SSLMEM_PATIENCE";
+
+/// A name, and what panics or returns words if the card is wrong.
+pub struct Check<'a> {
+    pub name: String,
+    pub run: Box<dyn FnOnce() -> Result<(), String> + 'a>,
+}
+
+impl<'a> Check<'a> {
+    pub fn new(name: impl Into<String>, run: impl FnOnce() -> Result<(), String> + 'a) -> Check<'a> {
+        Check { name: name.into(), run: Box::new(run) }
+    }
+}
+
+fn number(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Runs the checks of the test with this full name on a queue.
+///
+/// # Panics
+/// If any fails, at the end.
+pub fn all(test: &'static str, queue: &Rc<dyn Queue>, checks: Vec<Check>) {
+    let (from, mut failed, count) = (number(FROM, 0), number(FAILED, 0), checks.len());
+    let watch: Watch = Arc::new(Mutex::new(None));
+    watch_over(watch.clone(), test);
+    for (i, check) in checks.into_iter().enumerate().skip(from) {
+        *watch.lock().unwrap() = Some(Now { check: i, name: check.name.clone(), since: Instant::now(), failed });
+        let ended = catch_unwind(AssertUnwindSafe(check.run)).unwrap_or_else(|panic| Err(words(&*panic)));
+        *watch.lock().unwrap() = None;
+        if let Err(why) = ended {
+            failed += 1;
+            tell(&check.name, &why);
+            if !alive(&**queue) {
+                println!("the card's context is lost: the rest goes on in a new process");
+                rest(test, i + 1, failed);
+            }
+        }
+    }
+    assert!(failed == 0, "{failed} of {count} checks failed");
+    println!("{count} checks passed");
+}
+
+/// One line for one failure.
+fn tell(name: &str, why: &str) {
+    println!("FAIL {name}: {}", why.lines().next().unwrap_or_default());
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("panicked").replace('\n', " ")
+}
+
+/// Whether the card still does anything: after an illegal address every call fails.
+fn alive(queue: &dyn Queue) -> bool {
+    let round = || {
+        let address = queue.alloc(4)?;
+        let mut back = [0; 4];
+        let done = queue.upload(address, &[1, 2, 3, 4]).and_then(|()| queue.download(address, &mut back));
+        queue.free(address);
+        done.map(|()| back)
+    };
+    round().is_ok_and(|back| back == [1, 2, 3, 4])
+}
+
+struct Now {
+    check: usize,
+    name: String,
+    since: Instant,
+    failed: usize,
+}
+
+type Watch = Arc<Mutex<Option<Now>>>;
+
+/// A check that takes too long holds its own thread, so another one ends it.
+fn watch_over(watch: Watch, test: &'static str) {
+    let patience = Duration::from_secs(number(PATIENCE, 30) as u64);
+    std::thread::spawn(move || {
+        // The test's own end drops the other half.
+        while Arc::strong_count(&watch) > 1 {
+            std::thread::sleep(Duration::from_millis(50));
+            if let Some(now) = watch.lock().unwrap().as_ref().filter(|now| now.since.elapsed() > patience) {
+                tell(&now.name, &format!("it took more than {} s; the rest goes on in a new process", patience.as_secs()));
+                rest(test, now.check + 1, now.failed + 1);
+            }
+        }
+    });
+}
+
+/// Becomes a process that runs the checks from this one on: the driver takes back what a process held when its image is replaced.
+fn rest(test: &str, from: usize, failed: usize) -> ! {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(FROM, from.to_string()).env(FAILED, failed.to_string());
+    panic!("the rest cannot be started: {}", command.exec())
+}
