@@ -82,31 +82,6 @@ struct Epilogue {
   int activation;
 };
 
-// Mean and sum of squared deviations of `count` values, for VEC columns; differences are taken to the first value, which is close.
-struct Moments {
-  float pivot[VEC], sum[VEC], squares[VEC];
-  int count;
-
-  MEMBER void take(const float (&v)[VEC]) {
-#pragma unroll
-    for (int e = 0; e < VEC; e++) {
-      if (count == 0) pivot[e] = v[e], sum[e] = 0.f, squares[e] = 0.f;
-      const float d = v[e] - pivot[e];
-      sum[e] += d;
-      squares[e] = fmaf(d, d, squares[e]);
-    }
-    count++;
-  }
-};
-
-// Chan et al.: (mean, m2) of na values becomes that of na + nb.
-DEVICE void merge(float &mean, float &m2, float na, float mean_b, float m2_b, float nb) {
-  if (nb == 0.f) return;
-  const float d = mean_b - mean, n = na + nb;
-  mean += d * (nb / n);
-  m2 += m2_b + d * d * (na * nb / n);
-}
-
 template <int BM, int BN, int WM, int WN, int DEEP = 4> struct Tile {
   static constexpr int WARPS = BM / WM * (BN / WN), THREADS = WARPS * 32, STAGES = DEEP;
   static constexpr int BYTES = (BM + BN) * ROW;  // of a stage
@@ -117,7 +92,14 @@ template <int BM, int BN, int WM, int WN, int DEEP = 4> struct Tile {
   static_assert(WARPS * (SLAB + 3 * KIND) * 4 <= STAGES * BYTES, "the epilogue works where the stages were");
 };
 
-// VEC neighbours of a row, of which `left` exist; `whole`: all of them, aligned.
+// VEC neighbours of a row, of which `left` exist; `whole`: all of them, aligned. What does not exist is read as 0.
+DEVICE Vec16 get(const T *y, bool whole, int left) {
+  if (whole) return *(const Vec16 *)y;
+  float v[VEC];
+#pragma unroll
+  for (int e = 0; e < VEC; e++) v[e] = e < left ? to_f32(y[e]) : 0.f;
+  return pack16(v);
+}
 DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
   if (whole) {
     store16(y, v);
@@ -128,97 +110,136 @@ DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
   }
 }
 
-// Writes the tile of a block. `smem` is free.
-template <class S, int BM, int BN, int WM, int WN, bool ANY>
-DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
+// What a way out is made for, so that none pays for what another does: every layer of a network takes the same one for each of its tiles.
+enum Finish {
+  FINISH_PLAIN,    // shift, residual, what y holds, relu
+  FINISH_GELU,     // shift, GELU
+  FINISH_MOMENTS,  // statistics alone
+};
+
+// Sums of the differences to a value that is close, and of their squares, of VEC columns: they add up without a division, and differences
+// to another value follow from them.
+struct Sums {
+  float pivot[VEC], sum[VEC], squares[VEC];
+
+  MEMBER void take(const float (&v)[VEC]) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+      const float d = v[e] - pivot[e];
+      sum[e] += d;
+      squares[e] = fmaf(d, d, squares[e]);
+    }
+  }
+};
+
+// Writes the tile of a block by one way. `smem` is free.
+template <class S, int BM, int BN, int WM, int WN, bool ANY, Finish WAY>
+DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, rows = g.rows();
   const int m0 = tile * BM + warp / (BN / WN) * WM, column = n0 + warp % (BN / WN) * WN;
   constexpr int LANES = S::LANES;
   const int mine = column + lane % LANES * VEC;  // the lane's first column
   const bool whole = !ANY || g.outputs % VEC == 0;
+  float *slab = (float *)smem + warp * S::SLAB;
   float shift[VEC];
+  Sums seen;
 #pragma unroll
-  for (int e = 0; e < VEC; e++) shift[e] = to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
-  Moments seen;
-  seen.count = 0;
-  by_rows(acc, (float *)smem + warp * S::SLAB, [&](int row, int, float(&v)[VEC]) {
-    if (m0 + row >= rows || mine >= g.outputs) return;
-    const u64 at = (u64)g.place(m0 + row) * g.outputs + mine;
-    float before[VEC], more[VEC];
+  for (int e = 0; e < VEC; e++) {
+    shift[e] = WAY != FINISH_MOMENTS && to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
+    seen.sum[e] = seen.squares[e] = 0.f;
+  }
+  // What is added is fetched for all of a slab's rows before the first is written: one wait for memory instead of one for each.
+  constexpr int EACH = 16 * LANES / 32, APART = 32 / LANES;  // rows of a slab that a lane writes, and between them
+  const T *added = WAY != FINISH_PLAIN ? nullptr : to.residual ? to.residual : to.add ? to.y : nullptr;
+  Vec16 more[EACH];
+  int place[EACH];  // row of y, or less than 0
+  auto fetch = [&](int i) {
 #pragma unroll
-    for (int e = 0; e < VEC; e++) before[e] = more[e] = 0.f;
-    if (whole) {
-      if (to.residual) load16(to.residual + at, more);
-      if (to.add) load16(to.y + at, before);
-    } else {
-#pragma unroll
-      for (int e = 0; e < VEC; e++)
-        if (mine + e < g.outputs) {
-          if (to.residual) more[e] = to_f32(to.residual[at + e]);
-          if (to.add) before[e] = to_f32(to.y[at + e]);
-        }
+    for (int r = 0; r < EACH; r++) {
+      const int row = m0 + i * 16 + r * APART + lane / LANES;
+      place[r] = row < rows && mine < g.outputs ? g.place(row) : -1;
+      if (added && place[r] >= 0) more[r] = get(added + (u64)place[r] * g.outputs + mine, whole, g.outputs - mine);
     }
+  };
+  by_rows(acc, slab, fetch, [&](int i, int r, float(&v)[VEC]) {
+    if (WAY == FINISH_MOMENTS && i == 0 && r == 0) {
+      // The warp's first row is close to the others, and the same for all lanes of a column.
+      read_row(seen.pivot, slab + lane % LANES * VEC);
 #pragma unroll
-    for (int e = 0; e < VEC; e++) {
-      v[e] = v[e] + shift[e] + more[e] + before[e];
-      if (to.activation == RELU) v[e] = v[e] < 0.f ? 0.f : v[e];
+      for (int e = 0; e < VEC; e++) seen.pivot[e] = to_f32(from_f32(seen.pivot[e]));
     }
-    if (to.activation == GELU) {
+    if (place[r] < 0) return;
+    const u64 at = (u64)place[r] * g.outputs + mine;
+    auto add = [&](const Vec16 &values) {
+      float x[VEC];
+      unpack16(values, x);
+#pragma unroll
+      for (int e = 0; e < VEC; e++) v[e] += x[e];
+    };
+    if (WAY != FINISH_MOMENTS)
+#pragma unroll
+      for (int e = 0; e < VEC; e++) v[e] += shift[e];
+    if (added) add(more[r]);
+    if (WAY == FINISH_PLAIN) {
+      if (to.residual && to.add) add(get(to.y + at, whole, g.outputs - mine));
+      if (to.activation == RELU)
+#pragma unroll
+        for (int e = 0; e < VEC; e++) v[e] = v[e] < 0.f ? 0.f : v[e];
+    }
+    if (WAY == FINISH_GELU) {
       if (to.before) put(to.before + at, v, whole, g.outputs - mine);
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] = gelu(v[e]);
     }
-#pragma unroll
-    for (int e = 0; e < VEC; e++) v[e] = to_f32(from_f32(v[e]));
-    if (to.moments) seen.take(v);
     put(to.y + at, v, whole, g.outputs - mine);
+    if (WAY == FINISH_MOMENTS) {
+#pragma unroll
+      for (int e = 0; e < VEC; e++) v[e] = to_f32(from_f32(v[e]));
+      seen.take(v);
+    }
   });
-  if (!to.moments) return;
+  if (WAY != FINISH_MOMENTS) return;
 
   // Lanes with the same columns, then the warps above each other, in order.
-  float count = seen.count, mean[VEC], m2[VEC];
-#pragma unroll
-  for (int e = 0; e < VEC; e++) {
-    mean[e] = seen.count ? seen.pivot[e] + seen.sum[e] / count : 0.f;
-    m2[e] = seen.count ? seen.squares[e] - seen.sum[e] * (seen.sum[e] / count) : 0.f;
-  }
 #pragma unroll
   for (int o = LANES; o < 32; o *= 2) {
-    const float other = __shfl_xor_sync(0xffffffffu, count, o);
-    const bool low = (lane & o) == 0;  // both lanes merge in the same order
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
-      const float mean_o = __shfl_xor_sync(0xffffffffu, mean[e], o);
-      const float m2_o = __shfl_xor_sync(0xffffffffu, m2[e], o);
-      float a = low ? mean[e] : mean_o, b = low ? m2[e] : m2_o;
-      const float na = low ? count : other, nb = low ? other : count;
-      if (na == 0.f) a = low ? mean_o : mean[e], b = low ? m2_o : m2[e];
-      else merge(a, b, na, low ? mean_o : mean[e], low ? m2_o : m2[e], nb);
-      mean[e] = a, m2[e] = b;
+      seen.sum[e] += __shfl_xor_sync(0xffffffffu, seen.sum[e], o);
+      seen.squares[e] += __shfl_xor_sync(0xffffffffu, seen.squares[e], o);
     }
-    count += other;
   }
   float *part = (float *)smem + S::WARPS * S::SLAB;  // [WARPS][3][VEC][PITCH]
   if (lane < LANES) {
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
       float *p = part + warp * 3 * S::KIND + e * S::PITCH + lane;
-      p[0] = mean[e], p[S::KIND] = m2[e], p[2 * S::KIND] = count;
+      p[0] = seen.pivot[e], p[S::KIND] = seen.sum[e], p[2 * S::KIND] = seen.squares[e];
     }
   }
   __syncthreads();
   for (int c = threadIdx.x; c < BN && n0 + c < g.outputs; c += S::THREADS) {
     const float *p = part + c / WN * 3 * S::KIND + c % VEC * S::PITCH + c % WN / VEC;
-    float a = p[0], b = p[S::KIND], n = p[2 * S::KIND];
+    const float pivot = p[0];
+    float sum = p[S::KIND], squares = p[2 * S::KIND];
 #pragma unroll
     for (int w = 1; w < BM / WM; w++) {
       p += BN / WN * 3 * S::KIND;
-      merge(a, b, n, p[0], p[S::KIND], p[2 * S::KIND]);
-      n += p[2 * S::KIND];
+      const float n = (float)max(0, min(WM, rows - tile * BM - w * WM)), d = p[0] - pivot;
+      squares += fmaf(d, fmaf(n, d, 2.f * p[S::KIND]), p[2 * S::KIND]);
+      sum += fmaf(n, d, p[S::KIND]);
     }
-    to.moments[((u64)tile * 2) * g.outputs + n0 + c] = a;
-    to.moments[((u64)tile * 2 + 1) * g.outputs + n0 + c] = b;
+    const float mean = sum / (float)min(BM, rows - tile * BM);
+    to.moments[((u64)tile * 2) * g.outputs + n0 + c] = pivot + mean;
+    to.moments[((u64)tile * 2 + 1) * g.outputs + n0 + c] = fmaxf(squares - sum * mean, 0.f);
   }
+}
+
+template <class S, int BM, int BN, int WM, int WN, bool ANY>
+DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
+  if (to.moments) finish_by<S, BM, BN, WM, WN, ANY, FINISH_MOMENTS>(acc, smem, g, to, tile, n0);
+  else if (to.activation == GELU) finish_by<S, BM, BN, WM, WN, ANY, FINISH_GELU>(acc, smem, g, to, tile, n0);
+  else finish_by<S, BM, BN, WM, WN, ANY, FINISH_PLAIN>(acc, smem, g, to, tile, n0);
 }
 
 // Which tile a block has: eight tiles of rows go through all columns before the next eight, so that what they share stays in the L2.

@@ -23,19 +23,26 @@ DEVICE float high_bf16(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 // Values of T in 16 bytes: 4 or 8.
 constexpr int VEC = 16 / sizeof(T);
 
-DEVICE void load16(const float *p, float (&v)[4]) {
-  float4 x = *(const float4 *)p;
-  v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
-}
-DEVICE void load16(const bf16 *p, float (&v)[8]) {
-  uint4 x = *(const uint4 *)p;
+DEVICE void unpack16(float4 x, float (&v)[4]) { v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w; }
+DEVICE void unpack16(uint4 x, float (&v)[8]) {
   v[0] = low_bf16(x.x), v[1] = high_bf16(x.x), v[2] = low_bf16(x.y), v[3] = high_bf16(x.y);
   v[4] = low_bf16(x.z), v[5] = high_bf16(x.z), v[6] = low_bf16(x.w), v[7] = high_bf16(x.w);
 }
-DEVICE void store16(float *p, const float (&v)[4]) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
-DEVICE void store16(bf16 *p, const float (&v)[8]) {
-  *(uint4 *)p = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+DEVICE float4 pack16(const float (&v)[4]) { return make_float4(v[0], v[1], v[2], v[3]); }
+DEVICE uint4 pack16(const float (&v)[8]) {
+  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
+DEVICE void load16(const float *p, float (&v)[4]) { unpack16(*(const float4 *)p, v); }
+DEVICE void load16(const bf16 *p, float (&v)[8]) { unpack16(*(const uint4 *)p, v); }
+DEVICE void store16(float *p, const float (&v)[4]) { *(float4 *)p = pack16(v); }
+DEVICE void store16(bf16 *p, const float (&v)[8]) { *(uint4 *)p = pack16(v); }
+
+// 16 bytes of T, as they are in memory.
+#if BF16
+typedef uint4 Vec16;
+#else
+typedef float4 Vec16;
+#endif
 
 // --- sums and maxima in an order that only the shape decides; every thread gets the result -----------------------------------
 

@@ -194,13 +194,15 @@ DEVICE void read_row(float (&v)[8], const float *from) {
   for (int e = 0; e < 4; e++) v[e] = turned ? second[e] : first[e], v[e + 4] = turned ? first[e] : second[e];
 }
 
-// Hands the accumulators of a warp out row by row: `store(row, col, v)` gets VEC neighbours of a row, so that memory is written 16 bytes
-// at a time. row and col count from the warp's first. `slab` [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
-template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Store store) {
-  constexpr int LD = NI * 8 + 8, LANES = NI * 8 / VEC;  // LANES lanes share a row
+// Hands the accumulators of a warp out row by row: `store(i, r, v)` gets VEC neighbours of row r (32 / LANES) + lane / LANES of slab i, where
+// LANES = 8 NI / VEC lanes share a row, so that memory is written 16 bytes at a time. `before(i)` comes before the first of a slab. `slab`
+// [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
+template <int MI, int NI, class Before, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Before before, Store store) {
+  constexpr int LD = NI * 8 + 8, LANES = NI * 8 / VEC;
   const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
 #pragma unroll
   for (int i = 0; i < MI; i++) {
+    before(i);
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < NI; j++)
@@ -208,11 +210,16 @@ template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI
       for (int h = 0; h < 2; h++) *(float2 *)(slab + (g + h * 8) * LD + j * 8 + q) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
     __syncwarp();
 #pragma unroll
-    for (int r = 0; r < 16; r += 32 / LANES) {
-      const int row = r + lane / LANES, col = lane % LANES * VEC;
+    for (int r = 0; r < 16 * LANES / 32; r++) {
       float v[VEC];
-      read_row(v, slab + row * LD + col);
-      store(i * 16 + row, col, v);
+      read_row(v, slab + (r * (32 / LANES) + lane / LANES) * LD + lane % LANES * VEC);
+      store(i, r, v);
     }
   }
+}
+// The same where `store(row, col, v)` wants the place, counted from the warp's first row and column.
+template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Store store) {
+  constexpr int LANES = NI * 8 / VEC;
+  const int lane = threadIdx.x & 31;
+  by_rows(acc, slab, [](int) {}, [&](int i, int r, float(&v)[VEC]) { store(i * 16 + r * (32 / LANES) + lane / LANES, lane % LANES * VEC, v); });
 }

@@ -19,7 +19,9 @@ fn emulated() -> bool {
 fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
     if emulated() {
         let products = if real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err() { Products::HOPPER } else { Products::PORTABLE };
-        return Some(Emulated::choosing(real, products, Options::default()));
+        // A bug of planted.txt, to see it found.
+        let bug = std::env::var("SSLMEM_BUG").ok().map(|bug| &*bug.leak());
+        return Some(Emulated::choosing(real, products, Options { bug, ..Options::default() }));
     }
     match cuda::open(0, real) {
         Ok(queue) => Some(queue),
