@@ -16,7 +16,7 @@ template <int ACROSS> DEVICE void multiply_laid_out(float *out, const u32 *a, co
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     const u32 step = at + k * (ACROSS ? 2048 : 32);
-    wgmma_m64n128k16<ACROSS, ACROSS>(d, wgmma_desc(step, 8192, 1024, 1), wgmma_desc(step + 8192, 8192, 1024, 1));
+    wgmma_k16<ACROSS, ACROSS>(d, wgmma_desc(step, 8192, 1024, 1), wgmma_desc(step + 8192, 8192, 1024, 1));
   }
   wgmma_commit();
   wgmma_wait<0>();

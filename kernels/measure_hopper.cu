@@ -18,7 +18,7 @@ KERNEL void __launch_bounds__(256, 2) measure_wgmma(float *out, int rounds) {
   for (int round = 0; round < rounds; round++) {
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; k++) wgmma_m64n128k16<0, 0>(d, wgmma_desc(a + k * 32, 0, 1024, 1), wgmma_desc(b + k * 32, 0, 1024, 1));
+    for (int k = 0; k < 4; k++) wgmma_k16<0, 0>(d, wgmma_desc(a + k * 32, 0, 1024, 1), wgmma_desc(b + k * 32, 0, 1024, 1));
     wgmma_commit();
     wgmma_wait<0>();
   }

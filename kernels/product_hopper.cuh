@@ -17,7 +17,7 @@ template <class A, class B, int STAGES, class Load> DEVICE void multiply_warpgro
     const u32 a = smem_u32(slot), b = a + HALF;
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < BK; k += 16) wgmma_m64n128k16<A::ACROSS, B::ACROSS>(acc[0], A::operand(a, rows, k), B::operand(b, 0, k));
+    for (int k = 0; k < BK; k += 16) wgmma_k16<A::ACROSS, B::ACROSS>(acc[0], A::operand(a, rows, k), B::operand(b, 0, k));
     wgmma_commit();
   };
   pipeline<STAGES, 2 * HALF>(slots, steps, load, begin, [](const u8 *) { wgmma_wait<0>(); });

@@ -1,7 +1,8 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
-use emulator::{Emulator, LaunchCounts, Options};
-use sslmem::device::{Launch, Queue, Replay};
+use emulator::{Emulator, LaunchCounts, Options, TensorMap};
+use sslmem::device::signature::{self, Kind, MAP};
+use sslmem::device::{Launch, Matrix, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::rc::Rc;
@@ -12,16 +13,21 @@ pub struct Emulated {
     real: Dtype,
     shared: usize,
     hopper: bool,
+    tma: bool,
 }
 
 impl Emulated {
     /// A device whose activations are `real`.
     pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
-        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit, hopper: false })
+        Rc::new(Emulated { emulator: Emulator::new(options), real, shared: options.shared_limit, hopper: false, tma: false })
     }
     /// A device in bf16 that chooses the kernels for Hopper.
     pub fn hopper(options: Options) -> Rc<Emulated> {
-        Rc::new(Emulated { emulator: Emulator::new(options), real: Dtype::Bf16, shared: options.shared_limit, hopper: true })
+        Rc::new(Emulated { emulator: Emulator::new(options), real: Dtype::Bf16, shared: options.shared_limit, hopper: true, tma: false })
+    }
+    /// A device that chooses those that fetch by TMA as well.
+    pub fn tma(options: Options) -> Rc<Emulated> {
+        Rc::new(Emulated { emulator: Emulator::new(options), real: Dtype::Bf16, shared: options.shared_limit, hopper: true, tma: true })
     }
     /// What was counted since the last time, if the options ask for counts.
     pub fn take_counts(&self) -> Vec<LaunchCounts> {
@@ -47,6 +53,17 @@ impl Queue for Emulated {
     fn hopper(&self) -> bool {
         self.hopper
     }
+    fn tma(&self) -> bool {
+        self.tma
+    }
+    /// Few, so that blocks have several tiles.
+    fn multiprocessors(&self) -> usize {
+        2
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        let (dims, high) = ([matrix.columns as u32, matrix.rows as u32], matrix.high as u32);
+        TensorMap::tiled(address, 2, &dims, &[2 * matrix.columns as u64], &[64, high], 128).map(|map| map.words()).map_err(found)
+    }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         Ok(self.emulator.alloc(bytes))
     }
@@ -60,7 +77,15 @@ impl Queue for Emulated {
         self.emulator.download(from, bytes).map_err(found)
     }
     fn launch(&self, l: &Launch, words: &[u64]) -> Result<()> {
-        self.emulator.launch(l.kernel, self.real == Dtype::Bf16, l.grid, l.block, l.shared, words).map_err(found)
+        // Here a map is given by its address.
+        let signature = signature::find(l.kernel).expect("a kernel");
+        let (firsts, _) = signature.words();
+        let map = |&first: &usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
+        let is_map = |at: usize| signature.params[at].kind == Kind::Map;
+        let maps: Vec<(usize, TensorMap)> = firsts.iter().enumerate().filter(|(at, _)| is_map(*at)).map(|(at, first)| (at, map(first))).collect();
+        let mut words: Vec<u64> = firsts.iter().map(|&first| words[first]).collect();
+        maps.iter().for_each(|(at, map)| words[*at] = std::ptr::from_ref(map) as u64);
+        self.emulator.launch(l.kernel, self.real == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
     }
     fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
         Ok(None)

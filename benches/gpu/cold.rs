@@ -1,6 +1,7 @@
 //! A queue whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
 
-use sslmem::device::{Launch, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Launch, Matrix, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::rc::Rc;
@@ -32,6 +33,18 @@ impl Queue for Cold {
     }
     fn shared(&self) -> usize {
         self.inner.shared()
+    }
+    fn hopper(&self) -> bool {
+        self.inner.hopper()
+    }
+    fn tma(&self) -> bool {
+        self.inner.tma()
+    }
+    fn multiprocessors(&self) -> usize {
+        self.inner.multiprocessors()
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        self.inner.map(address, matrix)
     }
     fn name(&self) -> String {
         self.inner.name()

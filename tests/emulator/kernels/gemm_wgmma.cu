@@ -49,9 +49,9 @@ KERNEL void __launch_bounds__(384, 1) gemm_wgmma_128(
 #pragma unroll
       for (int kk = 0; kk < BK / 16; kk++)
 #ifdef BUG_DESC
-        wgmma_m64n128k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 512, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
+        wgmma_k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 512, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
 #else
-        wgmma_m64n128k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 1024, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
+        wgmma_k16<0, 0>(d, wgmma_desc(a + kk * 32, 16, 1024, 1), wgmma_desc(b + kk * 32, 16, 1024, 1));
 #endif
       wgmma_commit();
 #ifdef BUG_WGWAIT
