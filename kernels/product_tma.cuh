@@ -39,21 +39,20 @@ struct Way {
 // Where chunk c, of 16 bytes, of a row of a slab lies: neighbouring rows begin in other banks.
 DEVICE u32 in_slab(int row, int c) { return row * 256 + ((c ^ (row & 7)) << 4); }
 
-// Chunks of 16 bytes of a slab's rows, two rows at a time: `each(chunk of the slab, place in y)` for those that exist.
+// Chunks of 16 bytes of a slab's rows, two rows at a time: `each(chunk of the slab, place in y, whether that exists)`.
 template <class Each> DEVICE void slab_rows(u8 *slab, const Way &way, int row, int col, Each each) {
-  const int lane = threadIdx.x & 31, c = lane & 15;
-  if (col + c * 8 >= way.outputs) return;
+  const int lane = threadIdx.x & 31, c = lane & 15, left = col + c * 8 < way.outputs ? way.rows - row - (lane >> 4) : 0;
   u64 at = (u64)(row + (lane >> 4)) * way.outputs + col + c * 8;
 #pragma unroll
   for (int r = 0; r < 16; r += 2) {
-    if (row + r + (lane >> 4) < way.rows) each(slab + in_slab(r + (lane >> 4), c), at);
+    each(slab + in_slab(r + (lane >> 4), c), at, r < left);
     at += 2 * (u64)way.outputs;
   }
 }
 
-// Starts to copy 16 rows of 128 values of `more` to the slab.
+// Starts to copy 16 rows of 128 values of `more` to the slab, zeros where there are none.
 DEVICE void fetch_more(u8 *slab, const Way &way, int row, int col) {
-  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at) { cp_async<16>(smem_u32(chunk), way.more + at, true); });
+  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at, bool in) { cp_async<16>(smem_u32(chunk), way.more + at, in); });
   cp_async_commit();
 }
 
@@ -68,7 +67,9 @@ template <class Value> DEVICE void write_rows(u8 *slab, T *to, const Way &way, i
     stmatrix_x4(slab + in_slab(lane & 15, j + (lane >> 4)), pieces);
   }
   __syncwarp();
-  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at) { *(uint4 *)(to + at) = *(const uint4 *)chunk; });
+  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at, bool in) {
+    if (in) *(uint4 *)(to + at) = *(const uint4 *)chunk;
+  });
 }
 
 // What happens to a warp's 16 rows, from `row` and `col` on, before they are written: the shift, what is added, the activation. As `finish`
@@ -161,7 +162,7 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const Way &way, 
     int tile, n0;
     place_of<COLS>(at, way, tile, n0);
     const int row = tile * 128 + (warp - 4) * 16;
-    if (MORE) fetch_more(slab, way, row, n0);
+    if (MORE && row < way.rows) fetch_more(slab, way, row, n0);
     u32 last = 0;  // `empty` of the step before
     for (int step = 0; step < steps; step++) {
       const u32 a = slots + ring.slot * S::BYTES + half, b = slots + ring.slot * S::BYTES + 128 * ROW;
