@@ -40,8 +40,8 @@ struct Way {
 DEVICE u32 in_slab(int row, int c) { return row * 256 + ((c ^ (row & 7)) << 4); }
 
 // Chunks of 16 bytes of a slab's rows, two rows at a time: `each(chunk of the slab, place in y, whether that exists)`.
-template <class Each> DEVICE void slab_rows(u8 *slab, const Way &way, int row, int col, Each each) {
-  const int lane = threadIdx.x & 31, c = lane & 15, left = col + c * 8 < way.outputs ? way.rows - row - (lane >> 4) : 0;
+template <class Each> DEVICE void slab_rows(u8 *slab, int lane, const Way &way, int row, int col, Each each) {
+  const int c = lane & 15, left = col + c * 8 < way.outputs ? way.rows - row - (lane >> 4) : 0;
   u64 at = (u64)(row + (lane >> 4)) * way.outputs + col + c * 8;
 #pragma unroll
   for (int r = 0; r < 16; r += 2) {
@@ -50,15 +50,18 @@ template <class Each> DEVICE void slab_rows(u8 *slab, const Way &way, int row, i
   }
 }
 
+// The number of the lane, anew by a shuffle: places made of it would else be kept in registers, beside the accumulators, from one use to the next.
+DEVICE int lane_anew() { return __shfl_sync(0xffffffffu, (int)threadIdx.x & 31, (int)threadIdx.x & 31); }
+
 // Starts to copy 16 rows of 128 values of `more` to the slab, zeros where there are none.
 DEVICE void fetch_more(u8 *slab, const Way &way, int row, int col) {
-  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at, bool in) { cp_async<16>(smem_u32(chunk), way.more + at, in); });
+  slab_rows(slab, lane_anew(), way, row, col, [&](u8 *chunk, u64 at, bool in) { cp_async<16>(smem_u32(chunk), way.more + at, in); });
   cp_async_commit();
 }
 
 // Writes 16 rows of 128 values, of which value(j, e) is element e of a lane's piece j of 16 x 8, through the slab.
 template <class Value> DEVICE void write_rows(u8 *slab, T *to, const Way &way, int row, int col, Value value) {
-  const int lane = threadIdx.x & 31;
+  const int lane = lane_anew();
   __syncwarp();
 #pragma unroll
   for (int j = 0; j < 16; j += 2) {
@@ -67,7 +70,7 @@ template <class Value> DEVICE void write_rows(u8 *slab, T *to, const Way &way, i
     stmatrix_x4(slab + in_slab(lane & 15, j + (lane >> 4)), pieces);
   }
   __syncwarp();
-  slab_rows(slab, way, row, col, [&](u8 *chunk, u64 at, bool in) {
+  slab_rows(slab, lane, way, row, col, [&](u8 *chunk, u64 at, bool in) {
     if (in) *(uint4 *)(to + at) = *(const uint4 *)chunk;
   });
 }
@@ -75,7 +78,7 @@ template <class Value> DEVICE void write_rows(u8 *slab, T *to, const Way &way, i
 // What happens to a warp's 16 rows, from `row` and `col` on, before they are written: the shift, what is added, the activation. As `finish`
 // in conv.cuh, to the same bits.
 template <int NI, int ACTIVATION, bool MORE, bool KEEP> DEVICE void send(float (&acc)[NI][4], u8 *slab, const Way &way, int row, int col) {
-  const int lane = threadIdx.x & 31, q = (lane & 3) * 2;
+  const int lane = lane_anew(), q = (lane & 3) * 2;
 #pragma unroll
   for (int first = 0; first < NI; first += 16) {
     const int left = col + first * 8;
@@ -136,7 +139,7 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const Way &way, 
 
   Ring<S::STAGES> ring;
   if (warp < 4) {
-    setmaxnreg_dec<40>();
+    setmaxnreg_dec<24>();
     if (threadIdx.x > 0) return;
     for (u32 at = blockIdx.x; at < tiles; at += gridDim.x) {
       int tile, n0;
@@ -153,9 +156,9 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const Way &way, 
     return;
   }
 
-  setmaxnreg_inc<232>();
-  const bool speaks = (threadIdx.x & 31) == 0;
+  setmaxnreg_inc<240>();
   const u32 half = (warp / 4 - 1) * 64 * ROW;  // where the warpgroup's rows of x lie in a slot
+  const bool speaks = (threadIdx.x & 31) == 0;
   u8 *slab = smem + S::STAGES * S::BYTES + (warp - 4) * S::SLAB;
   float acc[S::NI][4];
   for (u32 at = blockIdx.x; at < tiles; at += gridDim.x) {
