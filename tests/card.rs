@@ -5,6 +5,7 @@ use crate::{augment_gpu, conformance, curves, kernels, kernels_update};
 use sslmem::device::{Device, Queue, cuda};
 use sslmem::ops::ALL;
 use sslmem::program::Program;
+use sslmem::tape::Mode;
 use sslmem::var::Dtype;
 use std::rc::Rc;
 
@@ -69,6 +70,26 @@ fn replays_equal_plain_runs() {
             }
             assert!(written(&plain) == written(&replayed), "{}, {real:?}: a replay is not the plain run", case.name);
         }
+    }
+}
+
+/// On a Hopper card: blocks that stay and fetch by TMA, launched one by one and as a graph, leave the bits of those that copy.
+#[test]
+fn products_by_tma_have_the_bits_of_those_by_copies() {
+    let Some(queue) = card(Dtype::Bf16).filter(|queue| queue.hopper()) else { return };
+    for (case, seeded) in kernels::FETCHED.iter().chain(kernels::FETCHED_BY_A_CARD).flat_map(|case| [(case, false), (case, true)]) {
+        if seeded && case.mode == Mode::Eval {
+            continue;
+        }
+        let [copied, fetched] = [false, true].map(|tma| {
+            let queue = Rc::new(kernels::Fetching { inner: queue.clone(), tma });
+            let mut program = kernels::record(case, seeded, Device::Gpu(queue));
+            (0..3).for_each(|_| program.run().unwrap());
+            written(&program)
+        });
+        let differ = copied.iter().zip(&fetched).filter(|(a, b)| a != b).count();
+        assert!(differ == 0, "{}: {differ} of {} bits of numbers differ", case.name, copied.len());
+        println!("{}: {} numbers have the same bits", case.name, copied.len());
     }
 }
 
