@@ -174,7 +174,8 @@ fn wgmma(queue: &dyn Queue) {
     let mut s = random(12);
     let mut integers = |n: usize| (0..n * 64).map(|_| s.range(-64.0, 64.0).round()).collect::<Vec<f32>>();
     let (a, b) = (integers(64), integers(256));
-    let kernels = [("conformance_wgmma_along", false, 128), ("conformance_wgmma_across", true, 128), ("conformance_wgmma_wide", false, 256)];
+    let kernels =
+        [("conformance_wgmma_along", false, 128), ("conformance_wgmma_across", true, 128), ("conformance_wgmma_wide", false, 256)];
     for (kernel, across, columns) in kernels {
         let b = &b[..64 * columns];
         let tile = |values: &[f32]| {
@@ -217,7 +218,13 @@ fn tma(queue: &dyn Queue) {
         for (i, k) in (0..rounds * 64).flat_map(|i| (0..64).map(move |k| (i, k))) {
             let inside = row + i < height && column + k < width;
             let expected = if inside { from[(row + i) * width + column + k] } else { 0 };
-            assert_eq!(got[i / 64 * 4096 + swizzled(false, i % 64, k) / 2], expected, "conformance_tma: row {}, column {}", row + i, column + k);
+            assert_eq!(
+                got[i / 64 * 4096 + swizzled(false, i % 64, k) / 2],
+                expected,
+                "conformance_tma: row {}, column {}",
+                row + i,
+                column + k
+            );
         }
     }
     queue.free(address);

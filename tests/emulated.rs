@@ -82,7 +82,8 @@ impl Queue for Emulated {
         let (firsts, _) = signature.words();
         let map = |&first: &usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
         let is_map = |at: usize| signature.params[at].kind == Kind::Map;
-        let maps: Vec<(usize, TensorMap)> = firsts.iter().enumerate().filter(|(at, _)| is_map(*at)).map(|(at, first)| (at, map(first))).collect();
+        let maps: Vec<(usize, TensorMap)> =
+            firsts.iter().enumerate().filter(|(at, _)| is_map(*at)).map(|(at, first)| (at, map(first))).collect();
         let mut words: Vec<u64> = firsts.iter().map(|&first| words[first]).collect();
         maps.iter().for_each(|(at, map)| words[*at] = std::ptr::from_ref(map) as u64);
         self.emulator.launch(l.kernel, self.real == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
