@@ -15,22 +15,23 @@ set -uo pipefail
 # Stage, the seconds it gets, what it shows. `rival_warm` compiles PyTorch's networks beside the stages up to `graphs`, which take no times.
 plan() {
   cat <<'END'
-doctor         12  the driver, the card, the compiler, and the libraries that were opened
-compile         8  NVRTC compiles a kernel afresh; the others travel compiled
-conformance    15  each instruction of PTX against the manual
-cases_bf16     55  every kernel against the CPU, in memory poisoned with NaNs
-large          30  products of real sizes: Hopper's, portable and the CPU's, the same bits five times
-graphs         25  replays against plain launches
-rival_warm     40  waits for what compiles in the background
-products       45  the kernels that make the same product, side by side, and the vendor's library
-no_fence       10  the same without fence.proxy.async between copies and wgmma
-carveout       10  the same with the whole L1 as shared memory
-networks       75  images per second of whole networks, call by call
+doctor         10  the driver, the card, the compiler, and the libraries that were opened
+compile         5  NVRTC compiles a kernel afresh; the others travel compiled
+conformance    10  each instruction of PTX against the manual
+cases_bf16     15  every kernel against the CPU, in memory poisoned with NaNs
+large          60  products of real sizes: Hopper's, portable and the CPU's, the same bits five times
+graphs         10  replays against plain launches
+rival_warm     45  waits for what compiles in the background
+products       55  the kernels that make the same product, side by side, and the vendor's library
+no_fence       25  the same without fence.proxy.async between copies and wgmma
+networks       40  images per second of whole networks, call by call
 rival         110  PyTorch on the same
-cases_portable 25  Hopper's products on the kernels of all cards
-curves         25  training follows the CPU's
-scoring        30  samples per second from memory and from JPEGs
-kernels        25  every op by itself
+cases_portable 10  Hopper's products on the kernels of all cards
+cases_f32      15  the kernels in f32, which verifies
+curves         15  training follows the CPU's
+scoring        60  samples per second from memory and from JPEGs
+kernels        30  every op by itself
+memcheck       25  compute-sanitizer on three families of kernels
 END
 }
 
@@ -177,7 +178,10 @@ no_fence() {
   SSLMEM_KERNELS="$bin/no_fence" measure products --label "no fence"
 }
 
-carveout() { SSLMEM_CARVEOUT=1 measure products --label carveout; }
+memcheck() {
+  command -v compute-sanitizer >/dev/null || { echo "skipped: compute-sanitizer is not installed" && return 77; }
+  SSLMEM_CASE=conv/w,linear/w,attention limited compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/tests" card::cases_bf16 --exact --nocapture --test-threads=1
+}
 
 has_torch() { [ -n "$python" ] || { echo "skipped: no python3 has torch" && return 77; }; }
 tiny() { [ -n "$emulate" ] && echo --tiny; }
@@ -219,13 +223,14 @@ stage graphs run_test card::replays_equal_plain_runs
 stage rival_warm rival_warm
 stage products measure ceiling,cublaslt,products
 stage no_fence no_fence
-stage carveout carveout
 stage networks measure infer,train,step,augment
 stage rival rival
 stage cases_portable portable
+stage cases_f32 run_test card::cases_f32
 stage curves run_test card::training_follows_the_cpu
 stage scoring measure score,decode
 stage kernels measure linear,conv,alignment,contrast,transformer,losses,optimize
+stage memcheck memcheck
 
 "$bin/gpu" --merge "$out" || worst=1
 exit $worst

@@ -242,11 +242,13 @@ DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &
   else finish_by<S, BM, BN, WM, WN, ANY, FINISH_PLAIN>(acc, smem, g, to, tile, n0);
 }
 
-// Which tile a block has: eight tiles of rows go through all columns before the next eight, so that what they share stays in the L2.
-template <int BM, int BN> DEVICE void place_of_block(const Gather &g, int &tile, int &n0) {
-  constexpr int GROUP = 8;
-  const int across = (g.outputs + BN - 1) / BN, down = (g.rows() + BM - 1) / BM;
-  const int group = blockIdx.x / (GROUP * across), high = min(GROUP, down - group * GROUP), in = blockIdx.x - group * GROUP * across;
+// Which tile number `at` is: GROUP tiles of rows go through all columns before the next GROUP, so that what they share stays in the L2.
+template <int BM, int BN, int GROUP = 8> DEVICE void place_of_tile(u32 at, int rows, int outputs, int &tile, int &n0) {
+  const int across = (outputs + BN - 1) / BN, down = (rows + BM - 1) / BM;
+  const int group = at / (GROUP * across), high = min(GROUP, down - group * GROUP), in = at - group * GROUP * across;
   tile = group * GROUP + in % high;
   n0 = in / high * BN;
+}
+template <int BM, int BN> DEVICE void place_of_block(const Gather &g, int &tile, int &n0) {
+  place_of_tile<BM, BN>(blockIdx.x, g.rows(), g.outputs, tile, n0);
 }

@@ -1,6 +1,7 @@
 //! A queue around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
 
-use sslmem::device::{Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::Cell;
@@ -42,6 +43,12 @@ impl Queue for Around {
     }
     fn products(&self) -> Products {
         self.products
+    }
+    fn multiprocessors(&self) -> usize {
+        self.inner.multiprocessors()
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        self.inner.map(address, matrix)
     }
     fn name(&self) -> String {
         self.inner.name()

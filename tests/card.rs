@@ -38,7 +38,7 @@ fn poisoned(real: Dtype) -> Option<Rc<dyn Queue>> {
     Some(Around::new(card(real)?, Fill::Ones))
 }
 
-/// Every case by the kernels that the card chooses, and products also by the widest tiles, which it takes for many rows only.
+/// Every case by the kernels that the card chooses, and products also by those that it takes for other shapes only.
 fn cases(test: &'static str, real: Dtype) {
     let Some(queue) = poisoned(real) else { return };
     let one = |case: kernels::Chosen, queue: &Rc<dyn Queue>| {

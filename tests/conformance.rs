@@ -3,7 +3,7 @@
 
 use crate::emulated::Emulated;
 use emulator::Options;
-use sslmem::device::{Launch, Queue};
+use sslmem::device::{Launch, Matrix, Queue};
 use sslmem::random::{Purpose, Stream};
 
 /// Launches `kernel` with its outputs, of these bytes, first, then its inputs, then its scalars; returns the outputs.
@@ -18,7 +18,7 @@ fn run(
     let to: Vec<u64> = outputs.iter().map(|&bytes| queue.alloc(bytes).unwrap()).collect();
     let from: Vec<u64> = inputs.iter().map(|input| queue.alloc(input.len()).unwrap()).collect();
     from.iter().zip(inputs).for_each(|(&address, input)| queue.upload(address, input).unwrap());
-    let shared = if kernel.contains("wgmma") { WGMMA_SHARED } else { 0 };
+    let shared = if kernel.contains("wgmma") || kernel.contains("tma") { WGMMA_SHARED } else { 0 };
     let launch = Launch { kernel, grid: [grid, 1, 1], block: [block, 1, 1], shared };
     let words: Vec<u64> = to.iter().chain(&from).chain(scalars).copied().collect();
     queue.launch(&launch, &words).unwrap_or_else(|e| panic!("{kernel}: {e}"));
@@ -66,7 +66,7 @@ pub fn all(hopper: bool) -> Vec<(&'static str, Check)> {
         ("barriers", barriers),
         ("what benchmarks divide by", measures),
     ];
-    let only_hopper: [(&str, Check); 2] = [("wgmma", wgmma), ("the rate of wgmma", measure_wgmma)];
+    let only_hopper: [(&str, Check); 4] = [("wgmma", wgmma), ("TMA", tma), ("stmatrix", stmatrix), ("the rate of wgmma", measure_wgmma)];
     only_hopper.into_iter().filter(|_| hopper).chain(portable).collect()
 }
 
@@ -178,20 +178,57 @@ fn wgmma(queue: &dyn Queue) {
     let kernels =
         [("conformance_wgmma_along", false, 128), ("conformance_wgmma_across", true, 128), ("conformance_wgmma_wide", false, 256)];
     for (kernel, across, columns) in kernels {
+        let b = &b[..64 * columns];
         let tile = |values: &[f32]| {
             let mut laid = vec![0u16; values.len()];
             values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(across, i / 64, i % 64) / 2] = nearest_bf16(v));
             laid
         };
-        let (laid_a, laid_b) = (tile(&a), tile(&b[..columns * 64]));
-        let got = floats(&run(queue, kernel, [1, 128], &[4 * 64 * columns], &[bytes(&laid_a), bytes(&laid_b)], &[])[0]);
+        let got = floats(&run(queue, kernel, [1, 128], &[4 * 64 * columns], &[bytes(&tile(&a)), bytes(&tile(b))], &[])[0]);
         for (at, &got) in got.iter().enumerate() {
-            let (thread, i) = (at / (columns / 2), at % (columns / 2));
+            let (thread, i) = (2 * at / columns, at % (columns / 2));
             let (row, column) = (thread / 32 * 16 + thread % 32 / 4 + i % 4 / 2 * 8, i / 4 * 8 + thread % 4 * 2 + i % 2);
             let expected: f32 = (0..64).map(|k| a[row * 64 + k] * b[column * 64 + k]).sum();
             assert_eq!(got, expected, "{kernel}: row {row}, column {column}");
         }
     }
+}
+
+/// What ldmatrix loads, stmatrix stores: register i of lane l is the pair l % 4 of row l / 4 of matrix i.
+fn stmatrix(queue: &dyn Queue) {
+    let (registers, rows) = ((0..128).map(|i| i * 2654435761u32).collect::<Vec<u32>>(), random(13).permutation(32));
+    let got = run(queue, "conformance_stmatrix", [1, 32], &[512], &[bytes(&registers), bytes(&rows)], &[]);
+    let mut expected = vec![0; 128];
+    for (lane, i) in (0..128).map(|at| (at / 4, at % 4)) {
+        expected[rows[8 * i + lane / 4] as usize * 4 + lane % 4] = registers[lane * 4 + i];
+    }
+    assert_eq!(words(&got[0]), expected, "stmatrix_x4");
+}
+
+/// Boxes of 64 x 64 of a matrix of 150 x 72, swizzled by 128 bytes, with zeros outside.
+fn tma(queue: &dyn Queue) {
+    let (height, width) = (150, 72);
+    let from: Vec<u16> = (0..height * width).map(|i| (i * 97 + 5) as u16).collect();
+    let address = queue.alloc(2 * from.len()).unwrap();
+    queue.upload(address, bytes(&from)).unwrap();
+    let map = queue.map(address, &Matrix { rows: height, columns: width, high: 64 }).unwrap();
+    for (column, row, rounds) in [(0, 0, 3), (64, 8, 5)] {
+        let scalars: Vec<u64> = map.into_iter().chain([column as u64, row as u64, rounds as u64]).collect();
+        let got = run(queue, "conformance_tma", [1, 128], &[8192 * rounds], &[], &scalars);
+        let got: Vec<u16> = bytemuck::pod_collect_to_vec(&got[0]);
+        for (i, k) in (0..rounds * 64).flat_map(|i| (0..64).map(move |k| (i, k))) {
+            let inside = row + i < height && column + k < width;
+            let expected = if inside { from[(row + i) * width + column + k] } else { 0 };
+            assert_eq!(
+                got[i / 64 * 4096 + swizzled(false, i % 64, k) / 2],
+                expected,
+                "conformance_tma: row {}, column {}",
+                row + i,
+                column + k
+            );
+        }
+    }
+    queue.free(address);
 }
 
 fn measure_wgmma(queue: &dyn Queue) {

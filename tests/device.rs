@@ -1,7 +1,8 @@
 //! The seam to a GPU, with a queue that keeps its memory in a list: programs and weights work through its
 //! five functions alone, and what is missing is said in a sentence.
 
-use sslmem::device::{Arg, Device, Gpu, Host, Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Arg, Device, Gpu, Host, Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
@@ -29,6 +30,12 @@ impl Queue for List {
     }
     fn products(&self) -> Products {
         Products::PORTABLE
+    }
+    fn multiprocessors(&self) -> usize {
+        1
+    }
+    fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
+        unreachable!("no kernel for Hopper is chosen")
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         if bytes > self.room {

@@ -1,7 +1,8 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
-use emulator::{Emulator, LaunchCounts, Options};
-use sslmem::device::{Launch, Products, Queue, Replay};
+use emulator::{Emulator, LaunchCounts, Options, TensorMap};
+use sslmem::device::signature::{self, Kind, MAP};
+use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -22,8 +23,12 @@ impl Emulated {
     pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
         Emulated::choosing(real, Products::PORTABLE, options)
     }
-    /// A device in bf16 that chooses the kernels for Hopper.
+    /// A device in bf16 that chooses the kernels for Hopper whose threads copy.
     pub fn hopper(options: Options) -> Rc<Emulated> {
+        Emulated::choosing(Dtype::Bf16, Products { tma: false, ..Products::HOPPER }, options)
+    }
+    /// A device that chooses those that fetch by TMA as well.
+    pub fn tma(options: Options) -> Rc<Emulated> {
         Emulated::choosing(Dtype::Bf16, Products::HOPPER, options)
     }
     /// A device that multiplies by these kernels.
@@ -49,7 +54,16 @@ fn found(message: String) -> Error {
 }
 
 fn start(emulator: &Emulator, real: Dtype, l: &Launch, words: &[u64]) -> Result<()> {
-    emulator.launch(l.kernel, real == Dtype::Bf16, l.grid, l.block, l.shared, words).map_err(found)
+    // Here a map is given by its address.
+    let signature = signature::find(l.kernel).expect("a kernel");
+    let (firsts, _) = signature.words();
+    let map = |&first: &usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
+    let is_map = |at: usize| signature.params[at].kind == Kind::Map;
+    let maps: Vec<(usize, TensorMap)> =
+        firsts.iter().enumerate().filter(|(at, _)| is_map(*at)).map(|(at, first)| (at, map(first))).collect();
+    let mut words: Vec<u64> = firsts.iter().map(|&first| words[first]).collect();
+    maps.iter().for_each(|(at, map)| words[*at] = std::ptr::from_ref(map) as u64);
+    emulator.launch(l.kernel, real == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
 }
 
 impl Queue for Emulated {
@@ -64,6 +78,14 @@ impl Queue for Emulated {
     }
     fn products(&self) -> Products {
         self.products
+    }
+    /// Few, so that blocks have several tiles.
+    fn multiprocessors(&self) -> usize {
+        2
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        let (dims, high) = ([matrix.columns as u32, matrix.rows as u32], matrix.high as u32);
+        TensorMap::tiled(address, 2, &dims, &[2 * matrix.columns as u64], &[64, high], 128).map(|map| map.words()).map_err(found)
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.not_capturing("memory is asked for")?;

@@ -3,13 +3,16 @@
 
 use crate::emulated::Emulated;
 use emulator::Options;
+use sslmem::device::signature;
 use sslmem::device::{Device, Products, Queue};
+use sslmem::ops::conv::Filter;
+use sslmem::ops::linear::{After, Dense};
 use sslmem::ops::{ALL, Case};
 use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
-use sslmem::tape::{Mode, Operands, Tape};
+use sslmem::tape::{Mode, Operands, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::Weights;
+use sslmem::weights::{Init, Weights};
 use std::rc::Rc;
 
 /// Numbers in [-1, 1) that bf16 holds exactly, so that both types start alike.
@@ -69,7 +72,7 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
 }
 
 /// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU, or what went wrong.
-pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> Result<Vec<Vec<f32>>, String> {
+pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> std::result::Result<Vec<Vec<f32>>, String> {
     let mut results = vec![];
     for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
         let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
@@ -165,9 +168,79 @@ fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
 /// Cards take the widest tiles for many rows only, which no case has: here they are taken wherever they can be.
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
-    let wide = |hopper| Products { hopper, wide: 0, wide_hopper: 0 };
+    let wide = |hopper| Products { hopper, tma: false, wide: 0, wide_hopper: 0 };
     for real in [Dtype::F32, Dtype::Bf16] {
         on_the_emulator(|options| Emulated::choosing(real, wide(false), options), &["linear/", "conv/"]);
     }
     on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, wide(true), options), &["linear/", "conv/"]);
+}
+
+#[test]
+fn kernels_that_fetch_by_tma_equal_the_cpu_under_every_schedule() {
+    on_the_emulator(Emulated::tma, &["linear/", "conv/wide"]);
+}
+
+/// More tiles than blocks of the emulated card, more steps than slots, and edges that fill no tile, in both widths and every way out.
+const FETCHED: &[Case] = &[
+    Case { name: "fetched/mlp", mode: Mode::Train, inputs: &[&[300, 456], &[300, 456]], build: |s, x| mlp(s, x, [504, 456]) },
+    Case { name: "fetched/narrow_mlp", mode: Mode::Train, inputs: &[&[130, 72], &[130, 80]], build: |s, x| mlp(s, x, [104, 80]) },
+    Case { name: "fetched/linear", mode: Mode::Train, inputs: &[&[300, 200]], build: |s, x| s.at("fc").linear(x[0], 136, true) },
+    Case {
+        name: "fetched/gelu",
+        mode: Mode::Eval,
+        inputs: &[&[130, 264]],
+        build: |s, x| {
+            let h = s.at("fc1").dense(x[0], &dense(504, After::Gelu));
+            let h = s.at("fc2").linear(h, 504, false);
+            s.at("fc3").dense(h, &dense(72, After::Gelu))
+        },
+    },
+    Case {
+        name: "fetched/relu",
+        mode: Mode::Eval,
+        inputs: &[&[3, 9, 7, 72], &[3, 9, 7, 256], &[3, 9, 7, 80]],
+        build: |s, x| {
+            let h = s.conv_norm(["a", "b"], x[0], pixel(512), None, true);
+            let h = s.conv_norm(["c", "d"], h, pixel(256), Some(x[1]), true);
+            let h = s.conv_norm(["e", "f"], h, pixel(80), None, true);
+            s.conv_norm(["g", "h"], h, pixel(80), Some(x[2]), true)
+        },
+    },
+];
+
+fn mlp(s: &mut Scope, x: &[Var], [wide, narrow]: [usize; 2]) -> Var {
+    let h = s.at("fc1").dense(x[0], &dense(wide, After::Gelu));
+    s.at("fc2").dense(h, &dense(narrow, After::Add(x[1])))
+}
+
+fn dense(outputs: usize, after: After) -> Dense {
+    Dense { outputs, bias: true, weight: Init::Normal(0.1), shape: None, after }
+}
+
+fn pixel(outputs: usize) -> Filter {
+    Filter { outputs, kernel: 1, stride: 1 }
+}
+
+#[test]
+fn products_by_tma_have_the_bits_of_those_by_copies() {
+    let mut launched = std::collections::BTreeSet::new();
+    for case in FETCHED {
+        for seeded in [false, true].into_iter().filter(|seeded| !seeded || case.mode == Mode::Train) {
+            let mut run = |queue: Rc<Emulated>| {
+                let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
+                let results = compare(case.name, &mut record(case, seeded, Device::Cpu), &mut gpu, Dtype::Bf16);
+                launched.extend(queue.take_counts().into_iter().map(|launch| launch.kernel));
+                let results = results.unwrap_or_else(|e| panic!("{e}"));
+                results.iter().flatten().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            };
+            let copied = run(Emulated::hopper(Options::default()));
+            for (s, options) in Options::schedules().into_iter().enumerate() {
+                let options = Options { counts: s == 0, ..options };
+                assert!(run(Emulated::tma(options)) == copied, "{}: other bits, {options:?}", case.name);
+            }
+        }
+    }
+    let ours = signature::table().unwrap().values().filter(|s| s.file == "linear_hopper.cu").map(|s| s.kernel);
+    let missed: Vec<&str> = ours.filter(|kernel| !launched.contains(*kernel)).collect();
+    assert!(missed.is_empty(), "no case launches {missed:?}");
 }

@@ -26,6 +26,7 @@ const CAUGHT: &[(&str, &str, bool, &str)] = &[
     ("copies_unfenced", "linear/wide", false, "fence.proxy.async"),
     ("products_not_waited_for", "linear/wide", false, "is off by"),
     ("swizzle_of_another_row", "linear/wide", false, "is off by"),
+    ("tma_slot_freed_too_early", "linear/wide", false, "race"),
 ];
 
 #[test]
@@ -33,7 +34,8 @@ fn every_planted_bug_is_caught_for_what_it_is() {
     let mut missed = vec![];
     for &(bug, name, seeded, says) in CAUGHT {
         let case = ALL.iter().copied().flatten().find(|c| c.name == name).unwrap();
-        let queue = Emulated::hopper(Options { bug: Some(bug), ..Options::default() });
+        let options = Options { bug: Some(bug), ..Options::default() };
+        let queue = if bug.starts_with("tma_") { Emulated::tma(options) } else { Emulated::hopper(options) };
         let run = compare(name, &mut record(case, seeded, Device::Cpu), &mut record(case, seeded, Device::Gpu(queue)), Dtype::Bf16);
         match run {
             Ok(_) => missed.push(format!("{bug}: nothing was seen")),

@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use super::score::{encoders, network};
 use sslmem::data::{self, OnBadImage};
-use sslmem::device::{Device, Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Device, Launch, Matrix, Products, Queue, Replay};
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::manifest::EncoderFacts;
@@ -40,6 +41,12 @@ impl Queue for Mortal {
     }
     fn products(&self) -> Products {
         Products::PORTABLE
+    }
+    fn multiprocessors(&self) -> usize {
+        1
+    }
+    fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
+        unreachable!("no kernel for Hopper is chosen")
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         Ok(self.next.replace(self.next.get() + bytes.next_multiple_of(256) as u64) + 256)

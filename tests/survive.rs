@@ -1,7 +1,8 @@
 //! Many checks of a card in one test, of which none hides another: each that fails is a line. An error that ends the card's context (an
 //! illegal address) and a kernel that never ends cost their check alone, for the rest goes on in a new process.
 
-use sslmem::device::{Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::any::Any;
@@ -45,6 +46,7 @@ pub fn all(test: &'static str, queue: &Rc<dyn Queue>, checks: Vec<Check>) {
     let (from, mut failed, count) = (number(FROM, 0), number(FAILED, 0), checks.len());
     let watch: Watch = Arc::new(Mutex::new(None));
     watch_over(watch.clone(), test);
+    println!(); // the harness has begun a line
     for (i, check) in checks.into_iter().enumerate().skip(from) {
         *watch.lock().unwrap() = Some(Now { check: i, name: check.name.clone(), since: Instant::now(), failed });
         let ended = catch_unwind(AssertUnwindSafe(check.run)).unwrap_or_else(|panic| Err(words(&*panic)));
@@ -113,7 +115,10 @@ fn watch_over(watch: Watch, test: &'static str) {
 fn rest(test: &str, from: usize, failed: usize) -> ! {
     let mut command = Command::new(std::env::current_exe().unwrap());
     // Of an ignored test, too.
-    command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(FROM, from.to_string()).env(FAILED, failed.to_string());
+    command
+        .args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(FROM, from.to_string())
+        .env(FAILED, failed.to_string());
     panic!("the rest cannot be started: {}", command.exec())
 }
 
@@ -129,6 +134,12 @@ impl Queue for Fragile {
     }
     fn products(&self) -> Products {
         Products::PORTABLE
+    }
+    fn multiprocessors(&self) -> usize {
+        1
+    }
+    fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
+        unreachable!("no kernel for Hopper is chosen")
     }
     fn alloc(&self, _: usize) -> Result<u64> {
         if *self.0.borrow() { Err(Error::device("an illegal address was encountered", "begin anew")) } else { Ok(256) }

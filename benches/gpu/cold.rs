@@ -1,6 +1,7 @@
 //! A queue whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
 
-use sslmem::device::{Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -43,6 +44,12 @@ impl Queue for Cold {
     }
     fn products(&self) -> Products {
         self.inner.products()
+    }
+    fn multiprocessors(&self) -> usize {
+        self.inner.multiprocessors()
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        self.inner.map(address, matrix)
     }
     fn name(&self) -> String {
         self.inner.name()

@@ -2,7 +2,8 @@
 
 use crate::programs::{fill, input};
 use crate::{Bench, Job, Line};
-use sslmem::device::{Device, Launch, Products, Queue, Replay};
+use sslmem::device::signature::MAP;
+use sslmem::device::{Device, Launch, Matrix, Products, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{After, Dense};
@@ -28,6 +29,12 @@ impl Queue for Choosing {
     }
     fn products(&self) -> Products {
         self.products
+    }
+    fn multiprocessors(&self) -> usize {
+        self.inner.multiprocessors()
+    }
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        self.inner.map(address, matrix)
     }
     fn name(&self) -> String {
         self.inner.name()
@@ -83,16 +90,22 @@ const LAYERS: &[Layer] = &[
 ];
 
 fn products(bench: &Bench) -> Result<()> {
+    let with = |hopper, tma, wide| Products { hopper, tma, wide, wide_hopper: wide };
+    let all = [
+        ("by TMA", with(true, true, usize::MAX)),
+        ("hopper 128x128", with(true, false, usize::MAX)),
+        ("hopper 128x256", with(true, false, 0)),
+        ("portable 128x128", with(false, false, usize::MAX)),
+        ("portable 128x256", with(false, false, 0)),
+    ];
     let own = bench.queue.products();
-    let hopper = [("hopper 128x128", own.hopper, usize::MAX), ("hopper 128x256", own.hopper, 0)];
-    let portable = [("portable 128x128", false, usize::MAX), ("portable 128x256", false, 0)];
-    // Where the kernels are others than the program's, the rest was measured without the label.
-    let variants: Vec<_> = hopper.into_iter().filter(|v| v.1).chain(portable.into_iter().filter(|_| bench.label.is_empty())).collect();
+    // Where the kernels are others than the program's, they are those for Hopper: the rest was measured without the label.
+    let variants: Vec<_> = all.into_iter().filter(|(_, p)| if p.hopper { own.hopper } else { bench.label.is_empty() }).collect();
     for layer in LAYERS {
         let dims = if bench.tiny { layer.tiny } else { layer.input };
-        for &(variant, hopper, wide) in &variants {
+        for &(variant, products) in &variants {
             bench.in_time()?;
-            let queue = Rc::new(Choosing { inner: bench.queue.clone(), products: Products { hopper, wide, wide_hopper: wide } });
+            let queue = Rc::new(Choosing { inner: bench.queue.clone(), products });
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, dims);
             let y = (layer.build)(&mut tape.root(), x);

@@ -4,7 +4,7 @@
 //! sources on the CPU, in tests, is another.
 
 use super::host::Place;
-use super::signature::{self, Kind};
+use super::signature::{self, Kind, MAP};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Var};
 use bytemuck::Pod;
@@ -19,6 +19,9 @@ pub trait Queue {
     fn shared(&self) -> usize;
     /// Which kernels multiply here. Without a default: a queue around another one that forgot to ask it would choose other kernels.
     fn products(&self) -> Products;
+    fn multiprocessors(&self) -> usize;
+    /// A map of a matrix at this address, in bf16, from which boxes of 64 columns are copied to rows of 128 bytes, swizzled by as many.
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]>;
     /// What computes, for people and manifests.
     fn name(&self) -> String {
         "a GPU".into()
@@ -29,7 +32,7 @@ pub trait Queue {
     /// `to` may lie inside an allocation.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
-    /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter.
+    /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter; a map is [`MAP`] words.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()>;
     /// Make everything that `work` launches one thing that can be replayed; `None`: replay by working again.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>>;
@@ -42,6 +45,8 @@ pub trait Queue {
 pub struct Products {
     /// The kernels of the files `*_hopper.cu` run here, and are to.
     pub hopper: bool,
+    /// Of them those that fetch by TMA, where a product is one of plain matrices.
+    pub tma: bool,
     /// Blocks of 128 x 256 from which on these are taken where mma.sync multiplies: fewer leave multiprocessors of a large card idle.
     pub wide: usize,
     /// The same where wgmma multiplies.
@@ -50,9 +55,9 @@ pub struct Products {
 
 impl Products {
     /// The kernels of all cards.
-    pub const PORTABLE: Products = Products { hopper: false, wide: 128, wide_hopper: usize::MAX };
+    pub const PORTABLE: Products = Products { hopper: false, tma: false, wide: 128, wide_hopper: usize::MAX };
     /// Those for Hopper where there are such.
-    pub const HOPPER: Products = Products { hopper: true, ..Products::PORTABLE };
+    pub const HOPPER: Products = Products { hopper: true, tma: true, ..Products::PORTABLE };
 }
 
 /// What [`Queue::capture`] made of a list of launches.
@@ -68,12 +73,24 @@ pub struct Launch {
     pub shared: u32,
 }
 
+/// A matrix that is copied by TMA, box by box.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matrix {
+    pub rows: usize,
+    /// A multiple of eight.
+    pub columns: usize,
+    /// Rows of a box, at most 256.
+    pub high: usize,
+}
+
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     Var(Var),
     /// The address of an element of a variable.
     Part(Var, usize),
+    /// A map of the matrix that begins at an element of a variable.
+    Map(Var, usize, Matrix),
     /// A pointer to nothing, for what is optional.
     None,
     I32(i32),
@@ -142,6 +159,9 @@ impl Gpu {
     pub fn products(&self) -> Products {
         self.queue.products()
     }
+    pub fn multiprocessors(&self) -> usize {
+        self.queue.multiprocessors()
+    }
     /// Where a variable lies. Addresses do not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {
         self.places[v.index()].cell.borrow().address()
@@ -160,22 +180,27 @@ impl Gpu {
         }
         let kind = |arg: &Arg| match *arg {
             Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
+            Arg::Map(..) => Kind::Map,
             Arg::None => Kind::Null,
             Arg::I32(_) => Kind::I32,
             Arg::U32(_) => Kind::U32,
             Arg::F32(_) => Kind::F32,
         };
-        let word = |arg: &Arg| match *arg {
-            Arg::Var(v) => self.address(v),
-            Arg::Part(v, element) => self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64,
-            Arg::None => 0,
-            Arg::I32(i) => i as u32 as u64,
-            Arg::U32(u) => u as u64,
-            Arg::F32(f) => f.to_bits() as u64,
+        let part = |v: Var, element: usize| self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64;
+        let words = |arg: &Arg| {
+            Ok(vec![match *arg {
+                Arg::Var(v) => self.address(v),
+                Arg::Part(v, element) => part(v, element),
+                Arg::Map(v, element, matrix) => return Ok(self.queue.map(part(v, element), &matrix)?.to_vec()),
+                Arg::None => 0,
+                Arg::I32(i) => i as u32 as u64,
+                Arg::U32(u) => u as u64,
+                Arg::F32(f) => f.to_bits() as u64,
+            }])
         };
         let kinds: Vec<Kind> = args.iter().map(kind).collect();
-        let words: Vec<u64> = args.iter().map(word).collect();
-        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words));
+        let words = args.iter().map(words).collect::<Result<Vec<_>>>().map(|words| words.concat());
+        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
         if let Err(error) = done {
             self.fail(error);
         }

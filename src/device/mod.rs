@@ -12,7 +12,7 @@ pub mod product;
 mod rows;
 pub mod signature;
 
-pub use gpu::{Arg, Gpu, Launch, Products, Queue, Replay};
+pub use gpu::{Arg, Gpu, Launch, Matrix, Products, Queue, Replay};
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
 pub(crate) use rows::{THREADS, chunk};

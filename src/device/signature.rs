@@ -38,7 +38,12 @@ pub enum Kind {
     I32,
     U32,
     F32,
+    /// A map of a matrix, which takes [`MAP`] words.
+    Map,
 }
+
+/// Words of a [`Kind::Map`].
+pub const MAP: usize = 16;
 
 /// The signature of a kernel.
 pub fn find(kernel: &str) -> Option<&'static Signature> {
@@ -78,6 +83,17 @@ pub fn check(launch: &Launch, real: Dtype, given: &[Kind]) -> Result<()> {
 }
 
 impl Signature {
+    /// Each parameter's first word among those of a launch, and how many words there are.
+    pub fn words(&self) -> (Vec<usize>, usize) {
+        let mut at = 0;
+        let first = |param: &Param| {
+            let first = at;
+            at += if param.kind == Kind::Map { MAP } else { 1 };
+            first
+        };
+        (self.params.iter().map(first).collect(), at)
+    }
+
     /// # Errors
     /// An argument more, less or of another kind.
     pub fn check(&self, real: Dtype, given: &[Kind]) -> Result<()> {
@@ -113,6 +129,7 @@ impl Kind {
             Kind::I32 => "an int".into(),
             Kind::U32 => "a u32".into(),
             Kind::F32 => "a float".into(),
+            Kind::Map => "a map of a matrix".into(),
         }
     }
 }
@@ -161,7 +178,7 @@ fn param(text: &'static str) -> Option<Param> {
     let name = &text[start..];
     let words: Vec<&str> = text[..start].split(|c: char| c.is_whitespace() || c == '*').filter(|w| !w.is_empty()).collect();
     let constant = words.contains(&"const");
-    let types: Vec<&str> = words.into_iter().filter(|w| !["const", "__restrict__"].contains(w)).collect();
+    let types: Vec<&str> = words.into_iter().filter(|w| !["const", "__restrict__", "GRID_CONSTANT"].contains(w)).collect();
     let kind = match (&types[..], text.matches('*').count()) {
         (["T"], 1) => Kind::Pointer(Dtype::Real),
         (["float"], 1) => Kind::Pointer(Dtype::F32),
@@ -171,6 +188,7 @@ fn param(text: &'static str) -> Option<Param> {
         (["int"], 0) => Kind::I32,
         (["u32"], 0) => Kind::U32,
         (["float"], 0) => Kind::F32,
+        (["TensorMap"], 0) => Kind::Map,
         _ => return None,
     };
     (!name.is_empty()).then_some(Param { name, kind, constant })

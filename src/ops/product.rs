@@ -2,7 +2,7 @@
 //! `conv_bwd_w.cu`, those of both for Hopper, and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
 
 use crate::device::conv::{self, Activation, Conv, Epilogue};
-use crate::device::{Arg, Gpu, Host, Launch};
+use crate::device::{Arg, Gpu, Host, Launch, Matrix};
 use crate::ops::batch_norm::Named;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Tape};
 use crate::var::{Dtype, Var};
@@ -233,6 +233,39 @@ struct Gather {
 }
 
 impl Gather {
+    /// Pixel and neighbourhood are one: a product of two matrices.
+    fn is_plain(&self) -> bool {
+        let [height, width, _] = self.from;
+        let one = self.taps == [1; 2] && self.step == 1 && self.start == [0; 2] && self.spread == 1 && self.at == [0; 2];
+        one && self.out == [height, width] && self.map == self.out
+    }
+
+    /// Such a product by blocks that stay: `Wide` in `product_tma.cuh`.
+    fn launch_by_tma(&self, g: &Gpu, [y, x, w]: [Var; 3], first_weight: usize, to: &Finish, (names, more): WayOut) {
+        let (rows, [.., depth], outputs) = (self.batch * self.out[0] * self.out[1], self.from, self.outputs);
+        let tiles = |columns: usize| rows.div_ceil(TILE) * outputs.div_ceil(columns);
+        let blocks = g.multiprocessors();
+        // A tile of half as many columns takes about three fifths of the time, and leaves fewer multiprocessors idle at the end.
+        let wide = 5 * tiles(256).div_ceil(blocks) <= 3 * tiles(128).div_ceil(blocks);
+        let (columns, stages) = if wide { (256, 4) } else { (128, 6) };
+        let shared = stages * (TILE + columns) * 128 + 8 * 4096 + stages * 16;
+        let grid = [tiles(columns).min(blocks) as u32, 1, 1];
+        let launch = Launch { kernel: names[wide as usize], grid, block: [384, 1, 1], shared: shared as u32 };
+        let map = |v, first, rows, high| Arg::Map(v, first, Matrix { rows, columns: depth, high });
+        let args = [
+            y.into(),
+            to.before.into(),
+            map(x, 0, rows, TILE),
+            map(w, first_weight, outputs, columns),
+            to.shift.into(),
+            more.into(),
+            rows.into(),
+            depth.into(),
+            outputs.into(),
+        ];
+        g.launch(&launch, &args);
+    }
+
     fn launch(&self, g: &Gpu, y: Var, x: Var, w: Var, first_weight: usize, to: &Finish) {
         let rows = self.batch * self.out[0] * self.out[1];
         if rows == 0 {
@@ -242,6 +275,11 @@ impl Gather {
         let vector = 16 / g.real().bytes();
         let whole = self.from[2].is_multiple_of(vector) && self.outputs.is_multiple_of(vector);
         let products = g.products();
+        if products.tma && whole && self.outputs > 64 && self.is_plain() {
+            if let Some(way) = way_out(y, to) {
+                return self.launch_by_tma(g, [y, x, w], first_weight, to, way);
+            }
+        }
         let wide = |from: usize| self.outputs >= 256 && rows.div_ceil(TILE) * self.outputs.div_ceil(256) >= from;
         let (kernel, columns, threads) = match self.outputs {
             _ if !whole => ("conv_any", 64, 128),
@@ -285,6 +323,29 @@ impl Gather {
         ];
         g.launch(&launch, &args);
     }
+}
+
+/// The ways out of the kernels of `linear_hopper.cu`: their names for tiles of 128 and of 256 columns, and what is added.
+type WayOut = ([&'static str; 2], Option<Var>);
+
+/// The one that does what `to` says; none if no kernel does.
+fn way_out(y: Var, to: &Finish) -> Option<WayOut> {
+    let more = match (to.residual, to.add) {
+        (residual, false) => residual,
+        (None, true) => Some(y),
+        (Some(_), true) => return None,
+    };
+    let names = match (to.activation, more, to.before) {
+        _ if to.moments.is_some() => return None,
+        (Activation::Nothing, None, _) => ["linear_128", "linear_256"],
+        (Activation::Nothing, Some(_), _) => ["linear_128_more", "linear_256_more"],
+        (Activation::Relu, None, _) => ["linear_128_relu", "linear_256_relu"],
+        (Activation::Relu, Some(_), _) => ["linear_128_relu_more", "linear_256_relu_more"],
+        (Activation::Gelu, None, None) => ["linear_128_gelu", "linear_256_gelu"],
+        (Activation::Gelu, None, Some(_)) => ["linear_128_gelu_keep", "linear_256_gelu_keep"],
+        (Activation::Gelu, Some(_), _) => return None,
+    };
+    Some((names, more))
 }
 
 /// y = the product of the neighbourhoods of x and the packed weights.

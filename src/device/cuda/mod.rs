@@ -7,7 +7,8 @@ mod modules;
 mod nvrtc;
 mod staging;
 
-use super::{Launch, Products, Queue, Replay, signature};
+use super::signature::{self, MAP};
+use super::{Launch, Matrix, Products, Queue, Replay};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
 use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DEFAULT};
@@ -131,6 +132,34 @@ impl Queue for Cuda {
         if hopper { Products::HOPPER } else { Products::PORTABLE }
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.card.multiprocessors
+    }
+
+    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
+        let Matrix { rows, columns, high } = *matrix;
+        let mut map = sys::CUtensorMap { opaque: [0; MAP] };
+        // SAFETY: all pointers are to arrays as long as the rank of 2 has them; the driver keeps none, and checks the numbers.
+        let made = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                2,
+                address as *mut c_void,
+                [columns as u64, rows as u64].as_ptr(),
+                [2 * columns as u64].as_ptr(),
+                [64, high as u32].as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        made.result().map_err(|error| driver::failed(format!("a map of {matrix:?} at {address:#x}"), error))?;
+        Ok(map.opaque)
+    }
+
     fn name(&self) -> String {
         let (major, minor) = self.driver.version;
         let kernels = if self.portable { ", portable kernels" } else { "" };
@@ -179,11 +208,11 @@ impl Queue for Cuda {
                 self.modules.load(launch.kernel)?
             }
         };
-        let takes = signature::find(launch.kernel).map_or(0, |signature| signature.params.len());
-        assert_eq!(takes, words.len(), "{} takes {takes} arguments", launch.kernel);
-        let mut params: Vec<*mut c_void> = words.iter().map(|word| std::ptr::from_ref(word).cast_mut().cast()).collect();
+        let (firsts, takes) = signature::find(launch.kernel).map_or_else(Default::default, |signature| signature.words());
+        assert_eq!(takes, words.len(), "{} takes {takes} words", launch.kernel);
+        let mut params: Vec<*mut c_void> = firsts.iter().map(|&first| std::ptr::from_ref(&words[first]).cast_mut().cast()).collect();
         let Launch { grid: [gx, gy, gz], block: [bx, by, bz], shared, .. } = *launch;
-        // SAFETY: there is a word for each parameter, which begins with its bits (addresses, or the low half of a word);
+        // SAFETY: there are words for each parameter, which begin with its bits (addresses, the low half of a word, a whole map);
         // `Gpu::launch` checked the kinds. The driver copies the words before it returns.
         let started = unsafe {
             result::launch_kernel(function.cu_function(), (gx, gy, gz), (bx, by, bz), shared, self.stream.cu_stream(), &mut params)

@@ -7,9 +7,7 @@ use super::driver::{Card, failed};
 use super::nvrtc::Nvrtc;
 use crate::error::{Error, Result};
 use crate::var::Dtype;
-use cudarc::driver::sys::CUfunction_attribute_enum::{
-    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
-};
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 use std::cell::RefCell;
@@ -85,9 +83,6 @@ impl Modules {
         let function = module.load_function(kernel).and_then(|function| {
             let own = function.shared_size_bytes()? as usize;
             function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (self.shared - own) as i32)?;
-            if std::env::var_os("SSLMEM_CARVEOUT").is_some() {
-                function.set_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
-            }
             Ok(function)
         });
         let function = function.map_err(|error| failed(format!("loading `{kernel}`"), error))?;

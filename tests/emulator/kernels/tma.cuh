@@ -1,31 +1,16 @@
-// The PTX of sm_90a that no kernel of the product uses, each primitive twice, as in ptx.cuh: mbarriers, TMA, wgmma of other shapes.
+// The PTX of sm_90a that no kernel of the product uses, each primitive twice, as in ptx.cuh: TMA of other shapes and its stores, wgmma of
+// other shapes.
 #pragma once
 #include "hopper.cuh"
 
-// A CUtensorMap on the GPU; the emulator has its own fields in the 128 bytes.
-struct alignas(64) TensorMap {
-  u64 opaque[16];
-};
-
 #ifdef SIMT_HOST
 
-DEVICE void mbar_init(u32 bar, u32 count, CALLER) { emu_mbarrier_init(bar, count, SITE); }
-DEVICE void mbar_init_fence() {}
-DEVICE void mbar_arrive(u32 bar, CALLER) { emu_mbarrier_arrive(bar, 1, 0, SITE); }
-DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes, CALLER) { emu_mbarrier_arrive(bar, 1, bytes, SITE); }
-DEVICE void mbar_wait(u32 bar, u32 parity, CALLER) { emu_mbarrier_wait(bar, parity, SITE); }
-
-DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, CALLER) { emu_tma(1, to, map, bar, c0, c1, 0, 0, 0, SITE); }
 DEVICE void tma_load_4d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, int c2, int c3, CALLER) {
   emu_tma(1, to, map, bar, c0, c1, c2, c3, 0, SITE);
 }
 DEVICE void tma_store_2d(const TensorMap *map, u32 from, int c0, int c1, CALLER) { emu_tma(0, from, map, 0, c0, c1, 0, 0, 0, SITE); }
 DEVICE void bulk_commit() { emu_bulk_commit(); }
 template <int N> DEVICE void bulk_wait_read() { emu_bulk_wait(N); }
-DEVICE void tma_prefetch_desc(const TensorMap *) {}
-
-template <int N> DEVICE void setmaxnreg_inc() {}
-template <int N> DEVICE void setmaxnreg_dec() {}
 template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n64k16(float (&d)[32], u64 desc_a, u64 desc_b, int scale_d, CALLER) {
   emu_wgmma(d, 0, desc_a, desc_b, 64, scale_d, TA, TB, SITE);
 }
@@ -35,25 +20,6 @@ template <int TB = 0> DEVICE void wgmma_m64n64k16_rs(float (&d)[32], const u32 (
 
 #else
 
-DEVICE void mbar_init(u32 bar, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory"); }
-DEVICE void mbar_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-DEVICE void mbar_arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
-DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-// Waits until the phase of this parity is over.
-DEVICE void mbar_wait(u32 bar, u32 parity) {
-  asm volatile(
-      "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra DONE;\nbra AGAIN;\nDONE:\n}\n" ::"r"(bar), "r"(parity)
-      : "memory");
-}
-
-DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-               ::"r"(to), "l"(map), "r"(bar), "r"(c0), "r"(c1)
-               : "memory");
-}
 DEVICE void tma_load_4d(u32 to, const TensorMap *map, u32 bar, int c0, int c1, int c2, int c3) {
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
                ::"r"(to), "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
@@ -66,10 +32,6 @@ DEVICE void tma_store_2d(const TensorMap *map, u32 from, int c0, int c1) {
 }
 DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <int N> DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
-DEVICE void tma_prefetch_desc(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
-
-template <int N> DEVICE void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
-template <int N> DEVICE void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
 // d = a b + scale_d d, a 64 x 16 and b 16 x N in bf16. TA, TB: rows of A, columns of B lie beside each other. _rs: A from registers.
 template <int TA = 0, int TB = 0> DEVICE void wgmma_m64n64k16(float (&d)[32], u64 desc_a, u64 desc_b, int scale_d) {

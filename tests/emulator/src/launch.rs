@@ -1,6 +1,7 @@
 //! A launch: its arguments against the kernel's parameters, its sizes against the limits, then block after block.
 
 use crate::machine::{Dim, Machine};
+use crate::race::Race;
 use crate::registry::{Kernel, Kind, find};
 use crate::sched::{Stack, run_block};
 use crate::shared::ARENA;
@@ -44,7 +45,11 @@ fn run_all(machine: &mut Machine, stacks: &mut Vec<Stack>, launch: &Launch) -> R
         machine.begin(grid, size, launch.shared, index);
         let result = run_block(machine, kernel.entry, launch.words, stacks);
         machine.counter.end_block();
-        result?;
+        if let Err(error) = result {
+            // What a block that was stopped half-way leaves is not the next launch's.
+            machine.race = Race::new();
+            return Err(error);
+        }
     }
     machine.counter.end(kernel.name, launch, machine.shared.in_use());
     Ok(())

@@ -61,6 +61,18 @@ impl TensorMap {
         Ok(map)
     }
 
+    /// The 128 bytes, as a kernel takes them.
+    pub fn words(&self) -> [u64; 16] {
+        // SAFETY: as many bytes, all of them in fields.
+        unsafe { std::mem::transmute(*self) }
+    }
+
+    /// The map of such words, of which a kernel says whether it is one.
+    pub fn from_words(words: &[u64; 16]) -> TensorMap {
+        // SAFETY: as many bytes, any of which its integers may have.
+        unsafe { std::mem::transmute(*words) }
+    }
+
     /// Bytes of a box.
     fn bytes(&self) -> usize {
         self.box_dims.iter().product::<u32>() as usize * self.element as usize
