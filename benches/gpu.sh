@@ -23,8 +23,8 @@ large          60  products of real sizes: Hopper's, portable and the CPU's, the
 graphs         10  replays against plain launches
 rival_warm     45  waits for what compiles in the background
 products       55  the kernels that make the same product, side by side, and the vendor's library
-no_fence       25  the same without fence.proxy.async between copies and wgmma
 networks       40  images per second of whole networks, call by call
+networks_tma   25  the same where linear layers fetch by TMA
 rival         110  PyTorch on the same
 cases_portable 10  Hopper's products on the kernels of all cards
 cases_f32      15  the kernels in f32, which verifies
@@ -173,11 +173,6 @@ measure() {
   return "$status"
 }
 
-no_fence() {
-  [ -d "$bin/no_fence" ] || { echo "skipped: $bin has no kernels without the fence" && return 77; }
-  SSLMEM_KERNELS="$bin/no_fence" measure products --label "no fence"
-}
-
 memcheck() {
   command -v compute-sanitizer >/dev/null || { echo "skipped: compute-sanitizer is not installed" && return 77; }
   SSLMEM_CASE=conv/w,linear/w,attention limited compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/tests" card::cases_bf16 --exact --nocapture --test-threads=1
@@ -222,8 +217,8 @@ stage large run_test card::large_products
 stage graphs run_test card::replays_equal_plain_runs
 stage rival_warm rival_warm
 stage products measure ceiling,cublaslt,products
-stage no_fence no_fence
 stage networks measure infer,train,step,augment
+stage networks_tma measure infer,train --tma --label "/by TMA"
 stage rival rival
 stage cases_portable portable
 stage cases_f32 run_test card::cases_f32

@@ -16,16 +16,8 @@ for pair in src/main.rs:sslmem tests/main.rs:tests benches/gpu/main.rs:gpu; do
   path=$(grep -F "/${pair%%:*}\"" <<<"$built" | grep -o '"executable":"[^"]*"' | cut -d '"' -f 4 | tail -n 1)
   strip -o "$folder/${pair##*:}" "$path"
 done
-# Kernels that leave out the fence between copies and wgmma: is it what a step waits for?
-mkdir "$folder/no_fence" && cp kernels/*.cu kernels/*.cuh "$folder/no_fence"
-sed -i 's|^DEVICE void fence_proxy_async() { asm.*|DEVICE void fence_proxy_async() {}|' "$folder/no_fence/hopper.cuh"
-cmp -s kernels/hopper.cuh "$folder/no_fence/hopper.cuh" && { echo "hopper.cuh has no fence to leave out" >&2 && exit 1; }
-compile() {
-  "$folder/gpu" --compile "$folder/kernels"
-  SSLMEM_KERNELS="$folder/no_fence" "$folder/gpu" --compile "$folder/kernels" --only conv_hopper,conv.,pack,linear
-}
-if [ ${#compilers[@]} -eq 0 ]; then compile; fi
-for nvrtc in "${compilers[@]}"; do SSLMEM_NVRTC="$nvrtc" compile; done
+if [ ${#compilers[@]} -eq 0 ]; then "$folder/gpu" --compile "$folder/kernels"; fi
+for nvrtc in "${compilers[@]}"; do SSLMEM_NVRTC="$nvrtc" "$folder/gpu" --compile "$folder/kernels"; done
 git rev-parse HEAD >"$folder/commit"
 tar -C "$folder" -cf - . | xz -T0 -6 >"$archive"
 du -h --apparent-size "$folder"/* "$archive"

@@ -196,7 +196,7 @@ KERNEL void __launch_bounds__(MERGE_COLS *MERGE_PARTS)
   const int c = blockIdx.x * MERGE_COLS + threadIdx.x;
   double sum = 0, slope = 0;
   if (c < cols) {
-#pragma unroll 4
+#pragma unroll 8
     for (int i = threadIdx.y; i < chunks; i += MERGE_PARTS) {
       const float *p = partials + (u64)i * 2 * cols + c;
       sum += p[0], slope += p[cols];

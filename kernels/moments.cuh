@@ -20,7 +20,7 @@ DEVICE double m2_of(const Merged &m) {
 // Chunks first, first + step, ... of one column.
 DEVICE Merged merge(const float *partials, int chunks, int chunk, int rows, int cols, int column, int first, int step) {
   Merged m = {(double)rows, 0, 0, partials[column]};
-#pragma unroll 4
+#pragma unroll 8
   for (int i = first; i < chunks; i += step) {
     const float *p = partials + (u64)i * 2 * cols + column;
     const double n = i + 1 < chunks ? chunk : rows - i * chunk, d = (double)p[0] - m.origin;

@@ -10,6 +10,8 @@ use std::rc::Rc;
 /// What new memory holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
+    /// What the device leaves in it.
+    Nothing,
     /// All ones, NaN in each type: what is read before it is written spoils the result.
     Ones,
     /// All ones and all zeros by turns: two programs find different things, as they do where others have used the memory before.
@@ -57,7 +59,9 @@ impl Queue for Around {
         let address = self.inner.alloc(bytes)?;
         let turn = self.allocated.replace(self.allocated.get() + 1);
         let byte = if self.fill == Fill::Alternating && turn % 2 == 1 { 0 } else { 0xff };
-        self.inner.upload(address, &vec![byte; bytes])?;
+        if self.fill != Fill::Nothing {
+            self.inner.upload(address, &vec![byte; bytes])?;
+        }
         Ok(address)
     }
     fn free(&self, address: u64) {

@@ -46,9 +46,13 @@ fn cases(test: &'static str, real: Dtype) {
         move || case.agrees(queue).map(|_| ())
     };
     let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &queue))).collect();
-    let wide: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, Products { wide: 0, wide_hopper: 0, ..queue.products() });
-    checks
-        .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, widest tiles", case.name()), one(case, &wide))));
+    let products = queue.products();
+    let by_tma = products.hopper.then_some(("by TMA", Products { tma: true, ..products }));
+    for (which, products) in by_tma.into_iter().chain([("widest tiles", Products { wide: 0, wide_hopper: 0, ..products })]) {
+        let queue: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, products);
+        checks
+            .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, {which}", case.name()), one(case, &queue))));
+    }
     if kernels::every_op() {
         let device = Device::Gpu(queue.clone());
         for size in [24, 32, 96] {

@@ -25,11 +25,11 @@ impl Emulated {
     }
     /// A device in bf16 that chooses the kernels for Hopper whose threads copy.
     pub fn hopper(options: Options) -> Rc<Emulated> {
-        Emulated::choosing(Dtype::Bf16, Products { tma: false, ..Products::HOPPER }, options)
+        Emulated::choosing(Dtype::Bf16, Products::HOPPER, options)
     }
     /// A device that chooses those that fetch by TMA as well.
     pub fn tma(options: Options) -> Rc<Emulated> {
-        Emulated::choosing(Dtype::Bf16, Products::HOPPER, options)
+        Emulated::choosing(Dtype::Bf16, Products { tma: true, ..Products::HOPPER }, options)
     }
     /// A device that multiplies by these kernels.
     pub fn choosing(real: Dtype, products: Products, options: Options) -> Rc<Emulated> {

@@ -30,7 +30,6 @@ fn programs(folder: &Path) {
         "python3",
         "[ \"$1\" = -c ] && exit 0\necho '{\"name\": \"linear\", \"value\": 1.5, \"unit\": \"us\", \"how\": \"mm\"}'",
     );
-    std::fs::create_dir_all(folder.join("no_fence")).unwrap();
 }
 
 /// The script, as it stands or with other seconds for its stages, started as its users start it.
@@ -183,6 +182,8 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
         json!({ "name": "ceiling/copy", "value": 4000.0, "unit": "GB/s" }),
         json!({ "name": "linear_fwd/8192x8192x8192", "value": 2000.0, "unit": "us", "seconds": 2e-3, "flops": 2u64 * 8192u64.pow(3), "bytes": 4_000_000_000u64 }),
         json!({ "name": "train/resnet18_cifar", "value": 60000.0, "unit": "images/s" }),
+        json!({ "name": "augment/32", "value": 250.0, "unit": "us" }),
+        json!({ "name": "augment/32", "value": 30000.0, "unit": "views/s" }),
         json!({ "name": "score/memory", "error": "no time was left" }),
     ];
     let rival = [
@@ -190,6 +191,7 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
         json!({ "name": "linear_fwd/8192x8192x8192", "value": 1400.0, "unit": "us", "how": "torch.mm" }),
         json!({ "name": "train/resnet18_cifar", "value": 30000.0, "unit": "images/s", "how": "compiled" }),
         json!({ "name": "train/resnet18_cifar", "value": 20000.0, "unit": "images/s", "how": "eager" }),
+        json!({ "name": "augment/32", "value": 500.0, "unit": "views/s", "how": "one image at a time" }),
         json!({ "name": "augment_one_draw/32", "value": 8.0, "unit": "views/s", "how": "one draw" }),
     ];
     let text = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
@@ -204,6 +206,9 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
     assert!((number(1, "percent_of_matrix") - 70.0).abs() < 1e-9);
     assert_eq!((number(1, "times_as_fast"), &report["numbers"][1]["pytorch_how"]), (0.7, &json!("torch.mm")));
     assert_eq!((number(2, "times_as_fast"), &report["numbers"][2]["pytorch_how"]), (2.0, &json!("compiled")));
+    // A time is not compared with a rate.
+    assert_eq!((number(3, "value"), report["numbers"][3]["times_as_fast"].is_null()), (250.0, true));
+    assert_eq!((number(4, "value"), number(4, "times_as_fast")), (30000.0, 60.0));
     assert!(table.contains("missing: score/memory of sslmem: no time was left"), "{table}");
     assert!(table.contains("rival        failed         9  took more than 9 s"), "{table}");
     assert!(table.contains("PyTorch alone: augment_one_draw/32 8.0 views/s  one draw"), "{table}");

@@ -7,15 +7,14 @@ use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::path::Path;
 
-/// Compiles every file whose name begins with one of `only` (by commas) for Hopper, in both types, into a cache at `folder` as the program looks for it, with the NVRTC that is found.
+/// Compiles every file for Hopper, in both types, into a cache at `folder` as the program looks for it, with the NVRTC that is found.
 ///
 /// # Errors
 /// There is no compiler, or it refuses a file.
-pub fn all(folder: &Path, only: &str) -> Result<usize> {
+pub fn all(folder: &Path) -> Result<usize> {
     let missing = || Error::config("there is no NVRTC here", "let SSLMEM_NVRTC name the folder of libnvrtc.so");
     let place = Search::new(None).nvrtc.ok_or_else(missing)?.path;
     let files: Vec<&Source> = sources()?.iter().filter(|source| !source.is_header()).collect();
-    let files: Vec<&Source> = files.into_iter().filter(|source| only.split(',').any(|prefix| source.name.starts_with(prefix))).collect();
     let jobs: Vec<(&Source, Dtype)> = files.iter().flat_map(|source| [(*source, Dtype::Bf16), (*source, Dtype::F32)]).collect();
     let jobs: Vec<_> = jobs.into_iter().filter(|(source, real)| *real == Dtype::Bf16 || !source.is_hopper()).collect();
     jobs.par_iter().try_for_each(|(source, real)| {

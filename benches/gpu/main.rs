@@ -2,10 +2,13 @@
 //!
 //! `cargo bench --bench gpu` prints a JSON line per number: {"name", "value", "unit"} and, of a kernel, "seconds", "flops",
 //! "bytes" of its floor, "kernels" that were launched. `-- --only PREFIX,...` measures some, `-- --seconds N` begins nothing after N
-//! seconds, `-- --precision f32` measures in f32, `-- --label WORD` adds a word to the names of products, `-- --merge FOLDER` makes the
-//! report of what benches/gpu.sh collected, `-- --compile FOLDER` compiles all kernels for Hopper into a folder, `-- --emulate` goes
+//! seconds, `-- --precision f32` measures in f32, `-- --tma` multiplies plain matrices by the kernels that fetch by TMA, `-- --label WORD` adds a word to
+//! every name, `-- --merge FOLDER` makes the report of what benches/gpu.sh collected, `-- --compile FOLDER` compiles all kernels for Hopper into a folder, `-- --emulate` goes
 //! through everything at tiny sizes on the CPU's emulation of a card, whose times mean nothing.
 
+#[allow(dead_code)] // tests also fill memory
+#[path = "../../tests/around.rs"]
+mod around;
 mod ceilings;
 mod cold;
 mod compile;
@@ -21,7 +24,8 @@ mod programs;
 mod table;
 mod whole;
 
-use sslmem::device::{Device, Queue};
+use around::{Around, Fill};
+use sslmem::device::{Device, Products, Queue};
 use sslmem::error::{Error, Result};
 use sslmem::program::Program;
 use sslmem::tape::Cost;
@@ -72,7 +76,7 @@ pub struct Bench {
     start: Instant,
     /// Seconds after which nothing begins.
     limit: f64,
-    /// What the names of products end in: how the kernels of this process differ from the program's.
+    /// What every name ends in: how the kernels of this process differ from the program's.
     label: String,
 }
 
@@ -91,7 +95,8 @@ impl Bench {
     }
     /// Prints a number at once, so that nothing is lost when the program is stopped.
     pub fn tell(&self, line: Line) {
-        print(&serde_json::json!(line));
+        let name = format!("{}{}", line.name, self.label);
+        print(&serde_json::json!(Line { name, ..line }));
     }
     /// A size on a card, and one for going through the motions.
     pub fn size(&self, real: usize, tiny: usize) -> usize {
@@ -189,7 +194,7 @@ fn main() -> ExitCode {
         };
     }
     if let Some(folder) = value("--compile") {
-        return match compile::all(Path::new(folder), value("--only").map_or("", String::as_str)) {
+        return match compile::all(Path::new(folder)) {
             Ok(count) => {
                 println!("{count} files compiled into {folder}");
                 ExitCode::SUCCESS
@@ -209,9 +214,11 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    let products = Products { tma: args.iter().any(|a| a == "--tma") && queue.products().hopper, ..queue.products() };
+    let queue: Rc<dyn Queue> = Around::choosing(queue, Fill::Nothing, products);
     let only = value("--only").cloned().unwrap_or_default();
     let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
-    let label = value("--label").map(|label| format!("/{label}")).unwrap_or_default();
+    let label = value("--label").cloned().unwrap_or_default();
     let bench = match Bench::new(queue, emulate, limit, label) {
         Ok(bench) => bench,
         Err(error) => {

@@ -1,66 +1,17 @@
 //! The kernels that make the same product, side by side on one card: what decides which of them a card should choose.
 
+use crate::around::{Around, Fill};
 use crate::programs::{fill, input};
 use crate::{Bench, Job, Line};
-use sslmem::device::signature::MAP;
-use sslmem::device::{Device, Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Device, Products};
 use sslmem::error::Result;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{After, Dense};
 use sslmem::tape::{Cost, Mode, Scope, Tape};
-use sslmem::var::{Dtype, Var};
+use sslmem::var::Var;
 use sslmem::weights::{Init, Weights};
-use std::rc::Rc;
 
 pub const JOBS: &[Job] = &[("products", products)];
-
-/// A card that multiplies by kernels that are named, not chosen.
-struct Choosing {
-    inner: Rc<dyn Queue>,
-    products: Products,
-}
-
-impl Queue for Choosing {
-    fn real(&self) -> Dtype {
-        self.inner.real()
-    }
-    fn shared(&self) -> usize {
-        self.inner.shared()
-    }
-    fn products(&self) -> Products {
-        self.products
-    }
-    fn multiprocessors(&self) -> usize {
-        self.inner.multiprocessors()
-    }
-    fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
-        self.inner.map(address, matrix)
-    }
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-    fn alloc(&self, bytes: usize) -> Result<u64> {
-        self.inner.alloc(bytes)
-    }
-    fn free(&self, address: u64) {
-        self.inner.free(address)
-    }
-    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        self.inner.upload(to, bytes)
-    }
-    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        self.inner.download(from, bytes)
-    }
-    fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
-        self.inner.launch(launch, words)
-    }
-    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
-        self.inner.capture(work)
-    }
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        self.inner.time(work)
-    }
-}
 
 /// A layer in evaluation: its input at a real size and at one to go through the motions.
 struct Layer {
@@ -99,13 +50,12 @@ fn products(bench: &Bench) -> Result<()> {
         ("portable 128x256", with(false, false, 0)),
     ];
     let own = bench.queue.products();
-    // Where the kernels are others than the program's, they are those for Hopper: the rest was measured without the label.
-    let variants: Vec<_> = all.into_iter().filter(|(_, p)| if p.hopper { own.hopper } else { bench.label.is_empty() }).collect();
+    let variants: Vec<_> = all.into_iter().filter(|(_, products)| own.hopper || !products.hopper).collect();
     for layer in LAYERS {
         let dims = if bench.tiny { layer.tiny } else { layer.input };
         for &(variant, products) in &variants {
             bench.in_time()?;
-            let queue = Rc::new(Choosing { inner: bench.queue.clone(), products });
+            let queue = Around::choosing(bench.queue.clone(), Fill::Nothing, products);
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, dims);
             let y = (layer.build)(&mut tape.root(), x);
@@ -116,7 +66,7 @@ fn products(bench: &Bench) -> Result<()> {
             let i = program.calls().iter().position(|(name, _)| name.ends_with("_fwd")).expect("a layer has a product");
             let seconds = bench.seconds(|| program.run_call(i))?;
             let Cost { flops, .. } = program.profile()?.iter().find(|(name, ..)| name.ends_with("_fwd")).expect("as above").2;
-            let name = format!("products/{}/{variant}{}", layer.name, bench.label);
+            let name = format!("products/{}/{variant}", layer.name);
             bench.tell(Line {
                 value: flops as f64 / seconds / 1e12,
                 unit: "TFLOP/s",

@@ -40,17 +40,24 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Value>> {
     found.into_iter().map(|line| serde_json::from_str(line).map_err(bad)).collect()
 }
 
-/// The best that was found for each name: a rival that tries several ways prints a line for each.
-fn best(lines: Vec<Value>) -> BTreeMap<String, Value> {
-    let mut found: BTreeMap<String, Value> = BTreeMap::new();
+/// What was measured, and in which unit: a rate and a time of the same name are two numbers.
+type Key = (String, String);
+
+fn key(line: &Value) -> Option<Key> {
+    Some((line["name"].as_str()?.to_string(), line["unit"].as_str()?.to_string()))
+}
+
+/// The best that was found of each number: a rival that tries several ways prints a line for each.
+fn best(lines: Vec<Value>) -> BTreeMap<Key, Value> {
+    let mut found: BTreeMap<Key, Value> = BTreeMap::new();
     let better = |a: &Value, b: &Value| {
         let (x, y) = (a["value"].as_f64().unwrap_or(f64::NAN), b["value"].as_f64().unwrap_or(f64::NAN));
         if a["unit"] == "us" { x < y } else { x > y }
     };
     for line in lines.into_iter().filter(|line| line["value"].is_f64()) {
-        let name = line["name"].as_str().unwrap_or_default().to_string();
-        if found.get(&name).is_none_or(|known| better(&line, known)) {
-            found.insert(name, line);
+        let Some(key) = key(&line) else { continue };
+        if found.get(&key).is_none_or(|known| better(&line, known)) {
+            found.insert(key, line);
         }
     }
     found
@@ -63,23 +70,23 @@ pub fn report(about: Map<String, Value>, stages: &[Vec<String>], ours: Vec<Value
         errors.map(|line| json!({ "who": who, "name": line["name"], "error": line["error"] })).collect()
     };
     let missing = [failed(&ours, "sslmem"), failed(&rival, "PyTorch")].concat();
-    let order: Vec<String> = ours.iter().filter_map(|line| Some(line["name"].as_str()?.to_string())).collect();
+    let order: Vec<Key> = ours.iter().filter_map(key).collect();
     let (mut ours, rival) = (best(ours), best(rival));
-    let value = |lines: &BTreeMap<String, Value>, name: &str| lines.get(name).and_then(|line| line["value"].as_f64());
-    let copy = value(&ours, "ceiling/copy");
+    let value = |lines: &BTreeMap<Key, Value>, name: &str, unit: &str| lines.get(&(name.into(), unit.into()))?["value"].as_f64();
+    let copy = value(&ours, "ceiling/copy", "GB/s");
     // An 8192 x 8192 x 8192 product by the vendor's library, through PyTorch (microseconds) or by itself (TFLOP/s).
-    let matrix = value(&rival, "linear_fwd/8192x8192x8192").map(|us| 2.0 * 8192f64.powi(3) / us / 1e6);
-    let matrix = matrix.or(value(&ours, "cublaslt/8192x8192x8192"));
-    let alone = rival.values().filter(|line| !line["name"].as_str().is_some_and(|name| ours.contains_key(name)));
+    let matrix = value(&rival, "linear_fwd/8192x8192x8192", "us").map(|us| 2.0 * 8192f64.powi(3) / us / 1e6);
+    let matrix = matrix.or(value(&ours, "cublaslt/8192x8192x8192", "TFLOP/s"));
+    let alone = rival.iter().filter(|(key, _)| !ours.contains_key(key)).map(|(_, line)| line);
     let alone: Vec<Value> = alone.cloned().collect();
     let mut numbers = vec![];
-    for name in order {
-        let Some(mut line) = ours.remove(&name) else { continue };
+    for key in order {
+        let Some(mut line) = ours.remove(&key) else { continue };
         let (seconds, of) = (line["seconds"].as_f64(), |key: &str| line[key].as_f64());
         let rate = |key: &str, scale: f64| Some(of(key)? / seconds? / scale).filter(|rate| *rate > 0.0);
         let (gbs, tflops) = (rate("bytes", 1e9), rate("flops", 1e12));
         let share = |part: Option<f64>, whole: Option<f64>| Some(100.0 * part? / whole?);
-        let theirs = rival.get(&name);
+        let theirs = rival.get(&key);
         let ratio = theirs.and_then(|t| Some((line["value"].as_f64()?, t["value"].as_f64()?, line["unit"] == "us")));
         line["gb_per_s"] = json!(gbs);
         line["tflop_per_s"] = json!(tflops);

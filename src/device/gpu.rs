@@ -56,8 +56,8 @@ pub struct Products {
 impl Products {
     /// The kernels of all cards.
     pub const PORTABLE: Products = Products { hopper: false, tma: false, wide: 128, wide_hopper: usize::MAX };
-    /// Those for Hopper where there are such.
-    pub const HOPPER: Products = Products { hopper: true, tma: true, ..Products::PORTABLE };
+    /// Those for Hopper where there are such; by copies of all threads, which a card has been seen to do right.
+    pub const HOPPER: Products = Products { hopper: true, ..Products::PORTABLE };
 }
 
 /// What [`Queue::capture`] made of a list of launches.
