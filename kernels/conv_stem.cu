@@ -51,6 +51,33 @@ DEVICE void put_eight(T *to, float (&v)[8], bool in) {
 #endif
 }
 
+// The eight outputs of a lane for a tile's first pixel, to which deviations are taken, as in batch_norm.cu: they are values of T.
+struct Pivot {
+#if BF16
+  u32 bits[4];
+#else
+  float values[8];
+#endif
+  // From lane `lane`.
+  MEMBER void take(const float (&v)[8], int lane) {
+#pragma unroll
+    for (int e = 0; e < 8 * (int)sizeof(T) / 4; e++) {
+#if BF16
+      bits[e] = __shfl_sync(0xffffffffu, pack_bf16(v[2 * e], v[2 * e + 1]), lane);
+#else
+      values[e] = __shfl_sync(0xffffffffu, v[e], lane);
+#endif
+    }
+  }
+  MEMBER float operator[](int e) const {
+#if BF16
+    return e % 2 ? high_bf16(bits[e / 2]) : low_bf16(bits[e / 2]);
+#else
+    return values[e];
+#endif
+  }
+};
+
 template <int SIDE>
 DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shift, int relu, int batch, int height, int width, int outputs,
                  int out_h, int out_w, int run, int pitch) {
@@ -58,8 +85,7 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
   SHARED_DYN(smem);
   T *weights = (T *)smem;                                           // [OUTPUTS, TAPS]
   float *add = (float *)(smem + OUTPUTS * S::TAPS * sizeof(T));     // [OUTPUTS]: the shift
-  float *pivots = add + OUTPUTS;                                    // [warps, 32]: a tile's first pixel
-  int *place = (int *)(pivots + BLOCK);                             // [run TILE]: where the pixels' windows begin in `rows`, bytes
+  int *place = (int *)(add + OUTPUTS);                              // [run TILE]: where the pixels' windows begin in `rows`, bytes
   u8 *rows = (u8 *)(place + run * TILE);                            // [rows, pitch]
   const int pixels = batch * out_h * out_w, first = blockIdx.x * run * TILE, count = min(run * TILE, pixels - first);
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, n0 = blockIdx.y * OUTPUTS;
@@ -110,11 +136,11 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
       }
 #endif
   const bool in = n0 + mine + q * 8 < outputs;
-  float *pivot = pivots + warp * 32 + q * 8;
 
 #pragma unroll 1
   for (int tile = (warp >> 1) * TILE; tile < count; tile += 2 * TILE) {
     float sum_all = 0.f, squares_all = 0.f;
+    Pivot pivot = {};
 #pragma unroll 1
     for (int group = tile; group < tile + TILE; group += 32) {
       float acc[2][4][4];
@@ -176,18 +202,11 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
           }
           put_eight(to + S::pixel(i, h, 0) * outputs, v, in && pixel < count);
           if (!moments) continue;
-          // Deviations are taken from the tile's first pixel, as in batch_norm.cu.
-          if (i + h == 0 && group == tile) {
-            __syncwarp();  // the tile before has been read
-            if (g == 0) *(float4 *)pivot = make_float4(v[0], v[1], v[2], v[3]), *(float4 *)(pivot + 4) = make_float4(v[4], v[5], v[6], v[7]);
-            __syncwarp();
-          }
+          if (i + h == 0 && group == tile) pivot.take(v, q);
           if (pixel < count) {
-            float from[8];
-            read_eight(from, pivot);
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-              const float d = v[e] - from[e];
+              const float d = v[e] - pivot[e];
               sum[e] += d, squares[e] = fmaf(d, d, squares[e]);
             }
           }
@@ -200,9 +219,13 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
       }
     }
     if (moments && in) {
+      float origin = pivot[0];
+#pragma unroll
+      for (int e = 1; e < 8; e++)
+        if (e == g) origin = pivot[e];
       const float n = min(TILE, count - tile), m2 = squares_all - sum_all * sum_all / n;
       float *to = moments + (u64)((first + tile) / TILE) * 2 * outputs + n0 + mine + q * 8 + g;
-      to[0] = pivot[g] + sum_all / n;
+      to[0] = origin + sum_all / n;
       to[outputs] = m2 > 0.f ? m2 : 0.f;
     }
   }

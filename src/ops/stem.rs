@@ -47,7 +47,7 @@ impl Stem<'_> {
 
     /// Shared memory of a block that makes `run` tiles, as in `conv_stem.cu`.
     fn shared(&self, run: usize, pitch: usize) -> usize {
-        self.bytes * OUTPUTS * 3 * self.c.kernel * self.c.kernel + 4 * (OUTPUTS + 128 + run * TILE) + self.rows(run) * pitch
+        self.bytes * OUTPUTS * 3 * self.c.kernel * self.c.kernel + 4 * (OUTPUTS + run * TILE) + self.rows(run) * pitch
     }
 }
 
