@@ -200,6 +200,51 @@ pub static CASES: &[Case] = &[
         inputs: &[&[2, 17, 16, 3]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true),
     },
+    // Rows of 16 bytes, more tiles than a block makes, images that end within a tile.
+    Case {
+        name: "conv/stem_whole",
+        mode: Mode::Train,
+        inputs: &[&[3, 48, 32, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true),
+    },
+    // Rows that are not aligned, more outputs than a block makes.
+    Case {
+        name: "conv/stem_ragged",
+        mode: Mode::Train,
+        inputs: &[&[2, 13, 21, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(72, 7, 2), None, true),
+    },
+    Case {
+        name: "conv/stem_folded",
+        mode: Mode::Eval,
+        inputs: &[&[2, 23, 37, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(40, 7, 2), None, true),
+    },
+    Case {
+        name: "conv/stem_small",
+        mode: Mode::Train,
+        inputs: &[&[2, 26, 24, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 3, 1), None, true),
+    },
+    Case {
+        name: "conv/stem_small_ragged",
+        mode: Mode::Train,
+        inputs: &[&[2, 5, 6, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(72, 3, 1), None, false),
+    },
+    Case {
+        name: "conv/stem_small_folded",
+        mode: Mode::Eval,
+        inputs: &[&[2, 4, 10, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(64, 3, 1), None, true),
+    },
+    // Neighbouring columns of 3x3 are of two kinds, which rows of odd length mix up: only the gradient has a kernel of its own.
+    Case {
+        name: "conv/stem_odd",
+        mode: Mode::Train,
+        inputs: &[&[2, 5, 7, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 3, 1), None, false),
+    },
     Case {
         name: "conv/block",
         mode: Mode::Train,

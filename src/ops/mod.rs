@@ -27,6 +27,7 @@ pub mod relu;
 mod shortcut;
 pub mod spread;
 pub mod stack;
+mod stem;
 pub mod step;
 mod sums;
 mod tokens;

@@ -1,6 +1,7 @@
 //! What convolutions and linear layers share: their packed weights, and on a GPU the launches of the kernels of `conv.cu`,
 //! `conv_bwd_w.cu`, those of both for Hopper, and `pack.cu`. Not an op: a linear layer is a convolution of maps of one pixel.
 
+use super::stem;
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch, Matrix};
 use crate::ops::batch_norm::Named;
@@ -350,6 +351,9 @@ fn way_out(y: Var, to: &Finish) -> Option<WayOut> {
 
 /// y = the product of the neighbourhoods of x and the packed weights.
 pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finish) {
+    if stem::forward(g, c, y, x, packed, to) {
+        return;
+    }
     let out = [c.out_height(), c.out_width()];
     let gather = Gather {
         batch: c.batch,
@@ -422,11 +426,14 @@ fn parts(c: &Conv) -> usize {
 
 /// Scratch for [`backward_weight`].
 pub(crate) fn partial_sums(t: &mut Tape, c: &Conv) -> Var {
-    t.scratch([parts(c), c.weight_len()], Dtype::F32)
+    t.scratch([parts(c).max(stem::parts(c)), c.weight_len()], Dtype::F32)
 }
 
 /// The gradient of the weights, through `partial` [parts, outputs, kernel, kernel, channels].
 pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) {
+    if stem::backward_weight(g, c, dw, dy, x, partial) {
+        return;
+    }
     let vector = 16 / g.real().bytes();
     let whole = c.channels.is_multiple_of(vector) && c.outputs.is_multiple_of(vector);
     let (kernel, rows, columns, threads) = match c.outputs {
