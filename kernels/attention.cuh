@@ -11,6 +11,15 @@
 constexpr int STRIP = 16;  // tokens of a warp
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
+#define NONE __uint_as_float(0xff800000u)  // less than any score
+
+// Blocks that are to share a multiprocessor: f32, and what the compiler makes for sm_100, take too many registers for two.
+#if BF16 && !(__CUDA_ARCH__ >= 1000)
+constexpr int BLOCKS = 2;
+#else
+constexpr int BLOCKS = 1;
+#endif
+
 template <int D> struct Tile {
   static constexpr int COLS = D <= 64 ? 64 : 64 / sizeof(T);  // tokens of a step: 64, or what registers allow
   static constexpr int SLABS = D / BK, BYTES = COLS * D * sizeof(T);
@@ -21,8 +30,7 @@ struct Block {
   int rows, first, head, image;
 
   // Blocks of one head beside each other: they read the same tokens.
-  MEMBER Block(int tokens, int heads) {
-    rows = blockDim.x / 32 * STRIP;
+  MEMBER Block(int tokens, int heads, int rows) : rows(rows) {
     const int blocks = (tokens + rows - 1) / rows, pair = blockIdx.x / blocks;
     first = blockIdx.x % blocks * rows, head = pair % heads, image = pair / heads;
   }
@@ -37,8 +45,9 @@ struct Head {
       : from(rows + (u64)b.image * tokens * parts * heads * size + (part * heads + b.head) * size), stride(parts * heads * size),
         tokens(tokens), size(size) {}
 
-  // Copies tokens first .. first + count - 1 to a tile of `rows` tokens; zeros past the last token and past the head.
-  template <int D> MEMBER void load(u8 *tile, int rows, int first, int count) const {
+  // Copies tokens first .. first + count - 1 to a tile of `rows` tokens; zeros past the last token and past the head. WHOLE: `size` is
+  // known to be a multiple of VEC.
+  template <int D, bool WHOLE = false> MEMBER void load(u8 *tile, int rows, int first, int count) const {
     const int c = threadIdx.x & 3;
     for (int r = threadIdx.x / 4; r < count; r += blockDim.x / 4) {
       const T *row = from + (u64)(first + r) * stride;
@@ -46,7 +55,7 @@ struct Head {
       for (int s = 0; s < D / BK; s++) {
         const int col = s * BK + c * VEC;
         u8 *to = tile + s * rows * ROW + Along::chunk(r, c);
-        if (size % VEC == 0) {
+        if (WHOLE || size % VEC == 0) {
           const bool in = first + r < tokens && col < size;
           cp_async<16>(smem_u32(to), in ? row + col : from, in);
         } else {
@@ -71,53 +80,123 @@ template <int D> DEVICE void scores(float (&s)[1][Tile<D>::COLS / 8][4], const u
     multiply<Along, Along>(s, a + i * rows * ROW, b + i * Tile<D>::COLS * ROW, (threadIdx.x >> 5) * STRIP, 0, pairs);
 }
 
-// acc += p b for a block of scores p in registers, and the tile b of the tokens that p's columns are.
-template <int D, int NI> DEVICE void weigh(float (&acc)[Tile<D>::SLABS][1][BK / 8][4], const float (&p)[1][NI][4], const u8 *b, int pairs) {
-  constexpr int SLABS = Tile<D>::SLABS, SLAB = NI * 8 * ROW;
-  const int lane = threadIdx.x & 31;
+// 16 x 16 values as the left side of a product: in bf16 the fragment of an instruction, in f32 what a lane would hold of two blocks of 16 x 8.
+struct Left {
 #if BF16
-  const u32 tile = smem_u32(b);
-#pragma unroll
-  for (int j = 0; j < NI / 2; j++)
-    if (j < pairs) {
-      const float(&l)[4] = p[0][2 * j], (&h)[4] = p[0][2 * j + 1];
-      const u32 a[4] = {pack_bf16(l[0], l[1]), pack_bf16(l[2], l[3]), pack_bf16(h[0], h[1]), pack_bf16(h[2], h[3])};
-#pragma unroll
-      for (int s = 0; s < SLABS; s++)
-#pragma unroll
-        for (int n = 0; n < BK / 16; n++) {
-          u32 y[4];
-          ldmatrix_x4_trans(y, tile + s * SLAB + Along::chunk(j * 16 + (lane & 15), n * 2 + (lane >> 4)));
-          const u32 low[2] = {y[0], y[1]}, high[2] = {y[2], y[3]};
-          mma_m16n8k16(acc[s][0][2 * n], a, low);
-          mma_m16n8k16(acc[s][0][2 * n + 1], a, high);
-        }
-    }
+  u32 x[4];
 #else
-  const int q = (lane & 3) * 2;
+  float x[8];
+#endif
+  MEMBER Left() {}
+  // From the left and the right half of a block of sums.
+  MEMBER Left(const float (&l)[4], const float (&r)[4]) {
+#if BF16
+    x[0] = pack_bf16(l[0], l[1]), x[1] = pack_bf16(l[2], l[3]), x[2] = pack_bf16(r[0], r[1]), x[3] = pack_bf16(r[2], r[3]);
+#else
 #pragma unroll
-  for (int j = 0; j < NI; j++)
-    if (j / 2 < pairs)
+    for (int e = 0; e < 4; e++) x[e] = l[e], x[4 + e] = r[e];
+#endif
+  }
+};
+
+// Sixteen tokens of a tile as a side of products. What an address owes to the lane is made once, for all tokens and tiles.
+struct Tokens16 {
+#if BF16
+  // This lane's row in shared memory, chunk 0 or 1, as two products take it: that over the head's values as their right side, and that over
+  // tokens or as a left side. Chunks 2 and 3 differ from it in a bit.
+  u32 along, across;
+#else
+  const u8 *rows;
+#endif
+  int offset;
+
+  MEMBER Tokens16(const u8 *tile) : offset(0) {
+#if BF16
+    const int lane = threadIdx.x & 31;
+    along = smem_u32(tile) + Along::chunk((lane & 7) + (lane >> 4 << 3), lane >> 3 & 1);
+    across = smem_u32(tile) + Along::chunk(lane & 15, lane >> 4);
+#else
+    rows = tile;
+#endif
+  }
+  // The tokens that lie so many bytes further.
+  MEMBER Tokens16 further(int bytes) const {
+    Tokens16 other = *this;
+    other.offset += bytes;
+    return other;
+  }
+  // Those after these.
+  MEMBER void next() {
+#if BF16
+    along += 16 * ROW, across += 16 * ROW;
+#else
+    rows += 16 * ROW;
+#endif
+  }
+#if BF16
+  // Of values 16 k to 16 k + 15 of the head, where a slab has so many bytes.
+  MEMBER u32 at(u32 row, int slab, int k) const { return (k % 2 ? row ^ 32 : row) + offset + k / 2 * slab; }
+#endif
+};
+
+#if BF16
+// s += a bᵀ over values 16 k to 16 k + 15 of the head, for a fragment a; s is 16 x 16, in two halves.
+DEVICE void score_16(float (&l)[4], float (&r)[4], const u32 (&a)[4], const Tokens16 &b, int slab, int k) {
+  u32 y[4];
+  ldmatrix_x4(y, b.at(b.along, slab, k));
+  const u32 low[2] = {y[0], y[1]}, high[2] = {y[2], y[3]};
+  mma_m16n8k16(l, a, low);
+  mma_m16n8k16(r, a, high);
+}
+#endif
+
+// acc += a b for the 16 tokens that the columns of `a` are; `slab`: bytes of a slab of b.
+template <int SLABS> DEVICE void weigh_16(float (&acc)[SLABS][1][BK / 8][4], const Left &a, const Tokens16 &b, int slab) {
+#if BF16
+#pragma unroll
+  for (int n = 0; n < SLABS * 2; n++) {
+    u32 y[4];
+    ldmatrix_x4_trans(y, b.at(b.across, slab, n));
+    const u32 low[2] = {y[0], y[1]}, high[2] = {y[2], y[3]};
+    mma_m16n8k16(acc[n / 2][0][n % 2 * 2], a.x, low);
+    mma_m16n8k16(acc[n / 2][0][n % 2 * 2 + 1], a.x, high);
+  }
+#else
+  const int lane = threadIdx.x & 31, q = (lane & 3) * 2;
+#pragma unroll
+  for (int j = 0; j < 2; j++)
 #pragma unroll 1
-      for (int from = 0; from < 4; from++)
+    for (int from = 0; from < 4; from++)
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-          float x[2];
+      for (int k = 0; k < 2; k++) {
+        float x[2];
 #pragma unroll
-          for (int h = 0; h < 2; h++) x[h] = __shfl_sync(0xffffffffu, p[0][j][h * 2 + k], (lane & 28) + from);
+        for (int h = 0; h < 2; h++) x[h] = __shfl_sync(0xffffffffu, a.x[j * 4 + h * 2 + k], (lane & 28) + from);
 #pragma unroll
-          for (int s = 0; s < SLABS; s++)
+        for (int s = 0; s < SLABS; s++)
 #pragma unroll
-            for (int n = 0; n < BK / 8; n++)
+          for (int n = 0; n < BK / 8; n++)
 #pragma unroll
-              for (int e = 0; e < 2; e++) {
-                const float y = *(const float *)(b + s * SLAB + Along::at(j * 8 + from * 2 + k, n * 8 + q + e));
+            for (int e = 0; e < 2; e++) {
+              const float y = *(const float *)(b.rows + b.offset + s * slab + Along::at(j * 8 + from * 2 + k, n * 8 + q + e));
 #pragma unroll
-                for (int h = 0; h < 2; h++) acc[s][0][n][h * 2 + e] = fmaf(x[h], y, acc[s][0][n][h * 2 + e]);
-              }
-        }
+              for (int h = 0; h < 2; h++) acc[s][0][n][h * 2 + e] = fmaf(x[h], y, acc[s][0][n][h * 2 + e]);
+            }
+      }
 #endif
 }
+
+// acc += p b for a block of scores p in registers, and the tile b of the tokens that p's columns are.
+template <int SLABS, int NI> DEVICE void weigh(float (&acc)[SLABS][1][BK / 8][4], const float (&p)[1][NI][4], const u8 *b, int pairs) {
+  const Tokens16 tokens(b);
+#pragma unroll
+  for (int j = 0; j < NI / 2; j++)
+    if (j < pairs) weigh_16(acc, Left(p[0][2 * j], p[0][2 * j + 1]), tokens.further(j * 16 * ROW), NI * 8 * ROW);
+}
+
+// Two neighbours of a row.
+DEVICE void store_pair(float *to, float low, float high) { *(float2 *)to = make_float2(low, high); }
+DEVICE void store_pair(bf16 *to, float low, float high) { *(u32 *)to = pack_bf16(low, high); }
 
 template <int SLABS> DEVICE void clear(float (&acc)[SLABS][1][BK / 8][4]) {
 #pragma unroll
@@ -125,7 +204,8 @@ template <int SLABS> DEVICE void clear(float (&acc)[SLABS][1][BK / 8][4]) {
 }
 
 // Writes the strip of this warp, times `scale`, to tokens first and on; `to` is token 0 of the head. `slabs` has room for all warps.
-template <int SLABS>
+// WHOLE: as in `Head::load`.
+template <bool WHOLE = false, int SLABS>
 DEVICE void write_strip(const float (&acc)[SLABS][1][BK / 8][4], float scale, u8 *slabs, T *to, const Head &like, int first, int add) {
   const int warp = threadIdx.x >> 5;
   float *slab = (float *)slabs + warp * 16 * (BK + 8);
@@ -137,7 +217,7 @@ DEVICE void write_strip(const float (&acc)[SLABS][1][BK / 8][4], float scale, u8
       T *at = to + (u64)row * like.stride + col;
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] *= scale;
-      if (like.size % VEC == 0) {
+      if (WHOLE || like.size % VEC == 0) {
         if (col < like.size) store_gradient(at, v, add);
       } else {
 #pragma unroll

@@ -32,17 +32,60 @@ template <int D> DEVICE void deltas(float (&own)[2], float *delta, const u8 *str
   }
 }
 
+// A step of 64 keys, or what registers allow: out += ds k. FULL: known to the compiler, so that no instruction asks for it.
+template <bool FULL, int D> DEVICE void meet_keys(float (&out)[D / BK][1][BK / 8][4], const float (&log_sum)[2], const float (&own)[2],
+    const u8 *strip_q, const u8 *strip_dy, int rows, const u8 *slot, int other, int tokens, float scale) {
+  constexpr int COLS = Tile<D>::COLS;
+  const int q = (threadIdx.x & 3) * 2, pairs = FULL ? COLS / 16 : (tokens - other + 15) / 16;
+  float s[1][COLS / 8][4], dp[1][COLS / 8][4];
+  scores<D>(s, strip_q, rows, slot, pairs);
+  scores<D>(dp, strip_dy, rows, slot + Tile<D>::BYTES, pairs);
+#pragma unroll
+  for (int j = 0; j < COLS / 8; j++)
+    if (j / 2 < pairs)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const float p = ex2(fmaf(s[0][j][e], scale * LOG2E, -log_sum[e / 2]));
+        s[0][j][e] = FULL || other + j * 8 + q + e % 2 < tokens ? p * (dp[0][j][e] - own[e / 2]) : 0.f;
+      }
+  weigh(out, s, slot, pairs);
+}
+
+// The same of queries: sum_k += dsᵀ q, sum_v += pᵀ dy. Behind the tiles of q and dy lie their log_sums and delta, [COLS] each.
+template <bool FULL, int D> DEVICE void meet_queries(float (&sum_k)[D / BK][1][BK / 8][4], float (&sum_v)[D / BK][1][BK / 8][4],
+    const u8 *strip_k, const u8 *strip_v, int rows, const u8 *slot, int other, int tokens, float scale) {
+  constexpr int COLS = Tile<D>::COLS, BYTES = Tile<D>::BYTES;
+  const int q = (threadIdx.x & 3) * 2, pairs = FULL ? COLS / 16 : (tokens - other + 15) / 16;
+  const float *of_query = (const float *)(slot + 2 * BYTES);
+  float p[1][COLS / 8][4], ds[1][COLS / 8][4];
+  scores<D>(p, strip_k, rows, slot, pairs);
+  scores<D>(ds, strip_v, rows, slot + BYTES, pairs);
+  // Past the last query everything that was copied is zero, so that ds is and p meets a zero.
+#pragma unroll
+  for (int j = 0; j < COLS / 8; j++)
+    if (j / 2 < pairs) {
+      const float2 log_sum = *(const float2 *)(of_query + j * 8 + q), own = *(const float2 *)(of_query + COLS + j * 8 + q);
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        p[0][j][e] = ex2((p[0][j][e] * scale - (e % 2 ? log_sum.y : log_sum.x)) * LOG2E);
+        ds[0][j][e] = p[0][j][e] * (ds[0][j][e] - (e % 2 ? own.y : own.x));
+      }
+    }
+  weigh(sum_v, p, slot + BYTES, pairs);
+  weigh(sum_k, ds, slot, pairs);
+}
+
 // dq, and delta[image][head][token] for the other kernel. The tiles of q and dy stay, keys and values come by.
 template <int D> DEVICE void queries(T *dqkv, float *delta, const T *qkv, const T *y, const T *dy, const float *log_sums, int add, int tokens,
     int heads, int size, float scale) {
   SHARED_DYN(shared);
   constexpr int COLS = Tile<D>::COLS, SLABS = Tile<D>::SLABS, BYTES = Tile<D>::BYTES;
-  const Block b(tokens, heads);
+  const Block b(tokens, heads, blockDim.x / 32 * STRIP);
   const Head query(qkv, 3, 0, b, tokens, heads, size), key(qkv, 3, 1, b, tokens, heads, size), value(qkv, 3, 2, b, tokens, heads, size);
   const Head result(y, 1, 0, b, tokens, heads, size), change(dy, 1, 0, b, tokens, heads, size), to(dqkv, 3, 0, b, tokens, heads, size);
   const int strip = b.rows * D * sizeof(T);
   u8 *strip_q = shared, *strip_dy = shared + strip, *slots = shared + 2 * strip;
-  const int lane = threadIdx.x & 31, q = (lane & 3) * 2, mine = b.first + (threadIdx.x >> 5) * STRIP;
+  const int lane = threadIdx.x & 31, mine = b.first + (threadIdx.x >> 5) * STRIP;
   const u64 sums = ((u64)b.image * heads + b.head) * tokens;
   float own[2] = {0.f, 0.f}, log_sum[2], out[SLABS][1][BK / 8][4];
   clear(out);
@@ -60,19 +103,10 @@ template <int D> DEVICE void queries(T *dqkv, float *delta, const T *qkv, const 
   }, [&](const u8 *slot) {
     if (mine >= tokens) return;
     if (other == 0) deltas<D>(own, delta + sums, strip_dy, b, result);
-    const int pairs = min(COLS / 16, (tokens - other + 15) / 16);
-    float s[1][COLS / 8][4], dp[1][COLS / 8][4];
-    scores<D>(s, strip_q, b.rows, slot, pairs);
-    scores<D>(dp, strip_dy, b.rows, slot + BYTES, pairs);
-#pragma unroll
-    for (int j = 0; j < COLS / 8; j++)
-      if (j / 2 < pairs)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const float p = exp2f(fmaf(s[0][j][e], scale * LOG2E, -log_sum[e / 2]));
-          s[0][j][e] = other + j * 8 + q + e % 2 < tokens ? p * (dp[0][j][e] - own[e / 2]) : 0.f;
-        }
-    weigh<D>(out, s, slot, pairs);
+    if (other + COLS <= tokens)
+      meet_keys<true, D>(out, log_sum, own, strip_q, strip_dy, b.rows, slot, other, tokens, scale);
+    else
+      meet_keys<false, D>(out, log_sum, own, strip_q, strip_dy, b.rows, slot, other, tokens, scale);
     other += COLS;
   });
   if (mine < tokens) write_strip(out, scale, slots, (T *)to.from, to, b.first, add);
@@ -83,12 +117,12 @@ template <int D> DEVICE void keys(T *dqkv, const T *qkv, const T *dy, const floa
     int size, float scale) {
   SHARED_DYN(shared);
   constexpr int COLS = Tile<D>::COLS, SLABS = Tile<D>::SLABS, BYTES = Tile<D>::BYTES;
-  const Block b(tokens, heads);
+  const Block b(tokens, heads, blockDim.x / 32 * STRIP);
   const Head query(qkv, 3, 0, b, tokens, heads, size), key(qkv, 3, 1, b, tokens, heads, size), value(qkv, 3, 2, b, tokens, heads, size);
   const Head change(dy, 1, 0, b, tokens, heads, size), to_k(dqkv, 3, 1, b, tokens, heads, size), to_v(dqkv, 3, 2, b, tokens, heads, size);
   const int strip = b.rows * D * sizeof(T);
   u8 *strip_k = shared, *strip_v = shared + strip, *slots = shared + 2 * strip;
-  const int q = (threadIdx.x & 3) * 2, mine = b.first + (threadIdx.x >> 5) * STRIP;
+  const int mine = b.first + (threadIdx.x >> 5) * STRIP;
   const u64 sums = ((u64)b.image * heads + b.head) * tokens;
   float sum_k[SLABS][1][BK / 8][4], sum_v[SLABS][1][BK / 8][4];
   clear(sum_k), clear(sum_v);
@@ -105,24 +139,10 @@ template <int D> DEVICE void keys(T *dqkv, const T *qkv, const T *dy, const floa
     }
   }, [&](const u8 *slot) {
     if (mine >= tokens) return;
-    const int pairs = min(COLS / 16, (tokens - other + 15) / 16);
-    const float *of_query = (const float *)(slot + 2 * BYTES);
-    float p[1][COLS / 8][4], ds[1][COLS / 8][4];
-    scores<D>(p, strip_k, b.rows, slot, pairs);
-    scores<D>(ds, strip_v, b.rows, slot + BYTES, pairs);
-    // Past the last query everything that was copied is zero, so that ds is and p meets a zero.
-#pragma unroll
-    for (int j = 0; j < COLS / 8; j++)
-      if (j / 2 < pairs) {
-        const float2 log_sum = *(const float2 *)(of_query + j * 8 + q), own = *(const float2 *)(of_query + COLS + j * 8 + q);
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          p[0][j][e] = exp2f((p[0][j][e] * scale - (e % 2 ? log_sum.y : log_sum.x)) * LOG2E);
-          ds[0][j][e] = p[0][j][e] * (ds[0][j][e] - (e % 2 ? own.y : own.x));
-        }
-      }
-    weigh<D>(sum_v, p, slot + BYTES, pairs);
-    weigh<D>(sum_k, ds, slot, pairs);
+    if (other + COLS <= tokens)
+      meet_queries<true, D>(sum_k, sum_v, strip_k, strip_v, b.rows, slot, other, tokens, scale);
+    else
+      meet_queries<false, D>(sum_k, sum_v, strip_k, strip_v, b.rows, slot, other, tokens, scale);
     other += COLS;
   });
   if (mine >= tokens) return;

@@ -97,6 +97,13 @@ KERNEL void __launch_bounds__(256) conformance_bf16(u32 *packed, u32 *single, u3
   }
 }
 
+// --- ex2 ----------------------------------------------------------------------------------------------------------------------
+
+KERNEL void __launch_bounds__(256) conformance_ex2(float *out, const float *x, int n) {
+  const int i = blockIdx.x * 256 + threadIdx.x;
+  if (i < n) out[i] = ex2(x[i]);
+}
+
 // --- named barriers: in each half of the block two warps fill one slot again and again and two others empty it backwards -------
 
 KERNEL void __launch_bounds__(256) conformance_barriers(u32 *out, const u32 *in, int rounds) {

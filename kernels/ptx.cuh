@@ -18,6 +18,11 @@ DEVICE bf16 f32_to_bf16(float f) {
 }
 DEVICE u32 pack_bf16(float low, float high) { return (u32)f32_to_bf16(low).bits | (u32)f32_to_bf16(high).bits << 16; }
 
+DEVICE float ex2(float x) {
+  const float y = exp2f(x);
+  return y < 1.17549435e-38f ? 0.f : y;
+}
+
 DEVICE void ldmatrix_x4(u32 (&r)[4], u32 row, CALLER) { emu_ldmatrix(r, 4, 0, row, SITE); }
 DEVICE void ldmatrix_x2(u32 (&r)[2], u32 row, CALLER) { emu_ldmatrix(r, 2, 0, row, SITE); }
 DEVICE void ldmatrix_x4_trans(u32 (&r)[4], u32 row, CALLER) { emu_ldmatrix(r, 4, 1, row, SITE); }
@@ -50,6 +55,13 @@ DEVICE u32 pack_bf16(float low, float high) {
   u32 r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
+}
+
+// 2^x within 2^-22 of itself, in one instruction where exp2f takes four to have subnormal results as well: those are zero here.
+DEVICE float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // Loads 2 or 4 matrices of 8 x 8 bf16: lane 8 i + j gives the address of row j of matrix i, 16 bytes long and aligned. A lane gets

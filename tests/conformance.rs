@@ -56,13 +56,14 @@ pub type Check = fn(&dyn Queue);
 
 /// All of them by name, with those of Hopper or without; the most telling first.
 pub fn all(hopper: bool) -> Vec<(&'static str, Check)> {
-    let portable: [(&str, Check); 8] = [
+    let portable: [(&str, Check); 9] = [
         ("cp_async", cp_async),
         ("ldmatrix", ldmatrix),
         ("mma of integers", mma_of_integers_is_exact),
         ("mma of reals", mma_of_reals_is_within_its_rounding),
         ("mma of infinity, NaN and subnormals", mma_knows_infinity_nan_and_subnormals),
         ("bf16", bf16),
+        ("ex2", ex2),
         ("barriers", barriers),
         ("what benchmarks divide by", measures),
     ];
@@ -302,6 +303,26 @@ fn bf16(queue: &dyn Queue) {
         assert_eq!(single[i], expected, "f32_to_bf16 of {x:e} ({:#x})", x.to_bits());
         assert_eq!(packed[i / 2] >> (16 * (i % 2)) & 0xffff, expected, "pack_bf16 of {x:e} ({:#x})", x.to_bits());
         assert_eq!(back[i], expected << 16, "bf16_to_f32 of {expected:#x}");
+    }
+}
+
+/// Powers of two within 2^-22 of themselves (twice that is allowed, for whole exponents add their rounding), zero where they would be
+/// subnormal, infinite past the largest; of NaN comes NaN.
+fn ex2(queue: &dyn Queue) {
+    let mut s = random(8);
+    let mut x: Vec<f32> = (0..4000).map(|_| s.range(-126.0, 128.0)).chain((-126..128).map(|e| e as f32)).collect();
+    x.extend([-0.0, 0.0, 1e-30, -1e-30, 1e-40, -126.5, -127.0, -200.0, -1e30, 128.0, 300.0]);
+    x.extend([f32::NEG_INFINITY, f32::INFINITY, f32::NAN]);
+    let got =
+        floats(&run(queue, "conformance_ex2", [x.len().div_ceil(256) as u32, 256], &[4 * x.len()], &[bytes(&x)], &[x.len() as u64])[0]);
+    for (&x, &got) in x.iter().zip(&got) {
+        let wanted = (x as f64).exp2();
+        match x {
+            _ if x.is_nan() => assert!(got.is_nan(), "ex2 of NaN is {got:e}"),
+            128.0.. => assert_eq!(got, f32::INFINITY, "ex2 of {x:e}"),
+            _ if x < -126.0 => assert_eq!(got, 0.0, "ex2 of {x:e}"),
+            _ => assert!((got as f64 / wanted - 1.0).abs() <= 2f64.powi(-21), "ex2 of {x:e} is {got:e}, not {wanted:e}"),
+        }
     }
 }
 

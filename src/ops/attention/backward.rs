@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 pub struct Backward {
     pub dqkv: Grad,    // [images, tokens, 3 * heads * head]
-    pub delta: Var,    // [images, heads, tokens], on a GPU
+    pub delta: Var,    // [images, heads, tokens], on a GPU between the two kernels for many tokens
     pub dy: Var,       // [images, tokens, heads * head]
     pub y: Var,        // [images, tokens, heads * head]
     pub qkv: Var,      // [images, tokens, 3 * heads * head]
@@ -99,6 +99,10 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Backward { dqkv: Grad { var: dqkv, add }, delta, dy, y, qkv, log_sums, size } = *self;
+        if let Some(launch) = size.launch_short_back(g) {
+            let args = [dqkv.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
+            return g.launch(&launch, &[&args[..], &size.args()].concat());
+        }
         let launch = size.launch(g, ["attention_bwd_q_32", "attention_bwd_q_64", "attention_bwd_q_128"], 2, 0);
         let args = [dqkv.into(), delta.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
         g.launch(&launch, &[&args[..], &size.args()].concat());

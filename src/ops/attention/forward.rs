@@ -61,7 +61,8 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = self.size.launch(g, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0);
+        let general = || self.size.launch(g, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0);
+        let launch = self.size.launch_short(g).unwrap_or_else(general);
         g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {

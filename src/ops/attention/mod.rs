@@ -85,7 +85,52 @@ impl Size {
     }
 }
 
+/// Kernels that hold a head's tokens in shared memory; the counterpart of `attention_short.cu` and `attention_bwd_short.cu`.
+struct Short {
+    tokens: usize,
+    /// Of the forward kernel at most.
+    warps: usize,
+    forward: &'static str,
+    back: Option<&'static str>,
+}
+
+const fn short(tokens: usize, warps: usize, forward: &'static str, back: Option<&'static str>) -> Short {
+    Short { tokens, warps, forward, back }
+}
+
+const SHORT: [Short; 5] = [
+    short(64, 4, "attention_fwd_short_64", Some("attention_bwd_short_64")),
+    short(80, 5, "attention_fwd_short_80", Some("attention_bwd_short_80")),
+    short(128, 4, "attention_fwd_short_128", Some("attention_bwd_short_128")),
+    short(208, 7, "attention_fwd_short_208", Some("attention_bwd_short_208")),
+    short(272, 6, "attention_fwd_short_272", None),
+];
+/// Columns of a head, filled up, in those kernels.
+const SHORT_HEAD: usize = 64;
+
 impl Size {
+    /// The kernels for few tokens where there are such: for heads that come in 16 bytes and are not mostly filled up.
+    fn short(&self, bytes: usize) -> Option<&'static Short> {
+        let takes = (SHORT_HEAD / 2 + 1..=SHORT_HEAD).contains(&self.head) && self.head.is_multiple_of(16 / bytes);
+        SHORT.iter().find(|short| takes && self.tokens <= short.tokens)
+    }
+    /// A block per head with all tokens in shared memory, if a block may have so much; its warps share the strips of queries evenly.
+    fn launch_short(&self, g: &Gpu) -> Option<Launch> {
+        let bytes = g.real().bytes();
+        let short = self.short(bytes)?;
+        let strips = self.tokens.div_ceil(16);
+        self.launch_heads(g, short.forward, strips.div_ceil(strips.div_ceil(short.warps)), 3 * short.tokens * SHORT_HEAD * bytes)
+    }
+    /// The same back: a warp per strip, two numbers per query, and the gradients of all scores in shared memory as well.
+    fn launch_short_back(&self, g: &Gpu) -> Option<Launch> {
+        let bytes = g.real().bytes();
+        let &Short { tokens, back, .. } = self.short(bytes)?;
+        self.launch_heads(g, back?, self.tokens.div_ceil(16), tokens * (4 * SHORT_HEAD * bytes + 8 + tokens * bytes))
+    }
+    fn launch_heads(&self, g: &Gpu, kernel: &'static str, warps: usize, shared: usize) -> Option<Launch> {
+        let grid = [(self.images * self.heads) as u32, 1, 1];
+        (shared <= g.shared()).then(|| Launch { kernel, grid, block: [32 * warps as u32, 1, 1], shared: shared as u32 })
+    }
     /// Blocks of one head's rows, 16 to a warp: as few as eight warps allow (four of f32), and all alike. `names` are the kernels for
     /// heads of up to 32, 64 and 128. `stay` tiles of a block's own rows lie in shared memory, two others and `beside` bytes for each of
     /// their rows come by in two slots. The counterpart of `attention.cuh`.
@@ -159,8 +204,13 @@ pub static CASES: &[Case] = &[
     Case { name: "attention/ragged", mode: Mode::Train, inputs: &[&[2, 19, 3 * 3 * 20]], build: |s, x| s.attention(x[0], 3) },
     Case { name: "attention/nano", mode: Mode::Train, inputs: &[&[3, 17, 3 * 64]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/vit_tiny", mode: Mode::Train, inputs: &[&[1, 65, 3 * 192]], build: |s, x| s.attention(x[0], 3) },
-    Case { name: "attention/blocks", mode: Mode::Train, inputs: &[&[1, 130, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
-    Case { name: "attention/long", mode: Mode::Eval, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/crop", mode: Mode::Train, inputs: &[&[2, 37, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/photo", mode: Mode::Train, inputs: &[&[1, 197, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/patches_14", mode: Mode::Eval, inputs: &[&[1, 257, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/short_128", mode: Mode::Train, inputs: &[&[1, 100, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/odd_head", mode: Mode::Train, inputs: &[&[1, 130, 3 * 60]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/blocks", mode: Mode::Train, inputs: &[&[1, 210, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
+    Case { name: "attention/long", mode: Mode::Eval, inputs: &[&[1, 290, 3 * 64]], build: |s, x| s.attention(x[0], 1) },
     Case { name: "attention/head_16", mode: Mode::Train, inputs: &[&[1, 70, 3 * 32]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_48", mode: Mode::Train, inputs: &[&[1, 33, 3 * 96]], build: |s, x| s.attention(x[0], 2) },
     Case { name: "attention/head_80", mode: Mode::Eval, inputs: &[&[1, 67, 3 * 160]], build: |s, x| s.attention(x[0], 2) },
