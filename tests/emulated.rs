@@ -9,13 +9,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
+/// Launches with their arguments, in order.
+type Graph = Vec<(Launch, Vec<u64>)>;
+
 pub struct Emulated {
     emulator: Rc<Emulator>,
     real: Dtype,
     shared: usize,
     products: Products,
     /// The launches of the graph that is being made.
-    captured: RefCell<Option<Vec<(Launch, Vec<u64>)>>>,
+    captured: RefCell<Option<Graph>>,
 }
 
 impl Emulated {

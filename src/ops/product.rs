@@ -276,10 +276,9 @@ impl Gather {
         let vector = 16 / g.real().bytes();
         let whole = self.from[2].is_multiple_of(vector) && self.outputs.is_multiple_of(vector);
         let products = g.products();
-        if products.tma && whole && self.outputs > 64 && self.is_plain() {
-            if let Some(way) = way_out(y, to) {
-                return self.launch_by_tma(g, [y, x, w], first_weight, to, way);
-            }
+        let by_tma = products.tma && whole && self.outputs > 64 && self.is_plain();
+        if let Some(way) = way_out(y, to).filter(|_| by_tma) {
+            return self.launch_by_tma(g, [y, x, w], first_weight, to, way);
         }
         let wide = |from: usize| self.outputs >= 256 && rows.div_ceil(TILE) * self.outputs.div_ceil(256) >= from;
         let (kernel, columns, threads) = match self.outputs {
