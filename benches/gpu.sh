@@ -156,7 +156,7 @@ library() {
   local found
   found=$(ls -d /usr/local/cuda/lib64/libcublasLt.so* "$(dirname "${python:-/usr/bin/python3}")"/../lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so* \
     /usr/lib/*/libcublasLt.so* 2>/dev/null | head -n 1)
-  [ -n "$found" ] && mkdir -p "$scratch/lib" && ln -sf "$found" "$scratch/lib/libcublasLt.so"
+  [ -n "$found" ] && mkdir -p "$scratch/lib" && ln -sf "$found" "$scratch/lib/libcublasLt.so" && echo "cuBLASLt: $found" >&2
 }
 
 # measure JOBS [FLAG...]: numbers of ours are added to those that came before; those of a stage that fails are kept.

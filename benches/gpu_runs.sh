@@ -3,13 +3,13 @@
 #   reference  SimCLR, ResNet-18, CIFAR-10, 100 epochs on all images but one: k-NN 10 83.2 and linear 85.6 % within 1 (dkobak/simclr-cifar10)
 #   mae, dino  pairs of ViT-Tiny by the paper's recipes, with fewer epochs: k-NN, linear and SSLMem of the four subsets
 #
-#   benches/gpu_runs.sh BIN_DIR CIFAR10_DIR [OUT_DIR] [--device cuda] [--seconds 580] [--epochs 30] [--small]
+#   benches/gpu_runs.sh BUILT CIFAR10_DIR [OUT_DIR] [--device cuda] [--seconds 580] [--epochs 30] [--small]
 #
-# BIN_DIR is what benches/gpu_build.sh built; --epochs are those of mae and dino; --small takes some hundred images, to try the script.
+# BUILT is the archive of benches/gpu_build.sh, or a folder with what is in it; --epochs are those of mae and dino; --small takes some hundred images, to try the script.
 # OUT_DIR (gpu-runs) gets runs.txt and a folder for each; what was cut off goes on when the same is called again.
 set -uo pipefail
 usage() {
-  echo "usage: benches/gpu_runs.sh BIN_DIR CIFAR10_DIR [OUT_DIR] [--device NAME] [--seconds N] [--epochs N] [--small]" >&2
+  echo "usage: benches/gpu_runs.sh BUILT CIFAR10_DIR [OUT_DIR] [--device NAME] [--seconds N] [--epochs N] [--small]" >&2
   exit 2
 }
 device=cuda total=580 epochs=30 small=() places=()
@@ -26,8 +26,16 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ ${#places[@]} -ge 2 ] && [ ${#places[@]} -le 3 ] || usage
-sslmem=$(realpath "${places[0]}")/sslmem data=cifar10:$(realpath "${places[1]}") out=${places[2]:-gpu-runs}
-[ -x "$sslmem" ] || { echo "$sslmem is missing; make its folder with benches/gpu_build.sh" >&2 && exit 2; }
+bin=$(realpath "${places[0]}")
+if [ -f "$bin" ]; then
+  unpacked=$(mktemp -d) && trap 'rm -rf "$unpacked"' EXIT
+  python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$bin" "$unpacked" || exit 2
+  bin=$unpacked
+fi
+# The kernels that travelled compiled.
+[ -d "$bin/kernels" ] && export SSLMEM_CACHE="$bin/kernels"
+sslmem=$bin/sslmem data=cifar10:$(realpath "${places[1]}") out=${places[2]:-gpu-runs}
+[ -x "$sslmem" ] || { echo "$sslmem is missing; make it with benches/gpu_build.sh" >&2 && exit 2; }
 mkdir -p "$out"
 worst=0
 

@@ -48,7 +48,7 @@ fn cases(test: &'static str, real: Dtype) {
     let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &queue))).collect();
     let products = queue.products();
     let by_tma = products.hopper.then_some(("by TMA", Products { tma: true, ..products }));
-    for (which, products) in by_tma.into_iter().chain([("widest tiles", Products { wide: 0, wide_hopper: 0, ..products })]) {
+    for (which, products) in by_tma.into_iter().chain([("widest tiles", Products { wide: 0, deep: 0, ..products })]) {
         let queue: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, products);
         checks
             .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, {which}", case.name()), one(case, &queue))));

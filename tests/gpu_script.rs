@@ -1,7 +1,15 @@
 //! benches/gpu.sh, with small scripts in place of the programs, and the table that it ends with: what fails is seen and stops nothing.
 
+#[path = "../benches/gpu/cold.rs"]
+pub mod cold;
 #[path = "../benches/gpu/table.rs"]
 mod table;
+
+use crate::emulated::Emulated;
+use crate::kernels;
+use emulator::Options;
+use sslmem::device::Device;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -213,6 +221,17 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
     assert!(table.contains("rival        failed         9  took more than 9 s"), "{table}");
     assert!(table.contains("PyTorch alone: augment_one_draw/32 8.0 views/s  one draw"), "{table}");
     assert_eq!(table, std::fs::read_to_string(folder.path().join("gpu.txt")).unwrap());
+}
+
+/// A benchmark's queue around the card's once forgot which products the card multiplies by, and would have measured others.
+#[test]
+fn benchmarks_launch_the_kernels_of_the_card_and_name_them() {
+    let queue = Rc::new(cold::Cold::new(Emulated::hopper(Options::default()), 1 << 12).unwrap());
+    let case = kernels::chosen(&["linear/wide"]).next().unwrap();
+    case.record(Device::Gpu(queue.clone())).run().unwrap();
+    let launched = queue.take_launched();
+    assert!(launched.contains(&"conv_hopper") && launched.contains(&"conv_bwd_w_hopper"), "{launched:?}");
+    assert!(queue.take_launched().is_empty());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! so that a difference is that of one call and names it. `T` is f32 or bf16.
 
 use crate::emulated::Emulated;
+use crate::gpu_script::cold::Cold;
 use emulator::Options;
 use sslmem::device::signature;
 use sslmem::device::{Device, Products, Queue};
@@ -168,7 +169,7 @@ fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
 /// Cards take the widest tiles for many rows only, which no case has: here they are taken wherever they can be.
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
-    let wide = |hopper| Products { hopper, tma: false, wide: 0, wide_hopper: 0 };
+    let wide = |hopper| Products { hopper, tma: false, wide: 0, deep: 0 };
     for real in [Dtype::F32, Dtype::Bf16] {
         on_the_emulator(|options| Emulated::choosing(real, wide(false), options), &["linear/", "conv/"]);
     }
@@ -242,5 +243,32 @@ fn products_by_tma_have_the_bits_of_those_by_copies() {
     }
     let ours = signature::table().unwrap().values().filter(|s| s.file == "linear_hopper.cu").map(|s| s.kernel);
     let missed: Vec<&str> = ours.filter(|kernel| !launched.contains(*kernel)).collect();
+    assert!(missed.is_empty(), "no case launches {missed:?}");
+}
+
+/// Whatever a card may choose has run here: each kernel is launched by a case under some choice of products, or by the tests that are named.
+#[test]
+fn every_kernel_is_launched_on_the_emulator() {
+    // conformance.rs; augment_gpu.rs; kernels_update.rs and learn_gpu.rs; products_by_tma_have_the_bits_of_those_by_copies.
+    const ELSEWHERE: [&str; 7] = ["conformance_", "measure_", "augment", "optimize_", "average", "step", "linear_"];
+    let options = Options { race: false, ..Options::default() };
+    let wide = |hopper| Products { hopper, tma: false, wide: 0, deep: 0 };
+    let devices = [
+        (Emulated::new(Dtype::Bf16, options), &[][..]),
+        (Emulated::choosing(Dtype::Bf16, wide(false), options), &["linear/", "conv/"]),
+        (Emulated::choosing(Dtype::Bf16, wide(true), options), &["linear/", "conv/"]),
+        (Emulated::hopper(options), &["linear/", "conv/"]),
+        (Emulated::tma(options), &["linear/", "conv/"]),
+    ];
+    let mut launched = std::collections::BTreeSet::new();
+    for (device, ops) in devices {
+        let queue = Rc::new(Cold::new(device, 1 << 12).unwrap());
+        for case in chosen(ops) {
+            case.record(Device::Gpu(queue.clone())).run().unwrap();
+        }
+        launched.extend(queue.take_launched());
+    }
+    let all = signature::table().unwrap().keys().copied();
+    let missed: Vec<&str> = all.filter(|kernel| !launched.contains(kernel) && !ELSEWHERE.iter().any(|e| kernel.starts_with(e))).collect();
     assert!(missed.is_empty(), "no case launches {missed:?}");
 }

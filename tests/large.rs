@@ -112,7 +112,7 @@ fn like_the_cpu(large: &Large, gpu: &Program) -> Result<(), String> {
 
 /// What a card can choose among, by name; those of one sort add in the same order.
 fn variants(hopper: bool) -> Vec<(&'static str, Products)> {
-    let with = |hopper, tma, wide| Products { hopper, tma, wide, wide_hopper: wide };
+    let with = |hopper, tma, wide| Products { hopper, tma, wide, deep: wide };
     let all = [
         ("Hopper kernels, by TMA", with(true, true, usize::MAX)),
         ("Hopper kernels, narrow tiles", with(true, false, usize::MAX)),

@@ -41,7 +41,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 fn products(bench: &Bench) -> Result<()> {
-    let with = |hopper, tma, wide| Products { hopper, tma, wide, wide_hopper: wide };
+    let with = |hopper, tma, wide| Products { hopper, tma, wide, deep: wide };
     let all = [
         ("by TMA", with(true, true, usize::MAX)),
         ("hopper 128x128", with(true, false, usize::MAX)),

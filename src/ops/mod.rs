@@ -54,6 +54,7 @@ pub static ALL: &[&[Case]] = &[
     attention::CASES,
     batch_norm::CASES,
     contrast::CASES,
+    contrast::INFO_NCE,
     conv::CASES,
     cosine::CASES,
     distance::CASES,

@@ -280,11 +280,12 @@ impl Gather {
         if let Some(way) = way_out(y, to).filter(|_| by_tma) {
             return self.launch_by_tma(g, [y, x, w], first_weight, to, way);
         }
+        let depth = self.taps[0] * self.taps[1] * self.from[2];
         let wide = |from: usize| self.outputs >= 256 && rows.div_ceil(TILE) * self.outputs.div_ceil(256) >= from;
         let (kernel, columns, threads) = match self.outputs {
             _ if !whole => ("conv_any", 64, 128),
             ..=64 => ("conv_128x64", 64, 128),
-            _ if products.hopper && wide(products.wide_hopper) => ("conv_hopper_wide", 256, 256),
+            _ if products.hopper && depth >= products.deep && wide(products.wide) => ("conv_hopper_wide", 256, 256),
             _ if products.hopper => ("conv_hopper", 128, 256),
             _ if wide(products.wide) => ("conv_128x256", 256, 256),
             _ => ("conv_128x128", 128, 128),
