@@ -32,8 +32,14 @@ DEVICE float4 pack16(const float (&v)[4]) { return make_float4(v[0], v[1], v[2],
 DEVICE uint4 pack16(const float (&v)[8]) {
   return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
-DEVICE void load16(const float *p, float (&v)[4]) { unpack16(*(const float4 *)p, v); }
-DEVICE void load16(const bf16 *p, float (&v)[8]) { unpack16(*(const uint4 *)p, v); }
+DEVICE void load16(const float *p, float (&v)[4]) {
+  const float4 x = *(const float4 *)p;
+  unpack16(x, v);
+}
+DEVICE void load16(const bf16 *p, float (&v)[8]) {
+  const uint4 x = *(const uint4 *)p;
+  unpack16(x, v);
+}
 DEVICE void store16(float *p, const float (&v)[4]) { *(float4 *)p = pack16(v); }
 DEVICE void store16(bf16 *p, const float (&v)[8]) { *(uint4 *)p = pack16(v); }
 

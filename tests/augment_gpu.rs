@@ -138,8 +138,9 @@ fn policies(size: usize) -> Vec<View> {
     POLICIES.iter().map(|(_, make)| make(size)).chain([busy(size), whole, center, half]).collect()
 }
 
-/// Views of all policies on a device whose activations are `real`, against the CPU's: bf16 may be off by its own rounding besides, half a
-/// unit of its eight bits.
+/// Views of all policies on a device whose activations are `real`, against the CPU's. bf16 may be off by its own rounding besides, half a unit
+/// of its eight bits, and by what is left of the 16 bits in which pixels wait for a contrast: 1.5e-5, which brightness, contrast and saturation
+/// may each enlarge 1.8 times.
 pub fn agrees(size: usize, device: Device, real: Dtype) {
     let all = policies(size);
     let wanted = views(Device::Cpu, &all, &SIZES).unwrap();
@@ -160,7 +161,8 @@ pub fn agrees(size: usize, device: Device, real: Dtype) {
         wanted[worst]
     );
     println!("{words}");
-    assert!(off(worst) <= 1e-5, "{words}");
+    let bound = if real == Dtype::Bf16 { 1e-4 } else { 1e-5 };
+    assert!(off(worst) <= bound, "{words}");
 }
 
 fn equals_the_cpu(size: usize, shared: usize, options: Options) {
