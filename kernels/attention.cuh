@@ -99,7 +99,8 @@ struct Left {
   }
 };
 
-// Sixteen tokens of a tile as a side of products. What an address owes to the lane is made once, for all tokens and tiles.
+// Sixteen tokens of a tile as one operand of mma. The part of an address that depends on the lane is computed once, for all tokens and tiles:
+// computed for each fragment, it would take as many instructions as the products.
 struct Tokens16 {
 #if BF16
   // This lane's row in shared memory, chunk 0 or 1, as two products take it: that over the head's values as their right side, and that over
@@ -125,7 +126,7 @@ struct Tokens16 {
     other.offset += bytes;
     return other;
   }
-  // Those after these.
+  // Moves on to the next sixteen tokens.
   MEMBER void next() {
 #if BF16
     along += 16 * ROW, across += 16 * ROW;
@@ -134,7 +135,7 @@ struct Tokens16 {
 #endif
   }
 #if BF16
-  // Of values 16 k to 16 k + 15 of the head, where a slab has so many bytes.
+  // The address of values 16 k to 16 k + 15 of the head. The tile lies in slabs of `slab` bytes, each ROW bytes wide.
   MEMBER u32 at(u32 row, int slab, int k) const { return (k % 2 ? row ^ 32 : row) + offset + k / 2 * slab; }
 #endif
 };

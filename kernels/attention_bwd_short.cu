@@ -119,7 +119,8 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
     if (c == 0) logs[row] = log_sum, deltas[row] = delta;
   }
   __syncthreads();
-  // The queries that come by, of which n is this lane's first; dy, keys and values of the same tokens lie one, two and three times BYTES further.
+  // The sixteen queries of a step. Tiles follow each other in shared memory, so dy, keys and values of the same tokens lie BYTES, 2 BYTES and
+  // 3 BYTES further.
   Tokens16 other(tile_q);
   const Strip<D, ROWS> own_k(other.further(2 * BYTES + mine * ROW)), own_v(other.further(3 * BYTES + mine * ROW));
   float sum_k[SLABS][1][BK / 8][4], sum_v[SLABS][1][BK / 8][4];

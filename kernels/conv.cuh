@@ -92,7 +92,7 @@ template <int BM, int BN, int WM, int WN, int DEEP = 4> struct Tile {
   static_assert(WARPS * (SLAB + 3 * KIND) * 4 <= STAGES * BYTES, "the epilogue works where the stages were");
 };
 
-// VEC neighbours of a row, of which `left` exist; `whole`: all of them, aligned. What does not exist is read as 0.
+// Reads VEC neighbouring values of a row. `whole`: all exist and are aligned to 16 bytes; else `left` of them exist, and the others are 0.
 DEVICE Vec16 get(const T *y, bool whole, int left) {
   if (whole) return *(const Vec16 *)y;
   float v[VEC];

@@ -42,10 +42,9 @@ DEVICE void read_eight(float (&v)[8], const float *from) {
 // Writes eight neighbours; they become what was written.
 DEVICE void put_eight(T *to, float (&v)[8], bool in) {
 #if BF16
-  const uint4 bits = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  const uint4 bits = pack16(v);
   if (in) *(uint4 *)to = bits;
-  v[0] = low_bf16(bits.x), v[1] = high_bf16(bits.x), v[2] = low_bf16(bits.y), v[3] = high_bf16(bits.y);
-  v[4] = low_bf16(bits.z), v[5] = high_bf16(bits.z), v[6] = low_bf16(bits.w), v[7] = high_bf16(bits.w);
+  unpack16(bits, v);
 #else
   if (in) *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]), *(float4 *)(to + 4) = make_float4(v[4], v[5], v[6], v[7]);
 #endif

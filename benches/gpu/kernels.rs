@@ -14,7 +14,7 @@ use sslmem::weights::{Init, Weights};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-/// What ours, cuBLASLt and PyTorch (`benches/rival_gpu.py`) are all measured on, so that every number has its counterpart.
+/// The shapes that our kernels, cuBLASLt and PyTorch (`benches/rival_gpu.py`) are measured on: one list, so that every number has its counterpart.
 #[derive(serde::Deserialize)]
 pub struct Shapes {
     /// Rows, inputs, outputs, the most telling first: how close to the card, then the layers of a ViT-B/16 for 256 images (of attention
@@ -121,7 +121,7 @@ impl Bench {
     }
 }
 
-/// What a ViT does between its products.
+/// The ops of a ViT that are no matrix products: attention and layer norm.
 fn transformer(bench: &Bench) -> Result<()> {
     let case = |[images, tokens, heads, head]: [usize; 4]| format!("{images}x{tokens}x{heads}x{head}");
     let size = |[images, tokens, heads, head]: [usize; 4]| [bench.size(images, 1), bench.size(tokens, 5), heads * head];

@@ -1,10 +1,11 @@
 //! How fast on a GPU: what the card can do at best, every kernel at the sizes of real training, whole networks, scoring.
 //!
 //! `cargo bench --bench gpu` prints a JSON line per number: {"name", "value", "unit"} and, of a kernel, "seconds", "flops",
-//! "bytes" of its floor, "kernels" that were launched. `-- --only PREFIX,...` measures some, `-- --seconds N` begins nothing after N
-//! seconds, `-- --precision f32` measures in f32, `-- --tma` multiplies plain matrices by the kernels that fetch by TMA, `-- --label WORD` adds a word to
-//! every name, `-- --merge FOLDER` makes the report of what benches/gpu.sh collected, `-- --compile FOLDER` compiles all kernels for Hopper into a folder, `-- --emulate` goes
-//! through everything at tiny sizes on the CPU's emulation of a card, whose times mean nothing.
+//! "bytes" of its floor, and the "kernels" that were launched. Flags, after `--`:
+//! - `--only PREFIX,...` measures some, `--seconds N` begins nothing after N seconds, `--precision f32` measures in f32;
+//! - `--tma` multiplies plain matrices by the kernels that fetch by TMA, `--label WORD` adds a word to every name;
+//! - `--merge FOLDER` makes the report of what benches/gpu.sh collected, `--compile FOLDER` compiles all kernels for Hopper into a folder;
+//! - `--emulate` runs everything at tiny sizes on the emulator, to try the benchmark: its times mean nothing.
 
 #[allow(dead_code)] // tests also fill memory
 #[path = "../../tests/around.rs"]
@@ -51,7 +52,7 @@ pub struct Line {
     pub flops: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// What was launched.
+    /// Names of the kernels that were launched for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<&'static str>,
 }
@@ -76,7 +77,7 @@ pub struct Bench {
     start: Instant,
     /// Seconds after which nothing begins.
     limit: f64,
-    /// What every name ends in: how the kernels of this process differ from the program's.
+    /// The end of every name, where the kernels of this process are not the program's own choice: "/by TMA".
     label: String,
 }
 

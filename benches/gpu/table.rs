@@ -40,7 +40,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Value>> {
     found.into_iter().map(|line| serde_json::from_str(line).map_err(bad)).collect()
 }
 
-/// What was measured, and in which unit: a rate and a time of the same name are two numbers.
+/// Name and unit of a number. Both, because a kernel's time and its network's rate may have the same name.
 type Key = (String, String);
 
 fn key(line: &Value) -> Option<Key> {

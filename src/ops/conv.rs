@@ -3,7 +3,8 @@
 
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
-use super::product::{self, Finish, Packed, Packs};
+use super::packs::{Packed, Packs};
+use super::product::{self, Finish};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};

@@ -19,6 +19,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask;
 pub mod optimize;
+mod packs;
 pub mod pool;
 mod product;
 pub mod reconstruct;

@@ -2,7 +2,8 @@
 
 mod backward;
 
-use super::product::{self, Finish, Packed, Packs};
+use super::packs::{Packed, Packs};
+use super::product::{self, Finish};
 use super::{Case, gelu};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
 use crate::device::{Gpu, Host};
