@@ -132,22 +132,14 @@ impl Scoring {
             tape.compile(&mut weights)?;
             weights.save(path, "encoder.", &BTreeMap::new())?;
         }
-        let protocol = Protocol {
-            view: view("score", n.size),
-            original: view("original", n.size),
-            views: 5,
-            pairs: Pairs::All,
-            features: Features::Pooled,
-            layer: String::new(),
-            seed: 0,
-            batch: n.batch,
-        };
+        let protocol = Protocol { views: 5, pairs: Pairs::All, features: Features::Pooled, layer: String::new(), seed: 0, batch: n.batch };
         Ok(Scoring { device: device.clone(), paths, network: n, protocol })
     }
     /// From the source's images to two alignment losses for each of `count` samples.
     pub fn run(&self, source: &dyn Source, count: usize) -> Result<()> {
         let network = self.network.built()?;
-        let side = |i: usize| Side { path: &self.paths[i], network };
+        let [view, original] = ["score", "original"].map(|name| view(name, self.network.size));
+        let side = |i: usize| Side { path: &self.paths[i], network, view, original };
         let samples: Vec<(u32, Subset)> = (0..count as u32).map(|i| (i, Subset::Candidate)).collect();
         score(side(0), side(1), &self.protocol, source, &samples, &self.device, &mut Silent).map(|_| ())
     }

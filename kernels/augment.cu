@@ -296,6 +296,8 @@ KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 
   if (p.crop == CROP_CENTER) {  // the short side, the long side rounded down
     to_height = width <= height ? (int)((u64)p.resize * height / width) : p.resize;
     to_width = width <= height ? p.resize : (int)((u64)p.resize * width / height);
+  } else if (p.crop == CROP_SQUARE) {
+    to_height = to_width = p.resize;
   }
   SHARED(Block, block, [1]);
   Block &b = block[0];

@@ -8,14 +8,14 @@
 constexpr int TRIES = 10;                    // of the crop
 constexpr int BLOCKS = (4 * TRIES + 16) / 4; // of four words; the last three words have no meaning
 
-enum Crop { CROP_RANDOM, CROP_CENTER, CROP_WHOLE };
+enum Crop { CROP_RANDOM, CROP_CENTER, CROP_SQUARE };
 enum Tone { BRIGHTNESS, CONTRAST, SATURATION, HUE };
 
 // One policy, as src/ops/augment.rs writes it.
 struct Policy {
   double area[2], log_ratio[2], ratio[2];
   int size;          // of the view, in pixels
-  int crop, resize;  // a Crop; the short side of CROP_CENTER
+  int crop, resize;  // a Crop; pixels of the short side, or of all sides of CROP_SQUARE
   int cubic;         // 0: bilinear
   u32 tones;         // bit t: Tone t has a strength
   float flip, gray;

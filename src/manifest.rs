@@ -3,9 +3,11 @@
 use crate::checkpoint;
 use crate::data::{Exif, Source};
 use crate::device::Device;
+use crate::encoders::Network;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::table::{self, Row};
+use crate::view::View;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -80,6 +82,12 @@ pub struct DataFacts {
 pub struct EncoderFacts {
     pub role: String,
     pub arch: String,
+    /// Its form, in words.
+    #[serde(default)]
+    pub network: String,
+    /// What it sees of an image without augmentation, in words.
+    #[serde(default)]
+    pub sees: String,
     pub file: String,
     /// BLAKE3 of the file, or of all that an index names.
     pub digest: String,
@@ -103,9 +111,11 @@ impl DataFacts {
 }
 
 impl EncoderFacts {
-    pub fn of(role: impl Into<String>, arch: &str, file: &Path) -> Result<EncoderFacts> {
+    /// Of an encoder in `file`.
+    pub fn of(role: impl Into<String>, network: &Network, sees: &View, file: &Path) -> Result<EncoderFacts> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(EncoderFacts { role: role.into(), arch: arch.into(), file: name, digest: checkpoint::digest(file)? })
+        let (arch, digest) = (network.encoder.name().into(), checkpoint::digest(file)?);
+        Ok(EncoderFacts { role: role.into(), arch, network: network.describe(), sees: sees.seen(), file: name, digest })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
-use crate::score::{Side, score};
+use crate::score::score;
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
 use crate::train::{CHECKPOINT, Job, read_curve, train};
@@ -158,8 +158,10 @@ impl Run {
         for pair in 0..self.recipe.pairs {
             let dir = self.folder(pair);
             let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
-            let facts =
-                [("f", &f), ("g", &g)].map(|(role, path)| EncoderFacts::of(format!("{role}{}", pair + 1), &self.recipe.encoder.arch, path));
+            let facts = [("f", &f), ("g", &g)].map(|(role, path)| {
+                let side = self.recipe.side(path)?;
+                EncoderFacts::of(format!("{role}{}", pair + 1), &side.network, &side.original, path)
+            });
             let facts = facts.into_iter().collect::<Result<Vec<_>>>()?;
             let path = dir.join("scores.parquet");
             let done = Manifest::read(&path).is_ok_and(|m| m.encoders == facts) && path.exists();
@@ -181,9 +183,7 @@ impl Run {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Row>> {
         let (start, r) = (Instant::now(), &self.recipe);
-        let network = r.network()?;
-        let side = |path| Side { path, network };
-        let mut rows = score(side(f), side(g), &r.protocol()?, &*self.source, samples, &self.device, progress)?;
+        let mut rows = score(r.side(f)?, r.side(g)?, &r.protocol(), &*self.source, samples, &self.device, progress)?;
         table::finish(&mut rows);
         manifest::publish(path, &rows, &*self.source, facts, r, &self.device, start)?;
         Ok(rows)

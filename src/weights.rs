@@ -117,21 +117,13 @@ impl Weights {
             }
             return Ok(file.metadata.into_iter().collect());
         }
-        match file.identify()? {
-            (None, facts) => {
-                for name in file.tensors.keys() {
-                    self.read(&file, name, prefix)?;
-                }
-                Ok(facts.into_iter().collect())
-            }
-            (Some(layout), facts) => {
-                for (name, source) in &layout.sources {
-                    let values = layout.values(&file, name)?;
-                    self.insert(format!("{prefix}{name}"), Shape::new(&source.shape), Dtype::F32, bytemuck::cast_slice(&values))?;
-                }
-                Ok(facts.into_iter().collect())
-            }
+        let found = file.identify()?;
+        let layout = found.layout.ok_or_else(|| file.unknown())?;
+        for (name, source) in &layout.sources {
+            let values = layout.values(&file, name)?;
+            self.insert(format!("{prefix}{name}"), Shape::new(&source.shape), Dtype::F32, bytemuck::cast_slice(&values))?;
         }
+        Ok(found.facts.into_iter().collect())
     }
 
     /// One tensor under its own name.

@@ -240,7 +240,7 @@ fn impossible_policies_are_refused() {
         (View { mean: [f32::INFINITY; 3], ..good() }, "mean is"),
         (View { crop: Crop::Random { scale: [0.5, 0.1], ratio: [1.0; 2] }, ..good() }, "crop.random.scale is [0.5, 0.1]"),
         (View { crop: Crop::Random { scale: [0.5, 1.0], ratio: [0.0, 1.0] }, ..good() }, "crop.random.ratio"),
-        (View { crop: Crop::Center { resize: 100 }, ..good() }, "smaller than the view's size 224"),
+        (View { crop: Crop::Center { resize: 100 }, ..good() }, "fewer than the view's size 224"),
         (View { blur: blur([0.1, 2.0], Some(8)), ..good() }, "blur.kernel is 8"),
         (View { blur: blur([0.0, 2.0], None), ..good() }, "blur.sigma"),
         (View { size: 6, blur: blur([0.1, 2.0], None), ..good() }, "a blur of 13 pixels"),

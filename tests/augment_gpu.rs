@@ -134,8 +134,9 @@ fn difference(policies: &[View], wanted: &[f32], got: &[f32], limit: f32) -> (f3
 fn policies(size: usize) -> Vec<View> {
     let whole = View { crop: Crop::Whole, ..busy(size) };
     let center = View { crop: Crop::Center { resize: size + 5 }, gray: 1.0, ..busy(size) };
+    let square = View { crop: Crop::Square { resize: size + 7 }, ..busy(size) };
     let half = View { flip: 1.0, blur: Some(Blur { sigma: [1.0, 2.0], kernel: Some(2 * (size / 2) - 1), p: 1.0 }), ..busy(size) };
-    POLICIES.iter().map(|(_, make)| make(size)).chain([busy(size), whole, center, half]).collect()
+    POLICIES.iter().map(|(_, make)| make(size)).chain([busy(size), whole, center, square, half]).collect()
 }
 
 /// Views of all policies on a device whose activations are `real`, against the CPU's. bf16 may be off by its own rounding besides, half a unit

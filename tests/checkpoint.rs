@@ -36,7 +36,7 @@ fn file(tensors: &[(&str, Vec<usize>, Vec<f32>)], metadata: &[(&str, &str)]) -> 
 
 fn layout_of(bytes: Vec<u8>) -> Result<Layout, String> {
     let file = Checkpoint::from_bytes(Path::new("nowhere/x"), bytes).map_err(|e| e.to_string())?;
-    file.identify().map_err(|e| e.to_string())?.0.ok_or_else(|| "nothing".into())
+    file.identify().map_err(|e| e.to_string())?.layout.ok_or_else(|| "nothing".into())
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn whose_file_it_is_and_what_is_left() {
             "solo-learn",
             "state_dict.backbone.",
             "resnet18",
-            "cifar",
+            "cifar_wide",
             &[(Classifier, 1), (OtherEncoder, 120), (Optimizer, 1)],
         ),
         ("vissl.torch", "VISSL", "classy_state_dict.base_model.model.trunk._feature_blocks.", "resnet18", "imagenet", &[]),
@@ -110,7 +110,7 @@ fn whose_file_it_is_and_what_is_left() {
     ];
     for &(name, wrapper, prefix, arch, form, left) in table {
         let file = Checkpoint::open(&golden(name)).unwrap();
-        let layout = file.identify().unwrap().0.unwrap_or_else(|| panic!("{name}: nothing"));
+        let layout = file.identify().unwrap().layout.unwrap_or_else(|| panic!("{name}: nothing"));
         assert_eq!((layout.wrapper, &layout.prefix[..], layout.arch), (wrapper, prefix, arch), "{name}");
         let found = layout.stem.map(String::from).or(layout.patch.map(|p| p.to_string()));
         assert_eq!(found.as_deref(), Some(form), "{name}");
@@ -127,10 +127,8 @@ fn whose_file_it_is_and_what_is_left() {
 
 #[test]
 fn what_would_give_other_features_is_refused() {
-    for (name, sentence) in [("mocov3_vits.pth.tar", "holds a ViT with 12 heads, vit_small has 6"), ("registers.pth", "register tokens")] {
-        let error = Weights::new(0).load(&golden(name), "").unwrap_err().to_string();
-        assert!(error.contains(sentence), "{error}");
-    }
+    let error = Weights::new(0).load(&golden("registers.pth"), "").unwrap_err().to_string();
+    assert!(error.contains("register tokens"), "{error}");
     let tensors = |arch: &str| -> Vec<(String, Vec<usize>)> { expected(arch, 3, (4, 8)).unwrap().into_iter().collect() };
     let with = |arch: &str, more: &[(&str, Vec<usize>)]| {
         let all = tensors(arch).into_iter().chain(more.iter().map(|(n, s)| (n.to_string(), s.clone()))).collect::<BTreeMap<_, _>>();
@@ -281,7 +279,7 @@ fn foreign_files_are_converted_and_scored_from_the_command_line() {
     let (dino, torchvision) = (dino.to_str().unwrap(), torchvision.to_str().unwrap());
     let (code, said) = sslmem(f, &["convert", dino]);
     assert_eq!(code, 0, "{said}");
-    for line in ["written by  DINO, below `teacher.backbone.`", "vit_nano, patch 4", "mapped      54 tensors", "54 of another encoder"] {
+    for line in ["looks like  DINO, below `teacher.backbone.`", "vit_nano, patch 4", "mapped      54 tensors", "54 of another encoder"] {
         assert!(said.contains(line), "no `{line}` in {said}");
     }
     assert!(std::fs::read_dir(f).unwrap().next().is_none(), "nothing is written without --out");
@@ -293,7 +291,20 @@ fn foreign_files_are_converted_and_scored_from_the_command_line() {
     assert_eq!(file.tensors.keys().cloned().collect::<Vec<_>>(), expected("vit_nano", 3, (4, 8)).unwrap().into_keys().collect::<Vec<_>>());
 
     // f and g of different architectures, neither of which is named.
-    let score = ["score", "--f", "dino.safetensors", "--g", torchvision, "--data", "synthetic:4", "--views", "2", "--quiet"];
+    let score = [
+        "score",
+        "--f",
+        "dino.safetensors",
+        "--g",
+        torchvision,
+        "--data",
+        "synthetic:4",
+        "--views",
+        "2",
+        "--normalize",
+        "imagenet",
+        "--quiet",
+    ];
     let (code, said) = sslmem(f, &[&score[..], &["--out", "s.csv"]].concat());
     assert_eq!(code, 0, "{said}");
     let manifest = std::fs::read_to_string(f.join("s.json")).unwrap();

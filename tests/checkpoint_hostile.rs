@@ -11,8 +11,10 @@ fn use_all(bytes: Vec<u8>) -> Result<usize, String> {
         read += file.values(name).map_err(|e| e.to_string())?.len();
         assert_eq!(file.bytes(name).unwrap().len(), tensor.len() * tensor.dtype.bytes());
     }
-    file.identify().map_err(|e| e.to_string())?;
-    Ok(read)
+    match file.identify() {
+        Err(error) if !error.to_string().contains("holds no encoder that is known here") => Err(error.to_string()),
+        _ => Ok(read),
+    }
 }
 
 /// What torch.save wrote before 1.6, of one pickled object without tensors.

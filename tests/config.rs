@@ -117,7 +117,7 @@ fn views_have_the_size_and_the_statistics_of_the_encoder() {
         let view = view.unwrap();
         assert_eq!((view.size, [view.mean, view.std]), (64, view::IMAGENET));
     }
-    assert_eq!(Normalize::Unit.statistics(), view::UNIT);
+    assert_eq!(Normalize::Named("unit").statistics(), view::UNIT);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
         (&["train.epochs=x"][..], "train.epochs: invalid type: string \"x\", expected a whole number; see"),
         (&["train.epochs=1.5"], "train.epochs: invalid type: floating point `1.5`, expected a whole number; see"),
         (&["train.epochs=-1"], "train.epochs: invalid value: integer `-1`, expected a whole number; see"),
-        (&["encoder.stem=cifa"], "encoder.stem: unknown variant `cifa`, expected `cifar` or `imagenet`; see"),
+        (&["encoder.stem=cifa"], "encoder.stem: unknown variant `cifa`, expected one of `cifar`, `cifar_wide`, `imagenet`; see"),
         (&["split.order=random"], "split.order: invalid value: string \"random\", expected \"ordered\" or a seed"),
         (&["split.shared=1.5"], "split.shared: invalid value: floating point `1.5`, expected a fraction"),
         (&["split.shared=candidates"], "split.shared is \"candidates\", which only split.external can be"),

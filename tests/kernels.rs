@@ -219,7 +219,7 @@ fn dense(outputs: usize, after: After) -> Dense {
 }
 
 fn pixel(outputs: usize) -> Filter {
-    Filter { outputs, kernel: 1, stride: 1 }
+    Filter::same(outputs, 1, 1)
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn dense(s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
 }
 
 fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> Var {
-    s.conv_norm(["conv", "bn"], x, Filter { outputs, kernel, stride }, None, true)
+    s.conv_norm(["conv", "bn"], x, Filter::same(outputs, kernel, stride), None, true)
 }
 
 /// Layers of ViT-B/16 and ResNet-50: blocks enough for every multiprocessor to have several, little enough to be read back quickly.

@@ -43,7 +43,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("probe", &["data", "device", "progress", "random", "score"]),
-    ("manifest", &["checkpoint", "data", "device", "files", "table"]),
+    ("manifest", &["checkpoint", "data", "device", "encoders", "files", "table", "view"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
     (
         "run",

@@ -55,21 +55,13 @@ fn training_on_a_gpu_follows_the_cpu() {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol {
-        view: policy("score", 16).unwrap(),
-        original: policy("original", 16).unwrap(),
-        views: 3,
-        pairs,
-        features,
-        layer: String::new(),
-        seed: 5,
-        batch,
-    }
+    Protocol { views: 3, pairs, features, layer: String::new(), seed: 5, batch }
 }
 
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
-    let side = |path| Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) } };
+    let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
+    let side = |path| Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) }, view, original };
     let samples: Vec<(u32, Subset)> = (0..3).map(|i| (i, Subset::Candidate)).collect();
     score(side(&f), side(&g), protocol, &*source(), &samples, device, &mut Silent).unwrap()
 }

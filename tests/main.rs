@@ -47,6 +47,7 @@ mod score_device;
 mod score_embeddings;
 mod score_places;
 mod score_tables;
+mod seen;
 mod signature;
 mod split;
 mod stats;

@@ -254,7 +254,7 @@ fn packed_weights_follow_their_weights() {
     let mut tape = Tape::new(Mode::Eval);
     let mut root = tape.root();
     let maps = [[1, 8, 8, 16], [1, 2, 2, 16]].map(|dims: [usize; 4]| (dims, noise(0, dims.iter().product())));
-    let filter = Filter { outputs: 16, kernel: 3, stride: 1 };
+    let filter = Filter::same(16, 3, 1);
     let outputs = maps.clone().map(|(dims, data)| {
         let x = root.tape().constant(dims, data);
         root.conv_norm(["conv", "bn"], x, filter, None, false)

@@ -35,7 +35,7 @@ pub fn network() -> Network {
 pub fn command(folder: &Path, data: &str, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sslmem"));
     command.current_dir(folder).args(["score", "--f", "f.safetensors", "--g", "g.safetensors", "--arch", "resnet8"]);
-    command.args(["--size", "16", "--pairs", "original", "--views", "1", "--data", data, "--out", out]).args(more);
+    command.args(["--size", "16", "--normalize", "unit", "--pairs", "original", "--views", "1", "--data", data, "--out", out]).args(more);
     command
 }
 

@@ -77,10 +77,10 @@ fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
     let paths = ["f", "g"].map(|name| encoders.join(format!("{name}.safetensors")));
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let (features, layer) = (Features::Pooled, String::new());
-    let protocol = Protocol { view, original, views: 1, pairs: Pairs::Original, features, layer, seed: 0, batch: BLOCK / 4 };
+    let protocol = Protocol { views: 1, pairs: Pairs::Original, features, layer, seed: 0, batch: BLOCK / 4 };
     let source = data::open(&format!("synthetic:{}@0", 2 * BLOCK), OnBadImage::Fail).unwrap();
     let samples: Vec<(u32, Subset)> = (0..BLOCK as u32 * 3 / 2).map(|i| (i, Subset::Candidate)).collect();
-    let side = |i: usize| Side { path: &paths[i], network: network() };
+    let side = |i: usize| Side { path: &paths[i], network: network(), view, original };
     let (layers, device) = ([protocol.compared()], Device::Gpu(device.clone()));
     let task = Task {
         f: side(0),
@@ -92,7 +92,8 @@ fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
         on_bad: OnBadImage::Fail,
         features: false,
     };
-    let encoders = ["f", "g"].iter().zip(&paths).map(|(role, path)| EncoderFacts::of(*role, "resnet8", path)).collect::<Result<_>>()?;
+    let encoders =
+        ["f", "g"].iter().zip(&paths).map(|(role, path)| EncoderFacts::of(*role, &network(), &original, path)).collect::<Result<_>>()?;
     Job { task, samples: &samples, shard: None, out, encoders, settings: serde_json::Value::Null, force: false }.run(&mut Silent)
 }
 

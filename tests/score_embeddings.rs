@@ -15,7 +15,22 @@ fn sslmem(folder: &Path, args: &[&str]) -> Command {
 /// The bytes that `embed` writes.
 fn embedded(folder: &Path, data: &str, encoder: &str, more: &[&str]) -> Vec<u8> {
     let weights = format!("{encoder}.safetensors");
-    let args = ["embed", "--encoder", &weights, "--arch", "resnet8", "--size", "16", "--data", data, "--out", "e.safetensors", "--force"];
+    let args = [
+        "embed",
+        "--encoder",
+        &weights,
+        "--arch",
+        "resnet8",
+        "--size",
+        "16",
+        "--normalize",
+        "unit",
+        "--data",
+        data,
+        "--out",
+        "e.safetensors",
+        "--force",
+    ];
     done(sslmem(folder, &[&args, more].concat()));
     fs::read(folder.join("e.safetensors")).unwrap()
 }

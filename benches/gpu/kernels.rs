@@ -171,7 +171,7 @@ fn convolutions(bench: &Bench, net: &str) -> Result<()> {
         if channels != 3 {
             tape.want(x);
         }
-        let y = tape.root().conv_norm(["conv", "bn"], x, Filter { outputs, kernel, stride }, None, true);
+        let y = tape.root().conv_norm(["conv", "bn"], x, Filter::same(outputs, kernel, stride), None, true);
         let shape = tape.shape(y);
         let dy = input(&mut tape, shape.dims());
         tape.seed(y, dy);

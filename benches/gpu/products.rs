@@ -26,7 +26,7 @@ fn dense(s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
 }
 
 fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> Var {
-    s.conv_norm(["conv", "bn"], x, Filter { outputs, kernel, stride }, None, true)
+    s.conv_norm(["conv", "bn"], x, Filter::same(outputs, kernel, stride), None, true)
 }
 
 const LAYERS: &[Layer] = &[

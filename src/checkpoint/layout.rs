@@ -2,6 +2,7 @@
 
 use super::families::{self, Net, Shapes};
 use super::pickle::Fault;
+use super::settings::{Settings, settings};
 use super::translate::{ANCHORS, Dialect, ours};
 use super::{Checkpoint, Dtype};
 use crate::error::{Error, Result};
@@ -22,6 +23,12 @@ pub struct Layout {
     pub positions: Option<&'static str>,
     /// Of a ViT: pixels of the images whose patches have positions.
     pub trained_size: Option<usize>,
+    /// Of a ViT: heads of its attention.
+    pub heads: Option<usize>,
+    /// What of this no tensor shows and is taken from who seems to have written the file.
+    pub guesses: Vec<String>,
+    /// What no tensor shows and nothing tells: the key of the recipe, and why.
+    pub unclear: Vec<(&'static str, String)>,
     /// Our names, sorted, and what each is made of.
     pub sources: BTreeMap<String, Source>,
     /// What is not the encoder.
@@ -87,11 +94,11 @@ struct Candidate {
 ///
 /// # Errors
 /// There is one, but not of an architecture that is known here, or with tensors that would have to be ignored.
-pub fn recognise(file: &Checkpoint, settings: &BTreeMap<String, String>) -> Result<Option<Layout>> {
-    layout(file, settings).map_err(|what| Error::format(file.path(), what))
+pub fn recognise(file: &Checkpoint, heads: Option<usize>) -> Result<Option<Layout>> {
+    layout(file, heads).map_err(|what| Error::format(file.path(), what))
 }
 
-fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result::Result<Option<Layout>, Fault> {
+fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option<Layout>, Fault> {
     let mut candidates = candidates(file);
     candidates.sort_by_key(|c| (rank(&c.prefix), c.prefix.len()));
     let Some(best) = candidates.first() else { return Ok(None) };
@@ -107,7 +114,6 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
     let shapes: Shapes = parts.iter().map(|(name, source)| (name.clone(), source.shape.clone())).collect();
     let net = families::recognise(&shapes)?;
     let wrapper = wrapper(file, best);
-    refuse(&net, wrapper, settings)?;
     let (mut sources, mut missing) = (BTreeMap::new(), vec![]);
     for (name, shape) in net.expected() {
         let Some(mut source) = parts.remove(&name) else {
@@ -129,15 +135,22 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
     }
     let leftovers = leftovers(file, best, &sources, &candidates)?;
     let (patch, trained) = (net.grid.map(|g| g.0), net.grid.map(|(patch, grid)| patch * grid));
-    let stem = net.stem.map(|kernel| if kernel == 7 { "imagenet" } else { "cifar" });
+    let mut hidden = Hidden::of(file, best, &net, wrapper);
+    if let Some(heads) = heads.filter(|_| net.heads.is_some()) {
+        // What is said is no guess.
+        hidden = Hidden { heads: Some(heads), ..Hidden::default() };
+    }
     let mut found = Layout {
         wrapper,
         prefix: best.prefix.clone(),
         arch: net.arch,
-        stem,
+        stem: hidden.stem,
         patch,
         positions: None,
         trained_size: trained,
+        heads: hidden.heads,
+        guesses: hidden.guesses,
+        unclear: hidden.unclear,
         sources,
         leftovers,
         missing,
@@ -150,20 +163,45 @@ fn layout(file: &Checkpoint, settings: &BTreeMap<String, String>) -> std::result
     Ok(Some(found))
 }
 
-/// What the shapes do not tell.
-fn refuse(net: &Net, wrapper: &str, settings: &BTreeMap<String, String>) -> std::result::Result<(), Fault> {
-    let given = settings.get("heads").and_then(|h| h.parse::<usize>().ok());
-    // The authors' ViT-S has twice the usual heads, which no tensor shows.
-    let theirs = (wrapper == MOCO_V3 && net.arch == "vit_small").then_some(12);
-    if let (Some(heads), Some(here)) = (theirs.or(given), net.heads)
-        && heads != here
-    {
-        return Err(format!("holds a ViT with {heads} heads, {} has {here}; such an encoder is not known here", net.arch));
+/// What of a form the shapes do not tell.
+#[derive(Default)]
+struct Hidden {
+    stem: Option<&'static str>,
+    heads: Option<usize>,
+    guesses: Vec<String>,
+    unclear: Vec<(&'static str, String)>,
+}
+
+impl Hidden {
+    fn of(file: &Checkpoint, best: &Candidate, net: &Net, wrapper: &str) -> Hidden {
+        let mut hidden = Hidden { stem: net.stem.map(|kernel| if kernel == 7 { "imagenet" } else { "cifar" }), ..Hidden::default() };
+        hidden.heads = net.heads;
+        let held = |word: &str| file.tensors.keys().any(|name| name.contains(word));
+        if wrapper == SOLO && hidden.stem == Some("cifar") {
+            // solo/methods/base.py: on CIFAR conv1 is 3x3 with padding 2.
+            if held("momentum_backbone.") || held("projector.") && held("classifier.") {
+                hidden.stem = Some("cifar_wide");
+                hidden.guesses.push("the 3x3 stem is padded by 2, as solo-learn builds it for CIFAR".into());
+            } else {
+                let what = "may come from solo-learn, which pads the 3x3 stem by 2 (cifar_wide), or not (cifar); no tensor tells";
+                hidden.unclear.push(("encoder.stem", what.into()));
+            }
+        }
+        let small = net.heads.is_some_and(|heads| heads < 12);
+        if wrapper == MOCO_V3 && net.arch == "vit_small" {
+            // vits.py of MoCo v3: its ViT-S has twice the usual heads.
+            hidden.heads = Some(12);
+            hidden.guesses.push("12 heads, as MoCo v3 builds its ViT-S".into());
+        } else if wrapper == SOLO && small {
+            let what =
+                "comes from solo-learn by its names, whose ViTs have 12 heads for MoCo v3 and MAE and the usual ones else; no tensor tells";
+            hidden.unclear.push(("encoder.heads", what.into()));
+        } else if best.dialect == Dialect::HfVit && small {
+            let what = "holds a ViT of Hugging Face's without its config.json beside it; no tensor tells how many heads it has";
+            hidden.unclear.push(("encoder.heads", what.into()));
+        }
+        hidden
     }
-    if settings.get("stride_first").is_some_and(|s| s == "true") {
-        return Err("holds a ResNet with the stride in the first convolution of its bottlenecks; those here have it in the second".into());
-    }
-    Ok(())
 }
 
 /// The block and the layer scale that a layer takes over.
@@ -287,6 +325,7 @@ fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> Part {
 }
 
 const MOCO_V3: &str = "MoCo v3";
+const SOLO: &str = "solo-learn";
 
 /// Who writes files with such names.
 fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
@@ -305,9 +344,9 @@ fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
         _ if any(&["net"]) => "DejaVu",
         Dialect::Timm if held("decoder_") => "MAE",
         _ if any(&["encoder"]) && held(".predictor.") => "SimSiam",
-        _ if any(&["backbone"]) && lightning && held("momentum_backbone") => "solo-learn",
+        _ if any(&["backbone"]) && lightning && held("momentum_backbone") => SOLO,
         _ if any(&["backbone"]) && lightning && (held("projection_head") || matches!(best.dialect, Dialect::Numbered { .. })) => "lightly",
-        _ if any(&["backbone", "encoder"]) && lightning => "solo-learn",
+        _ if any(&["backbone", "encoder"]) && lightning => SOLO,
         _ if any(&["backbone"]) && held(".projector.") && held(".bn.running_mean") => "Barlow Twins",
         _ if any(&["backbone"]) && held(".projector.") => "VICReg",
         _ if any(&["backbone"]) => "lightly",
@@ -353,30 +392,50 @@ impl Layout {
             ("patch", number(self.patch)),
             ("positions", text(self.positions)),
             ("trained_size", number(self.trained_size)),
+            ("heads", number(self.heads)),
         ];
         facts.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
     }
 }
 
+/// What a file says of its encoder, and what it does not.
+pub struct Identity {
+    /// Nothing where no encoder that is known here is in it.
+    pub layout: Option<Layout>,
+    /// By name, as in [`crate::weights::Weights::save`]: what the tensors tell, then what lies beside the file, then what it says of itself.
+    pub facts: BTreeMap<String, String>,
+    /// What is taken from who seems to have written the file.
+    pub guesses: Vec<String>,
+    /// What nothing tells and has to be said: the key of the recipe, and why.
+    pub unclear: Vec<(&'static str, String)>,
+    /// What beside the file is not known here.
+    pub unknown: Vec<String>,
+}
+
 impl Checkpoint {
-    /// The encoder in it and what is known of that: what the file says of itself, then its tensors, then what lies beside it.
-    /// Without one that is known here, a safetensors file says what it says; others are refused.
+    /// The encoder in it and what is known of that.
     ///
     /// # Errors
-    /// The encoder is not of an architecture that is known here, or has tensors that would have to be ignored.
-    pub fn identify(&self) -> Result<(Option<Layout>, BTreeMap<String, String>)> {
-        let beside = super::settings(&self.path);
-        let layout = recognise(self, &beside)?;
-        if layout.is_none() && self.format != super::Format::Safetensors {
+    /// The encoder is not of an architecture that is known here, by its tensors or by what lies beside the file, or has tensors that
+    /// would have to be ignored; there is none.
+    pub fn identify(&self) -> Result<Identity> {
+        let own = self.metadata.contains_key("arch");
+        let Settings { encoder, images, refused, unclear, unknown } = if own { Settings::default() } else { settings(&self.path) };
+        if let Some(why) = refused {
+            return Err(Error::format(&self.path, why));
+        }
+        let heads = self.metadata.get("heads").or(encoder.get("heads")).and_then(|heads| heads.parse().ok());
+        let layout = recognise(self, heads)?;
+        if layout.is_none() && !self.is_ours() {
             return Err(self.unknown());
         }
         let mut facts = layout.as_ref().map(Layout::facts).unwrap_or_default();
-        if !self.metadata.contains_key("arch") {
-            let of_images = ["mean", "std", "size", "interpolation", "crop_pct"];
-            facts.extend(beside.into_iter().filter(|(key, _)| of_images.contains(&key.as_str())));
-        }
+        facts.extend(encoder.into_iter().chain(images).map(|(key, value)| (key.to_string(), value)));
         facts.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
-        Ok((layout, facts))
+        let (guesses, hidden) = layout.as_ref().map(|layout| (layout.guesses.clone(), layout.unclear.clone())).unwrap_or_default();
+        let unclear = unclear.map(|why| ("encoder.resize", why)).into_iter().chain(hidden).filter(|_| !own).collect();
+        let guesses = if own { vec![] } else { guesses };
+        Ok(Identity { layout, facts, guesses, unclear, unknown })
     }
 
     /// That no encoder was recognised in it.

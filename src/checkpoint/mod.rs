@@ -17,8 +17,7 @@ mod zip;
 
 pub use dtype::Dtype;
 pub use families::{expected, sine_cosine};
-pub use layout::{Layout, Leftover, Part, Source};
-pub use settings::settings;
+pub use layout::{Identity, Layout, Leftover, Part, Source};
 pub use shards::digest;
 
 use crate::error::{Error, Result};

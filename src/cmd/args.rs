@@ -40,7 +40,7 @@ pub struct Network {
     /// Encoder (see `sslmem show encoders`)
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub arch: Option<String>,
-    /// First layers of a ResNet: cifar (3x3, no max-pool) or imagenet (7x7, max-pool)
+    /// First layers of a ResNet: cifar (3x3, no max-pool), cifar_wide (the same padded by 2, as solo-learn's) or imagenet (7x7, max-pool)
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub stem: Option<String>,
     /// Height and width of a ViT's patches in pixels
@@ -49,10 +49,21 @@ pub struct Network {
     /// A ViT's positions: learned or sincos
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub positions: Option<String>,
+    /// Heads of a ViT's attention
+    #[arg(long, value_name = "N", help_heading = "Encoder")]
+    pub heads: Option<usize>,
     /// Height and width of the views in pixels
     #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
     pub size: Option<usize>,
-    /// Channel statistics the encoder was trained with: cifar10, imagenet, half, unit or another's name
+    /// Of images without augmentation: pixels of the short side before the middle is cut out, whole, or whole:256 [default: what the file says, else
+    /// 8/7 of the size, as torchvision; below 128 the size]
+    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    pub resize: Option<String>,
+    /// Of images without augmentation: bilinear or bicubic [default: what the file says, else bilinear]
+    #[arg(long, value_name = "NAME", help_heading = "Encoder")]
+    pub interpolation: Option<String>,
+    /// Channel statistics the encoder was trained with: cifar10, imagenet, half (-1 to 1), unit (0 to 1), another's name, or
+    /// '{ mean = [r, g, b], std = [r, g, b] }' [default: what the file says; without that it has to be given]
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub normalize: Option<String>,
 }
@@ -89,7 +100,9 @@ impl Flags {
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
         let flags = flags.with("encoder.patch", &network.patch).with("encoder.positions", &network.positions);
-        flags.with("encoder.size", &network.size).with("encoder.normalize", &network.normalize)
+        let flags = flags.with("encoder.heads", &network.heads).with("encoder.size", &network.size);
+        let flags = flags.with("encoder.resize", &network.resize).with("encoder.interpolation", &network.interpolation);
+        flags.with("encoder.normalize", &network.normalize)
     }
     pub fn length(self, length: &Length) -> Flags {
         let flags = self.with("method.name", &length.method).with("method.alignment_limit", &length.alignment_limit);
@@ -97,6 +110,10 @@ impl Flags {
     }
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+    /// Key and value of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(key, value)| (*key, value.as_str()))
     }
     pub fn seed(self, global: &Global) -> Flags {
         self.with("seed", &global.seed)
@@ -110,17 +127,18 @@ impl Origin {
 
     /// The recipe: preset, then file, then flags, then `--set`.
     pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
-        let mut layers = Layers::presets(&self.preset)?;
+        self.above(Layers::presets(&self.preset)?, &Flags::default(), flags)?.resolve()
+    }
+
+    /// Over what is there already: the recipe file, what cannot be otherwise, then flags, then `--set`.
+    pub fn above(&self, mut layers: Layers, fixed: &Flags, flags: &Flags) -> Result<Layers> {
         if let Some(path) = &self.recipe {
             layers = layers.file(path)?;
         }
-        for (key, value) in &flags.0 {
+        for (key, value) in fixed.0.iter().chain(&flags.0) {
             layers = layers.set(key, value)?;
         }
-        for assignment in &self.set {
-            layers = layers.assign(assignment)?;
-        }
-        layers.resolve()
+        self.set.iter().try_fold(layers, |layers, assignment| layers.assign(assignment))
     }
 }
 

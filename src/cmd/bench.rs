@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::args::{Flags, Images, Network, Origin};
-use super::encoder::{Said, side};
 use super::{Global, print};
 use crate::data::OnBadImage;
 use crate::error::Result;
@@ -53,14 +52,14 @@ struct Score {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let What::Score(verb) = verb.what;
-    let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
-    let recipe = verb.origin.resolve(&flags.with("score.views", &verb.views).with("score.batch", &verb.batch))?;
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags = flags.with("score.views", &verb.views).with("score.batch", &verb.batch);
+    let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let device = global.device()?;
     let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
-    let protocol = recipe.protocol()?;
+    let protocol = recipe.protocol();
     let layers = [protocol.compared()];
-    let said = Said::of(&verb.network, &verb.origin);
-    let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
+    let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
     let on_bad = OnBadImage::Skip;
     let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad, features: false };
     let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;

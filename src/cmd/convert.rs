@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{keep, print};
-use crate::checkpoint::{Checkpoint, Format, Layout, Leftover};
+use crate::checkpoint::{Checkpoint, Format, Identity, Layout, Leftover};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::tensors::{self, Entry};
@@ -15,7 +15,7 @@ use crate::tensors::{self, Entry};
 /// Say which encoder a file of weights holds, and write it with our names
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain_full_checkpoint.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. mean, std and size of\nthe images are taken from a config.json or preprocessor_config.json beside the file."
+    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain_full_checkpoint.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. What the\nencoder sees of images is taken from a config.json or preprocessor_config.json beside the file."
 )]
 pub struct Verb {
     /// File of weights: safetensors, or one of torch.save
@@ -24,6 +24,12 @@ pub struct Verb {
     /// File to write; without it nothing is written
     #[arg(long, value_name = "FILE.safetensors")]
     out: Option<PathBuf>,
+    /// First layers of a ResNet where no tensor tells: cifar or cifar_wide
+    #[arg(long, value_name = "NAME", requires = "out")]
+    stem: Option<String>,
+    /// Heads of a ViT's attention where no tensor tells
+    #[arg(long, value_name = "N", requires = "out")]
+    heads: Option<usize>,
     /// Write nothing
     #[arg(long, conflicts_with = "out")]
     dry_run: bool,
@@ -38,10 +44,18 @@ pub fn run(verb: Verb) -> Result<()> {
         files::check_writable(out)?;
     }
     let file = Checkpoint::open(&verb.input)?;
-    let (layout, facts) = file.identify()?;
-    let layout = layout.ok_or_else(|| file.unknown())?;
-    print(&describe(&file, &layout, &facts))?;
+    let found = file.identify()?;
+    print(&describe(&file, &found)?)?;
+    let (layout, mut facts) = (found.layout.ok_or_else(|| file.unknown())?, found.facts);
     let Some(out) = &verb.out else { return Ok(()) };
+    let said = [("encoder.stem", "stem", verb.stem.clone()), ("encoder.heads", "heads", verb.heads.map(|heads| heads.to_string()))];
+    for (key, fact, said) in said {
+        if let Some((_, why)) = found.unclear.iter().find(|(unclear, _)| *unclear == key && said.is_none()) {
+            let what = format!("{} {why}", verb.input.display());
+            return Err(Error::config(what, format!("say it with --{fact}; the file to write will hold it")));
+        }
+        facts.extend(said.map(|said| (fact.to_string(), said)));
+    }
     if let Some(first) = layout.missing.first() {
         let what =
             format!("lacks {} tensors of its encoder (first: `{first}`), so nothing was written; get the whole file", layout.missing.len());
@@ -52,7 +66,9 @@ pub fn run(verb: Verb) -> Result<()> {
 }
 
 /// For people: what was recognised, what is taken, what is left.
-fn describe(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>) -> String {
+fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
+    let Identity { layout, facts, guesses, unclear, unknown } = found;
+    let layout = layout.as_ref().ok_or_else(|| file.unknown())?;
     let format = match file.format {
         Format::Safetensors => "safetensors",
         Format::Zip => "PyTorch, zip",
@@ -60,9 +76,12 @@ fn describe(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>
     };
     let mut out = format!("{}: {format}, {} tensors\n", file.path().display(), file.tensors.len());
     let place = if layout.prefix.is_empty() { String::new() } else { format!(", below `{}`", layout.prefix) };
-    out += &format!("  written by  {}{place}\n", layout.wrapper);
-    let named = ["stem", "patch", "positions", "trained_size", "size", "mean", "std", "interpolation", "crop_pct"];
-    let details: Vec<String> = named.iter().filter_map(|name| Some(format!(", {name} {}", facts.get(*name)?))).collect();
+    // Names are all that there is to see of who wrote a file of others.
+    let who = if facts.contains_key("sslmem") { "written by" } else { "looks like" };
+    out += &format!("  {who}  {}{place}\n", layout.wrapper);
+    let form = ["stem", "patch", "positions", "trained_size", "heads", "norm_eps"];
+    let named = form.iter().chain(&["size", "resize", "interpolation", "mean", "std"]);
+    let details: Vec<String> = named.filter_map(|name| Some(format!(", {name} {}", facts.get(*name)?))).collect();
     out += &format!("  encoder     {}{}\n", layout.arch, details.concat());
     let joined = layout.sources.values().filter(|s| s.parts.len() > 1).count();
     let scaled = layout.sources.values().filter(|s| s.scale.is_some()).count();
@@ -79,10 +98,17 @@ fn describe(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>
     if let Some(first) = layout.missing.first() {
         out += &format!("  missing     {} (first `{first}`)\n", layout.missing.len());
     }
-    if !facts.contains_key("mean") {
-        out += "  note        the file does not say how its images were normalised; choose --normalize where it is used\n";
+    guesses.iter().for_each(|guess| out += &format!("  guess       {guess}\n"));
+    for (key, why) in unclear {
+        out += &format!("  unclear     {why}; choose {} where it is used\n", key.replace("encoder.", "--"));
     }
-    out
+    if !facts.contains_key("mean") {
+        out += "  unclear     the file does not say how its images were normalised; choose --normalize where it is used\n";
+    }
+    if !unknown.is_empty() {
+        out += &format!("  not known   {}: keys that nothing is made of here\n", unknown.join(", "));
+    }
+    Ok(out)
 }
 
 /// The encoder under our names, tensor by tensor.

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{Flags, Images, Network, Origin, open};
-use super::encoder::{Said, side};
 use super::{Global, keep};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
@@ -15,7 +14,7 @@ use crate::score::{embed, features};
 /// Write the features of every sample of a data set
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem embed --encoder resnet18.safetensors --arch resnet18 --stem imagenet --size 224 --normalize imagenet \\\n    --data folder:photos --out features.safetensors"
+    after_help = "Examples:\n  sslmem embed --encoder resnet18.pth --normalize imagenet --data folder:photos --out features.safetensors\n  sslmem embed --encoder vit_small_patch16_224.dino/ --data folder:photos --out features.safetensors"
 )]
 pub struct Verb {
     /// Weights: safetensors, or a file of torch.save
@@ -45,9 +44,9 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
-    let flags = Flags::default().file(&verb.encoder).images(&verb.images).network(&verb.network).seed(global);
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.layer", &verb.layer);
-    let recipe = verb.origin.resolve(&flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
+    let recipe = verb.origin.resolve_for(&verb.encoder, &flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
     let device = global.device()?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
@@ -56,8 +55,10 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let path = out.path().to_path_buf();
     // The header holds the width, which the first samples tell.
     let mut started = false;
-    let (protocol, side) = (recipe.protocol()?, side(&recipe, &Said::of(&verb.network, &verb.origin), &verb.encoder)?);
-    embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values, width| {
+    let (protocol, side) = (recipe.protocol(), recipe.side(&verb.encoder)?);
+    let mut progress = global.progress();
+    progress.line(&side.describe("encoder"));
+    embed(side, &protocol, source.as_ref(), &device, progress.as_mut(), |values, width| {
         if !started {
             started = true;
             let head = features::head(source.len(), width, source.digest(), side.network.encoder.name());

@@ -1,120 +1,168 @@
-//! The encoder of a file of weights: what the file says of it counts, and a flag that says otherwise is an error.
+//! The encoder of a file of weights and what it sees: what the file says counts, a flag that contradicts its tensors is an error, and
+//! what nothing tells has to be said.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error as NoWord, StrDeserializer};
-
-use super::args::{Flags, Network, Origin};
-use crate::checkpoint::Checkpoint;
-use crate::config::{Normalize, Recipe};
-use crate::encoders;
+use super::args::{Flags, Origin};
+use super::warn;
+use crate::checkpoint::{Checkpoint, Identity};
+use crate::config::{Layers, Normalize, Recipe};
 use crate::error::{Error, Result};
-use crate::score::Side;
 
 /// What a file says of its encoder, by name.
 pub type Facts = BTreeMap<String, String>;
+
+/// What the tensors of a file decide, whatever a recipe says: the fact, the key, the flag.
+const FIXED: [(&str, &str); 7] = [
+    ("arch", "encoder.arch"),
+    ("stem", "encoder.stem"),
+    ("patch", "encoder.patch"),
+    ("positions", "encoder.positions"),
+    ("heads", "encoder.heads"),
+    ("norm_eps", "encoder.norm_eps"),
+    ("trained_size", "encoder.trained_size"),
+];
+
+/// How images were shown to it, which a recipe may overrule.
+const IMAGES: [(&str, &str); 3] = [("size", "encoder.size"), ("resize", "encoder.resize"), ("interpolation", "encoder.interpolation")];
 
 /// What a file of weights says of its encoder, or what its tensors tell.
 ///
 /// # Errors
 /// As [`Checkpoint::open`] and [`Checkpoint::identify`].
-pub fn facts(path: &Path) -> Result<Facts> {
-    Ok(Checkpoint::open(path)?.identify()?.1)
+pub fn identify(path: &Path) -> Result<Identity> {
+    Checkpoint::open(path)?.identify()
 }
 
-impl Flags {
-    /// What a file says of its encoder, to be put below the flags. What is wrong with the file is said when it is needed.
-    pub fn file(self, path: &Path) -> Flags {
-        let facts = facts(path).unwrap_or_default();
-        let get = |name: &str| facts.get(name).cloned();
-        let flags = self.with("encoder.arch", &get("arch")).with("encoder.stem", &get("stem"));
-        let flags = flags.with("encoder.patch", &get("patch")).with("encoder.positions", &get("positions"));
-        let size = get("size").or_else(|| get("trained_size"));
-        let size = size.or_else(|| (get("stem")? == "imagenet").then(|| "224".to_string()));
-        let trained = get("trained_size").filter(|trained| Some(trained) != size.as_ref());
-        let flags = flags.with("encoder.size", &size).with("encoder.trained_size", &trained);
-        let same = |how: Normalize| {
-            let [mean, std] = how.statistics().map(|values| format!("{values:?}"));
-            get("mean") == Some(mean) && get("std") == Some(std)
+impl Origin {
+    /// The recipe for the encoder in `path`: presets, then what the file says of its images, then the recipe file, then what its tensors
+    /// decide, then `flags` and `--set`.
+    ///
+    /// # Errors
+    /// As [`identify`]; what is asked for contradicts the file; nothing tells how its images were normalised, or what else is needed.
+    pub fn resolve_for(&self, path: &Path, flags: &Flags) -> Result<Recipe> {
+        let found = identify(path);
+        let facts = found.as_ref().map(|found| found.facts.clone()).unwrap_or_default();
+        let mut layers = Layers::presets(&self.preset)?;
+        for (key, value) in images(&facts).iter() {
+            layers = layers.set(key, value)?;
+        }
+        let asked = self.asked(flags, &layers)?;
+        contradicts(path, &facts, &asked)?;
+        let layers = self.above(layers, &fixed(&facts), flags)?;
+        let normalised = layers.said("encoder.normalize").is_some();
+        // What is wrong with what was asked for is said before what is wrong with a file.
+        let recipe = layers.resolve()?;
+        let found = found?;
+        if let Some((key, why)) = found.unclear.iter().find(|(key, _)| !asked.iter().any(|asked| asked.key == *key)) {
+            return Err(Error::config(format!("{} {why}", path.display()), remedy(key)));
+        }
+        if !normalised {
+            let what = format!("{} does not say how the images of its encoder were normalised", path.display());
+            return Err(Error::config(what, remedy("encoder.normalize")));
+        }
+        let [mean, std] = recipe.encoder.normalize.statistics();
+        if statistics(&found.facts).is_some_and(|held| held.statistics() != [mean, std]) {
+            let what = "says that its encoder was trained on images with other channel statistics than those asked for";
+            warn(&format!("{} {what} (mean {mean:?}, std {std:?})", path.display()));
+        }
+        for guess in found.guesses.iter().filter(|_| found.unclear.is_empty()) {
+            warn(&format!("{}: {guess}; this is a guess from the names of its tensors", path.display()));
+        }
+        Ok(recipe)
+    }
+
+    /// What is asked for by the recipe file, by flags and by `--set`.
+    fn asked(&self, flags: &Flags, layers: &Layers) -> Result<Vec<Asked>> {
+        let mut asked = vec![];
+        if let Some(file) = &self.recipe {
+            let layers = layers.clone().file(file)?;
+            let place = file.display().to_string();
+            let said = FIXED.iter().chain(&IMAGES).filter(|(_, key)| layers.said(key) == Some(&place));
+            asked.extend(said.filter_map(|(_, key)| {
+                Some(Asked { key: key.to_string(), place: format!("{key} of {place},"), value: layers.value(key)? })
+            }));
+        }
+        asked.extend(flags.iter().map(|(key, value)| {
+            let place = format!("--{}", key.trim_start_matches("encoder."));
+            Asked { key: key.to_string(), place, value: value.to_string() }
+        }));
+        let pairs = self.set.iter().filter_map(|assignment| assignment.split_once('='));
+        asked.extend(pairs.map(|(key, value)| {
+            let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+            Asked { key: key.to_string(), place: format!("--set {key}"), value: value.to_string() }
+        }));
+        Ok(asked)
+    }
+}
+
+/// A key that somebody asked for.
+struct Asked {
+    key: String,
+    /// As it is called in errors.
+    place: String,
+    value: String,
+}
+
+/// Refuses what contradicts the tensors of a file.
+fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
+    let vit = facts.get("arch").is_some_and(|arch| arch.starts_with("vit"));
+    for Asked { key, place, value } in asked {
+        let counts = match &key[..] {
+            "encoder.arch" => true,
+            "encoder.stem" => !vit,
+            "encoder.patch" => vit,
+            _ => false,
         };
-        flags.with("encoder.normalize", &Normalize::ALL.into_iter().find(|(_, how)| same(*how)).map(|(name, _)| name))
-    }
-}
-
-/// What the command line says of the encoder.
-pub struct Said(Vec<(String, String, String)>);
-
-impl Said {
-    /// Nothing.
-    pub fn nothing() -> Said {
-        Said(vec![])
-    }
-
-    /// Flags, and the keys of `--set`.
-    pub fn of(network: &Network, origin: &Origin) -> Said {
-        let patch = network.patch.map(|patch| patch.to_string());
-        let flags = [("arch", &network.arch), ("stem", &network.stem), ("patch", &patch)];
-        let mut said: Vec<_> =
-            flags.into_iter().filter_map(|(fact, value)| Some((fact.to_string(), format!("--{fact}"), value.clone()?))).collect();
-        for assignment in &origin.set {
-            let Some((key, value)) = assignment.split_once('=') else { continue };
-            if let Some(fact) = key.trim().strip_prefix("encoder.") {
-                said.push((fact.to_string(), format!("--set encoder.{fact}"), value.trim().trim_matches('"').to_string()));
-            }
+        let held = FIXED.iter().find(|(_, known)| known == key).and_then(|(fact, _)| facts.get(*fact));
+        // The two of 3x3 have the same tensors.
+        let alike = |a: &str, b: &str| a == b || a.starts_with("cifar") && b.starts_with("cifar");
+        if let Some(held) = held.filter(|held| counts && !alike(held, value)) {
+            let fact = key.trim_start_matches("encoder.");
+            let what = format!("{place} {value} contradicts {}, which holds an encoder with {fact} {held}", path.display());
+            return Err(Error::config(what, format!("leave out {}, or name another file", place.trim_end_matches(','))));
         }
-        Said(said)
-    }
-
-    /// Refuses what contradicts the file.
-    fn check(&self, path: &Path, facts: &Facts) -> Result<()> {
-        let vit = facts.get("arch").is_some_and(|arch| arch.starts_with("vit"));
-        for (fact, flag, value) in &self.0 {
-            let counts = match &fact[..] {
-                "arch" => true,
-                "stem" => !vit,
-                "patch" => vit,
-                _ => false,
-            };
-            if let Some(held) = facts.get(fact).filter(|held| counts && *held != value) {
-                let what = format!("{flag} {value} contradicts {}, which holds an encoder with {fact} {held}", path.display());
-                return Err(Error::config(what, format!("leave out {flag}, or name another file")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The encoder of a file as the file says, and as the recipe says where the file does not.
-///
-/// # Errors
-/// As [`facts`]; the command line contradicts the file; the encoder cannot have images of the recipe's size.
-pub fn side<'a>(recipe: &Recipe, said: &Said, path: &'a Path) -> Result<Side<'a>> {
-    let facts = facts(path)?;
-    said.check(path, &facts)?;
-    let mut recipe = recipe.clone();
-    let encoder = &mut recipe.encoder;
-    if let Some(arch) = facts.get("arch") {
-        encoder.arch = encoders::find(arch)?.name().to_string();
-    }
-    put(path, &facts, "stem", &mut encoder.stem, word)?;
-    put(path, &facts, "positions", &mut encoder.positions, word)?;
-    put(path, &facts, "patch", &mut encoder.patch, |text| text.parse().ok())?;
-    put(path, &facts, "trained_size", &mut encoder.trained_size, |text| text.parse().ok())?;
-    Ok(Side { path, network: recipe.network()? })
-}
-
-fn word<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
-    let from: StrDeserializer<NoWord> = text.into_deserializer();
-    T::deserialize(from).ok()
-}
-
-fn put<T>(path: &Path, facts: &Facts, name: &str, to: &mut T, read: impl Fn(&str) -> Option<T>) -> Result<()> {
-    if let Some(text) = facts.get(name) {
-        *to = read(text)
-            .ok_or_else(|| Error::format(path, format!("says that its encoder has {name} `{text}`, which is nothing known here")))?;
     }
     Ok(())
+}
+
+/// What the tensors decide, as keys of the recipe.
+fn fixed(facts: &Facts) -> Flags {
+    let size = size(facts);
+    let get = |fact: &str| facts.get(fact).filter(|held| fact != "trained_size" || Some(*held) != size.as_ref()).cloned();
+    FIXED.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &get(fact)))
+}
+
+/// What the file says of its images, as keys of the recipe.
+fn images(facts: &Facts) -> Flags {
+    let get = |fact: &str| if fact == "size" { size(facts) } else { facts.get(fact).cloned() };
+    let flags = IMAGES.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &get(fact)));
+    let normalize = statistics(facts).map(|statistics| match statistics {
+        Normalize::Named(name) => name.to_string(),
+        Normalize::Own(own) => format!("{{ mean = {:?}, std = {:?} }}", own.mean, own.std),
+    });
+    flags.with("encoder.normalize", &normalize)
+}
+
+/// Pixels of its images, or what is usual for networks with such a beginning.
+fn size(facts: &Facts) -> Option<String> {
+    let usual = || (facts.get("stem")? == "imagenet").then(|| "224".to_string());
+    facts.get("size").or(facts.get("trained_size")).cloned().or_else(usual)
+}
+
+fn statistics(facts: &Facts) -> Option<Normalize> {
+    let three = |fact: &str| serde_json::from_str::<[f32; 3]>(facts.get(fact)?).ok();
+    Some(Normalize::of(three("mean")?, three("std")?))
+}
+
+/// What to say where nothing tells.
+fn remedy(key: &str) -> String {
+    let text = match key {
+        "encoder.stem" => "say which with --stem cifar_wide or --stem cifar",
+        "encoder.heads" => "say how many with --heads, such as 3 or 12",
+        "encoder.resize" => "say how with --resize (pixels of the short side, or whole) and --interpolation",
+        _ => "choose --normalize imagenet (torchvision's and most others), half (Google's ViTs), cifar10, unit (none) or another's name",
+    };
+    text.to_string()
 }

@@ -141,6 +141,11 @@ fn print(text: &str) -> Result<()> {
     written.map_err(Error::io("write to", "standard output"))
 }
 
+/// What must not be missed, also with --quiet.
+fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {text}"); // a closed stderr is no reason to stop
+}
+
 /// A file that would be replaced needs `--force`.
 fn keep(path: &Path, force: bool) -> Result<()> {
     if path.exists() && !force {

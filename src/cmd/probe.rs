@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin, open};
-use super::encoder::{Said, facts, side};
+use super::encoder::identify;
 use super::{Global, keep, print};
 use crate::config::Recipe;
 use crate::data::Source;
@@ -24,7 +24,7 @@ use crate::{checkpoint, files, score};
 )]
 pub struct Verb {
     /// Folder of a run; the results go to probe.json in it
-    #[arg(long, value_name = "RUN", required_unless_present = "weights", conflicts_with_all = ["weights", "data", "out", "on_bad_image", "arch", "stem", "size", "normalize", "preset", "recipe", "set"])]
+    #[arg(long, value_name = "RUN", required_unless_present = "weights", conflicts_with_all = ["weights", "data", "out", "on_bad_image", "arch", "stem", "patch", "positions", "heads", "size", "resize", "interpolation", "normalize", "preset", "recipe", "set"])]
     run: Option<PathBuf>,
     /// Weights of an encoder; what its file says of itself counts unless it is given here
     #[arg(long, value_name = "FILE", requires = "data")]
@@ -120,9 +120,9 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
         keep(out, verb.force)?;
         files::check_writable(out)?;
     }
-    let metadata = facts(path)?;
-    let flags = Flags::default().file(path).images(&verb.images).network(&verb.network).seed(global);
-    let recipe = verb.origin.resolve(&flags)?;
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let recipe = verb.origin.resolve_for(path, &flags)?;
+    let metadata = identify(path)?.facts;
     let source = open(&recipe)?;
     let method = metadata.get("method").map(String::as_str);
     let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
@@ -160,9 +160,7 @@ impl Task<'_> {
             Representation::Map => Representation::Pooled,
             one => one,
         };
-        let said = if self.verb.run.is_some() { Said::nothing() } else { Said::of(&self.verb.network, &self.verb.origin) };
-        let (side, protocol) =
-            (side(self.recipe, &said, path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol()? });
+        let (side, protocol) = (self.recipe.side(path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol() });
         let protocols: Vec<Protocol> = self.verb.protocol.iter().map(|name| name.protocol()).collect();
         let train = Features::of(side, &protocol, &train, self.device, progress)?;
         let test = Features::of(side, &protocol, &test, self.device, progress)?;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin};
-use super::encoder::{Said, side};
 use super::{Global, print};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result};
@@ -73,7 +72,7 @@ enum Also {
 }
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
-    let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
+    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs);
     let flags = match &verb.layers[..] {
         [one] => match Layer::of(one) {
@@ -85,10 +84,10 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     // A million images have a bad one, and a table that lacks it is worth more than none.
     let skip = Some(verb.images.on_bad_image.as_deref().unwrap_or("skip"));
     let flags = flags.with("data.on_bad_image", &skip).with("score.view", &verb.view).with("score.batch", &verb.batch);
-    let recipe = verb.origin.resolve(&flags)?;
-    let device = global.device()?;
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
+    let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
+    let device = global.device()?;
     // Bad images are found as they are scored, not by decoding everything before.
     let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
     let samples = match &verb.split {
@@ -100,11 +99,10 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             Subset::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
         }
     };
-    let said = Said::of(&verb.network, &verb.origin);
-    let [f, g] = [side(&recipe, &said, &verb.f)?, side(&recipe, &said, &verb.g)?];
-    let protocol = recipe.protocol()?;
+    let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
+    let protocol = recipe.protocol();
     let layers = if verb.layers.len() > 1 { verb.layers.iter().map(|name| Layer::of(name)).collect() } else { vec![protocol.compared()] };
-    let facts = |role: &str, side: Side| EncoderFacts::of(role, side.network.encoder.name(), side.path);
+    let facts = |role: &str, side: Side| EncoderFacts::of(role, &side.network, &side.original, side.path);
     let job = Job {
         task: Task {
             f,

@@ -95,6 +95,9 @@ struct Augment {
     /// Height and width of the views in pixels [default: the recipe's]
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
+    /// Channel statistics of views written as numbers, as in `sslmem score` [default: the recipe's]
+    #[arg(long, value_name = "NAME")]
+    normalize: Option<String>,
     /// Replace a file that exists
     #[arg(long)]
     force: bool,
@@ -146,8 +149,11 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
             return Err(Error::config(what, "use a name that ends in .png or .safetensors"));
         }
     };
-    let recipe = verb.origin.resolve(&Flags::default().images(&verb.images).with("encoder.size", &verb.size).seed(global))?;
-    let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?;
+    let flags = Flags::default().images(&verb.images).with("encoder.size", &verb.size).with("encoder.normalize", &verb.normalize);
+    let recipe = verb.origin.resolve(&flags.seed(global))?;
+    // As training and scoring with this recipe normalise it.
+    let [mean, std] = recipe.encoder.normalize.statistics();
+    let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?.normalized(mean, std);
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
     let source = open(&recipe)?;
@@ -185,6 +191,7 @@ fn describe(view: &View) -> String {
         Crop::Random { scale: [low, high], .. } => format!("crop {low} to {high} of the area"),
         Crop::Center { resize } if *resize == view.size => "centre".to_string(),
         Crop::Center { resize } => format!("centre of {resize}"),
+        Crop::Square { resize } => format!("whole image to {resize}, centre"),
         Crop::Whole => "whole image".to_string(),
     }];
     let mut part = |holds: bool, text: String| {

@@ -1,5 +1,6 @@
 //! A recipe from its layers: a preset, then files, then flags, then `--set`; the later wins.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -13,6 +14,8 @@ use crate::files;
 #[derive(Clone, Debug)]
 pub struct Layers {
     table: Table,
+    /// Keys that somebody asked for, and where; not those of the default preset.
+    said: BTreeMap<&'static str, String>,
 }
 
 impl Layers {
@@ -22,7 +25,7 @@ impl Layers {
     /// It is not TOML.
     pub(super) fn whole(text: &str) -> Result<Layers> {
         let table = text.parse().map_err(|e| Error::config(format!("a preset is broken: {e}"), "report this"))?;
-        Ok(Layers { table })
+        Ok(Layers { table, said: BTreeMap::new() })
     }
 
     /// Presets, one over the other; without any, the default one.
@@ -30,7 +33,8 @@ impl Layers {
     /// # Errors
     /// There is no such preset.
     pub fn presets<T: AsRef<str>>(names: &[T]) -> Result<Layers> {
-        let start = presets::find(presets::DEFAULT)?.over(Layers { table: Table::new() })?;
+        let mut start = presets::find(presets::DEFAULT)?.over(Layers { table: Table::new(), said: BTreeMap::new() })?;
+        start.said.clear();
         names.iter().try_fold(start, |layers, name| presets::find(name.as_ref())?.over(layers))
     }
 
@@ -71,9 +75,26 @@ impl Layers {
     /// No recipe has such a key.
     pub fn set(mut self, key: &str, value: &str) -> Result<Layers> {
         let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-        self.put("--set", key, parsed.unwrap_or_else(|| Value::String(value.to_string())))?;
+        self.put(Layers::COMMAND, key, parsed.unwrap_or_else(|| Value::String(value.to_string())))?;
         Ok(self)
     }
+
+    /// Where a key was asked for last: the name of a preset or a file, or [`Layers::COMMAND`]; nothing for a default.
+    pub fn said(&self, key: &str) -> Option<&str> {
+        self.said.get(key).map(String::as_str)
+    }
+
+    /// The value of a key so far, as it would be written on the command line.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let (section, name) = key.split_once('.')?;
+        match self.table.get(section)?.get(name)? {
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// What the command line is called in [`Layers::said`].
+    pub const COMMAND: &str = "--set";
 
     /// One argument of `--set`: `section.key=value`.
     ///
@@ -93,6 +114,7 @@ impl Layers {
         let Some((known, _)) = KEYS.iter().find(|(known, _)| *known == key) else {
             return Err(unknown(place, key));
         };
+        self.said.insert(known, place.to_string());
         match known.split_once('.') {
             None => self.table.insert(key.to_string(), value),
             Some((section, name)) => match self.table.get_mut(section) {

@@ -2,22 +2,25 @@
 
 mod check;
 mod layers;
+mod normalize;
 mod presets;
 
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 use crate::data::{Exif, OnBadImage};
 use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Kind, Ramp};
 use crate::ops::alignment::Pairs;
-use crate::score::Protocol;
+use crate::score::{Protocol, Side};
 use crate::split::{How, Size, Sizes};
-use crate::view::{self, Policy, View};
+use crate::view::{self, Interpolation, Policy, Resize, View};
 
 pub use crate::methods::Options as Method;
 pub use check::nearest;
 pub use layers::Layers;
+pub use normalize::{Normalize, Statistics};
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
@@ -60,9 +63,13 @@ pub struct Encoder {
     pub stem: Stem,
     pub patch: usize,
     pub positions: Positions,
+    pub heads: usize,
+    pub norm_eps: f32,
     pub drop_path: f32,
     pub trained_size: usize,
     pub size: usize,
+    pub resize: Resize,
+    pub interpolation: Interpolation,
     pub normalize: Normalize,
 }
 
@@ -116,9 +123,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("split.external", "S_E, nobody sees it; \"candidates\" is as many as S_C"),
     ("split.order", "\"ordered\" by index as in the paper, or the seed of a random order"),
     ("encoder.arch", "see `sslmem show encoders`"),
-    ("encoder.stem", "cifar: 3x3 and no max-pool; imagenet: 7x7, stride 2, max-pool"),
+    ("encoder.stem", "cifar: 3x3 and no max-pool; cifar_wide: the same padded by 2, as solo-learn's; imagenet: 7x7, stride 2, max-pool"),
     ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
     ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
+    ("encoder.heads", "of ViTs: heads of the attention; 0: the usual, 64 columns to a head in those of ImageNet"),
+    ("encoder.norm_eps", "of ViTs: what layer norms add to the variance"),
     ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
     (
         "encoder.trained_size",
@@ -126,8 +135,13 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     ("encoder.size", "height and width of the views, pixels"),
     (
+        "encoder.resize",
+        "of images without augmentation: the short side in pixels before the middle is cut out; whole: nothing is cut off; whole:256: of all sides; auto: 8/7 of the size, below 128 the size",
+    ),
+    ("encoder.interpolation", "of images without augmentation: bilinear or bicubic"),
+    (
         "encoder.normalize",
-        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1)",
+        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1), or { mean = [r, g, b], std = [r, g, b] }",
     ),
     ("method.name", "see `sslmem show methods`"),
     ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
@@ -214,9 +228,10 @@ impl Recipe {
     /// # Errors
     /// There is no such encoder, or it cannot have this form.
     pub fn network(&self) -> Result<Network> {
-        let Encoder { stem, patch, positions, trained_size, size, .. } = self.encoder;
+        let Encoder { stem, patch, positions, heads, norm_eps, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
-        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form: Form { stem, patch, positions, ..Form::of(trained) } };
+        let form = Form { stem, patch, positions, heads, norm_eps, ..Form::of(trained) };
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form };
         network.encoder.check(&network.form, size)?;
         Ok(network)
     }
@@ -234,19 +249,23 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::validate`].
     pub fn original_view(&self) -> Result<View> {
-        let name = if self.encoder.stem == Stem::Imagenet { "original_imagenet" } else { "original" };
+        let Encoder { size, resize, interpolation, .. } = self.encoder;
         let View { mean, std, .. } = self.score_view()?;
-        Ok(self.view("original", &Policy::Named(name.into()), self.encoder.size)?.normalized(mean, std))
+        Ok(View::plain(size, resize, interpolation, [mean, std]))
     }
 
-    /// How scoring measures a sample.
+    /// The encoder in `path`, and what it sees.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
-    pub fn protocol(&self) -> Result<Protocol> {
+    pub fn side<'a>(&self, path: &'a Path) -> Result<Side<'a>> {
+        Ok(Side { path, network: self.network()?, view: self.score_view()?, original: self.original_view()? })
+    }
+
+    /// How scoring measures a sample.
+    pub fn protocol(&self) -> Protocol {
         let Score { views, pairs, features, ref layer, batch, .. } = self.score;
-        let (view, original) = (self.score_view()?, self.original_view()?);
-        Ok(Protocol { view, original, views, pairs, features, layer: layer.clone(), seed: self.seed, batch })
+        Protocol { views, pairs, features, layer: layer.clone(), seed: self.seed, batch }
     }
 
     fn view(&self, key: &str, policy: &Policy, size: usize) -> Result<View> {
@@ -319,48 +338,6 @@ const SAME: &str = "same";
 pub enum Order {
     Ordered,
     Seed(u64),
-}
-
-/// What is subtracted from the channels of a view, and what the difference is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Normalize {
-    Cifar10,
-    Cifar100,
-    Svhn,
-    Stl10,
-    Mnist,
-    Imagenet,
-    Half,
-    Unit,
-}
-
-impl Normalize {
-    /// Their names in a recipe.
-    pub const ALL: [(&str, Normalize); 8] = [
-        ("cifar10", Normalize::Cifar10),
-        ("cifar100", Normalize::Cifar100),
-        ("svhn", Normalize::Svhn),
-        ("stl10", Normalize::Stl10),
-        ("mnist", Normalize::Mnist),
-        ("imagenet", Normalize::Imagenet),
-        ("half", Normalize::Half),
-        ("unit", Normalize::Unit),
-    ];
-
-    /// Mean and standard deviation of the three channels.
-    pub fn statistics(self) -> [[f32; 3]; 2] {
-        match self {
-            Normalize::Cifar10 => view::CIFAR10,
-            Normalize::Cifar100 => view::CIFAR100,
-            Normalize::Svhn => view::SVHN,
-            Normalize::Stl10 => view::STL10,
-            Normalize::Mnist => view::MNIST,
-            Normalize::Imagenet => view::IMAGENET,
-            Normalize::Half => view::HALF,
-            Normalize::Unit => view::UNIT,
-        }
-    }
 }
 
 impl Serialize for Order {

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 pub enum Stem {
     /// 3x3, stride 1, no max-pool: for 32x32 images.
     Cifar,
+    /// The same padded by 2, so that 32x32 images make maps of 34x34: solo-learn's for CIFAR (solo/methods/base.py).
+    #[serde(rename = "cifar_wide")]
+    CifarWide,
     /// 7x7, stride 2, max-pool: torchvision's.
     Imagenet,
 }
@@ -47,6 +50,9 @@ pub enum Features {
     Map,
 }
 
+/// What layer norms add to the variance in timm and MAE; Hugging Face's ViTs have 1e-12.
+pub const NORM_EPS: f32 = 1e-6;
+
 /// How a network is built for its images.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
@@ -56,6 +62,10 @@ pub struct Form {
     pub positions: Positions,
     /// Height and width of the images whose patches have positions; images of another size interpolate them.
     pub size: usize,
+    /// Of a ViT's attention; 0: as its authors have, 64 columns to a head in the ViTs of ImageNet.
+    pub heads: usize,
+    /// What layer norm adds to the variance.
+    pub norm_eps: f32,
     /// Leave out branches of residual blocks while training: the rate in the last block, and who draws.
     pub drop: Option<(f32, Drop)>,
     /// Start as MAE does: uniform after Glorot and Bengio (2010) instead of a truncated normal.
@@ -65,10 +75,10 @@ pub struct Form {
 }
 
 impl Form {
-    /// For images of this size: the CIFAR stem, patches of 4, learned positions.
+    /// For images of this size: the CIFAR stem, patches of 4, learned positions, timm's eps.
     pub fn of(size: usize) -> Form {
-        let positions = Positions::Learned;
-        Form { stem: Stem::Cifar, patch: 4, positions, size, drop: None, glorot: false, frozen_patches: false }
+        let (stem, positions, norm_eps) = (Stem::Cifar, Positions::Learned, NORM_EPS);
+        Form { stem, patch: 4, positions, size, heads: 0, norm_eps, drop: None, glorot: false, frozen_patches: false }
     }
 }
 
@@ -110,6 +120,24 @@ pub struct Network {
 }
 
 impl Network {
+    /// Its name and what of its form is its own.
+    pub fn describe(&self) -> String {
+        let Form { stem, patch, size, norm_eps, .. } = self.form;
+        match self.encoder.vit() {
+            Some(vit) => {
+                let heads = vit.heads_of(&self.form);
+                format!("{} (patches of {patch}, {heads} heads, positions of {size} pixels, norm eps {norm_eps:e})", self.encoder.name())
+            }
+            None => {
+                let stem = match stem {
+                    Stem::Cifar => "3x3",
+                    Stem::CifarWide => "3x3 padded by 2",
+                    Stem::Imagenet => "7x7",
+                };
+                format!("{} (stem {stem})", self.encoder.name())
+            }
+        }
+    }
     /// The same for views of which the first has this number: what is drawn for a view depends on it.
     pub fn counted(&self, first: usize) -> Network {
         let drop = self.form.drop.map(|(rate, drop)| (rate, Drop { view: first as u32, ..drop }));

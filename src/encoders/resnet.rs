@@ -70,9 +70,10 @@ impl Encoder for ResNet {
     }
     fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
         let mut x = match form.stem {
-            Stem::Cifar => s.conv_norm(["conv1", "bn1"], images, filter(self.base, 3, 1), None, true),
+            Stem::Cifar => s.conv_norm(["conv1", "bn1"], images, Filter::same(self.base, 3, 1), None, true),
+            Stem::CifarWide => s.conv_norm(["conv1", "bn1"], images, Filter { pad: 2, ..Filter::same(self.base, 3, 1) }, None, true),
             Stem::Imagenet => {
-                let x = s.conv_norm(["conv1", "bn1"], images, filter(self.base, 7, 2), None, true);
+                let x = s.conv_norm(["conv1", "bn1"], images, Filter::same(self.base, 7, 2), None, true);
                 s.max_pool(x, 3)
             }
         };
@@ -95,22 +96,18 @@ impl ResNet {
         let shortcut = match self.shortcut {
             _ if same => x,
             Shortcut::Plain => s.shortcut(x),
-            Shortcut::Convolved => s.conv_norm(["downsample.0", "downsample.1"], x, filter(out, 1, stride), None, false),
+            Shortcut::Convolved => s.conv_norm(["downsample.0", "downsample.1"], x, Filter::same(out, 1, stride), None, false),
         };
         match self.block {
             Block::Basic => {
-                let h = s.conv_norm(["conv1", "bn1"], x, filter(width, 3, stride), None, true);
-                s.conv_norm(["conv2", "bn2"], h, filter(out, 3, 1), Some(shortcut), true)
+                let h = s.conv_norm(["conv1", "bn1"], x, Filter::same(width, 3, stride), None, true);
+                s.conv_norm(["conv2", "bn2"], h, Filter::same(out, 3, 1), Some(shortcut), true)
             }
             Block::Bottleneck { widen } => {
-                let h = s.conv_norm(["conv1", "bn1"], x, filter(width * widen, 1, 1), None, true);
-                let h = s.conv_norm(["conv2", "bn2"], h, filter(width * widen, 3, stride), None, true);
-                s.conv_norm(["conv3", "bn3"], h, filter(out, 1, 1), Some(shortcut), true)
+                let h = s.conv_norm(["conv1", "bn1"], x, Filter::same(width * widen, 1, 1), None, true);
+                let h = s.conv_norm(["conv2", "bn2"], h, Filter::same(width * widen, 3, stride), None, true);
+                s.conv_norm(["conv3", "bn3"], h, Filter::same(out, 1, 1), Some(shortcut), true)
             }
         }
     }
-}
-
-fn filter(outputs: usize, kernel: usize, stride: usize) -> Filter {
-    Filter { outputs, kernel, stride }
 }

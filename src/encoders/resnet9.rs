@@ -46,6 +46,6 @@ impl Encoder for ResNet9 {
 
 fn conv(s: &mut Scope, number: usize, x: Var, outputs: usize, residual: Option<Var>) -> Var {
     let names = [&format!("conv{number}")[..], &format!("bn{number}")[..]];
-    let x = s.conv_norm(names, x, Filter { outputs, kernel: 3, stride: 1 }, residual, true);
+    let x = s.conv_norm(names, x, Filter::same(outputs, 3, 1), residual, true);
     s.at(names[0]).tap(x)
 }

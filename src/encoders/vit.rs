@@ -2,15 +2,13 @@
 
 use super::{Encoder, Form, Positions};
 use crate::error::{Error, Result};
+use crate::ops::attention::LARGEST;
 use crate::ops::drop_path::Drop;
 use crate::ops::linear::{After, Dense};
 use crate::ops::mask::Chosen;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
 use crate::weights::Init;
-
-/// Of every layer norm, as in timm and MAE.
-const EPS: f32 = 1e-6;
 
 pub struct Vit {
     name: &'static str,
@@ -36,6 +34,19 @@ impl Encoder for Vit {
         self.width
     }
     fn check(&self, form: &Form, size: usize) -> Result<()> {
+        let heads = self.heads_of(form);
+        if !self.width.is_multiple_of(heads) {
+            let what = format!("{heads} heads do not divide the width {} of {}", self.width, self.name);
+            return Err(Error::config(
+                what,
+                format!("choose encoder.heads as a divisor of {}, or 0 for the usual {}", self.width, self.heads),
+            ));
+        }
+        if self.width / heads > LARGEST {
+            let what =
+                format!("{heads} heads of {} columns each are more than the {LARGEST} that there are kernels for", self.width / heads);
+            return Err(Error::config(what, "choose more heads"));
+        }
         for (what, size) in [("images", size), ("the images with positions", form.size)] {
             if form.patch == 0 || !size.is_multiple_of(form.patch) {
                 let what = format!("patches of {} pixels do not divide {what} of {size}", form.patch);
@@ -69,6 +80,11 @@ impl Encoder for Vit {
 }
 
 impl Vit {
+    /// Heads of a block in this form.
+    pub fn heads_of(&self, form: &Form) -> usize {
+        if form.heads == 0 { self.heads } else { form.heads }
+    }
+
     /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; of the `chosen` patches alone if
     /// there is a choice.
     pub fn tokens(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
@@ -110,10 +126,11 @@ impl Vit {
             // A teacher keeps all of its branches.
             let drop = form.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
             let class_alone = class_alone && i + 1 == self.depth;
-            x = Block { heads: self.heads, glorot: form.glorot, drop, class_alone }.record(&mut s.at(format!("blocks.{i}")), x);
+            let block = Block { heads: self.heads_of(form), eps: form.norm_eps, glorot: form.glorot, drop, class_alone };
+            x = block.record(&mut s.at(format!("blocks.{i}")), x);
         }
         let exact = s.mode() == Mode::Eval;
-        let x = s.at("norm").layer_norm(x, EPS, exact);
+        let x = s.at("norm").layer_norm(x, form.norm_eps, exact);
         s.at("norm").tap(x)
     }
 }
@@ -122,6 +139,8 @@ impl Vit {
 #[derive(Clone, Copy)]
 pub struct Block {
     pub heads: usize,
+    /// Of both layer norms.
+    pub eps: f32,
     pub glorot: bool,
     /// Rate, and who draws for the first of the two branches.
     pub drop: Option<(f32, Drop)>,
@@ -133,12 +152,12 @@ impl Block {
     /// x [n, t, width] to the same, or to [n, 1, width] of the class token.
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
-        let h = s.at("norm1").layer_norm(x, EPS, false);
+        let h = s.at("norm1").layer_norm(x, self.eps, false);
         let h = self.dense(&mut s.at("attn.qkv"), h, 3 * width, After::Nothing);
         let h = s.at("attn").attention(h, self.heads);
         let (h, x) = if self.class_alone { (s.class_token(h), s.class_token(x)) } else { (h, x) };
         let x = self.branch(s, "attn.proj", h, x, 0);
-        let h = s.at("norm2").layer_norm(x, EPS, false);
+        let h = s.at("norm2").layer_norm(x, self.eps, false);
         let h = self.dense(&mut s.at("mlp.fc1"), h, 4 * width, After::Gelu);
         let x = self.branch(s, "mlp.fc2", h, x, 1);
         s.tap(x)

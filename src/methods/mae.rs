@@ -66,7 +66,7 @@ impl Method for Mae {
         let positions = s.state("decoder_pos_embed", [1, 1 + patches, width], Dtype::F32, Init::Table(sine_cosine));
         let mut x = s.restore(x, hidden, positions, chosen);
         for i in 0..depth {
-            x = Block { heads, glorot: true, drop: None, class_alone: false }.record(&mut s.at(format!("decoder_blocks.{i}")), x);
+            x = Block { heads, eps: EPS, glorot: true, drop: None, class_alone: false }.record(&mut s.at(format!("decoder_blocks.{i}")), x);
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));

@@ -82,7 +82,8 @@ pub fn numbers(view: &View) -> [u32; WORDS] {
     let (kind, scale, ratio, resize) = match view.crop {
         Crop::Random { scale, ratio } => (0, scale, ratio, 0),
         Crop::Center { resize } => (1, [1.0; 2], [1.0; 2], resize),
-        Crop::Whole => (2, [1.0; 2], [1.0; 2], 0),
+        Crop::Whole => (2, [1.0; 2], [1.0; 2], view.size),
+        Crop::Square { resize } => (2, [1.0; 2], [1.0; 2], resize),
     };
     let ratio = ratio.map(f64::from);
     let mut words = vec![];

@@ -17,16 +17,25 @@ pub struct Filter {
     pub outputs: usize,
     pub kernel: usize,
     pub stride: usize,
+    /// Zeros around the input on each side, pixels.
+    pub pad: usize,
+}
+
+impl Filter {
+    /// Padded by half of the kernel, so that a stride of 1 keeps height and width.
+    pub const fn same(outputs: usize, kernel: usize, stride: usize) -> Filter {
+        Filter { outputs, kernel, stride, pad: kernel / 2 }
+    }
 }
 
 impl Scope<'_> {
     /// x [n, h, w, c] to relu(batch_norm(conv(x)) + residual); `names` are those of the convolution and of
-    /// the norm below this scope. Padding is kernel / 2, no bias. Weights start as in torchvision's ResNet
+    /// the norm below this scope. No bias. Weights start as in torchvision's ResNet
     /// (He et al. 2015, fan-out, normal).
     pub fn conv_norm(&mut self, names: [&str; 2], x: Var, filter: Filter, residual: Option<Var>, relu: bool) -> Var {
         let &[batch, height, width, channels] = self.shape(x).dims() else { panic!("{}: a convolution wants [n, h, w, c]", self.path()) };
-        let Filter { outputs, kernel, stride } = filter;
-        let c = Conv { batch, height, width, channels, outputs, kernel, stride, pad: kernel / 2 };
+        let Filter { outputs, kernel, stride, pad } = filter;
+        let c = Conv { batch, height, width, channels, outputs, kernel, stride, pad };
         let std = (2.0 / (outputs * kernel * kernel) as f32).sqrt();
         let w = self.at(names[0]).param("weight", [outputs, channels, kernel, kernel], Init::Normal(std));
         let y = self.tape.var([batch, c.out_height(), c.out_width(), outputs]);
@@ -166,93 +175,96 @@ impl Call for BackwardWeight {
     }
 }
 
-const fn filter(outputs: usize, kernel: usize, stride: usize) -> Filter {
-    Filter { outputs, kernel, stride }
-}
-
 pub static CASES: &[Case] = &[
     Case {
         name: "conv/one",
         mode: Mode::Train,
         inputs: &[&[3, 1, 1, 1]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(1, 1, 1), None, false),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(1, 1, 1), None, false),
     },
     Case {
         name: "conv/3x3",
         mode: Mode::Train,
         inputs: &[&[2, 6, 5, 7]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(9, 3, 1), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(9, 3, 1), None, true),
     },
     Case {
         name: "conv/3x3_strided",
         mode: Mode::Train,
         inputs: &[&[3, 7, 8, 5]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(6, 3, 2), None, false),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(6, 3, 2), None, false),
     },
     Case {
         name: "conv/1x1_strided",
         mode: Mode::Train,
         inputs: &[&[3, 6, 6, 8]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 1, 2), None, false),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(16, 1, 2), None, false),
+    },
+    // As solo-learn begins its ResNets for CIFAR: the map is larger than the image.
+    Case {
+        name: "conv/stem_wide",
+        mode: Mode::Train,
+        inputs: &[&[2, 9, 8, 3]],
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter { pad: 2, ..Filter::same(8, 3, 1) }, None, true),
     },
     Case {
         name: "conv/stem",
         mode: Mode::Train,
         inputs: &[&[2, 17, 16, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(8, 7, 2), None, true),
     },
     // Rows of 16 bytes, more tiles than a block makes, images that end within a tile.
     Case {
         name: "conv/stem_whole",
         mode: Mode::Train,
         inputs: &[&[3, 48, 32, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(8, 7, 2), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(8, 7, 2), None, true),
     },
     // Rows that are not aligned, more outputs than a block makes.
     Case {
         name: "conv/stem_ragged",
         mode: Mode::Train,
         inputs: &[&[2, 13, 21, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(72, 7, 2), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(72, 7, 2), None, true),
     },
     Case {
         name: "conv/stem_folded",
         mode: Mode::Eval,
         inputs: &[&[2, 23, 37, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(40, 7, 2), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(40, 7, 2), None, true),
     },
     Case {
         name: "conv/stem_small",
         mode: Mode::Train,
         inputs: &[&[2, 26, 24, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 3, 1), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(16, 3, 1), None, true),
     },
     Case {
         name: "conv/stem_small_ragged",
         mode: Mode::Train,
         inputs: &[&[2, 5, 6, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(72, 3, 1), None, false),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(72, 3, 1), None, false),
     },
     Case {
         name: "conv/stem_small_folded",
         mode: Mode::Eval,
         inputs: &[&[2, 4, 10, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(64, 3, 1), None, true),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(64, 3, 1), None, true),
     },
     // Neighbouring columns of 3x3 are of two kinds, which rows of odd length mix up: only the gradient has a kernel of its own.
     Case {
         name: "conv/stem_odd",
         mode: Mode::Train,
         inputs: &[&[2, 5, 7, 3]],
-        build: |s, x| s.conv_norm(["conv", "bn"], x[0], filter(16, 3, 1), None, false),
+        build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(16, 3, 1), None, false),
     },
     Case {
         name: "conv/block",
         mode: Mode::Train,
         inputs: &[&[4, 8, 8, 16]],
         build: |s, x| {
-            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(16, 3, 1), None, true);
-            s.conv_norm(["conv2", "bn2"], h, filter(16, 3, 1), Some(x[0]), true)
+            let h = s.conv_norm(["conv1", "bn1"], x[0], Filter::same(16, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, Filter::same(16, 3, 1), Some(x[0]), true)
         },
     },
     // More outputs than the narrowest tile.
@@ -261,8 +273,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[2, 7, 6, 72]],
         build: |s, x| {
-            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(80, 3, 2), None, true);
-            s.conv_norm(["conv2", "bn2"], h, filter(136, 1, 1), None, false)
+            let h = s.conv_norm(["conv1", "bn1"], x[0], Filter::same(80, 3, 2), None, true);
+            s.conv_norm(["conv2", "bn2"], h, Filter::same(136, 1, 1), None, false)
         },
     },
     // More outputs than the widest tile.
@@ -271,8 +283,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[2, 7, 6, 72]],
         build: |s, x| {
-            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(264, 3, 2), None, true);
-            s.conv_norm(["conv2", "bn2"], h, filter(264, 1, 1), Some(h), false)
+            let h = s.conv_norm(["conv1", "bn1"], x[0], Filter::same(264, 3, 2), None, true);
+            s.conv_norm(["conv2", "bn2"], h, Filter::same(264, 1, 1), Some(h), false)
         },
     },
     Case {
@@ -280,8 +292,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Eval,
         inputs: &[&[3, 9, 9, 72]],
         build: |s, x| {
-            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(72, 3, 1), None, true);
-            s.conv_norm(["conv2", "bn2"], h, filter(72, 1, 1), Some(x[0]), true)
+            let h = s.conv_norm(["conv1", "bn1"], x[0], Filter::same(72, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, Filter::same(72, 1, 1), Some(x[0]), true)
         },
     },
     Case {
@@ -289,8 +301,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[2, 5, 5, 8]],
         build: |s, x| {
-            let h = s.conv_norm(["conv", "bn"], x[0], filter(8, 3, 1), None, true);
-            s.conv_norm(["conv", "bn"], h, filter(8, 3, 1), Some(x[0]), false)
+            let h = s.conv_norm(["conv", "bn"], x[0], Filter::same(8, 3, 1), None, true);
+            s.conv_norm(["conv", "bn"], h, Filter::same(8, 3, 1), Some(x[0]), false)
         },
     },
     Case {
@@ -298,8 +310,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Eval,
         inputs: &[&[3, 9, 9, 8]],
         build: |s, x| {
-            let h = s.conv_norm(["conv1", "bn1"], x[0], filter(8, 3, 1), None, true);
-            s.conv_norm(["conv2", "bn2"], h, filter(8, 1, 1), Some(x[0]), true)
+            let h = s.conv_norm(["conv1", "bn1"], x[0], Filter::same(8, 3, 1), None, true);
+            s.conv_norm(["conv2", "bn2"], h, Filter::same(8, 1, 1), Some(x[0]), true)
         },
     },
 ];

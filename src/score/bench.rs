@@ -62,7 +62,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
     parts.push(("decode", decode));
 
     progress.line("augment alone");
-    let policies = protocol.policies();
+    let policies = protocol.policies(&f);
     let count = policies.len();
     let mut tape = Tape::new(Mode::Eval);
     let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
@@ -85,7 +85,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
     for (name, side) in [("f", f), ("g", g)] {
         progress.line(&format!("{name} alone"));
         let mut tape = Tape::new(Mode::Eval);
-        let size = protocol.view.size;
+        let size = f.view.size;
         let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Real);
         let compared = side.record(&mut tape, name, x, task.layers)?;
         let distances: Vec<_> = compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect();

@@ -80,6 +80,8 @@ impl Job<'_> {
         let missing = self.missing(&blocks, progress);
         let mut throughput = Throughput { threads: rayon::current_num_threads(), ..Throughput::default() };
         if !missing.is_empty() {
+            let Task { f, g, .. } = self.task;
+            ROLES.iter().zip([f, g]).for_each(|(role, side)| progress.line(&side.describe(role)));
             // Before anything is written: weights that do not fit leave nothing behind.
             let mut scorer = Scorer::new(self.task)?;
             files::create_dir(&folder)?;
@@ -134,7 +136,8 @@ impl Job<'_> {
             let form = side.network.form;
             json!({
                 "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
-                "positions": form.positions, "size": form.size,
+                "positions": form.positions, "heads": form.heads, "norm_eps": form.norm_eps, "size": form.size,
+                "view": side.view, "original": side.original,
             })
         };
         let DataFacts { name, digest, samples, .. } = DataFacts::of(source);
@@ -152,8 +155,6 @@ impl Job<'_> {
             "split": { "digest": split.finalize().to_hex().to_string(), "samples": self.samples.len() },
             "f": side("f", f),
             "g": side("g", g),
-            "view": protocol.view,
-            "original": protocol.original,
             "views": protocol.views,
             "pairs": protocol.pairs,
             "seed": protocol.seed,

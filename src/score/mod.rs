@@ -26,7 +26,7 @@ use crate::tape::{Mode, Tape};
 use crate::var::Var;
 use crate::view::View;
 use crate::weights::Weights;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use blocks::BLOCK;
@@ -35,11 +35,16 @@ pub use merge::merge;
 pub use scorer::{Measured, Scorer, Task};
 pub use shard::{Shard, name as table_name};
 
-/// One encoder from a file.
+/// One encoder from a file, and what it sees.
 #[derive(Clone, Copy)]
 pub struct Side<'a> {
     pub path: &'a Path,
     pub network: Network,
+    /// How augmented views are drawn. Size and channel statistics are those that the encoder was trained with; the random numbers of a
+    /// view do not depend on them, so f and g see the same crops and colours even where they differ there.
+    pub view: View,
+    /// The un-augmented view, which [`Pairs::Original`] compares with.
+    pub original: View,
 }
 
 /// What of an encoder is compared.
@@ -70,6 +75,19 @@ impl Layer {
 }
 
 impl Side<'_> {
+    /// What it is and what it sees of an image, in one line; `role` is what to call it.
+    pub fn describe(&self, role: &str) -> String {
+        format!("{role}: {}; of an image it sees: {}", self.network.describe(), self.original.seen())
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.view.size != self.original.size {
+            return Err(Error::config("the augmented and the original view differ in size", "give both the encoder's size"));
+        }
+        self.view.validate()?;
+        self.original.validate()
+    }
+
     /// Record the encoder below `name`, from views to what is compared: one variable per layer.
     fn record(&self, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
         let (encoder, mut s) = (self.network.encoder, tape.root());
@@ -88,7 +106,7 @@ impl Side<'_> {
             layers.iter().map(|layer| if let Layer::Output(features) = layer { Some(output(features)) } else { None }).collect();
         let taps = tape.taps(&format!("{name}."));
         let found = layers.iter().zip(outputs).map(|(layer, output)| {
-            output.or_else(|| taps.get(layer.name()).copied()).ok_or_else(|| {
+            output.or_else(|| tapped(&taps, layer.name())).ok_or_else(|| {
                 let names: Vec<&str> = taps.keys().map(String::as_str).collect();
                 let what = format!("{} has no layer `{}`", encoder.name(), layer.name());
                 Error::config(what, format!("choose one of pooled, mean, map, {}", names.join(", ")))
@@ -98,12 +116,15 @@ impl Side<'_> {
     }
 }
 
+/// A layer by its name; that of a stage (`layer3`) is its last block.
+fn tapped(taps: &BTreeMap<String, Var>, name: &str) -> Option<Var> {
+    let block = |tap: &str| tap.strip_prefix(name)?.strip_prefix('.')?.parse::<usize>().ok();
+    let last = || taps.iter().filter_map(|(tap, var)| Some((block(tap)?, *var))).max();
+    taps.get(name).copied().or_else(|| Some(last()?.1))
+}
+
 /// How the alignment of one sample is measured.
 pub struct Protocol {
-    /// How augmented views are drawn.
-    pub view: View,
-    /// The un-augmented view that [`Pairs::Original`] compares with.
-    pub original: View,
     /// K, the number of augmented views.
     pub views: usize,
     pub pairs: Pairs,
@@ -133,16 +154,12 @@ impl Protocol {
         if self.batch == 0 {
             return Err(Error::config("score.batch is 0", "choose at least 1"));
         }
-        if self.view.size != self.original.size {
-            return Err(Error::config("the augmented and the original view differ in size", "give both the encoder's size"));
-        }
-        self.view.validate()?;
-        self.original.validate()
+        Ok(())
     }
-    /// The views in the order of their numbers.
-    fn policies(&self) -> Vec<View> {
-        let first = (self.pairs == Pairs::Original).then(|| self.original.clone());
-        first.into_iter().chain(std::iter::repeat_n(self.view.clone(), self.views)).collect()
+    /// The views of an encoder in the order of their numbers.
+    fn policies(&self, side: &Side) -> Vec<View> {
+        let first = (self.pairs == Pairs::Original).then_some(side.original);
+        first.into_iter().chain(std::iter::repeat_n(side.view, self.views)).collect()
     }
     /// What is compared if nothing else is asked for.
     pub fn compared(&self) -> Layer {
@@ -155,17 +172,6 @@ const MOST_VIEWS: usize = 1000;
 
 fn plural(views: usize) -> String {
     if views == 1 { "1 view".into() } else { format!("{views} views") }
-}
-
-/// Weights that say how their images were normalised must get such images: others give plausible nonsense.
-fn same_statistics(path: &Path, metadata: &HashMap<String, String>, view: &View) -> Result<()> {
-    for (name, here) in [("mean", view.mean), ("std", view.std)] {
-        if let Some(trained) = metadata.get(name).filter(|t| **t != format!("{here:?}")) {
-            let what = format!("{} was trained on images with channel {name} {trained}, these views have {here:?}", path.display());
-            return Err(Error::config(what, "choose the same with --normalize"));
-        }
-    }
-    Ok(())
 }
 
 /// Measure `samples` and return a row for each, in their order, with the alignment of f and of g; the columns
@@ -206,18 +212,17 @@ pub fn embed(
     progress: &mut dyn Progress,
     mut take: impl FnMut(&[f32], usize) -> Result<()>,
 ) -> Result<()> {
-    let &Protocol { original: ref view, batch, .. } = protocol;
-    view.validate()?;
+    let batch = protocol.batch;
+    side.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch_of(batch, room(batch, device));
-    let views = tape.augment(input, vec![view.clone()], 0, 0, Purpose::Score);
+    let views = tape.augment(input, vec![side.original], 0, 0, Purpose::Score);
     let x = side.record(&mut tape, "encoder", views, &[protocol.compared()])?[0];
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
     let mut weights = Weights::on(device.clone(), 0);
-    let metadata = weights.load(side.path, "encoder.")?;
+    weights.load(side.path, "encoder.")?;
     weights.check(side.path, &tape, "encoder.")?;
-    same_statistics(side.path, &metadata, view)?;
     expected(tape.plan(weights.device()), &input).must_fit(weights.device(), "embedding", "lower the batch")?;
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");

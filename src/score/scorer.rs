@@ -1,6 +1,6 @@
 //! The program that scores: all views of a batch through both encoders, to distances at every layer asked for.
 
-use super::{Layer, Protocol, Side, same_statistics};
+use super::{Layer, Protocol, Side};
 use crate::data::{OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -68,27 +68,30 @@ impl<'a> Scorer<'a> {
     pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
         let Task { f, g, protocol, layers, device, .. } = task;
         protocol.validate()?;
-        let mut policies = protocol.policies();
-        let compared = policies.len();
+        f.validate()?;
+        g.validate()?;
+        let compared = protocol.policies(&f).len();
         let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
-        if task.features && original == compared {
-            policies.push(protocol.original.clone()); // behind the others, whose random numbers depend on their place
-        }
-        let count = policies.len();
+        let beside = task.features && original == compared;
+        // Behind the others, whose random numbers depend on their place.
+        let policies = |side: &Side| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
+        let count = compared + beside as usize;
         let pairs = protocol.pairs.list(compared);
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
-        let views = tape.augment(batch, policies, 0, protocol.seed, Purpose::Score);
+        let views = tape.augment(batch, policies(&f), 0, protocol.seed, Purpose::Score);
+        // What both see alike is made once.
+        let alike = policies(&f) == policies(&g);
+        let others = if alike { views } else { tape.augment(batch, policies(&g), 0, protocol.seed, Purpose::Score) };
         let mut weights = Weights::on(device.clone(), 0);
         let (mut distances, mut features) = (vec![], vec![]);
-        for (name, side) in [("f", f), ("g", g)] {
+        for (name, side, views) in [("f", f, views), ("g", g, others)] {
             let outputs = side.record(&mut tape, name, views, layers)?;
             distances.push(outputs.iter().map(|x| tape.root().alignment_of(*x, count, &pairs)).collect::<Vec<_>>());
             features.push(outputs);
             let prefix = format!("{name}.");
-            let metadata = weights.load(side.path, &prefix)?;
+            weights.load(side.path, &prefix)?;
             weights.check(side.path, &tape, &prefix)?;
-            same_statistics(side.path, &metadata, &protocol.view)?;
         }
         let by_layer = |v: &[Vec<Var>]| v[0].iter().zip(&v[1]).map(|(f, g)| [*f, *g]).collect::<Vec<[Var; 2]>>();
         let (distances, outputs) = (by_layer(&distances), by_layer(&features));

@@ -10,7 +10,6 @@ pub use watch::rank;
 use crate::config::Recipe;
 use crate::data::Source;
 use crate::device::Device;
-use crate::encoders::{Positions, Stem};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::loader::load;
@@ -181,15 +180,17 @@ fn to_json(curve: &[Point]) -> String {
 
 fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, String> {
     let e = &job.recipe.encoder;
-    let stem = if e.stem == Stem::Cifar { "cifar" } else { "imagenet" };
-    let positions = if e.positions == Positions::Learned { "learned" } else { "sincos" };
     let pairs = [
         ("fingerprint", fingerprint),
         ("arch", e.arch.clone()),
-        ("stem", stem.to_string()),
+        ("stem", word(&e.stem)),
         ("patch", e.patch.to_string()),
-        ("positions", positions.to_string()),
+        ("positions", word(&e.positions)),
+        ("heads", e.heads.to_string()),
+        ("norm_eps", format!("{:?}", e.norm_eps)),
         ("size", e.size.to_string()),
+        ("resize", word(&e.resize)),
+        ("interpolation", word(&e.interpolation)),
         ("mean", format!("{:?}", view.mean)),
         ("std", format!("{:?}", view.std)),
         ("method", job.recipe.method.name.clone()),
@@ -201,6 +202,15 @@ fn metadata(job: &Job, view: &View, fingerprint: String) -> BTreeMap<String, Str
         ("sslmem", env!("CARGO_PKG_VERSION").to_string()),
     ];
     pairs.map(|(k, v)| (k.to_string(), v)).into()
+}
+
+/// A value of the recipe as it is written there.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
 }
 
 fn same_recipe(metadata: &HashMap<String, String>, fingerprint: &str, path: &Path) -> Result<()> {

@@ -97,7 +97,7 @@ impl View {
     fn draw_crop(&self, stream: &mut Stream, height: usize, width: usize) -> (usize, usize, usize, usize) {
         let (scale, ratio) = match self.crop {
             Crop::Random { scale, ratio } => (scale.map(f64::from), ratio.map(f64::from)),
-            Crop::Center { .. } | Crop::Whole => ([1.0; 2], [1.0; 2]),
+            Crop::Center { .. } | Crop::Square { .. } | Crop::Whole => ([1.0; 2], [1.0; 2]),
         };
         let log = ratio.map(f64::ln);
         let mut found = None;
@@ -116,7 +116,7 @@ impl View {
         }
         match self.crop {
             Crop::Random { .. } => found.unwrap_or_else(|| middle(ratio, height, width)),
-            Crop::Center { .. } | Crop::Whole => (0, 0, height, width),
+            Crop::Center { .. } | Crop::Square { .. } | Crop::Whole => (0, 0, height, width),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What an augmented view is: a policy as data, the parameters drawn from it, and the rendering of them.
 
 mod draw;
+mod plain;
 mod policy;
 mod render;
 mod resize;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use draw::{Drawn, WORDS};
+pub use plain::{Resize, SMALL};
 pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, STL10, SVHN, UNIT, policy};
 pub use render::{Scratch, render};
 pub use resize::{resampling, resized};
@@ -19,7 +21,7 @@ pub use resize::{resampling, resized};
 /// A policy: everything about a kind of view. Applied in the order of the fields.
 ///
 /// The operations are those of torchvision's v2 transforms on float images in [0, 1].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
     /// Height and width of the view in pixels.
@@ -40,7 +42,7 @@ pub struct View {
 }
 
 /// Which part of the image becomes the view.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Crop {
     /// RandomResizedCrop: a box with a share of the area in `scale` and width / height in `ratio`.
@@ -49,6 +51,8 @@ pub enum Crop {
     Center { resize: usize },
     /// The whole image is resized, whatever its shape; nothing happens to one that has the size already.
     Whole,
+    /// The whole image becomes a square of `resize` pixels, whatever its shape, then the middle is cut out.
+    Square { resize: usize },
 }
 
 /// Both are antialiased: the filter widens when the image shrinks. Bicubic is Keys' with a = -0.5.
@@ -60,7 +64,7 @@ pub enum Interpolation {
 }
 
 /// ColorJitter: four operations in a random order. A strength of zero leaves its operation out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jitter {
     /// The factor is uniform in [max(0, 1 - brightness), 1 + brightness]; the next two alike.
@@ -74,7 +78,7 @@ pub struct Jitter {
 }
 
 /// Gaussian blur with reflected borders.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Blur {
     /// The standard deviation, in pixels, is uniform in this range.
@@ -85,7 +89,7 @@ pub struct Blur {
 }
 
 /// Values of at least `threshold` become one minus themselves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Solarize {
     pub threshold: f32,
@@ -139,9 +143,9 @@ impl View {
                 range("crop.random.scale", scale, "0 < low <= high <= 1", |v| v > 0.0 && v <= 1.0)?;
                 range("crop.random.ratio", ratio, "0 < low <= high", |v| v > 0.0 && v.is_finite())
             }
-            Crop::Center { resize } => check(
+            Crop::Center { resize } | Crop::Square { resize } => check(
                 resize >= self.size,
-                || format!("crop.center.resize is {resize}, smaller than the view's size {}", self.size),
+                || format!("images are resized to {resize} pixels, fewer than the view's size {}", self.size),
                 "choose at least the size",
             ),
             Crop::Whole => Ok(()),

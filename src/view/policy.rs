@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blur, Crop, Interpolation, Jitter, Solarize, View};
+use super::{Blur, Crop, Interpolation, Jitter, Resize, Solarize, View};
 
 /// Mean and standard deviation of the channels of CIFAR-10's training images.
 pub const CIFAR10: [[f32; 3]; 2] = [[0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]];
@@ -53,7 +53,6 @@ pub type Make = fn(usize) -> View;
 /// Every named policy. `View::normalized` changes mean and std.
 pub const POLICIES: &[(&str, Make)] = &[
     ("original", original),
-    ("original_imagenet", original_imagenet),
     ("score", score),
     ("simclr", simclr),
     ("simclr_reference", simclr_reference),
@@ -83,14 +82,9 @@ pub fn policy(name: &str, size: usize) -> Option<View> {
     POLICIES.iter().find(|(known, _)| *known == name).map(|(_, make)| make(size))
 }
 
-/// No augmentation: the short side resized to the size, the middle cut out. CIFAR stays as it is.
+/// No augmentation, as the recipes show images to encoders where nothing else is said.
 fn original(size: usize) -> View {
-    plain(size, Crop::Center { resize: size }, CIFAR10)
-}
-
-/// No augmentation, torchvision's evaluation: short side 256 for a size of 224, the middle cut out.
-fn original_imagenet(size: usize) -> View {
-    plain(size, Crop::Center { resize: size * 8 / 7 }, IMAGENET)
+    View::plain(size, Resize::Auto, Interpolation::Bilinear, CIFAR10)
 }
 
 /// The views that SSLMem scores with (released code of Wang et al. 2024, `memorization_scores.py`),

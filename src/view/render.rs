@@ -33,6 +33,7 @@ pub fn render(view: &View, drawn: &Drawn, pixels: &[u8], height: usize, width: u
     let size = view.size;
     let (to_height, to_width) = match view.crop {
         Crop::Center { resize } => short_side(box_height, box_width, resize),
+        Crop::Square { resize } => (resize, resize),
         Crop::Random { .. } | Crop::Whole => (size, size),
     };
     let middle = |from: usize| ((from - size) as f64 / 2.0).round_ties_even() as usize;

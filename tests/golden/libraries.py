@@ -4,15 +4,13 @@
     python tests/golden/libraries.py [OUT]
 
 `NAME/` is a folder of `save_pretrained`: its JSON files as they are, and of each safetensors file the head (`FILE.head`) alone,
-because the numbers come from a formula (`number` below) that tests/golden.rs repeats; a tensor's number is its place among the names
-of all floating-point tensors of the folder, sorted. `NAME.pt` and `NAME.ckpt` are whole files of `torch.save` and of Lightning; their
+because the numbers come from a formula (filled.py). `NAME.pt` and `NAME.ckpt` are whole files of `torch.save` and of Lightning; their
 tensors overlap in three short storages, so that the files are small.
 
 `features.safetensors` has what each model gives for images number 4000 of formula.py, [2, 32, 32, 3]: of a ViT the class token after
 the last norm, of a ResNet the pooled map.
 """
 
-import json
 import math
 import pathlib
 import sys
@@ -29,16 +27,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import formula
+from filled import fill
 
 VIT = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=8)
 MLP = dict(intermediate_size=256)
 DECODER = dict(decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=1, decoder_intermediate_size=64)
 RESNET = dict(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic")
-
-
-def number(i, name, shape):
-    """Tensor number i."""
-    return formula.weight(i, name, shape, bias=0.5).astype("<f4").tobytes()
 
 
 def images():
@@ -51,22 +45,7 @@ def pretrained(out, model, processor, **how):
         folder = pathlib.Path(folder)
         model.save_pretrained(folder, **how)
         processor.save_pretrained(folder)
-        out.mkdir()
-        heads = {}
-        for path in folder.glob("*.safetensors"):
-            whole = bytearray(path.read_bytes())
-            heads[path] = (whole, 8 + int.from_bytes(whole[:8], "little"))
-        described = {name: entry for whole, end in heads.values() for name, entry in json.loads(whole[8:end]).items()}
-        floats = sorted(name for name, entry in described.items() if entry.get("dtype") == "F32")
-        for path, (whole, end) in heads.items():
-            for name, entry in json.loads(whole[8:end]).items():
-                if name in floats:
-                    first, last = entry["data_offsets"]
-                    whole[end + first : end + last] = number(floats.index(name), name, tuple(entry["shape"]))
-            path.write_bytes(whole)
-            (out / f"{path.name}.head").write_bytes(whole[:end])
-        for path in folder.glob("*.json"):
-            (out / path.name).write_bytes(path.read_bytes())
+        fill(folder, out)
         return type(model).from_pretrained(folder).eval()
 
 

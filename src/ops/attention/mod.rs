@@ -37,7 +37,7 @@ impl Scope<'_> {
 }
 
 /// Columns of a head at most: what the kernels hold in registers.
-const LARGEST: usize = 128;
+pub const LARGEST: usize = 128;
 
 #[derive(Clone, Copy)]
 struct Size {
