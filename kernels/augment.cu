@@ -14,6 +14,7 @@
 //
 // Half of SimCLR's views are blurred, which makes 184,000 in the mean. Arithmetic is estimated, not counted: 55,000 to 70,000 issue
 // slots for the resize, 35,000 for the jitter, 100,000 for a blur.
+#include "plain.cuh"
 #include "resize.cuh"
 #include "tone.cuh"
 
@@ -289,9 +290,6 @@ KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 
   const u32 view = blockIdx.x / n, image = blockIdx.x % n;
   const Policy &p = ((const Policy *)policies)[view];
   const int height = table[3 * image + 1], width = table[3 * image + 2], size = p.size;
-  draw(drawn[0], p, Stream{{seed_low, seed_high}, keys[2 * image + 1], keys[2 * image], purpose + view}, height, width);
-
-  const Drawn &d = drawn[0];
   int to_height = size, to_width = size;
   if (p.crop == CROP_CENTER) {  // the short side, the long side rounded down
     to_height = width <= height ? (int)((u64)p.resize * height / width) : p.resize;
@@ -299,6 +297,13 @@ KERNEL void __launch_bounds__(256, 2) augment(T *y, const u8 *pixels, const u32 
   } else if (p.crop == CROP_SQUARE) {
     to_height = to_width = p.resize;
   }
+  if (p.tones & PLAIN) {
+    plain(y + (u64)blockIdx.x * size * size * 3, p, pixels + table[3 * image], height, width, to_height, to_width);
+    return;
+  }
+  draw(drawn[0], p, Stream{{seed_low, seed_high}, keys[2 * image + 1], keys[2 * image], purpose + view}, height, width);
+
+  const Drawn &d = drawn[0];
   SHARED(Block, block, [1]);
   Block &b = block[0];
   if (threadIdx.x == 0) {

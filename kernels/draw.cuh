@@ -9,6 +9,7 @@ constexpr int TRIES = 10;                    // of the crop
 constexpr int BLOCKS = (4 * TRIES + 16) / 4; // of four words; the last three words have no meaning
 
 enum Crop { CROP_RANDOM, CROP_CENTER, CROP_SQUARE };
+constexpr u32 PLAIN = 16;  // beside the bits of the Tones: nothing happens to a view, so it is resized as Pillow does it
 enum Tone { BRIGHTNESS, CONTRAST, SATURATION, HUE };
 
 // One policy, as src/ops/augment.rs writes it.

@@ -149,7 +149,8 @@ fn weights_are_not_written_over() {
     let folder = encoders();
     let f = folder.path();
     fs::rename(f.join("f.safetensors"), f.join("s.f.safetensors")).unwrap();
-    let args = ["score", "--f", "s.f.safetensors", "--g", "g.safetensors", "--arch", "resnet8", "--data", "synthetic:20", "--out", "s.csv"];
+    let args =
+        ["score", "--f", "s.f.safetensors", "--g", "g.safetensors", "--normalize", "unit", "--data", "synthetic:20", "--out", "s.csv"];
     let before = bytes(f, "s.f.safetensors");
     fails(sslmem(f, &[&args[..], &ALSO, &["--force"]].concat()), 2, &["the features would take the place of the weights s.f.safetensors"]);
     assert!(bytes(f, "s.f.safetensors") == before);

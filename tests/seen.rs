@@ -96,6 +96,10 @@ fn what_is_asked_for_wins_over_the_file() {
     assert_eq!(embed(folder.path(), &pictures(), &set).0, features);
     fs::write(folder.path().join("r.toml"), "[encoder]\nresize = 235\ninterpolation = \"bicubic\"\nnormalize = \"imagenet\"\n").unwrap();
     assert_eq!(embed(folder.path(), &pictures(), &["--recipe", folder.path().join("r.toml").to_str().unwrap()]).0, features);
+    // Another size is cut out of a side in the same proportion, and positions are interpolated.
+    let vit = filled(&Path::new(GOLDEN).join("vit_small_patch16_224.dino"));
+    let said = embed(vit.path(), &pictures(), &["--size", "160"]).1;
+    assert!(said.contains("positions of 224 pixels") && said.contains("short side 177 (bicubic), middle 160 x 160"), "{said}");
     let statistics = embed(folder.path(), &pictures(), &[]).1;
     assert!(
         statistics.contains("short side 448 (bilinear), middle 224 x 224, mean [0.485, 0.456, 0.406], std [0.5, 0.6, 0.7]"),
@@ -207,6 +211,27 @@ fn f_and_g_each_see_their_own() {
     for seen in ["whole image to 224 x 224 (bilinear)", "short side 235 (bicubic), middle 224 x 224"] {
         assert!(manifest.contains(seen), "{manifest}");
     }
+}
+
+/// What is no checkpoint is called by its name.
+#[test]
+fn files_of_others_are_named() {
+    let folder = TempDir::new().unwrap();
+    let onnx = [&[8, 10, 0x12, 7][..], b"pytorch\x1a\x052.0.0"].concat();
+    for (bytes, sentence) in [
+        (&onnx[..], "is an ONNX model; save the encoder's state_dict()"),
+        (b"\x89HDF\r\n\x1a\n and more", "is an HDF5 file"),
+        (b"GGUF\x03\0\0\0 and more", "is a GGUF file"),
+        (b"\x93NUMPY\x01\0 and more", "is a numpy array"),
+        (b"not at all", "is not a whole safetensors file"),
+    ] {
+        let path = folder.path().join("weights");
+        fs::write(&path, bytes).unwrap();
+        let said = refused(&path, &[]);
+        assert!(said.contains(sentence), "{said}");
+    }
+    let Ok(script) = Path::new("../shared/cases/torchscript_small.pt").canonicalize() else { return };
+    assert!(refused(&script, &[]).contains("is TorchScript (torch.jit.save); save model.state_dict()"));
 }
 
 /// Inputs that once gave other features, with those of PyTorch.

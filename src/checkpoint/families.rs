@@ -102,6 +102,12 @@ fn vit(shapes: &Shapes) -> Result<Net, Fault> {
         return Err("has patches that are no convolution of three colours; only such ViTs are known here".into());
     };
     let depth = (0..).take_while(|i| shapes.contains_key(&format!("blocks.{i}.norm1.weight"))).count();
+    if depth == 0 {
+        return Err("cuts images into patches and is no ViT (it has no blocks.0.norm1), such as a Swin; only ViTs are known here".into());
+    }
+    if !shapes.contains_key("blocks.0.attn.qkv.bias") && shapes.contains_key("blocks.0.attn.qkv.weight") {
+        return Err("holds a ViT whose queries, keys and values have no bias; those here have one".into());
+    }
     let Some((arch, _, _, heads)) = VITS.iter().find(|(_, w, d, _)| (*w, *d) == (width, depth)) else {
         let names: Vec<String> = VITS.iter().map(|(name, w, d, _)| format!("{name} ({w}, {d})")).collect();
         return Err(format!("holds a ViT of width {width} and {depth} blocks, which is not one of {}", names.join(", ")));

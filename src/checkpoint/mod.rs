@@ -70,6 +70,18 @@ struct Place {
     strides: Vec<usize>,
 }
 
+/// What a file is that is no checkpoint, by its first bytes.
+fn other(first: &[u8]) -> &'static str {
+    match first {
+        [0x89, b'H', b'D', b'F', ..] => "is an HDF5 file, as Keras writes them",
+        [b'G', b'G', b'U', b'F', ..] => "is a GGUF file",
+        // The field ir_version of ONNX's ModelProto, then its producer.
+        [8, version, 0x12, ..] if *version < 32 => "is an ONNX model",
+        [0x93, b'N', b'U', b'M', ..] => "is a numpy array",
+        _ => "is not a whole safetensors file, nor one of torch.save (or was cut short)",
+    }
+}
+
 /// What the reader of a format finds.
 struct Head {
     tensors: BTreeMap<String, Tensor>,
@@ -134,8 +146,7 @@ impl Checkpoint {
             [0x80, 0..=5, ..] => (Format::Legacy, torch::legacy(&input)),
             bytes if safetensors::begins(bytes, input.len()) => (Format::Safetensors, safetensors::read(&input)),
             _ => {
-                let what = "is not a whole safetensors file, nor one of torch.save; name a file of weights, or get it again";
-                return Err(fault(what.into()));
+                return Err(fault(format!("{}; save the encoder's state_dict() with torch.save or as safetensors", other(&first))));
             }
         };
         let Head { tensors, keys, metadata } = head.map_err(fault)?;

@@ -25,9 +25,6 @@ pub fn zipped(input: &Input) -> Result<Head, Fault> {
     let Some(root) = roots.first() else {
         return Err("is a zip file without data.pkl, so nothing that torch.save wrote; name the checkpoint itself".into());
     };
-    if members.contains_key(&format!("{root}constants.pkl")) {
-        return Err("is a TorchScript program; save its state_dict() with torch.save".into());
-    }
     if let Some((start, len)) = members.get(&format!("{root}byteorder"))
         && input.read(*start, (*len).min(16))? == b"big"
     {

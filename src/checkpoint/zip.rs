@@ -45,7 +45,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
     }
     let directory = input.read(first, size)?;
     let mut members = Members::new();
-    let mut at = 0;
+    let (mut at, mut compressed, mut script, mut arrays) = (0, None::<String>, false, false);
     while directory.get(at..).is_some_and(|d| d.starts_with(ENTRY)) {
         let field = |offset, width| number(&directory, at + offset, width);
         let (method, name_len, extra_len) = (field(10, 2)?, field(28, 2)? as usize, field(30, 2)? as usize);
@@ -58,11 +58,21 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
         }
         let name = String::from_utf8_lossy(name).into_owned();
         if method != 0 || packed != plain {
-            let name: String = name.escape_debug().take(80).collect();
-            return Err(format!("has `{name}` compressed, which PyTorch does not do; save it with torch.save again"));
+            compressed.get_or_insert(name.escape_debug().take(80).collect::<String>());
         }
+        script |= name.contains("/code/") || name.ends_with("constants.pkl");
+        arrays |= name.ends_with(".npy");
         members.insert(name, (local, plain));
         at += 46 + name_len + extra_len + comment_len;
+    }
+    if script {
+        return Err("is TorchScript (torch.jit.save); save model.state_dict() with torch.save".into());
+    }
+    if arrays {
+        return Err("holds numpy's arrays (.npz); save the encoder's state_dict() with torch.save or as safetensors".into());
+    }
+    if let Some(name) = compressed {
+        return Err(format!("has `{name}` compressed, which torch.save does not do; save it again"));
     }
     // The data follow a header of their own, whose length the directory does not know.
     for (start, len) in members.values_mut() {

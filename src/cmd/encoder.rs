@@ -50,6 +50,9 @@ impl Origin {
         }
         let asked = self.asked(flags, &layers)?;
         contradicts(path, &facts, &asked)?;
+        if let Some(resize) = proportional(&facts, &asked) {
+            layers = layers.set("encoder.resize", &resize)?;
+        }
         let layers = self.above(layers, &fixed(&facts), flags)?;
         let normalised = layers.said("encoder.normalize").is_some();
         // What is wrong with what was asked for is said before what is wrong with a file.
@@ -129,9 +132,16 @@ fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
 
 /// What the tensors decide, as keys of the recipe.
 fn fixed(facts: &Facts) -> Flags {
-    let size = size(facts);
-    let get = |fact: &str| facts.get(fact).filter(|held| fact != "trained_size" || Some(*held) != size.as_ref()).cloned();
-    FIXED.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &get(fact)))
+    FIXED.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &facts.get(*fact)))
+}
+
+/// Of another size than the file's, images are resized in the same proportion.
+fn proportional(facts: &Facts, asked: &[Asked]) -> Option<String> {
+    let last = |key: &str| asked.iter().rev().find(|asked| asked.key == key);
+    let size: usize = last("encoder.size").filter(|_| last("encoder.resize").is_none())?.value.parse().ok()?;
+    let (held, own) = (facts.get("resize")?, facts.get("size")?.parse::<usize>().ok()?);
+    let (kind, pixels) = held.split_once(':').map_or(("", &held[..]), |(_, pixels)| ("whole:", pixels));
+    Some(format!("{kind}{}", pixels.parse::<usize>().ok()?.checked_mul(size)? / own.max(1)))
 }
 
 /// What the file says of its images, as keys of the recipe.

@@ -93,7 +93,7 @@ pub fn numbers(view: &View) -> [u32; WORDS] {
     let off = Jitter { brightness: 0.0, contrast: 0.0, saturation: 0.0, hue: 0.0, p: 0.0 };
     let jitter = view.jitter.as_ref().unwrap_or(&off);
     let strengths = [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue];
-    let tones = (0..4).map(|t| ((strengths[t] > 0.0) as u32) << t).sum();
+    let tones = (0..4).map(|t| ((strengths[t] > 0.0) as u32) << t).sum::<u32>() | (view.is_plain() as u32) << 4;
     words.extend([view.size as u32, kind, resize as u32, (view.interpolation == Interpolation::Bicubic) as u32, tones]);
     let float = |x: &f32| x.to_bits();
     words.extend([view.flip, view.gray].iter().chain(&view.mean).map(float));

@@ -1,6 +1,7 @@
 //! What an augmented view is: a policy as data, the parameters drawn from it, and the rendering of them.
 
 mod draw;
+mod pillow;
 mod plain;
 mod policy;
 mod render;
@@ -17,6 +18,8 @@ pub use plain::{Resize, SMALL};
 pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, STL10, SVHN, UNIT, policy};
 pub use render::{Scratch, render};
 pub use resize::{resampling, resized};
+
+use resize::short_side;
 
 /// A policy: everything about a kind of view. Applied in the order of the fields.
 ///

@@ -40,6 +40,12 @@ impl View {
         View { size, interpolation, flip: 0.0, gray: 0.0, mean, std, crop, jitter: None, blur: None, solarize: None }
     }
 
+    /// Is this the image itself, resized, cut and normalised?
+    pub fn is_plain(&self) -> bool {
+        let nothing = self.jitter.is_none() && self.blur.is_none() && self.solarize.is_none();
+        nothing && self.flip == 0.0 && self.gray == 0.0 && !matches!(self.crop, Crop::Random { .. })
+    }
+
     /// What an un-augmented view is, in one line.
     pub fn seen(&self) -> String {
         let &View { size, interpolation, mean, std, ref crop, .. } = self;

@@ -1,5 +1,6 @@
 //! Renders a drawn view: crop and resize, flip, jitter, gray, blur, solarise, normalise.
 
+use super::pillow::plain;
 use super::resize::{Taps, resize, short_side, weighted};
 use super::tone::{Tone, apply, finish, gray, luma_sum};
 use super::{Crop, Drawn, View};
@@ -19,7 +20,7 @@ pub struct Scratch {
 ///
 /// `pixels` is [height, width, 3] in 8 bits, `out` is [size, size, 3] in f32, normalised. The result is a
 /// function of the arguments alone: the same bits on every machine and for any state of `scratch`.
-/// Equal to torchvision's v2 transforms on float images up to rounding.
+/// Equal to torchvision's v2 transforms on float images up to rounding; an image without augmentation is resized as Pillow does it.
 ///
 /// # Panics
 /// When a slice does not have the size that its shape says, or the drawn box leaves the image.
@@ -29,6 +30,9 @@ pub fn render(view: &View, drawn: &Drawn, pixels: &[u8], height: usize, width: u
     let (top, left) = (drawn.top as usize, drawn.left as usize);
     let (box_height, box_width) = (drawn.height as usize, drawn.width as usize);
     assert!(top + box_height <= height && left + box_width <= width, "the box lies in the image");
+    if view.is_plain() {
+        return plain(view, pixels, height, width, out);
+    }
 
     let size = view.size;
     let (to_height, to_width) = match view.crop {

@@ -1,6 +1,6 @@
 //! Separable antialiased resizing of a box of an 8-bit image, to float planes.
 
-use super::Interpolation;
+use super::{Interpolation, pillow};
 use crate::data::{Image, LIMIT};
 
 /// Which inputs one axis of the output reads, and their weights.
@@ -67,7 +67,7 @@ pub fn resampling(input: usize, output: usize) -> Vec<f32> {
     matrix
 }
 
-/// The image with its short side `side` pixels long: torchvision's `Resize(side)` (bilinear, antialiased), rounded to 8 bits.
+/// The image with its short side `side` pixels long: torchvision's `Resize(side)` of a PIL image, bilinear, byte for byte.
 ///
 /// # Errors
 /// A long side so long that the result would be larger than an image may be.
@@ -80,25 +80,9 @@ pub fn resized(image: Image, side: usize) -> Result<Image, String> {
         return Err(format!("the image would have {width} x {height} pixels, more than {} MiB", LIMIT >> 20));
     }
     let mut pixels = vec![0; height * width * 3];
-    to_bytes(&image, height, width, &mut pixels);
+    let (from, to) = ([image.height, image.width], [height, width]);
+    pillow::resize(Interpolation::Bilinear, &image.pixels, from, to, [0, 0], to, &mut pixels);
     Ok(Image { height, width, pixels })
-}
-
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn to_bytes(image: &Image, height: usize, width: usize, out: &mut [u8]) {
-    let (mut rows, mut columns) = (Taps::default(), Taps::default());
-    rows.plan(Interpolation::Bilinear, image.height, height, 0, height);
-    columns.plan(Interpolation::Bilinear, image.width, width, 0, width);
-    let mut line = vec![0.0; image.width * 3 + 1];
-    let mut planes = vec![0.0; height * width * 3];
-    let (red, rest) = planes.split_at_mut(height * width);
-    let (green, blue) = rest.split_at_mut(height * width);
-    resize(&image.pixels, image.width * 3, (&rows, &columns), false, &mut line, [&mut *red, &mut *green, &mut *blue]);
-    for (pixel, ((r, g), b)) in out.chunks_exact_mut(3).zip(red.iter().zip(green.iter()).zip(blue.iter())) {
-        for (byte, value) in pixel.iter_mut().zip([r, g, b]) {
-            *byte = (value * 255.0 + 0.5) as u8;
-        }
-    }
 }
 
 /// Height and width when the short side becomes `side`; the long side rounds down as in torchvision.

@@ -4,8 +4,8 @@
 
 PHOTOGRAPHS is a folder of JPEGs that are not stored here (250 of ImageNet's training images). Each line of decode.tsv is
 folder/name, height, width and the MD5 of the bytes of `Image.open(...).convert("RGB")`, rows first, channels last. Pillow's
-wheels bring libjpeg-turbo. resized.bin is jpeg/rgb_444.jpg with its short side at 24 pixels, [24, 35, 3] bytes, then at 60, [60, 89, 3]:
-torchvision's v2 `resize`, bilinear and antialiased, of 8-bit values. exif/ has every orientation, and exif.tsv the MD5 of what Pillow's
+wheels bring libjpeg-turbo. resized.bin is jpeg/rgb_444.jpg with its short side at 24 pixels, [24, 35, 3] bytes, then at 60, [60, 89, 3],
+each bilinear and then bicubic: torchvision's `resize` of a PIL image. exif/ has every orientation, and exif.tsv the MD5 of what Pillow's
 `exif_transpose` makes of each.
 """
 
@@ -14,7 +14,6 @@ import pathlib
 import sys
 
 import numpy as np
-import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image, ImageOps
 
@@ -82,8 +81,8 @@ def main():
             digest = hashlib.md5(image.tobytes()).hexdigest()
             lines.append(f"{folder.name}/{path.name}\t{image.height}\t{image.width}\t{digest}\n")
     (out / "decode.tsv").write_text("".join(lines))
-    pixels = torch.from_numpy(np.array(Image.open(out / "jpeg/rgb_444.jpg"))).permute(2, 0, 1)
-    resized = [F.resize(pixels, [side], antialias=True).permute(1, 2, 0).contiguous().numpy() for side in (24, 60)]
+    picture = Image.open(out / "jpeg/rgb_444.jpg").convert("RGB")
+    resized = [F.resize(picture, [side], interpolation) for side in (24, 60) for interpolation in (F.InterpolationMode.BILINEAR, F.InterpolationMode.BICUBIC)]
     (out / "resized.bin").write_bytes(b"".join(image.tobytes() for image in resized))
 
 

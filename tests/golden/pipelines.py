@@ -5,9 +5,9 @@
 
 `NAME/` is what the library writes of a model: `config.json` (timm: its `pretrained_cfg` among it), `preprocessor_config.json`
 (transformers), and the head of `model.safetensors`, whose numbers come from a formula (filled.py). `pictures/` has
-three photographs that nobody took, none of them square. `features.safetensors` has [3, width] of each, f32: the library's transform
-(PIL images, so pixels are rounded to 8 bits after resizing), then the library's model; of a ViT the class token after the last norm, of
-a ResNet the pooled map.
+three photographs that nobody took, none of them square. `features.safetensors` has [3, width] of each, f32: the library's transform of
+PIL images (of transformers its Pillow backend), then the library's model; of a ViT the class token after the last norm, of a ResNet the
+pooled map.
 """
 
 import pathlib
@@ -42,16 +42,16 @@ TIMM = [
 def hugging_face():
     """Name to model and preprocessor."""
     tiny = dict(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768)
-    yield "vit", hf.ViTModel(hf.ViTConfig(**tiny), add_pooling_layer=False), hf.ViTImageProcessor()
+    yield "vit", hf.ViTModel(hf.ViTConfig(**tiny), add_pooling_layer=False), hf.ViTImageProcessorPil()
     # Twelve heads, an eps that matters, a square of 256 from which the middle is cut out.
     other = {**tiny, "num_attention_heads": 12}
-    deit = hf.DeiTImageProcessor()
+    deit = hf.DeiTImageProcessorPil()
     yield "vit_other", hf.ViTModel(hf.ViTConfig(**other, layer_norm_eps=0.1), add_pooling_layer=False), deit
     small = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=2)
-    bit = hf.BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
+    bit = hf.BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
     yield "dinov2", hf.Dinov2Model(hf.Dinov2Config(**small, image_size=224, patch_size=14)), bit
     basic = dict(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
-    convnext = hf.ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875)
+    convnext = hf.ConvNextImageProcessorPil(size={"shortest_edge": 224}, crop_pct=0.875)
     yield "resnet", hf.ResNetModel(hf.ResNetConfig(**basic)), convnext
 
 
@@ -95,7 +95,7 @@ def main():
             found = model(**processor(pictures, return_tensors="pt"))
             pooled = found.pooler_output.flatten(1) if name == "resnet" else found.last_hidden_state[:, 0]
             features[name] = pooled
-    features = {name: value.numpy() for name, value in features.items()}
+    features = {name: np.ascontiguousarray(value.numpy()) for name, value in features.items()}
     for name, value in features.items():
         print(f"{name:45} {value.shape} largest {np.abs(value).max():.3f}, between pictures {np.abs(value[0] - value[1]).max():.3f}")
     save_file(features, out / "features.safetensors")
