@@ -39,6 +39,7 @@ mod losses;
 mod methods;
 mod ops;
 mod planted;
+mod presets;
 mod probe;
 mod replay;
 mod report;

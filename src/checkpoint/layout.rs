@@ -365,6 +365,7 @@ impl Checkpoint {
     /// # Errors
     /// The encoder is not of an architecture that is known here, or has tensors that would have to be ignored.
     pub fn identify(&self) -> Result<(Option<Layout>, BTreeMap<String, String>)> {
+        self.refuse_heads()?;
         let beside = super::settings(&self.path);
         let layout = recognise(self, &beside)?;
         if layout.is_none() && self.format != super::Format::Safetensors {
@@ -377,6 +378,22 @@ impl Checkpoint {
         }
         facts.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
         Ok((layout, facts))
+    }
+
+    /// What training kept beside the encoder: the method whose heads these are.
+    pub fn heads(&self) -> Option<&str> {
+        self.metadata.get("heads_of").map(String::as_str)
+    }
+
+    /// Heads have no encoder, so nothing can be scored with them.
+    ///
+    /// # Errors
+    /// `Format`, if these are heads.
+    pub fn refuse_heads(&self) -> Result<()> {
+        let Some(method) = self.heads() else { return Ok(()) };
+        let encoder = self.metadata.get("encoder").map_or("the file beside it", String::as_str);
+        let what = format!("holds the heads that {method} trained, not the encoder below them; name {encoder} instead");
+        Err(Error::format(&self.path, what))
     }
 
     /// That no encoder was recognised in it.

@@ -38,6 +38,9 @@ pub fn run(verb: Verb) -> Result<()> {
         files::check_writable(out)?;
     }
     let file = Checkpoint::open(&verb.input)?;
+    if verb.out.is_none() && file.heads().is_some() {
+        return print(&describe_heads(&file));
+    }
     let (layout, facts) = file.identify()?;
     let layout = layout.ok_or_else(|| file.unknown())?;
     print(&describe(&file, &layout, &facts))?;
@@ -82,6 +85,23 @@ fn describe(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>
     if !facts.contains_key("mean") {
         out += "  note        the file does not say how its images were normalised; choose --normalize where it is used\n";
     }
+    out
+}
+
+/// The same of heads, which training keeps beside an encoder.
+fn describe_heads(file: &Checkpoint) -> String {
+    let get = |name: &str| file.metadata.get(name).map_or("", String::as_str);
+    let mut out = format!("{}: safetensors, {} tensors\n", file.path().display(), file.tensors.len());
+    out += &format!("  written by  sslmem, beside the encoder {}\n", get("encoder"));
+    let mut parts = BTreeMap::<&str, usize>::new();
+    for (name, tensor) in &file.tensors {
+        let below = if name.starts_with("teacher.") { 1 } else { 0 };
+        let end = name.match_indices('.').nth(below).map_or(name.len(), |(at, _)| at);
+        *parts.entry(&name[..end]).or_default() += tensor.len();
+    }
+    let parts: Vec<String> = parts.iter().map(|(part, numbers)| format!("{part} ({numbers} numbers)")).collect();
+    out += &format!("  heads       of {}: {}\n", get("heads_of"), parts.join(", "));
+    out += "  note        there is no encoder in it; torch reads it with safetensors.torch.load_file\n";
     out
 }
 

@@ -3,6 +3,7 @@
 mod check;
 mod layers;
 mod presets;
+mod sources;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,7 @@ pub use crate::methods::Options as Method;
 pub use check::nearest;
 pub use layers::Layers;
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
+pub use sources::{Source, sources};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +63,7 @@ pub struct Encoder {
     pub patch: usize,
     pub positions: Positions,
     pub drop_path: f32,
+    pub zero_init_residual: bool,
     pub trained_size: usize,
     pub size: usize,
     pub normalize: Normalize,
@@ -120,6 +123,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
     ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
     ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
+    ("encoder.zero_init_residual", "of ResNets: the scale of the last norm in each residual block starts at 0 instead of 1"),
     (
         "encoder.trained_size",
         "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same",
@@ -127,12 +131,16 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.size", "height and width of the views, pixels"),
     (
         "encoder.normalize",
-        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1)",
+        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, sslmem (CIFAR-10 in the released code of SSLMem), half (-1..1), unit (0..1)",
     ),
     ("method.name", "see `sslmem show methods`"),
     ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
     ("method.projector", "widths of the projector's layers"),
     ("method.head_norm", "batch norm in the heads"),
+    (
+        "method.head_end",
+        "simclr, byol: the heads end in a linear layer with a bias (bias), one without (plain), or that and batch norm without offset (norm)",
+    ),
     ("method.predictor", "simsiam, byol, mocov3: widths of the predictor's layers"),
     ("method.fixed_predictor", "simsiam: the predictor's rate does not decay"),
     ("method.momentum", "byol, mocov3, dino: of the teacher's average; [first, last] with a cosine between"),
@@ -142,7 +150,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("method.center_momentum", "dino: of the teacher's centre"),
     ("method.freeze_last_layer", "dino: epochs in which the last layer does not move"),
     ("method.lambda", "barlow: weight of the off-diagonal"),
-    ("method.scale", "barlow: of the whole loss"),
+    ("method.scale", "simclr, barlow: of the whole loss"),
     ("method.weights", "vicreg: of invariance, variance and covariance"),
     ("method.mask", "mae: share of the patches that are hidden"),
     ("method.norm_pix", "mae: predict patches normalised one by one"),
@@ -159,7 +167,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("optim.lr_end", "learning rate at the end of the cosine, as a share of the peak"),
     ("optim.lr_bias", "factor for norms and biases (tensors with one dimension)"),
     ("optim.warmup_epochs", "epochs of linear rise to the peak"),
-    ("optim.schedule", "after the warm-up: cosine (to lr_end) or constant"),
+    ("optim.schedule", "after the warm-up: cosine (to lr_end), cosine_epochs (its value at the start of the epoch) or constant"),
     ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere; [first, last] with a cosine between"),
     ("optim.decay_all", "norms and biases decay, too"),
     ("optim.clip", "largest l2 norm of one tensor's gradient; 0: no limit"),
@@ -214,9 +222,10 @@ impl Recipe {
     /// # Errors
     /// There is no such encoder, or it cannot have this form.
     pub fn network(&self) -> Result<Network> {
-        let Encoder { stem, patch, positions, trained_size, size, .. } = self.encoder;
+        let Encoder { stem, patch, positions, zero_init_residual, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
-        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form: Form { stem, patch, positions, ..Form::of(trained) } };
+        let form = Form { stem, patch, positions, zero_init_residual, ..Form::of(trained) };
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form };
         network.encoder.check(&network.form, size)?;
         Ok(network)
     }
@@ -294,6 +303,11 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::to_toml`].
     pub fn explained(&self) -> Result<String> {
+        self.commented(|key, _| KEYS.iter().find(|(known, _)| *known == key).map(|(_, meaning)| meaning.to_string()))
+    }
+
+    /// The recipe as TOML with what `comment` says of each key and its value.
+    fn commented(&self, comment: impl Fn(&str, &str) -> Option<String>) -> Result<String> {
         let text = self.to_toml()?;
         let mut section = String::new();
         let mut out = String::new();
@@ -301,9 +315,9 @@ impl Recipe {
             if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 section = format!("{name}.");
             }
-            let key = line.split_once(" = ").map(|(key, _)| format!("{section}{key}"));
-            match KEYS.iter().find(|(known, _)| Some(*known) == key.as_deref()) {
-                Some((_, meaning)) => out.push_str(&format!("{line:<30} # {meaning}\n")),
+            let comment = line.split_once(" = ").and_then(|(key, value)| comment(&format!("{section}{key}"), value));
+            match comment {
+                Some(comment) => out.push_str(&format!("{line:<30} # {comment}\n")),
                 None => out.push_str(&format!("{line}\n")),
             }
         }
@@ -331,19 +345,21 @@ pub enum Normalize {
     Stl10,
     Mnist,
     Imagenet,
+    Sslmem,
     Half,
     Unit,
 }
 
 impl Normalize {
     /// Their names in a recipe.
-    pub const ALL: [(&str, Normalize); 8] = [
+    pub const ALL: [(&str, Normalize); 9] = [
         ("cifar10", Normalize::Cifar10),
         ("cifar100", Normalize::Cifar100),
         ("svhn", Normalize::Svhn),
         ("stl10", Normalize::Stl10),
         ("mnist", Normalize::Mnist),
         ("imagenet", Normalize::Imagenet),
+        ("sslmem", Normalize::Sslmem),
         ("half", Normalize::Half),
         ("unit", Normalize::Unit),
     ];
@@ -357,6 +373,7 @@ impl Normalize {
             Normalize::Stl10 => view::STL10,
             Normalize::Mnist => view::MNIST,
             Normalize::Imagenet => view::IMAGENET,
+            Normalize::Sslmem => view::SSLMEM,
             Normalize::Half => view::HALF,
             Normalize::Unit => view::UNIT,
         }
