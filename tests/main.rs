@@ -50,6 +50,7 @@ mod score_places;
 mod score_tables;
 mod signature;
 mod split;
+mod starts;
 mod stats;
 mod survive;
 mod table;
