@@ -1,6 +1,7 @@
 //! How weights start and rates go where authors differ, and what training keeps beside the encoder.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use sslmem::checkpoint::Checkpoint;
@@ -131,4 +132,26 @@ fn heads_are_kept_beside_the_encoder_and_are_none() {
         said.iter().for_each(|error| assert!(error.to_string().contains(&wanted), "{error}"));
         assert!(Checkpoint::open(&dir.path().join("f.safetensors")).unwrap().heads().is_none());
     }
+}
+
+#[test]
+fn convert_says_what_heads_are_and_writes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    trained(&tiny("byol"), dir.path());
+    let sslmem = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sslmem")).current_dir(dir.path()).args(args).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.code().unwrap(), said)
+    };
+    let (code, said) = sslmem(&["convert", "f.heads.safetensors"]);
+    assert_eq!(code, 0, "{said}");
+    for part in ["sslmem, beside the encoder f.safetensors", "heads       of byol: predictor (", "projector (", "teacher.projector ("] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    let embed = ["embed", "--encoder", "f.heads.safetensors", "--data", "synthetic:4", "--out", "e.safetensors"];
+    for args in [&["convert", "f.heads.safetensors", "--out", "c.safetensors"][..], &embed] {
+        let (code, said) = sslmem(args);
+        assert!(code != 0 && said.contains("holds the heads that byol trained"), "{said}");
+    }
+    assert!(!dir.path().join("c.safetensors").exists() && !dir.path().join("e.safetensors").exists());
 }
