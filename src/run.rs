@@ -2,7 +2,7 @@
 //! belongs to the same recipe is kept, so a run that was stopped goes on where it stopped.
 //!
 //! ```text
-//! RUN/recipe.toml  split.json  pair1/{f,g}.safetensors  pair1/{f,g}.curve.json  pair1/scores.parquet
+//! RUN/recipe.toml  split.json  pair1/{f,g}.safetensors  pair1/{f,g}.heads.safetensors  pair1/{f,g}.curve.json  pair1/scores.parquet
 //! RUN/scores.parquet  scores.json  report.html  figures/
 //! ```
 

@@ -221,6 +221,12 @@ impl Tape {
         self.names.insert(name.to_string(), v);
         v
     }
+    /// The weight `v` starts so instead.
+    pub fn start(&mut self, v: Var, start: Init) {
+        if let Kind::Named { init, .. } = &mut self.slots[v.index()].kind {
+            *init = start;
+        }
+    }
     /// Where the gradient of `x` goes; `None`: nobody asks for it.
     pub fn gradient_of(&mut self, x: Var) -> Option<Grad> {
         if !self.wants[x.index()] {

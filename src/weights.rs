@@ -92,9 +92,14 @@ impl Weights {
 
     /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
     pub fn save(&self, path: &Path, prefix: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let chosen: Vec<_> = self.entries.iter().filter(|(n, _)| n.starts_with(prefix)).collect();
+        self.save_named(path, |name| name.strip_prefix(prefix), metadata)
+    }
+
+    /// Write what `named` has a name for in the file, whole or not at all.
+    pub fn save_named(&self, path: &Path, named: impl Fn(&str) -> Option<&str>, metadata: &BTreeMap<String, String>) -> Result<()> {
+        let chosen: Vec<_> = self.entries.iter().filter_map(|(n, p)| Some((named(n)?, p))).collect();
         let entries: Vec<Entry> =
-            chosen.iter().map(|(n, p)| Entry { name: &n[prefix.len()..], dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
+            chosen.iter().map(|&(name, p)| Entry { name, dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
         let mut file = tensors::header(metadata, &entries);
         for (_, p) in chosen {
             file.extend(p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?);
@@ -111,6 +116,7 @@ impl Weights {
     /// meaningless score much later; types and shapes that no weight has here.
     pub fn load(&mut self, path: &Path, prefix: &str) -> Result<HashMap<String, String>> {
         let file = Checkpoint::open(path)?;
+        file.refuse_heads()?;
         if file.is_ours() {
             for name in file.tensors.keys() {
                 self.read(&file, name, prefix)?;

@@ -321,9 +321,15 @@ fn foreign_files_are_converted_and_scored_from_the_command_line() {
 #[test]
 fn positions_that_are_sines_and_cosines_are_known() {
     let shapes = expected("vit_nano", 3, (8, 5)).unwrap();
-    for (fixed, name) in [(true, "sincos"), (false, "learned")] {
+    // MoCo v3 has the row in the first half of the channels, MAE the column; of five by five patches.
+    let rows_first = |table: Vec<f32>| -> Vec<f32> {
+        let patch = |at: usize| if at == 0 { 0 } else { 1 + (at - 1) % 5 * 5 + (at - 1) / 5 };
+        (0..26).flat_map(|at| table[patch(at) * 64..][..64].to_vec()).collect()
+    };
+    for (fixed, name) in [(Some(false), "sincos"), (Some(true), "sincos"), (None, "learned")] {
         let value = |name: &str, shape: &[usize]| match name {
-            "pos_embed" if fixed => sslmem::encoders::sine_cosine(shape.into()),
+            "pos_embed" if fixed == Some(true) => rows_first(sslmem::encoders::sine_cosine(shape.into())),
+            "pos_embed" if fixed.is_some() => sslmem::encoders::sine_cosine(shape.into()),
             _ => vec![0.25; shape.iter().product()],
         };
         let filled: Vec<_> = shapes.iter().map(|(n, s)| (&n[..], s.clone(), value(n, s))).collect();

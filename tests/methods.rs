@@ -81,12 +81,24 @@ const CASES: &[Case] = &[
     Case { name: "simclr", options: "projector = [64, 32]\nhead_norm = true", groups: TOGETHER, ..BASE },
     Case { name: "simclr_vit", arch: "vit_nano", options: "projector = [64, 32]", groups: TOGETHER, ..BASE },
     Case {
+        name: "simclr_norm",
+        options: "projector = [64, 32]\nhead_norm = true\nhead_end = 'norm'\nscale = 2.0",
+        groups: TOGETHER,
+        slow: 0.1,
+        ..BASE
+    },
+    Case {
         name: "simsiam",
         options: "name = 'simsiam'\nprojector = [64, 64]\npredictor = [32, 64]\nhead_norm = true",
         frozen: &[("projector", "bn2")],
         ..BASE
     },
     Case { name: "byol", options: "name = 'byol'\nprojector = [64, 32]\npredictor = [64, 32]\nhead_norm = true", ..BASE },
+    Case {
+        name: "byol_plain",
+        options: "name = 'byol'\nprojector = [64, 32]\npredictor = [64, 32]\nhead_norm = true\nhead_end = 'plain'",
+        ..BASE
+    },
     Case {
         name: "mocov3",
         options: "name = 'mocov3'\ntemperature = 0.2\nprojector = [64, 32]\npredictor = [64, 32]\nhead_norm = true",

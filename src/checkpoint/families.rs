@@ -197,17 +197,20 @@ pub fn expected(arch: &str, kernel: usize, (patch, grid): (usize, usize)) -> Opt
     Some(list)
 }
 
-/// Are these the fixed sines and cosines of MAE and MoCo v3, [1 + grid * grid, width]? As in [`crate::encoders`], which rounds alike.
+/// Are these fixed sines and cosines, [1 + grid * grid, width]? MAE's have the column in their first half, as in [`crate::encoders`], MoCo v3's
+/// the row.
 pub fn sine_cosine(values: &[f32], width: usize, grid: usize) -> bool {
     let quarter = width / 4;
     let class = values.iter().take(width).all(|v| *v == 0.0);
-    class
-        && values.chunks_exact(width).skip(1).enumerate().all(|(patch, row)| {
-            [patch % grid, patch / grid].iter().zip(row.chunks_exact(2 * quarter)).all(|(place, half)| {
+    let is = |places: fn(usize, usize) -> [usize; 2]| {
+        values.chunks_exact(width).skip(1).enumerate().all(|(patch, row)| {
+            places(patch / grid, patch % grid).iter().zip(row.chunks_exact(2 * quarter)).all(|(place, half)| {
                 (0..quarter).all(|i| {
                     let (sine, cosine) = (*place as f64 / 10000f64.powf(i as f64 / quarter as f64)).sin_cos();
                     (half[i] as f64 - sine).abs() < 1e-4 && (half[quarter + i] as f64 - cosine).abs() < 1e-4
                 })
             })
         })
+    };
+    class && (is(|row, column| [column, row]) || is(|row, column| [row, column]))
 }

@@ -419,6 +419,7 @@ impl Checkpoint {
     /// The encoder is not of an architecture that is known here, by its tensors or by what lies beside the file, or has tensors that
     /// would have to be ignored; there is none.
     pub fn identify(&self) -> Result<Identity> {
+        self.refuse_heads()?;
         let own = self.metadata.contains_key("arch");
         let Settings { encoder, images, refused, unclear, unknown } = if own { Settings::default() } else { settings(&self.path) };
         if let Some(why) = refused {
@@ -436,6 +437,22 @@ impl Checkpoint {
         let unclear = unclear.map(|why| ("encoder.resize", why)).into_iter().chain(hidden).filter(|_| !own).collect();
         let guesses = if own { vec![] } else { guesses };
         Ok(Identity { layout, facts, guesses, unclear, unknown })
+    }
+
+    /// What training kept beside the encoder: the method whose heads these are.
+    pub fn heads(&self) -> Option<&str> {
+        self.metadata.get("heads_of").map(String::as_str)
+    }
+
+    /// Heads have no encoder, so nothing can be scored with them.
+    ///
+    /// # Errors
+    /// `Format`, if these are heads.
+    pub fn refuse_heads(&self) -> Result<()> {
+        let Some(method) = self.heads() else { return Ok(()) };
+        let encoder = self.metadata.get("encoder").map_or("the file beside it", String::as_str);
+        let what = format!("holds the heads that {method} trained, not the encoder below them; name {encoder} instead");
+        Err(Error::format(&self.path, what))
     }
 
     /// That no encoder was recognised in it.

@@ -44,6 +44,9 @@ pub fn run(verb: Verb) -> Result<()> {
         files::check_writable(out)?;
     }
     let file = Checkpoint::open(&verb.input)?;
+    if verb.out.is_none() && file.heads().is_some() {
+        return print(&describe_heads(&file));
+    }
     let found = file.identify()?;
     print(&describe(&file, &found)?)?;
     let (layout, mut facts) = (found.layout.ok_or_else(|| file.unknown())?, found.facts);
@@ -109,6 +112,23 @@ fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
         out += &format!("  not known   {}: keys that nothing is made of here\n", unknown.join(", "));
     }
     Ok(out)
+}
+
+/// The same of heads, which training keeps beside an encoder.
+fn describe_heads(file: &Checkpoint) -> String {
+    let get = |name: &str| file.metadata.get(name).map_or("", String::as_str);
+    let mut out = format!("{}: safetensors, {} tensors\n", file.path().display(), file.tensors.len());
+    out += &format!("  written by  sslmem, beside the encoder {}\n", get("encoder"));
+    let mut parts = BTreeMap::<&str, usize>::new();
+    for (name, tensor) in &file.tensors {
+        let below = if name.starts_with("teacher.") { 1 } else { 0 };
+        let end = name.match_indices('.').nth(below).map_or(name.len(), |(at, _)| at);
+        *parts.entry(&name[..end]).or_default() += tensor.len();
+    }
+    let parts: Vec<String> = parts.iter().map(|(part, numbers)| format!("{part} ({numbers} numbers)")).collect();
+    out += &format!("  heads       of {}: {}\n", get("heads_of"), parts.join(", "));
+    out += "  note        there is no encoder in it; torch reads it with safetensors.torch.load_file\n";
+    out
 }
 
 /// The encoder under our names, tensor by tensor.

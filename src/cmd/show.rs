@@ -8,7 +8,7 @@ use image::ImageFormat;
 
 use super::args::{Flags, Images, Network, Origin, open};
 use super::{Global, keep, print};
-use crate::config::{PRESETS, Recipe, nearest};
+use crate::config::{DEFAULT, PRESETS, Recipe, nearest, sources};
 use crate::data::DATASETS;
 use crate::encoders::ENCODERS;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::files;
 use crate::methods::METHODS;
 use crate::tape::{Mode, Tape};
 use crate::var::Dtype;
-use crate::view::{Crop, POLICIES, View, policy, sheet};
+use crate::view::{POLICIES, policy, sheet};
 
 /// Show what there is to choose from, every default, and what augmentation does
 #[derive(Args)]
@@ -33,12 +33,15 @@ pub struct Verb {
 enum What {
     /// A recipe with every key, its value and its meaning
     #[command(
-        after_help = "Examples:\n  sslmem show recipe paper > mine.toml\n  sslmem show recipe --recipe mine.toml --set train.epochs=10"
+        after_help = "Examples:\n  sslmem show recipe paper > mine.toml\n  sslmem show recipe dino_imagenet --sources\n  sslmem show recipe --recipe mine.toml --set train.epochs=10"
     )]
     Recipe {
         /// Presets to show, each on top of the one before
         #[arg(value_name = "PRESET")]
         named: Vec<String>,
+        /// Say where each value is from (repository, file, line), and where the preset is not as its authors have it
+        #[arg(long)]
+        sources: bool,
         #[command(flatten)]
         origin: Origin,
     },
@@ -109,16 +112,19 @@ struct Augment {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     match verb.what {
-        What::Recipe { named, mut origin } => {
+        What::Recipe { named, sources: from, mut origin } => {
             origin.preset.splice(0..0, named);
-            print(&origin.resolve(&Flags::default().seed(global))?.explained()?)
+            let recipe = origin.resolve(&Flags::default().seed(global))?;
+            let known = origin.preset.iter().rev().find(|preset| !sources(preset).is_empty());
+            let preset = known.or(origin.preset.last()).map_or(DEFAULT, String::as_str);
+            print(&if from { recipe.sourced(preset)? } else { recipe.explained()? })
         }
         What::Presets => list(PRESETS.iter().map(|preset| (preset.name, preset.about.to_string()))),
         What::Methods => list(METHODS.iter().map(|method| (method.name(), method.about().to_string()))),
         What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), encoder.about()))),
         What::Layers { network, origin } => layers(&origin.resolve(&Flags::default().network(&network))?),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
-        What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, describe(&make(size))))),
+        What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, make(size).to_string()))),
         What::Policies { name: Some(name), size } => {
             let view = policy(&name, size).ok_or_else(|| no_policy(&name))?;
             let text = toml::to_string(&view)
@@ -183,32 +189,4 @@ fn list<'a>(entries: impl Iterator<Item = (&'a str, String)>) -> Result<()> {
     let width = entries.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = entries.iter().map(|(name, about)| format!("{name:<width$}  {about}\n"));
     print(&lines.collect::<String>())
-}
-
-/// A policy in one line.
-fn describe(view: &View) -> String {
-    let mut parts = vec![match &view.crop {
-        Crop::Random { scale: [low, high], .. } => format!("crop {low} to {high} of the area"),
-        Crop::Center { resize } if *resize == view.size => "centre".to_string(),
-        Crop::Center { resize } => format!("centre of {resize}"),
-        Crop::Square { resize } => format!("whole image to {resize}, centre"),
-        Crop::Whole => "whole image".to_string(),
-    }];
-    let mut part = |holds: bool, text: String| {
-        if holds {
-            parts.push(text)
-        }
-    };
-    part(view.flip > 0.0, format!("flip {}", view.flip));
-    if let Some(j) = &view.jitter {
-        part(true, format!("jitter {} {} {} {} p {}", j.brightness, j.contrast, j.saturation, j.hue, j.p));
-    }
-    part(view.gray > 0.0, format!("gray {}", view.gray));
-    if let Some(b) = &view.blur {
-        part(true, format!("blur {} to {} p {}", b.sigma[0], b.sigma[1], b.p));
-    }
-    if let Some(s) = &view.solarize {
-        part(true, format!("solarize {} p {}", s.threshold, s.p));
-    }
-    parts.join(", ")
 }

@@ -16,7 +16,7 @@ impl Recipe {
         word("method.name", &method.name, methods::METHODS.iter().map(|m| m.name()))?;
         word("optim.name", &optim.name, ["sgd", "adam", "adamw", "lars", "lars_classic", "lars_clipped"].into_iter())?;
         word("optim.lr_scaling", &optim.lr_scaling, ["none", "linear", "sqrt"].into_iter())?;
-        word("optim.schedule", &optim.schedule, ["cosine", "constant"].into_iter())?;
+        word("optim.schedule", &optim.schedule, ["cosine", "cosine_epochs", "constant"].into_iter())?;
         at_least("pairs", self.pairs, 1)?;
         at_least("encoder.size", self.encoder.size, 1)?;
         at_least("train.epochs", train.epochs, 1)?;

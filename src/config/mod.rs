@@ -4,6 +4,7 @@ mod check;
 mod layers;
 mod normalize;
 mod presets;
+mod sources;
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -22,6 +23,7 @@ pub use check::nearest;
 pub use layers::Layers;
 pub use normalize::{Normalize, Statistics};
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
+pub use sources::{Source, sources};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +68,7 @@ pub struct Encoder {
     pub heads: usize,
     pub norm_eps: f32,
     pub drop_path: f32,
+    pub zero_init_residual: bool,
     pub trained_size: usize,
     pub size: usize,
     pub resize: Resize,
@@ -129,6 +132,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.heads", "of ViTs: heads of the attention; 0: the usual, 64 columns to a head in those of ImageNet"),
     ("encoder.norm_eps", "of ViTs: what layer norms add to the variance"),
     ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
+    ("encoder.zero_init_residual", "of ResNets: the scale of the last norm in each residual block starts at 0 instead of 1"),
     (
         "encoder.trained_size",
         "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same",
@@ -141,12 +145,16 @@ pub const KEYS: &[(&str, &str)] = &[
     ("encoder.interpolation", "of images without augmentation: bilinear or bicubic"),
     (
         "encoder.normalize",
-        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, half (-1..1), unit (0..1), or { mean = [r, g, b], std = [r, g, b] }",
+        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, sslmem (CIFAR-10 in the released code of SSLMem), half (-1..1), unit (0..1), or { mean = [r, g, b], std = [r, g, b] }",
     ),
     ("method.name", "see `sslmem show methods`"),
     ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
     ("method.projector", "widths of the projector's layers"),
     ("method.head_norm", "batch norm in the heads"),
+    (
+        "method.head_end",
+        "simclr, byol: the heads end in a linear layer with a bias (bias), one without (plain), or that and batch norm without offset (norm)",
+    ),
     ("method.predictor", "simsiam, byol, mocov3: widths of the predictor's layers"),
     ("method.fixed_predictor", "simsiam: the predictor's rate does not decay"),
     ("method.momentum", "byol, mocov3, dino: of the teacher's average; [first, last] with a cosine between"),
@@ -156,7 +164,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("method.center_momentum", "dino: of the teacher's centre"),
     ("method.freeze_last_layer", "dino: epochs in which the last layer does not move"),
     ("method.lambda", "barlow: weight of the off-diagonal"),
-    ("method.scale", "barlow: of the whole loss"),
+    ("method.scale", "simclr, barlow: of the whole loss"),
     ("method.weights", "vicreg: of invariance, variance and covariance"),
     ("method.mask", "mae: share of the patches that are hidden"),
     ("method.norm_pix", "mae: predict patches normalised one by one"),
@@ -173,7 +181,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("optim.lr_end", "learning rate at the end of the cosine, as a share of the peak"),
     ("optim.lr_bias", "factor for norms and biases (tensors with one dimension)"),
     ("optim.warmup_epochs", "epochs of linear rise to the peak"),
-    ("optim.schedule", "after the warm-up: cosine (to lr_end) or constant"),
+    ("optim.schedule", "after the warm-up: cosine (to lr_end), cosine_epochs (its value at the start of the epoch) or constant"),
     ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere; [first, last] with a cosine between"),
     ("optim.decay_all", "norms and biases decay, too"),
     ("optim.clip", "largest l2 norm of one tensor's gradient; 0: no limit"),
@@ -228,9 +236,9 @@ impl Recipe {
     /// # Errors
     /// There is no such encoder, or it cannot have this form.
     pub fn network(&self) -> Result<Network> {
-        let Encoder { stem, patch, positions, heads, norm_eps, trained_size, size, .. } = self.encoder;
+        let Encoder { stem, patch, positions, heads, norm_eps, zero_init_residual, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
-        let form = Form { stem, patch, positions, heads, norm_eps, ..Form::of(trained) };
+        let form = Form { stem, patch, positions, heads, norm_eps, zero_init_residual, ..Form::of(trained) };
         let network = Network { encoder: encoders::find(&self.encoder.arch)?, form };
         network.encoder.check(&network.form, size)?;
         Ok(network)
@@ -313,6 +321,11 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::to_toml`].
     pub fn explained(&self) -> Result<String> {
+        self.commented(|key, _| KEYS.iter().find(|(known, _)| *known == key).map(|(_, meaning)| meaning.to_string()))
+    }
+
+    /// The recipe as TOML with what `comment` says of each key and its value.
+    fn commented(&self, comment: impl Fn(&str, &str) -> Option<String>) -> Result<String> {
         let text = self.to_toml()?;
         let mut section = String::new();
         let mut out = String::new();
@@ -320,9 +333,9 @@ impl Recipe {
             if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 section = format!("{name}.");
             }
-            let key = line.split_once(" = ").map(|(key, _)| format!("{section}{key}"));
-            match KEYS.iter().find(|(known, _)| Some(*known) == key.as_deref()) {
-                Some((_, meaning)) => out.push_str(&format!("{line:<30} # {meaning}\n")),
+            let comment = line.split_once(" = ").and_then(|(key, value)| comment(&format!("{section}{key}"), value));
+            match comment {
+                Some(comment) => out.push_str(&format!("{line:<30} # {comment}\n")),
                 None => out.push_str(&format!("{line}\n")),
             }
         }

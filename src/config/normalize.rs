@@ -23,13 +23,14 @@ pub struct Statistics {
 
 impl Normalize {
     /// Those with a name in a recipe.
-    pub const NAMED: [(&str, [[f32; 3]; 2]); 8] = [
+    pub const NAMED: [(&str, [[f32; 3]; 2]); 9] = [
         ("cifar10", view::CIFAR10),
         ("cifar100", view::CIFAR100),
         ("svhn", view::SVHN),
         ("stl10", view::STL10),
         ("mnist", view::MNIST),
         ("imagenet", view::IMAGENET),
+        ("sslmem", view::SSLMEM),
         ("half", view::HALF),
         ("unit", view::UNIT),
     ];

@@ -2,6 +2,7 @@
 
 use crate::tape::Scope;
 use crate::var::Var;
+use crate::weights::Init;
 
 /// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
 /// left out.
@@ -18,9 +19,9 @@ pub enum Last {
     Linear {
         bias: bool,
     },
-    /// Batch norm, with weights of its own or without.
+    /// Batch norm, with a scale of its own or without; never with an offset.
     Norm {
-        affine: bool,
+        scale: bool,
     },
 }
 
@@ -35,8 +36,14 @@ impl Head<'_> {
             let bn = format!("bn{}", i + 1);
             h = match (last, self.last) {
                 (true, Last::Linear { .. }) => h,
-                (true, Last::Norm { affine: true }) => s.at(bn).batch_norm(h, None, false),
-                (true, Last::Norm { affine: false }) => s.frozen(bn).batch_norm(h, None, false),
+                (true, Last::Norm { scale: true }) => {
+                    let mut s = s.at(bn);
+                    h = s.batch_norm(h, None, false);
+                    let offset = s.param("bias", [width], Init::Constant(0.0));
+                    s.tape().ignore(offset);
+                    h
+                }
+                (true, Last::Norm { scale: false }) => s.frozen(bn).batch_norm(h, None, false),
                 (false, _) if self.norm => s.at(bn).batch_norm(h, None, true),
                 (false, _) => s.relu(h),
             };

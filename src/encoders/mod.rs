@@ -53,6 +53,19 @@ pub enum Features {
 /// What layer norms add to the variance in timm and MAE; Hugging Face's ViTs have 1e-12.
 pub const NORM_EPS: f32 = 1e-6;
 
+/// How the weights of a ViT start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Truncated normal, .02.
+    Timm,
+    /// Uniform after Glorot and Bengio (2010) for every matrix, the patch embedding's too.
+    Mae,
+    /// The same with queries, keys and values as matrices of their own.
+    MoCoV3,
+    /// Normal, .02: what PyTorch's `trunc_normal_` is that cuts at -2 and 2, hundred standard deviations.
+    Dino,
+}
+
 /// How a network is built for its images.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
@@ -68,8 +81,10 @@ pub struct Form {
     pub norm_eps: f32,
     /// Leave out branches of residual blocks while training: the rate in the last block, and who draws.
     pub drop: Option<(f32, Drop)>,
-    /// Start as MAE does: uniform after Glorot and Bengio (2010) instead of a truncated normal.
-    pub glorot: bool,
+    /// Of ResNets: the scale of the last norm in each residual block starts at 0, so that the block starts as nothing (Goyal et al. 2017).
+    pub zero_init_residual: bool,
+    /// Of ViTs.
+    pub start: Start,
     /// Do not train the patch embedding (MoCo v3, section 4).
     pub frozen_patches: bool,
 }
@@ -77,8 +92,9 @@ pub struct Form {
 impl Form {
     /// For images of this size: the CIFAR stem, patches of 4, learned positions, timm's eps.
     pub fn of(size: usize) -> Form {
-        let (stem, positions, norm_eps) = (Stem::Cifar, Positions::Learned, NORM_EPS);
-        Form { stem, patch: 4, positions, size, heads: 0, norm_eps, drop: None, glorot: false, frozen_patches: false }
+        let (stem, positions, norm_eps, start) = (Stem::Cifar, Positions::Learned, NORM_EPS, Start::Timm);
+        let (zero_init_residual, frozen_patches) = (false, false);
+        Form { stem, patch: 4, positions, size, heads: 0, norm_eps, drop: None, zero_init_residual, start, frozen_patches }
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Encoder, Form, Stem};
 use crate::ops::conv::Filter;
 use crate::tape::Scope;
 use crate::var::Var;
+use crate::weights::Init;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
@@ -81,7 +82,7 @@ impl Encoder for ResNet {
             for i in 0..depth {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
                 let mut s = s.at(format!("layer{}", stage + 1));
-                x = self.block(&mut s.at(i), x, self.base << stage, stride);
+                x = self.block(&mut s.at(i), form, x, self.base << stage, stride);
                 s.at(i).tap(x);
             }
         }
@@ -90,7 +91,7 @@ impl Encoder for ResNet {
 }
 
 impl ResNet {
-    fn block(&self, s: &mut Scope, x: Var, width: usize, stride: usize) -> Var {
+    fn block(&self, s: &mut Scope, form: &Form, x: Var, width: usize, stride: usize) -> Var {
         let out = width * self.block.expansion();
         let same = stride == 1 && s.shape(x).cols() == out;
         let shortcut = match self.shortcut {
@@ -98,16 +99,26 @@ impl ResNet {
             Shortcut::Plain => s.shortcut(x),
             Shortcut::Convolved => s.conv_norm(["downsample.0", "downsample.1"], x, Filter::same(out, 1, stride), None, false),
         };
-        match self.block {
+        let (y, last) = match self.block {
             Block::Basic => {
                 let h = s.conv_norm(["conv1", "bn1"], x, Filter::same(width, 3, stride), None, true);
-                s.conv_norm(["conv2", "bn2"], h, Filter::same(out, 3, 1), Some(shortcut), true)
+                (s.conv_norm(["conv2", "bn2"], h, Filter::same(out, 3, 1), Some(shortcut), true), "bn2")
             }
             Block::Bottleneck { widen } => {
                 let h = s.conv_norm(["conv1", "bn1"], x, Filter::same(width * widen, 1, 1), None, true);
                 let h = s.conv_norm(["conv2", "bn2"], h, Filter::same(width * widen, 3, stride), None, true);
-                s.conv_norm(["conv3", "bn3"], h, Filter::same(out, 1, 1), Some(shortcut), true)
+                (s.conv_norm(["conv3", "bn3"], h, Filter::same(out, 1, 1), Some(shortcut), true), "bn3")
             }
-        }
+        };
+        end_block(s, form, last, out);
+        y
+    }
+}
+
+/// Behind the norm `last` of a residual block, whose scale may start at 0.
+pub(super) fn end_block(s: &mut Scope, form: &Form, last: &str, width: usize) {
+    if form.zero_init_residual {
+        let scale = s.at(last).param("weight", [width], Init::Constant(1.0));
+        s.tape().start(scale, Init::Constant(0.0));
     }
 }

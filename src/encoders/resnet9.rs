@@ -1,6 +1,7 @@
 //! The ResNet9 of the follow-up on localizing memorization (Wang et al., NeurIPS 2024): eight 3x3 convolutions and two
 //! sums, for 32x32 images. Its convolutions have biases, which the batch norms behind them cancel; here they have none.
 
+use super::resnet::end_block;
 use super::{Encoder, Form};
 use crate::error::{Error, Result};
 use crate::ops::conv::Filter;
@@ -28,19 +29,22 @@ impl Encoder for ResNet9 {
             "choose encoder.size of at least 16",
         ))
     }
-    fn map(&self, s: &mut Scope, _: &Form, images: Var) -> Var {
+    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
         let x = conv(s, 1, images, 32, None);
         let x = s.max_pool(x, 2);
         let x = conv(s, 2, x, 64, None);
         let x = s.max_pool(x, 2);
         let h = conv(s, 3, x, 64, None);
         let x = conv(s, 4, h, 64, Some(x));
+        end_block(s, form, "bn4", 64);
         let x = conv(s, 5, x, 128, None);
         let x = s.max_pool(x, 2);
         let x = conv(s, 6, x, 256, None);
         let x = s.max_pool(x, 2);
         let h = conv(s, 7, x, 256, None);
-        conv(s, 8, h, 256, Some(x))
+        let x = conv(s, 8, h, 256, Some(x));
+        end_block(s, form, "bn8", 256);
+        x
     }
 }
 

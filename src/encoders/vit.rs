@@ -1,6 +1,6 @@
 //! Vision transformers (Dosovitskiy et al. 2021) with timm's names: class token, pre-norm blocks, a norm at the end.
 
-use super::{Encoder, Form, Positions};
+use super::{Encoder, Form, Positions, Start};
 use crate::error::{Error, Result};
 use crate::ops::attention::LARGEST;
 use crate::ops::drop_path::Drop;
@@ -98,17 +98,23 @@ impl Vit {
         let (p, d) = (form.patch, self.width);
         let x = s.patches(images, p, chosen);
         let fan = colours * p * p;
-        let bound = if form.glorot { glorot(fan, d) } else { 1.0 / (fan as f32).sqrt() };
+        let (patches, class) = match form.start {
+            Start::Timm => (1.0 / (fan as f32).sqrt(), 1e-6),
+            Start::Dino => (1.0 / (fan as f32).sqrt(), 0.02),
+            Start::Mae => (glorot(fan, d), 0.02),
+            Start::MoCoV3 => (glorot(fan, d), 1e-6),
+        };
         let shape = Some([d, colours, p, p].into());
-        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(bound), shape, after: After::Nothing };
+        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(patches), shape, after: After::Nothing };
         let x = match form.frozen_patches {
             true => s.frozen("patch_embed.proj").dense(x, &embed),
             false => s.at("patch_embed.proj").dense(x, &embed),
         };
-        let class = s.param("cls_token", [1, 1, d], Init::Normal(if form.glorot { 0.02 } else { 1e-6 }));
+        let class = s.param("cls_token", [1, 1, d], Init::Normal(class));
         let (grid, here) = (form.size / p, [high / p, wide / p]);
         let shape = [1, 1 + grid * grid, d];
         let mut positions = match form.positions {
+            Positions::Learned if form.start == Start::Dino => s.param("pos_embed", shape, Init::Normal(0.02)),
             Positions::Learned => s.param("pos_embed", shape, Init::Truncated(0.02)),
             Positions::Sincos => s.state("pos_embed", shape, Dtype::F32, Init::Table(sine_cosine)),
         };
@@ -126,7 +132,7 @@ impl Vit {
             // A teacher keeps all of its branches.
             let drop = form.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
             let class_alone = class_alone && i + 1 == self.depth;
-            let block = Block { heads: self.heads_of(form), eps: form.norm_eps, glorot: form.glorot, drop, class_alone };
+            let block = Block { heads: self.heads_of(form), eps: form.norm_eps, start: form.start, drop, class_alone };
             x = block.record(&mut s.at(format!("blocks.{i}")), x);
         }
         let exact = s.mode() == Mode::Eval;
@@ -141,7 +147,7 @@ pub struct Block {
     pub heads: usize,
     /// Of both layer norms.
     pub eps: f32,
-    pub glorot: bool,
+    pub start: Start,
     /// Rate, and who draws for the first of the two branches.
     pub drop: Option<(f32, Drop)>,
     /// Nothing but the class token goes on behind the attention.
@@ -153,26 +159,32 @@ impl Block {
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
         let h = s.at("norm1").layer_norm(x, self.eps, false);
-        let h = self.dense(&mut s.at("attn.qkv"), h, 3 * width, After::Nothing);
+        let h =
+            self.dense(&mut s.at("attn.qkv"), h, [3 * width, if self.start == Start::MoCoV3 { width } else { 3 * width }], After::Nothing);
         let h = s.at("attn").attention(h, self.heads);
         let (h, x) = if self.class_alone { (s.class_token(h), s.class_token(x)) } else { (h, x) };
         let x = self.branch(s, "attn.proj", h, x, 0);
         let h = s.at("norm2").layer_norm(x, self.eps, false);
-        let h = self.dense(&mut s.at("mlp.fc1"), h, 4 * width, After::Gelu);
+        let h = self.dense(&mut s.at("mlp.fc1"), h, [4 * width; 2], After::Gelu);
         let x = self.branch(s, "mlp.fc2", h, x, 1);
         s.tap(x)
     }
-    fn dense(&self, s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
-        let weight = if self.glorot { Init::Uniform(glorot(s.shape(x).cols(), outputs)) } else { Init::Truncated(0.02) };
+    /// `outputs`, and of how many of them at a time the start is made.
+    fn dense(&self, s: &mut Scope, x: Var, [outputs, apart]: [usize; 2], after: After) -> Var {
+        let weight = match self.start {
+            Start::Timm => Init::Truncated(0.02),
+            Start::Dino => Init::Normal(0.02),
+            Start::Mae | Start::MoCoV3 => Init::Uniform(glorot(s.shape(x).cols(), apart)),
+        };
         s.dense(x, &Dense { outputs, bias: true, weight, shape: None, after })
     }
     /// x + the last layer of a branch, which may be dropped.
     fn branch(&self, s: &mut Scope, name: &str, h: Var, x: Var, second: u32) -> Var {
         let width = s.shape(x).cols();
         match self.drop.filter(|(rate, _)| *rate > 0.0) {
-            None => self.dense(&mut s.at(name), h, width, After::Add(x)),
+            None => self.dense(&mut s.at(name), h, [width; 2], After::Add(x)),
             Some((rate, drop)) => {
-                let h = self.dense(&mut s.at(name), h, width, After::Nothing);
+                let h = self.dense(&mut s.at(name), h, [width; 2], After::Nothing);
                 s.add_dropped(x, h, rate, Drop { layer: drop.layer + second, ..drop })
             }
         }

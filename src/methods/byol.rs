@@ -1,7 +1,7 @@
 //! BYOL (Grill et al. 2020): one view predicts what an average of past encoders makes of the other.
 
 use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
-use crate::encoders::{Head, Last, Network};
+use crate::encoders::{Head, Network};
 use crate::error::Result;
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
@@ -25,7 +25,7 @@ impl Method for Byol {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let last = Last::Linear { bias: true };
+        let last = o.head_end.last();
         let project = Head { widths: &o.projector, norm: o.head_norm, last };
         let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
         let h = [0, 1].map(|v| setting.encode(s, views, v));

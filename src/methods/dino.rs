@@ -1,7 +1,7 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
 use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs};
-use crate::encoders::Network;
+use crate::encoders::{Form, Network, Start};
 use crate::error::{Error, Result};
 use crate::ops::distill::Distill;
 use crate::ops::linear::{After, Dense};
@@ -35,6 +35,8 @@ impl Method for Dino {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
+        let network = Network { form: Form { start: Start::Dino, ..setting.network.form }, ..setting.network };
+        let setting = &Setting { network, ..*setting };
         // Crops of one size go through the encoder together, all of them through the head.
         let h: Vec<Var> = (0..views.len()).map(|group| setting.encode(s, views, group)).collect();
         let all = s.stack(&h);
@@ -64,7 +66,7 @@ fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
     let mut h = h;
     for (i, &outputs) in o.projector.iter().enumerate() {
         let last = i + 1 == o.projector.len();
-        let layer = |bias, after| Dense { outputs, bias, weight: Init::Truncated(0.02), shape: None, after };
+        let layer = |bias, after| Dense { outputs, bias, weight: Init::Normal(0.02), shape: None, after };
         let mut at = s.at(format!("mlp.{i}"));
         h = match (last, o.head_norm) {
             (true, _) => at.dense(h, &layer(true, After::Nothing)),
@@ -79,7 +81,8 @@ fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
     let unit = s.unit(h);
     let width = s.shape(unit).cols();
     let mut s = s.at("last_layer");
-    let init = Init::Truncated(0.02);
+    // The authors make this layer after they have set the others, so it starts as PyTorch's linear layers do.
+    let init = Init::Uniform(1.0 / (width as f32).sqrt());
     let u = s.dense(unit, &Dense { outputs: o.prototypes, bias: false, weight: init, shape: None, after: After::Nothing });
     let prototypes = s.param("weight", [o.prototypes, width], init);
     (s.weight_norm(u, prototypes), unit)

@@ -1,7 +1,7 @@
 //! MAE (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
 
 use super::{Kind, Method, Options, Recorded, Representations, Setting};
-use crate::encoders::{Block, Form, Network, glorot, sine_cosine};
+use crate::encoders::{Block, Form, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
 use crate::ops::linear::{After, Dense};
 use crate::tape::Scope;
@@ -45,7 +45,7 @@ impl Method for Mae {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let (o, images) = (setting.options, views[0]);
-        let form = Form { glorot: true, ..setting.network.form };
+        let form = Form { start: Start::Mae, ..setting.network.form };
         let Some(vit) = setting.network.encoder.vit() else { panic!("check refuses what is no ViT") };
         let (patches, [width, depth, heads]) = ((form.size / form.patch).pow(2), o.decoder);
         let colours = s.shape(images).cols();
@@ -66,7 +66,8 @@ impl Method for Mae {
         let positions = s.state("decoder_pos_embed", [1, 1 + patches, width], Dtype::F32, Init::Table(sine_cosine));
         let mut x = s.restore(x, hidden, positions, chosen);
         for i in 0..depth {
-            x = Block { heads, eps: EPS, glorot: true, drop: None, class_alone: false }.record(&mut s.at(format!("decoder_blocks.{i}")), x);
+            let block = Block { heads, eps: EPS, start: Start::Mae, drop: None, class_alone: false };
+            x = block.record(&mut s.at(format!("decoder_blocks.{i}")), x);
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));

@@ -10,7 +10,7 @@ mod simclr;
 mod simsiam;
 mod vicreg;
 
-pub use options::{Options, Ramp};
+pub use options::{HeadEnd, Options, Ramp};
 
 use crate::encoders::Network;
 use crate::error::{Error, Result};

@@ -1,5 +1,6 @@
 //! What can be chosen about a method.
 
+use crate::encoders::Last;
 use crate::view::Policy;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -11,6 +12,7 @@ pub struct Options {
     pub temperature: f32,
     pub projector: Vec<usize>,
     pub head_norm: bool,
+    pub head_end: HeadEnd,
     pub predictor: Vec<usize>,
     pub fixed_predictor: bool,
     pub momentum: Ramp,
@@ -31,6 +33,28 @@ pub struct Options {
     pub local_view: Policy,
     pub local_crops: usize,
     pub local_size: usize,
+}
+
+/// What the heads of SimCLR and BYOL end in; those of the other methods are the same in all code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadEnd {
+    /// A linear layer with a bias.
+    Bias,
+    /// One without.
+    Plain,
+    /// One without, and batch norm with a scale and no offset.
+    Norm,
+}
+
+impl HeadEnd {
+    pub fn last(self) -> Last {
+        match self {
+            HeadEnd::Bias => Last::Linear { bias: true },
+            HeadEnd::Plain => Last::Linear { bias: false },
+            HeadEnd::Norm => Last::Norm { scale: true },
+        }
+    }
 }
 
 /// A number that goes from the first value to the second during a training; written as one number where it stays.

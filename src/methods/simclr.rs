@@ -1,8 +1,8 @@
 //! SimCLR (Chen et al. 2020). Both views go through the encoder as one batch, so batch norm sees them together. The loss is
-//! the mean over the 2N views, half of what the authors' code minimises.
+//! the mean over the 2N views; the authors' code minimises twice that, which `scale` makes of it.
 
 use super::{Kind, Method, Options, Recorded, Representations, Setting, needs};
-use crate::encoders::{Head, Last, Network};
+use crate::encoders::{Head, Network};
 use crate::error::Result;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -25,9 +25,10 @@ impl Method for SimClr {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let h = setting.encode(s, views, 0);
-        let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
+        let head = Head { widths: &o.projector, norm: o.head_norm, last: o.head_end.last() };
         let embeddings = head.record(&mut s.at("projector"), h);
         let loss = s.contrast(embeddings, o.temperature);
+        let loss = if o.scale == 1.0 { loss } else { s.weighted_sum(&[(loss, o.scale)]) };
         Recorded { loss, embeddings, representations: Representations::Halves(h), entropy: None }
     }
 }

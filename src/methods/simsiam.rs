@@ -24,7 +24,7 @@ impl Method for SimSiam {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { affine: false } };
+        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
         let predict = Head { widths: &o.predictor, norm: o.head_norm, last: Last::Linear { bias: true } };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));

@@ -63,6 +63,10 @@ impl Job<'_> {
     pub fn weights_path(&self) -> PathBuf {
         self.dir.join(format!("{}.safetensors", self.name))
     }
+    /// What the method trained on top of the encoder: projector, predictor, decoder, and the teacher's.
+    pub fn heads_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.heads.safetensors", self.name))
+    }
     pub fn curve_path(&self) -> PathBuf {
         self.dir.join(format!("{}.curve.json", self.name))
     }
@@ -161,11 +165,22 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     }
     progress.done();
     files::write_whole(job.curve_path(), to_json(&curve).as_bytes())?;
-    weights.save(&job.weights_path(), "encoder.", &metadata(job, &job.recipe.train_view()?, fingerprint))?;
+    let metadata = metadata(job, &job.recipe.train_view()?, fingerprint);
+    let of = [("heads_of", job.recipe.method.name.clone()), ("encoder", format!("{}.safetensors", job.name))];
+    let heads = metadata.clone().into_iter().chain(of.map(|(k, v)| (k.to_string(), v))).collect();
+    weights.save_named(&job.heads_path(), head, &heads)?;
+    // Last, because its presence says that the training is done.
+    weights.save(&job.weights_path(), "encoder.", &metadata)?;
     if job.checkpoint_path().exists() {
         std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
     }
     Ok(curve)
+}
+
+/// The name of what is part of a head, which it keeps.
+fn head(name: &str) -> Option<&str> {
+    let others = ["encoder.", "teacher.encoder.", "optimizer.", "schedule."];
+    (!others.iter().any(|other| name.starts_with(other))).then_some(name)
 }
 
 /// The training curve that was written beside the weights.

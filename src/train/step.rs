@@ -42,10 +42,12 @@ pub fn rates(job: &Job) -> Rates {
     let per_epoch = job.steps_per_epoch();
     let warmup = ((o.warmup_epochs as f64 * per_epoch as f64).round() as usize).min(steps);
     let (peak, end) = (peak_rate(job.recipe), o.lr_end as f64);
-    let rate = |step| match (o.schedule.as_str(), step < warmup) {
-        ("constant", false) => peak,
+    let cosine = |step| peak * end + warmup_cosine(peak * (1.0 - end), warmup, steps, step);
+    let rate = |step: usize| match (o.schedule.as_str(), step < warmup) {
         (_, true) => warmup_cosine(peak, warmup, steps, step),
-        _ => peak * end + warmup_cosine(peak * (1.0 - end), warmup, steps, step),
+        ("constant", false) => peak,
+        ("cosine_epochs", false) => cosine((step / per_epoch * per_epoch).max(warmup)),
+        _ => cosine(step),
     };
     let row = |step: usize| {
         let share = step as f64 / steps as f64;

@@ -1,5 +1,6 @@
 //! What an augmented view is: a policy as data, the parameters drawn from it, and the rendering of them.
 
+mod describe;
 mod draw;
 mod pillow;
 mod plain;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 
 pub use draw::{Drawn, WORDS};
 pub use plain::{Resize, SMALL};
-pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, STL10, SVHN, UNIT, policy};
+pub use policy::{CIFAR10, CIFAR100, HALF, IMAGENET, MNIST, Make, POLICIES, Policy, SSLMEM, STL10, SVHN, UNIT, policy};
 pub use render::{Scratch, render};
 pub use resize::{resampling, resized};
 

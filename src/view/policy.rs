@@ -13,6 +13,8 @@ pub const CIFAR100: [[f32; 3]; 2] = [[0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 
 pub const SVHN: [[f32; 3]; 2] = [[0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]];
 pub const STL10: [[f32; 3]; 2] = [[0.4914, 0.4823, 0.4466], [0.2470, 0.2430, 0.2610]];
 pub const MNIST: [[f32; 3]; 2] = [[0.1307; 3], [0.3081; 3]];
+/// CIFAR-10's in the released code of SSLMem and much other code: the standard deviations are means of those of single images.
+pub const SSLMEM: [[f32; 3]; 2] = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]];
 /// Values in [-1, 1].
 pub const HALF: [[f32; 3]; 2] = [[0.5; 3], [0.5; 3]];
 /// Values in [0, 1]: no normalisation.
@@ -59,6 +61,7 @@ pub const POLICIES: &[(&str, Make)] = &[
     ("simclr_cifar", simclr_cifar),
     ("simclr_imagenet", simclr_imagenet),
     ("simsiam", simsiam),
+    ("simsiam_cifar", simsiam_cifar),
     ("simsiam_imagenet", simsiam_imagenet),
     ("byol_1", byol_1),
     ("byol_2", byol_2),
@@ -66,6 +69,8 @@ pub const POLICIES: &[(&str, Make)] = &[
     ("byol_imagenet_2", byol_imagenet_2),
     ("mocov3_imagenet_1", mocov3_imagenet_1),
     ("mocov3_imagenet_2", mocov3_imagenet_2),
+    ("mocov3_vit_imagenet_1", mocov3_vit_imagenet_1),
+    ("mocov3_vit_imagenet_2", mocov3_vit_imagenet_2),
     ("vicreg", vicreg),
     ("dino_1", dino_1),
     ("dino_2", dino_2),
@@ -123,9 +128,14 @@ fn simclr_imagenet(size: usize) -> View {
     }
 }
 
-/// SimSiam and MoCo v2 on CIFAR-10 (solo-learn's weak preset without blur, SimSiam's appendix D).
+/// SimSiam on CIFAR-10 (Chen and He 2021, appendix D): no blur.
 fn simsiam(size: usize) -> View {
     View { flip: 0.5, gray: 0.2, jitter: jitter(0.4, 0.1), ..plain(size, random(0.2), CIFAR10) }
+}
+
+/// SimSiam on CIFAR-10 in solo-learn: its views of SimCLR with weaker jitter.
+fn simsiam_cifar(size: usize) -> View {
+    View { jitter: jitter(0.4, 0.1), ..simclr_cifar(size) }
 }
 
 /// SimSiam on ImageNet (Chen and He 2021, their code).
@@ -161,6 +171,15 @@ fn mocov3_imagenet_1(size: usize) -> View {
 
 fn mocov3_imagenet_2(size: usize) -> View {
     View { interpolation: Interpolation::Bilinear, crop: random(0.2), ..byol_imagenet_2(size) }
+}
+
+/// MoCo v3 on ImageNet with a ViT: BYOL's, bilinear.
+fn mocov3_vit_imagenet_1(size: usize) -> View {
+    View { interpolation: Interpolation::Bilinear, ..byol_imagenet_1(size) }
+}
+
+fn mocov3_vit_imagenet_2(size: usize) -> View {
+    View { interpolation: Interpolation::Bilinear, ..byol_imagenet_2(size) }
 }
 
 /// VICReg on CIFAR-10 (solo-learn).

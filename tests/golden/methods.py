@@ -85,7 +85,8 @@ def vit():
 
 
 class Head(nn.Module):
-    """Linear layers, relu between them; names as the tool has them."""
+    """Linear layers, relu between them; names as the tool has them. The last ends `linear`, in a `norm` without weights, or in one with
+    a `scale` and an offset that does not move."""
 
     def __init__(self, inputs, widths, norm, last="linear", bias=True):
         super().__init__()
@@ -93,8 +94,10 @@ class Head(nn.Module):
         for i, width in enumerate(widths, start=1):
             final = i == len(widths)
             setattr(self, f"fc{i}", nn.Linear(inputs, width, bias=bias and last == "linear" if final else not norm))
-            if (norm and not final) or (final and last == "norm"):
-                setattr(self, f"bn{i}", nn.BatchNorm1d(width, affine=not final))
+            if (norm and not final) or (final and last != "linear"):
+                setattr(self, f"bn{i}", nn.BatchNorm1d(width, affine=not final or last == "scale"))
+            if final and last == "scale":
+                getattr(self, f"bn{i}").bias.requires_grad_(False)
             inputs = width
 
     def forward(self, x):
@@ -142,6 +145,11 @@ class SimClr(Method):
         z = F.normalize(self.projector(self.encoder(torch.cat(views))), dim=1)
         logits = (z @ z.T / 0.5).masked_fill(torch.eye(len(z), dtype=torch.bool), float("-inf"))
         return F.cross_entropy(logits, (torch.arange(len(z)) + len(z) // 2) % len(z))
+
+
+class SimClrTwice(SimClr):
+    def forward(self, views, step):
+        return 2 * super().forward(views, step)
 
 
 class SimSiam(Method):
@@ -316,6 +324,7 @@ def mae(kind):
 CASES = {
     "simclr": (lambda: SimClr(ResNet8(), projector=Head(64, [64, 32], True)), [SIZE] * 2),
     "simclr_vit": (lambda: SimClr(vit(), projector=Head(64, [64, 32], False)), [SIZE] * 2),
+    "simclr_norm": (lambda: SimClrTwice(ResNet8(), projector=Head(64, [64, 32], True, "scale")), [SIZE] * 2),
     "simsiam": (
         lambda: SimSiam(ResNet8(), projector=Head(64, [64, 64], True, "norm"), predictor=Head(64, [32, 64], True)),
         [SIZE] * 2,
@@ -324,6 +333,12 @@ CASES = {
         lambda: Byol(ResNet8(), projector=Head(64, [64, 32], True), predictor=Head(32, [64, 32], True)).with_teacher(
             "encoder", "projector"
         ),
+        [SIZE] * 2,
+    ),
+    "byol_plain": (
+        lambda: Byol(
+            ResNet8(), projector=Head(64, [64, 32], True, bias=False), predictor=Head(32, [64, 32], True, bias=False)
+        ).with_teacher("encoder", "projector"),
         [SIZE] * 2,
     ),
     "mocov3": (
@@ -343,7 +358,7 @@ CASES = {
 
 
 # What rounding does to it grows fastest: smaller steps.
-SLOW = {"vicreg": 0.1}
+SLOW = {"vicreg": 0.1, "simclr_norm": 0.1}
 
 
 def two(value):

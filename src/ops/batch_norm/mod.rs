@@ -127,6 +127,17 @@ pub static CASES: &[Case] = &[
     },
     Case { name: "batch_norm/eval", mode: Mode::Eval, inputs: &[&[9, 24]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
     Case {
+        name: "batch_norm/no_offset",
+        mode: Mode::Train,
+        inputs: &[&[41, 19]],
+        build: |s, x| {
+            let y = s.at("bn").batch_norm(x[0], None, true);
+            let offset = s.at("bn").norm_weights(19).beta;
+            s.tape().ignore(offset);
+            y
+        },
+    },
+    Case {
         name: "batch_norm/twice",
         mode: Mode::Train,
         inputs: &[&[12, 8]],
