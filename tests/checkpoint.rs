@@ -281,7 +281,7 @@ fn foreign_files_are_converted_and_scored_from_the_command_line() {
     let (dino, torchvision) = (dino.to_str().unwrap(), torchvision.to_str().unwrap());
     let (code, said) = sslmem(f, &["convert", dino]);
     assert_eq!(code, 0, "{said}");
-    for line in ["written by  DINO, below `teacher.backbone.`", "vit_nano, patch 4", "mapped      54 tensors", "54 of another encoder"] {
+    for line in ["looks like  DINO, below `teacher.backbone.`", "vit_nano, patch 4", "mapped      54 tensors", "54 of another encoder"] {
         assert!(said.contains(line), "no `{line}` in {said}");
     }
     assert!(std::fs::read_dir(f).unwrap().next().is_none(), "nothing is written without --out");

@@ -1,13 +1,27 @@
 //! Arguments that several verbs share, and the way from them to a recipe.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 
 use super::Global;
 use crate::config::{Layers, Recipe};
 use crate::data::Source;
-use crate::error::Result;
+use crate::error;
+
+/// A whole number on the command line, with words of ours for what is none.
+pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it takes a whole number, 0 or more".to_string())
+}
+
+/// `KIND:~/photos` with the folder that `~` stands for: a shell expands it at the beginning of a word alone.
+pub fn home(spec: &str) -> String {
+    match (spec.split_once(":~/"), std::env::var("HOME")) {
+        (Some((kind, rest)), Ok(home)) if !home.is_empty() => format!("{kind}:{home}/{rest}"),
+        _ => spec.to_string(),
+    }
+}
 
 /// Where the recipe comes from.
 #[derive(Args, Default)]
@@ -44,13 +58,13 @@ pub struct Network {
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub stem: Option<String>,
     /// Height and width of a ViT's patches in pixels
-    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Encoder")]
     pub patch: Option<usize>,
     /// A ViT's positions: learned or sincos
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub positions: Option<String>,
     /// Height and width of the views in pixels
-    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Encoder")]
     pub size: Option<usize>,
     /// Channel statistics the encoder was trained with: cifar10, imagenet, half, unit or another's name
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
@@ -64,13 +78,13 @@ pub struct Length {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub method: Option<String>,
     /// Weight of the term that keeps the views of an image apart (the paper's Eq. 3)
-    #[arg(long, value_name = "LAMBDA", help_heading = "Training")]
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true, help_heading = "Training")]
     pub alignment_limit: Option<f32>,
     /// Passes over the samples
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Training")]
     pub epochs: Option<usize>,
     /// Samples in a training step
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Training")]
     pub batch: Option<usize>,
 }
 
@@ -84,7 +98,7 @@ impl Flags {
         self
     }
     pub fn images(self, images: &Images) -> Flags {
-        self.with("data.source", &images.data).with("data.on_bad_image", &images.on_bad_image)
+        self.with("data.source", &images.data.as_deref().map(home)).with("data.on_bad_image", &images.on_bad_image)
     }
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
@@ -109,7 +123,7 @@ impl Origin {
     }
 
     /// The recipe: preset, then file, then flags, then `--set`.
-    pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
+    pub fn resolve(&self, flags: &Flags) -> error::Result<Recipe> {
         let mut layers = Layers::presets(&self.preset)?;
         if let Some(path) = &self.recipe {
             layers = layers.file(path)?;
@@ -125,6 +139,6 @@ impl Origin {
 }
 
 /// Opens the data of a recipe.
-pub fn open(recipe: &Recipe) -> Result<Box<dyn Source>> {
+pub fn open(recipe: &Recipe) -> error::Result<Box<dyn Source>> {
     recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)
 }

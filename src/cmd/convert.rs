@@ -15,7 +15,7 @@ use crate::tensors::{self, Entry};
 /// Say which encoder a file of weights holds, and write it with our names
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain_full_checkpoint.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. mean, std and size of\nthe images are taken from a config.json or preprocessor_config.json beside the file."
+    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. mean, std and size of the images are taken from a config.json or preprocessor_config.json beside the file."
 )]
 pub struct Verb {
     /// File of weights: safetensors, or one of torch.save
@@ -60,7 +60,9 @@ fn describe(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>
     };
     let mut out = format!("{}: {format}, {} tensors\n", file.path().display(), file.tensors.len());
     let place = if layout.prefix.is_empty() { String::new() } else { format!(", below `{}`", layout.prefix) };
-    out += &format!("  written by  {}{place}\n", layout.wrapper);
+    // Names in a file are a sign of its writer and no proof; our own files say so themselves.
+    let sign = if file.metadata.contains_key("sslmem") { "written by" } else { "looks like" };
+    out += &format!("  {sign}  {}{place}\n", layout.wrapper);
     let named = ["stem", "patch", "positions", "trained_size", "size", "mean", "std", "interpolation", "crop_pct"];
     let details: Vec<String> = named.iter().filter_map(|name| Some(format!(", {name} {}", facts.get(*name)?))).collect();
     out += &format!("  encoder     {}{}\n", layout.arch, details.concat());

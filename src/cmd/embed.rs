@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::{Flags, Images, Network, Origin, open};
+use super::args::{Flags, Images, Network, Origin, open, whole};
 use super::encoder::{Said, side};
-use super::{Global, keep};
+use super::{Global, keep, print};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::score::{embed, features};
@@ -15,11 +15,11 @@ use crate::score::{embed, features};
 /// Write the features of every sample of a data set
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem embed --encoder resnet18.safetensors --arch resnet18 --stem imagenet --size 224 --normalize imagenet \\\n    --data folder:photos --out features.safetensors"
+    after_help = "Example:\n  sslmem embed --encoder resnet18.safetensors --normalize imagenet \\\n    --data folder:photos --out features.safetensors"
 )]
 pub struct Verb {
     /// Weights: safetensors, or a file of torch.save
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", visible_alias = "weights")]
     encoder: PathBuf,
     /// File to write: `features` [samples, width] in the order of the data, f32
     #[arg(long, value_name = "FILE.safetensors")]
@@ -31,7 +31,7 @@ pub struct Verb {
     #[arg(long, value_name = "NAME")]
     layer: Option<String>,
     /// Samples at a time; features do not depend on it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>)]
     batch: Option<usize>,
     /// Replace a file that exists
     #[arg(long)]
@@ -55,15 +55,16 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let mut out = Writer::create(&verb.out)?;
     let path = out.path().to_path_buf();
     // The header holds the width, which the first samples tell.
-    let mut started = false;
+    let mut known = None;
     let (protocol, side) = (recipe.protocol()?, side(&recipe, &Said::of(&verb.network, &verb.origin), &verb.encoder)?);
     embed(side, &protocol, source.as_ref(), &device, global.progress().as_mut(), |values, width| {
-        if !started {
-            started = true;
+        if known.replace(width).is_none() {
             let head = features::head(source.len(), width, source.digest(), side.network.encoder.name());
             out.write_all(&head).map_err(Error::io("write", &path))?;
         }
         out.write_all(bytemuck::cast_slice(values)).map_err(Error::io("write", &path))
     })?;
-    out.commit()
+    out.commit()?;
+    let (arch, width) = (side.network.encoder.name(), known.unwrap_or(0));
+    print(&format!("{}: features of {arch}, {} samples x {width}\n", verb.out.display(), source.len()))
 }
