@@ -159,8 +159,10 @@ fn reduce(f: &[f32], g: &[f32], kind: Pairs, views: usize) -> [f64; 3] {
 ///
 /// [`Pairs::All`]: the mean is a U-statistic of order 2 (Hoeffding 1948). With h(a, b) = m + e(a) + e(b) + r(a, b) its variance is
 /// 4 var(e) / K + 2 var(r) / (K (K - 1)); both are estimated without bias from the means by view and what is left of the pairs, and a var(e)
-/// below 0 counts as 0. That is right within 3 % for distances, and cautious where views matter in pairs alone (e = 0): 1.5 times at K = 4.
-/// With three views nothing is left of the pairs, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN below two values (`Original`) or three views (`All`).
+/// below 0 counts as 0, so that no sample looks exact. That makes few views cautious: in the mean 1.16 times the deviation over draws at
+/// K = 4, 1.11 at 5 and 1.01 at 8 for a pair of small encoders, 1.5 at K = 4 where views matter in pairs alone (e = 0). With three views
+/// nothing is left of the pairs, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN below two values
+/// (`Original`) or three views (`All`).
 pub fn standard_error(kind: Pairs, delta: &[f64], views: usize) -> f64 {
     let (n, k) = (delta.len() as f64, views as f64);
     let mean = delta.iter().sum::<f64>() / n;
