@@ -16,4 +16,8 @@ fn main() {
     let table = format!("/// Name and text of every file of `kernels/`, by name.\nstatic EMBEDDED: &[(&str, &str)] = &[\n{rows}];\n");
     let out = env::var("OUT_DIR").expect("cargo says where to write");
     fs::write(Path::new(&out).join("kernels.rs"), table).expect("the build folder can be written");
+    // The tests need line numbers, the program is five times as large with them.
+    if env::var("CARGO_CFG_UNIX").is_ok() && env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        println!("cargo::rustc-link-arg-bin=sslmem=-Wl,-S");
+    }
 }

@@ -233,6 +233,9 @@ fn target(path: &Path) -> Result<PathBuf> {
 /// A name in the same folder, so that the rename stays on one disk, which nobody else uses.
 fn part(path: &Path) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    if path == Path::new("-") {
+        return Err(Error::config("results are files, and `-` (standard output) is none", "give the name of a file"));
+    }
     let Some(name) = path.file_name() else {
         return Err(Error::config(format!("cannot write {}: it names no file", path.display()), "give the name of a file"));
     };

@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::table::{self, Row};
 use crate::view::View;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -38,6 +39,18 @@ pub struct Manifest {
     pub seconds: f64,
     #[serde(default)]
     pub throughput: Throughput,
+}
+
+/// A manifest as it stands in its file.
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    /// When, UTC.
+    written: String,
+    command: Vec<String>,
 }
 
 /// How fast scoring was, and where its time went. Of the last call of a job that was stopped, and the sum over shards.
@@ -124,10 +137,21 @@ impl Manifest {
     pub fn path(table: &Path) -> PathBuf {
         table.with_extension("json")
     }
-    /// Beside `table`, whole or not at all.
+    /// Beside `table`, whole or not at all, with what only a reader wants to know.
     pub fn write(&self, table: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
+        let file = File {
+            manifest: self,
+            warnings: self.warnings(),
+            written: DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Secs, true),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        };
+        let text =
+            serde_json::to_string_pretty(&file).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
         files::write_whole(Manifest::path(table), text.as_bytes())
+    }
+    /// What makes the scores worthless, a sentence each without its full stop.
+    pub fn warnings(&self) -> Vec<String> {
+        same_weights(&self.encoders)
     }
     /// What was done with the orientation of the image files: a page of them shows what the encoders saw.
     pub fn exif(&self) -> Exif {
@@ -138,6 +162,25 @@ impl Manifest {
         serde_json::from_str(&files::read_text(&path)?)
             .map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))
     }
+}
+
+/// A sentence, without its full stop, for each pair of encoders that are the same weights: their score is 0 whatever the image.
+pub fn same_weights(encoders: &[EncoderFacts]) -> Vec<String> {
+    let pair = |e: &EncoderFacts, letter: char| e.role.strip_prefix(letter).map(str::to_string);
+    let same = |f: &EncoderFacts| {
+        let number = pair(f, 'f')?;
+        let g = encoders.iter().find(|g| pair(g, 'g').as_ref() == Some(&number) && g.digest == f.digest)?;
+        Some(format!("{} and {} are the same weights ({} and {}), so every score of theirs is 0", f.role, g.role, f.file, g.file))
+    };
+    encoders.iter().filter_map(same).collect()
+}
+
+/// What serde makes of a value, with each f32 as the shortest decimal that is it: 0.9, not 0.8999999761581421.
+///
+/// # Errors
+/// JSON has no word for it.
+pub fn settings(value: &impl Serialize) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_str(&serde_json::to_string(value)?)
 }
 
 /// Write a score table and, beside it, what made it. `start` is when scoring began.
@@ -151,7 +194,7 @@ pub fn publish(
     start: Instant,
 ) -> Result<()> {
     table::write(path, rows, &[])?;
-    let settings = serde_json::to_value(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
+    let settings = self::settings(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
     let manifest = Manifest {
         sslmem: env!("CARGO_PKG_VERSION").into(),
         device: device.name(),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! RUN/recipe.toml  split.json  pair1/{f,g}.safetensors  pair1/{f,g}.heads.safetensors  pair1/{f,g}.curve.json  pair1/scores.parquet
-//! RUN/scores.parquet  scores.json  report.html  figures/
+//! RUN/scores.parquet  scores.json  report.html  report.figures/
 //! ```
 
 use crate::config::{Layers, Recipe};
@@ -193,6 +193,7 @@ impl Run {
     pub fn report(&self) -> Result<PathBuf> {
         let rows = table::read(self.table_path())?;
         let manifest = Manifest::read(&self.table_path())?;
+        let warnings = manifest.warnings();
         let mut curves = vec![];
         for pair in 0..self.recipe.pairs {
             for name in ["f", "g"] {
@@ -208,6 +209,10 @@ impl Run {
             ("device".into(), manifest.device),
             ("sslmem".into(), manifest.sslmem),
         ];
+        match self.split.left_out(&*self.source) {
+            0 => (),
+            n => facts.push(("in no subset".into(), format!("{n} of {} samples", self.source.len()))),
+        }
         facts.extend(manifest.encoders.into_iter().map(|e| (format!("encoder {}", e.role), format!("{} (BLAKE3 {})", e.arch, e.digest))));
         facts.extend(r.to_toml()?.split("\n\n").map(|part| ("recipe".to_string(), part.trim().to_string())));
         let pairs = if r.pairs == 1 { "one pair of encoders".to_string() } else { format!("{} pairs of encoders", r.pairs) };
@@ -221,6 +226,7 @@ impl Run {
             truth,
             probes: self.probes()?,
             skipped: manifest.data.skipped,
+            warnings,
         };
         let out = self.dir.join("report.html");
         report::write(&out, &input)?;

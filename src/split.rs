@@ -1,5 +1,6 @@
 //! Which encoder saw which sample: S_S, S_C, S_I and S_E (paper, section 4).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -48,6 +49,9 @@ pub enum How {
     Ordered,
     /// By a random order that is a function of this seed (and of the number of samples).
     Seeded(u64),
+    /// The same, but each subset gets each class's share, so that subsets do not differ in their classes. Samples without a
+    /// label are a class of their own.
+    Stratified(u64),
 }
 
 /// How large a subset is to be.
@@ -105,17 +109,20 @@ impl Split {
         let train = source.train_len();
         let test = source.len() - train;
         let [shared, candidate, independent, external] = sizes.resolve(train, test)?;
-        let order = |count: usize, part: u32| match how {
-            How::Ordered => (0..count as u32).collect(),
-            How::Seeded(seed) => Stream::new(seed, Purpose::Split, 0, part, 0).permutation(count),
+        // `counts` samples for each subset from `count` of them, of which the first is `first`.
+        let deal = |part: u32, first: usize, count: usize, counts: [usize; 4]| -> [Vec<u32>; 4] {
+            let random = |seed| Stream::new(seed, Purpose::Split, 0, part, 0).permutation(count);
+            let dealt = match how {
+                How::Ordered => in_order((0..count as u32).collect(), counts),
+                How::Seeded(seed) => in_order(random(seed), counts),
+                How::Stratified(seed) => stratified(&random(seed), counts, |i| source.label(first + i as usize)),
+            };
+            dealt.map(|subset| subset.into_iter().map(|i| first as u32 + i).collect())
         };
-        let mut left = order(train, 0).into_iter();
-        let mut take = |count: usize| -> Vec<u32> { left.by_ref().take(count).collect() };
-        let mut indices = [take(shared), take(candidate), take(independent), Vec::new()];
-        indices[3] = match test {
-            0 => take(external),
-            _ => order(test, 1).into_iter().take(external).map(|i| train as u32 + i).collect(),
-        };
+        let mut indices = deal(0, 0, train, [shared, candidate, independent, if test == 0 { external } else { 0 }]);
+        if test > 0 {
+            indices[3] = std::mem::take(&mut deal(1, train, test, [0, 0, 0, external])[3]);
+        }
         indices.iter_mut().for_each(|subset| subset.sort_unstable());
         let ids = indices.each_ref().map(|subset| subset.iter().map(|&i| source.id(i as usize)).collect());
         Ok(Split { data: source.name().to_string(), digest: source.digest().to_string(), how, indices, ids })
@@ -124,6 +131,11 @@ impl Split {
     /// The samples of one subset, ascending.
     pub fn subset(&self, subset: Subset) -> &[u32] {
         &self.indices[subset as usize]
+    }
+
+    /// How many of the samples of its data are in no subset.
+    pub fn left_out(&self, source: &dyn Source) -> usize {
+        source.len() - self.indices.iter().map(Vec::len).sum::<usize>()
     }
 
     /// What f trains on: S_S, then S_C.
@@ -218,6 +230,45 @@ impl Split {
         }
         Ok(Split { data: file.data, digest: file.digest, how: file.how, indices, ids })
     }
+}
+
+/// The first ones to the first subset, the next to the next.
+fn in_order(order: Vec<u32>, counts: [usize; 4]) -> [Vec<u32>; 4] {
+    let mut left = order.into_iter();
+    counts.map(|count| left.by_ref().take(count).collect())
+}
+
+/// As [`in_order`], class by class: each subset gets each class's share by the largest remainders, in which a class that was given
+/// too little before comes first, and among equals the one that `order` meets first.
+fn stratified(order: &[u32], counts: [usize; 4], label: impl Fn(u32) -> Option<u32>) -> [Vec<u32>; 4] {
+    let mut places = HashMap::new();
+    let mut classes: Vec<Vec<u32>> = vec![];
+    for &i in order {
+        let place = *places.entry(label(i)).or_insert(classes.len());
+        if place == classes.len() {
+            classes.push(vec![]);
+        }
+        classes[place].push(i);
+    }
+    let sizes: Vec<usize> = classes.iter().map(Vec::len).collect();
+    let mut left: Vec<_> = classes.into_iter().map(Vec::into_iter).collect();
+    let mut due = vec![0.0; sizes.len()]; // what a class should have given by now, less what it has
+    counts.map(|count| {
+        let mut subset = Vec::with_capacity(count);
+        for class in 0..sizes.len() {
+            let share = sizes[class] as f64 * count as f64 / order.len() as f64;
+            let whole = (share as usize).min(left[class].len());
+            subset.extend(left[class].by_ref().take(whole));
+            due[class] += share - whole as f64;
+        }
+        while subset.len() < count {
+            let open = (0..sizes.len()).filter(|&class| left[class].len() > 0);
+            let Some(class) = open.reduce(|a, b| if due[b] > due[a] + 1e-9 { b } else { a }) else { break };
+            subset.extend(left[class].next());
+            due[class] -= 1.0;
+        }
+        subset
+    })
 }
 
 const FORMAT: &str = "sslmem split 1";

@@ -217,9 +217,9 @@ impl Claim {
         }
     }
 
-    /// Test it; a positive difference speaks for the claim (so `Negative` reports 0 - mean).
-    pub fn test(self, rows: &[Row], value: fn(&Row) -> f64) -> Option<Test> {
-        let of = |subset| values(rows, subset, value);
+    /// Test it on the score; a positive difference speaks for the claim (so `Negative` reports 0 - mean).
+    pub fn test(self, rows: &[Row]) -> Option<Test> {
+        let of = |subset| values(rows, subset, |r| r.score);
         match self {
             Claim::Above(a, b) => two_sample(&of(a), &of(b), Tail::Greater),
             Claim::Positive(a) => one_sample(&of(a), Tail::Greater),
@@ -227,18 +227,48 @@ impl Claim {
             Claim::Nonzero(a) => one_sample(&of(a), Tail::TwoSided),
         }
     }
+
+    /// Test it on the calibrated score, whose 0 is the mean of S_E and as uncertain as that: a claim about 0 is one about
+    /// S_E, with two samples. `None` without S_E.
+    pub fn test_calibrated(self, rows: &[Row]) -> Option<Test> {
+        let of = |subset| values(rows, subset, |r| r.calibrated);
+        let (a, b, tail) = match self {
+            Claim::Above(a, b) => (a, b, Tail::Greater),
+            Claim::Positive(a) => (a, Subset::External, Tail::Greater),
+            Claim::Negative(a) => (Subset::External, a, Tail::Greater),
+            Claim::Nonzero(a) => (a, Subset::External, Tail::TwoSided),
+        };
+        two_sample(&of(a), &of(b), tail)
+    }
 }
 
-/// The paper's tests, in the order of [`CLAIMS`].
+/// Those of [`CLAIMS`] that the calibrated score can be asked: S_E has 0 by construction, and above S_E is above 0.
+pub const CALIBRATED: [Claim; 5] = [
+    Claim::Above(Subset::Candidate, Subset::Shared),
+    Claim::Above(Subset::Shared, Subset::Independent),
+    Claim::Positive(Subset::Candidate),
+    Claim::Negative(Subset::Independent),
+    Claim::Nonzero(Subset::Shared),
+];
+
+/// The paper's tests, in the order of [`CLAIMS`] and [`CALIBRATED`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tests {
     pub score: [Option<Test>; 8],
-    pub calibrated: [Option<Test>; 8],
+    pub calibrated: [Option<Test>; 5],
 }
 
 /// The paper's tests on its own score and on the calibrated one.
 pub fn tables(rows: &[Row]) -> Tests {
-    Tests { score: CLAIMS.map(|claim| claim.test(rows, |r| r.score)), calibrated: CLAIMS.map(|claim| claim.test(rows, |r| r.calibrated)) }
+    Tests { score: CLAIMS.map(|claim| claim.test(rows)), calibrated: CALIBRATED.map(|claim| claim.test_calibrated(rows)) }
+}
+
+/// [`summary`] of the calibrated score of a subset. Its interval is that of the difference from S_E, whose mean is as
+/// uncertain; S_E itself has none.
+pub fn calibrated_summary(rows: &[Row], subset: Subset) -> Option<Summary> {
+    let of = |subset| values(rows, subset, |r| r.calibrated);
+    let test = if subset == Subset::External { None } else { two_sample(&of(subset), &of(Subset::External), Tail::TwoSided) };
+    Some(Summary { interval: test.map(|test| test.interval), ..summary(&of(subset))? })
 }
 
 /// The finite values of one subset, in the order of the rows.
@@ -246,16 +276,18 @@ pub fn values(rows: &[Row], subset: Subset, value: fn(&Row) -> f64) -> Vec<f64> 
     rows.iter().filter(|r| r.subset == subset).map(value).filter(|v| v.is_finite()).collect()
 }
 
-/// A p-value in three digits: `0.0421`, `3.17e-9`, `< 1e-300`; `n/a` for NaN.
+/// A p-value in three significant digits: `0.0421`, `3.17e-9`, `< 1e-300`; `n/a` for NaN.
 pub fn p_text(p: f64) -> String {
     if p.is_nan() {
-        "n/a".into()
-    } else if p < 1e-300 {
-        "< 1e-300".into()
-    } else if p < 1e-3 {
-        format!("{p:.2e}")
-    } else {
-        format!("{p:.3}")
+        return "n/a".into();
+    }
+    if p < 1e-300 {
+        return "< 1e-300".into();
+    }
+    let text = format!("{p:.2e}"); // rounded first: .09996 is 0.100
+    match text.split_once('e').and_then(|(_, power)| power.parse::<i32>().ok()) {
+        Some(power) if power >= -3 => format!("{p:.*}", (2 - power) as usize),
+        _ => text,
     }
 }
 

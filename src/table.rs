@@ -31,13 +31,28 @@ pub struct Row {
     pub relative: f64,
     /// delta minus what this pair of encoders shows on samples neither has seen (S_E). NaN without such samples.
     pub calibrated: f64,
-    /// Standard error of delta over the views (jackknife) or, for several pairs of encoders, over the pairs.
+    /// Standard error of delta over the draw of the views (`score::standard_error`) or, for several pairs of encoders, over the pairs.
     pub stderr: f64,
 }
 
 /// The columns of a table file, in order.
 pub const COLUMNS: [&str; 11] =
     ["index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr"];
+
+/// What the columns hold, in their order.
+pub const MEANINGS: [&str; 11] = [
+    "position of the sample in its data set, from 0",
+    "name of the sample: the path below the folder, or where it stands in its file",
+    "class of the sample; empty (-1 in NPY) where it has none",
+    "S_C: only f was trained on it (a candidate), S_S: both were, S_I: only g was, S_E: neither was; without a split all are S_C",
+    "alignment loss of f: mean l2 distance between the unit-length features of pairs of views, 0 to 2",
+    "alignment loss of g",
+    "align_g - align_f; positive: memorised by f",
+    "delta over its range (largest minus smallest) among the candidates: SSLMem as in the paper",
+    "(align_g - align_f) / (align_g + align_f)",
+    "delta minus its mean over S_E; empty without S_E",
+    "standard error of delta over the random views, or over the pairs of encoders where there are several; empty where it cannot be told",
+];
 
 impl Row {
     /// A sample with its alignment losses and the standard error of their difference; the rest is [`finish`]'s.
@@ -169,16 +184,19 @@ pub enum Format {
 
 impl Format {
     /// # Errors
-    /// The name ends in something that is not a table.
+    /// The name ends in something that is not a table, or in nothing.
     pub fn of(path: &Path) -> Result<Format> {
         match path.extension().map(|e| e.to_string_lossy().to_lowercase()).as_deref() {
-            None | Some("parquet") => Ok(Format::Parquet),
+            Some("parquet") => Ok(Format::Parquet),
             Some("csv") => Ok(Format::Csv),
             Some("npy") => Ok(Format::Npy),
-            Some(other) => Err(Error::config(
-                format!("{}: .{other} is not a kind of score table", path.display()),
-                "use a name that ends in .parquet, .csv or .npy",
-            )),
+            other => {
+                let what = match other {
+                    Some(other) => format!("{}: .{other} is not a kind of score table", path.display()),
+                    None => format!("{} has no ending that says which kind of score table it is", path.display()),
+                };
+                Err(Error::config(what, "use a name that ends in .parquet, .csv or .npy"))
+            }
         }
     }
 }

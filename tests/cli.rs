@@ -46,6 +46,15 @@ fn every_verb_has_help_with_an_example() {
         assert!(top.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
         let help = done(folder.path(), &[verb, "--help"]);
         assert!(help.contains(&format!("  sslmem {verb}")) && help.contains("Example"), "{verb} has no example");
+        assert_eq!(done(folder.path(), &["help", verb]), help);
+        // What can be pasted: a line of an example is whole, or ends in a backslash.
+        let examples = help.split_once("\nExample").unwrap().1;
+        for line in examples.lines().skip(1).take_while(|line| line.starts_with("  ")) {
+            assert!(line.len() < 80 && !line.ends_with("--"), "{verb}: {line}");
+        }
+        let (starts, rest) =
+            examples.lines().skip(1).take_while(|line| line.starts_with("  ")).partition::<Vec<_>, _>(|l| l.starts_with("  sslmem "));
+        assert_eq!(rest.len(), starts.iter().chain(&rest).filter(|line| line.ends_with('\\')).count(), "{verb}: {examples}");
         for flag in ["--threads", "--seed", "--device", "--precision", "--quiet"] {
             assert!(help.contains(flag), "{verb} does not say {flag}");
         }
@@ -72,6 +81,12 @@ fn misuse_is_two() {
         2,
         "there is no policy `scor`; did you mean `score`?",
     );
+    for args in
+        [&["score", "--views", "-3"][..], &["embed", "--batch", "x"], &["show", "data", "--seed", "-1"], &["train", "--epochs", "1.5"]]
+    {
+        let error = String::from_utf8(sslmem(f, args).stderr).unwrap();
+        assert!(error.contains(": it takes a whole number, 0 or more\n"), "{args:?}: {error}");
+    }
     fs::write(f.join("r.toml"), "[optim]\nlearning_rate = 1\n").unwrap();
     fails(f, &["train", "--recipe", "r.toml", "--out", "t"], 2, "r.toml: unknown key `learning_rate` in [optim]");
 }
@@ -83,10 +98,13 @@ fn failure_is_one_sentence_and_leaves_nothing() {
     fails(f, &["split", "--data", "cifar10:nowhere", "--out", "s.json"], 1, "cannot open the folder nowhere: ");
     fails(f, &["split", "--data", "synthetic:60", "--out", "no/s.json"], 1, "cannot write no/s.json: no such file or directory");
     fails(f, &["show", "recipe", "--recipe", "no.toml"], 1, "cannot read no.toml: no such file or directory");
-    fails(f, &["report", "no.csv"], 2, "no.csv is not the folder of a run");
+    fails(f, &["report", "no.csv"], 2, "there is no no.csv; name the folder of a run, or a table of scores");
+    fails(f, &["probe"], 2, "no encoder is named; give --run RUN, or --weights FILE with --data");
+    fails(f, &["split", "--data", "synthetic:60", "--out", "-"], 2, "results are files, and `-` (standard output) is none");
     let weights = ["--f", "f.safetensors", "--g", "g.safetensors", "--data", "synthetic:60"];
     let score = |more: &[&'static str]| [&["score"], &weights[..], more].concat();
     fails(f, &score(&["--out", "s.json"]), 2, "s.json: .json is not a kind of score table");
+    fails(f, &score(&["--out", "-"]), 2, "- has no ending that says which kind of score table it is; use a name that ends in .parquet");
     fails(f, &score(&["--out", "s.csv", "--views", "1"]), 2, "score.views is 1; choose at least 2");
     fails(f, &score(&["--out", "s.csv", "--views", "0", "--pairs", "original"]), 2, "score.views is 0; choose at least 1");
     fails(f, &score(&["--out", "no/s.csv"]), 1, "cannot write no/s.csv: no such file or directory");
@@ -153,7 +171,7 @@ fn the_whole_way_by_verbs_and_at_once() {
     let settings = settings.into_iter().chain(["encoder.size=32", "optim.warmup_epochs=0", "score.view=score", "score.views=3"]);
     let recipe: Vec<&str> = ["--preset", "demo", "--data", "synthetic:60"].into_iter().chain(settings.flat_map(|s| ["--set", s])).collect();
     let split = done(f, &[&["split", "--out", "s.json"], &recipe[..]].concat());
-    assert_eq!(split, "s.json: S_S 48, S_C 6, S_I 6, S_E 6\n");
+    assert_eq!(split, "s.json: S_S 48, S_C 6, S_I 6, S_E 6, in the order of the data; 6 of 72 samples in no subset\n");
     fails(f, &[&["split", "--out", "s.json"], &recipe[..]].concat(), 2, "s.json exists already");
 
     let length = ["--epochs", "1", "--batch", "16"];
@@ -169,7 +187,14 @@ fn the_whole_way_by_verbs_and_at_once() {
     let plain = String::from_utf8(sslmem(f, &[&train[..], &["--which", "f"]].concat()).stderr).unwrap();
     assert!(plain.contains("train f: ") && !plain.contains('\u{1b}') && !plain.contains('\r'), "plain lines: {plain}");
     fails(f, &train, 2, "t holds a run already; go on with it with --resume");
-    done(f, &["train", "--out", "t", "--resume"]);
+    let trained = done(f, &["train", "--out", "t", "--resume"]);
+    assert_eq!(
+        trained.lines().take(2).collect::<Vec<_>>(),
+        [
+            "t/split.json: S_S 48, S_C 6, S_I 6, S_E 6, in the order of the data; 6 of 72 samples in no subset",
+            "t/pair1/f.safetensors: resnet8, 1 epochs of 54 samples"
+        ]
+    );
     for name in ["f", "g"] {
         let at = |run: &str| fs::read(f.join(format!("{run}/pair1/{name}.safetensors"))).unwrap();
         assert!(at("r") == at("t"), "the same recipe trains the same {name}");
@@ -178,7 +203,14 @@ fn the_whole_way_by_verbs_and_at_once() {
     let network = ["--arch", "resnet8", "--normalize", "cifar10", "--views", "3"];
     let weights = ["score", "--f", "t/pair1/f.safetensors", "--g", "t/pair1/g.safetensors"];
     let score = |out, more: &[&'static str]| [&weights[..], &network, &["--data", "synthetic:60", "--out", out], more].concat();
-    done(f, &score("a.parquet", &["--split", "s.json"]));
+    let said = done(f, &score("a.parquet", &["--split", "s.json"]));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines[..2],
+        ["a.parquet: 66 samples", "f resnet8, g resnet8, 32 x 32 pixels, normalize cifar10, 3 views, pairs all, pooled"]
+    );
+    assert!(lines[3].starts_with("S_C       6 samples  mean score ") && lines[3].contains("  ["), "{said}");
+    assert_eq!(lines[6..], ["next: sslmem top --scores a.parquet --data synthetic:60"]);
     done(f, &score("b.csv", &["--split", "s.json", "--batch", "7", "--threads", "1"]));
     let (a, b) = (table::read(f.join("a.parquet")).unwrap(), table::read(f.join("b.csv")).unwrap());
     assert!(a == b && a.len() == 66, "scores do not depend on batch, threads or format");
@@ -204,13 +236,42 @@ fn the_whole_way_by_verbs_and_at_once() {
         "--out",
         "e.safetensors",
     ];
-    done(f, &embed);
+    assert_eq!(done(f, &embed), "e.safetensors: features of resnet8, 72 samples x 64\n");
     let bytes = fs::read(f.join("e.safetensors")).unwrap();
     let features = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(features.tensor("features").unwrap().shape(), [72, 64]);
     assert_eq!(done(f, &["report", "b.csv", "--data", "synthetic:60", "--out", "page.html"]), "page.html\n");
     fails(f, &["report", "b.csv", "--out", "page.html"], 2, "page.html exists already");
+    assert_eq!(done(f, &["report", "b.csv"]), "b.html\n");
+    assert!(names(f).iter().any(|name| name == "b.figures") && names(f).iter().any(|name| name == "page.figures"));
     assert!(!names(f).iter().any(|name| name.contains("part") || name == "c.csv"), "{:?}", names(f));
+    manifests_say_what_was_done_and_warn(f);
+}
+
+/// The weights of `t` scored against themselves.
+fn manifests_say_what_was_done_and_warn(f: &Path) {
+    let weights = "t/pair1/f.safetensors";
+    let score = ["score", "--f", weights, "--g", weights, "--data", "synthetic:60", "--views", "3", "--out", "same.csv", "--quiet"];
+    let output = sslmem(f, &score);
+    let warning = "f and g are the same weights (f.safetensors and f.safetensors), so every score of theirs is 0";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("warning: {warning}\n"));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("S_C      72 samples  mean score +0.000  [+0.000, +0.000]  (all taken as candidates: no split)\n"), "{said}");
+    let text = fs::read_to_string(f.join("same.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest["warnings"][0], warning);
+    assert_eq!(manifest["command"].as_array().unwrap().len(), score.len() + 1);
+    let written = manifest["written"].as_str().unwrap();
+    assert!(written.len() == 20 && written.starts_with("20") && written.ends_with('Z'), "{written}");
+    let settings = manifest["settings"].as_object().unwrap();
+    assert_eq!(settings.keys().collect::<Vec<_>>(), ["data", "encoder", "score", "seed"], "nothing of a training");
+    let other = fs::read_to_string(f.join("r/scores.json")).unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(settings["settings"]["optim"]["betas"].to_string(), "[0.9,0.999]", "the shortest decimals");
+    done(f, &["report", "same.csv"]);
+    assert!(fs::read_to_string(f.join("same.html")).unwrap().contains(warning));
+    done(f, &["top", "--scores", "same.csv", "--data", "synthetic:60"]);
+    assert!(fs::read_to_string(f.join("same.top.html")).unwrap().contains(warning));
 }
 
 #[test]

@@ -107,7 +107,25 @@ fn later_layers_win() {
     assert_eq!(recipe.encoder.arch, "resnet50", "from the preset");
     assert_eq!(recipe.how(), How::Seeded(9));
     assert_eq!((recipe.split.shared, recipe.split.external), (Size::Count(240), Size::Fraction(0.5)));
-    assert_eq!(Recipe::default().split.order, Order::Ordered);
+    assert_eq!(Recipe::default().split.order, Order::Auto);
+}
+
+#[test]
+fn files_of_ones_own_are_dealt_by_class_and_the_papers_sets_in_order() {
+    let of = |set: &[&str]| set.iter().fold(Layers::presets::<&str>(&[]).unwrap(), |l, a| l.assign(a).unwrap()).resolve().unwrap();
+    assert_eq!(of(&["data.source=cifar10:x"]).how(), How::Ordered);
+    for kind in ["folder", "list", "webdataset", "parquet", "packed"] {
+        assert_eq!(of(&[&format!("data.source={kind}:x"), "seed=7"]).how(), How::Stratified(7), "{kind}");
+    }
+    assert_eq!(of(&["data.source=folder:x", "split.order=ordered"]).how(), How::Ordered);
+    assert_eq!(of(&["data.source=cifar10:x", "split.order=stratified", "seed=2"]).how(), How::Stratified(2));
+    for preset in ["paper", "paper_mae", "paper_dino", "paper_dino_resnet50", "paper_vicreg", "layermem_simsiam"] {
+        assert_eq!(config::preset(preset).unwrap().split.order, Order::Ordered, "{preset}");
+    }
+    for order in ["auto", "ordered", "stratified", "5"] {
+        let recipe = of(&[&format!("split.order={order}")]);
+        assert_eq!(Layers::presets::<&str>(&[]).unwrap().text("r", &recipe.to_toml().unwrap()).unwrap().resolve().unwrap(), recipe);
+    }
 }
 
 #[test]
@@ -164,7 +182,10 @@ fn what_cannot_work_is_refused_before_it_starts() {
         (&["train.epochs=1.5"], "train.epochs: invalid type: floating point `1.5`, expected a whole number; see"),
         (&["train.epochs=-1"], "train.epochs: invalid value: integer `-1`, expected a whole number; see"),
         (&["encoder.stem=cifa"], "encoder.stem: unknown variant `cifa`, expected one of `cifar`, `cifar_wide`, `imagenet`; see"),
-        (&["split.order=random"], "split.order: invalid value: string \"random\", expected \"ordered\" or a seed"),
+        (
+            &["split.order=random"],
+            "split.order: invalid value: string \"random\", expected \"auto\", \"ordered\", \"stratified\" or a seed",
+        ),
         (&["split.shared=1.5"], "split.shared: invalid value: floating point `1.5`, expected a fraction"),
         (&["split.shared=candidates"], "split.shared is \"candidates\", which only split.external can be"),
         (&["split.candidate=0"], "split.candidate is 0, so there is nothing to score"),

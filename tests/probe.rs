@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 use sslmem::data::{Image, Source};
-use sslmem::probe::{Descent, Features, Head, NEIGHBOURS, Neighbours, Protocol, descend, fit, labelled, neighbours, probe};
+use sslmem::probe::{Descent, Features, Head, NEIGHBOURS, Neighbours, Protocol, STRENGTHS, descend, fit, labelled, neighbours, probe};
 use sslmem::progress::Silent;
+use sslmem::random::{Purpose, Stream};
 use tempfile::TempDir;
 
 struct Golden(Vec<u8>);
@@ -145,6 +146,40 @@ fn separable_classes_are_told_apart() {
     assert!(refused(&part(199), &test).starts_with("k-NN asks for 200 neighbours, but there are 199 labelled training samples;"));
     let same = Features { labels: vec![3; 400], ..part(400) };
     assert!(refused(&same, &test).starts_with("the 400 labelled training samples are not of two classes;"));
+}
+
+/// Two hundred samples whose classes differ along directions of little variance, as features of networks do: the strength matters, and
+/// twenty samples cannot say which is best.
+#[test]
+fn the_strength_is_chosen_by_all_samples() {
+    let width = 40;
+    let normal = |seed: u32, i: u32, j: u32| Stream::new(seed as u64, Purpose::Statistics, 0, i, j).normal();
+    let part = |samples: u32, seed: u32| {
+        let value = |i: u32, j: u32| {
+            let own = 0.5 * normal(9, i % 4, j) + normal(seed, i, j);
+            0.05 * own + (0..3).map(|k| normal(seed + 20, i, k) * normal(8, k, j)).sum::<f32>()
+        };
+        let rows: Vec<f32> = (0..samples).flat_map(|i| (0..width).map(|j| value(i, j)).collect::<Vec<_>>()).collect();
+        Features::new(&rows, width as usize, (0..samples).map(|i| i % 4).collect(), 4)
+    };
+    let (train, test) = (part(200, 1), part(2000, 2));
+    let (train, test) = (train.standardised(&train), test.standardised(&train));
+    let fitted = |on: &Features| STRENGTHS.map(|l2| fit(on, l2, 1e-5, Head::zero(4, width as usize)));
+    let right = |head: &Head, on: &Features| head.ranks(on).iter().filter(|rank| **rank == 0).count() as f64 / on.len() as f64;
+    let all = fitted(&train).map(|head| right(&head, &test));
+    let best = all.iter().fold(0.0, |a: f64, b| a.max(*b));
+    let (mut tenth, mut folds) = (0.0f64, 0.0f64); // what the worst choice loses
+    for seed in 0..3 {
+        let found = probe(&train, &test, &[Protocol::Lbfgs], None, seed, &mut Silent).unwrap();
+        folds = folds.max(best - found[0].top1);
+        let order = Stream::new(seed, Purpose::Probe, 0, 0, 0).permutation(200);
+        let held = train.select(&order[..20]);
+        let of = fitted(&train.select(&order[20..])).map(|head| right(&head, &held));
+        let chosen = (1..STRENGTHS.len()).fold(0, |best, i| if of[i] > of[best] { i } else { best });
+        tenth = tenth.max(best - all[chosen]);
+    }
+    assert!(tenth > 0.1, "one held-out tenth chooses well here: it loses {tenth} of {all:?}");
+    assert!(folds < 0.02, "five folds lose {folds} of {all:?}");
 }
 
 /// Ten samples, of which every third has no label.

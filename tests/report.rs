@@ -111,7 +111,7 @@ fn curve(name: &str, shift: f64) -> Curve {
 
 fn input<'a>(rows: &'a [Row], source: Option<&'a dyn Source>) -> Input<'a> {
     let (title, subtitle) = ("SimCLR on CIFAR-10".into(), "resnet18, 400 epochs, seed 0, 5 views".into());
-    Input { title, subtitle, rows, source, curves: vec![], facts: vec![], truth: None, probes: vec![], skipped: vec![] }
+    Input { title, subtitle, rows, source, curves: vec![], facts: vec![], truth: None, probes: vec![], skipped: vec![], warnings: vec![] }
 }
 
 /// Every tag closed in order, every attribute quoted, every `<` and `&` meant.
@@ -162,7 +162,7 @@ fn written(input: &Input) -> (tempfile::TempDir, String) {
     let page = std::fs::read_to_string(&out).unwrap();
     well_formed(&page);
     self_contained(&page);
-    for file in std::fs::read_dir(folder.path().join("run/figures")).unwrap().map(|f| f.unwrap().path()) {
+    for file in std::fs::read_dir(folder.path().join("run/report.figures")).unwrap().map(|f| f.unwrap().path()) {
         assert!(!file.to_string_lossy().ends_with(".partial"), "{file:?}");
         if file.extension().is_some_and(|e| e == "svg") {
             let text = std::fs::read_to_string(&file).unwrap();
@@ -174,7 +174,7 @@ fn written(input: &Input) -> (tempfile::TempDir, String) {
 }
 
 fn figures(folder: &Path) -> Vec<String> {
-    let list = std::fs::read_dir(folder.join("run/figures")).unwrap();
+    let list = std::fs::read_dir(folder.join("run/report.figures")).unwrap();
     let mut names: Vec<String> = list.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -199,13 +199,15 @@ fn a_full_report() {
         "f (2 runs)",
         "AUC",
         "How to read this",
+        "m(<i>S</i><sub>C</sub>) ≤ 0",
+        "The 0 of the calibrated score is the mean of",
         "arch = &quot;resnet18&quot;\nepochs",
         "1 image left out",
     ] {
         assert!(page.contains(word), "no {word}");
     }
     assert!(page.find(">common<").unwrap() < page.find(">rare<").unwrap(), "kinds in reading order");
-    let sheet = image::open(folder.path().join("run/figures/most.png")).unwrap();
+    let sheet = image::open(folder.path().join("run/report.figures/most.png")).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (8 * 110 + 14, 3 * 134 + 14));
     // The same input, the same bytes.
     assert_eq!(page, written(&all).1);
@@ -238,7 +240,7 @@ fn hostile_text_is_escaped() {
     report::write(&folder.path().join("report.html"), &all).unwrap();
     let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     well_formed(&page);
-    well_formed(&std::fs::read_to_string(folder.path().join("figures/curves.svg")).unwrap());
+    well_formed(&std::fs::read_to_string(folder.path().join("report.figures/curves.svg")).unwrap());
     assert!(!page.contains("<script") && !page.contains("<b onload") && !page.contains('\0'));
     assert!(page.contains("&lt;script&gt;alert(0)&lt;/script&gt;&amp;"));
 }
@@ -251,11 +253,65 @@ fn works_with_whatever_is_there() {
         for source in [Some(&source as &dyn Source), None] {
             let (folder, page) = written(&input(&rows, source));
             assert!(!figures(folder.path()).contains(&"curves.svg".into()));
-            assert!(page.contains("n/a"), "{sizes:?}");
+            let present = sizes.iter().filter(|n| **n > 0).count();
+            assert!(!page.contains("not scored") && (present > 1 || !page.contains(">n/a<")), "{sizes:?}");
+            assert_eq!(page.matches("class=\"big\"").count(), present, "{sizes:?}");
             assert_eq!(page.contains("no scored candidates"), sizes[0] == 0);
             assert_eq!(page.contains("galleries are left out"), source.is_none());
         }
     }
+}
+
+/// Without a split nothing is known of who saw what.
+#[test]
+fn candidates_without_a_split_are_called_that() {
+    let source = source();
+    for (shift, shows) in [(-0.3, false), (0.0, true)] {
+        let mut rows = rows([40, 0, 0, 0], &source);
+        rows.iter_mut().for_each(|row| (row.score, row.calibrated) = (row.score + shift, f64::NAN));
+        let (_, page) = written(&input(&rows, Some(&source)));
+        for word in
+            ["taken as candidates", "no split says which of them", "No images that neither encoder saw were scored", "The highest scores"]
+        {
+            assert!(page.contains(word), "no {word}");
+        }
+        for word in
+            ["only f saw", "<i>f</i> was trained on and", "memorised candidates", "neither saw it", ">n/a<", "calibrated score, per"]
+        {
+            assert!(!page.contains(word), "{word}");
+        }
+        assert_eq!(page.contains("These numbers do not show memorization."), !shows, "{shift}");
+    }
+    // One sample of another subset: then there was a split.
+    let (_, page) = written(&input(&rows([40, 0, 0, 1], &source), Some(&source)));
+    assert!(page.contains("only f saw it") && page.contains("The most memorised candidates") && !page.contains("taken as candidates"));
+}
+
+#[test]
+fn equal_encoders_are_warned_of() {
+    let source = source();
+    let mut same = rows([6, 6, 6, 6], &source);
+    same.iter_mut().for_each(|row| (row.score, row.delta, row.calibrated, row.align_g) = (0.0, 0.0, 0.0, row.align_f));
+    assert!(written(&input(&same, None)).1.contains("<b>Warning:</b> f and g align every image alike"));
+    let rows = rows([6, 6, 6, 6], &source);
+    assert!(!written(&input(&rows, None)).1.contains("Warning"));
+    let mut all = input(&rows, None);
+    all.warnings = vec!["f1 and g1 are <one>".into()];
+    assert!(written(&all).1.contains("<b>Warning:</b> f1 and g1 are &lt;one&gt;.</p>"));
+}
+
+/// Two pages in a folder have their figures apart.
+#[test]
+fn a_page_leaves_another_pages_figures_alone() {
+    let source = source();
+    let (few, many) = (rows([10, 10, 10, 10], &source), rows([90, 30, 30, 30], &source));
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    report::write(&f.join("a.html"), &input(&few, None)).unwrap();
+    let before = std::fs::read(f.join("a.figures/histogram.svg")).unwrap();
+    report::write(&f.join("b.html"), &input(&many, None)).unwrap();
+    assert!(std::fs::read(f.join("a.figures/histogram.svg")).unwrap() == before);
+    assert!(std::fs::read(f.join("b.figures/histogram.svg")).unwrap() != before);
 }
 
 #[test]
@@ -313,7 +369,7 @@ fn many_points_are_thinned_and_said_so() {
     let rows = rows([9000, 500, 500, 500], &source);
     let (folder, page) = written(&input(&rows, None));
     assert!(page.contains("4000 of 9000 candidates are drawn"));
-    let scatter = std::fs::read_to_string(folder.path().join("run/figures/scatter.svg")).unwrap();
+    let scatter = std::fs::read_to_string(folder.path().join("run/report.figures/scatter.svg")).unwrap();
     assert_eq!(scatter.matches("h0").count(), 4000);
     assert!(page.len() < 150_000, "{} bytes", page.len());
 }

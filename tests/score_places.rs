@@ -84,7 +84,7 @@ fn a_file_system_without_locks_is_a_warning() {
     let mut job = command(f, "synthetic:50", "s.parquet", &[]);
     job.env("LD_PRELOAD", f.join("flock.so"));
     let (said, error) = done(job);
-    assert_eq!(said, "s.parquet: 60 samples\n");
+    assert!(said.starts_with("s.parquet: 60 samples\n"), "{said}");
     let warning = "nothing can be locked at s.parquet.lock (no locks available): start nothing else with the same output";
     assert!(error.contains(warning), "{error}");
     assert!(!f.join("s.parquet.lock").exists());

@@ -128,10 +128,10 @@ fn both_ends_of_a_table_are_listed_and_shown() {
     let listed = |text: &str| text.lines().take(3).map(|l| l.rsplit(' ').next().unwrap().to_string()).collect::<Vec<_>>();
     assert_eq!(listed(&most), [&rows[0].id[..], &rows[1].id, &rows[2].id]);
     assert_eq!(listed(&least), [&rows[10].id[..], &rows[9].id, &rows[8].id]);
-    let page = fs::read_to_string(f.join("s.html")).unwrap();
+    let page = fs::read_to_string(f.join("s.top.html")).unwrap();
     assert_eq!(page.matches("data:image/png").count(), 6);
     assert!(page.contains("samples/s over 12 samples") && page.contains("the JPEG is cut short"));
-    fails(top(&["-k", "3"]), 2, &["s.html exists already"]);
+    fails(top(&["-k", "3"]), 2, &["s.top.html exists already"]);
 }
 
 /// The pictures of a page are upright if the table's manifest says that the images were turned.

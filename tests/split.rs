@@ -93,6 +93,83 @@ fn seeded_splits_are_disjoint_and_a_function_of_the_seed() {
     }
 }
 
+/// Samples of a training part alone, class after class as in a folder.
+struct Folders(Vec<Option<u32>>);
+
+impl Source for Folders {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn train_len(&self) -> usize {
+        self.0.len()
+    }
+    fn id(&self, index: usize) -> String {
+        format!("{index}.png")
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.0[index]
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn digest(&self) -> &str {
+        "0"
+    }
+    fn largest(&self) -> usize {
+        1
+    }
+    fn image(&self, _: usize) -> sslmem::Result<sslmem::data::Image> {
+        unreachable!("a split looks at no image")
+    }
+}
+
+#[test]
+fn each_subset_has_each_classs_share() {
+    for (sizes, wanted) in [
+        (&[10, 10, 10, 10, 10][..], Sizes::default()),
+        (&[500, 300, 7, 1, 192], Sizes::default()),
+        (&[97, 3, 40], counts(33, 35, 35, 37)),
+        (&[1; 40], counts(10, 10, 10, 10)),
+        (&[20, 30, 50], counts(1, 1, 1, 0)),
+    ] {
+        // The last class has no label.
+        let of = |class: usize, n: usize| vec![(class + 1 < sizes.len()).then_some(class as u32 * 3); n];
+        let data = Folders(sizes.iter().enumerate().flat_map(|(class, &n)| of(class, n)).collect());
+        let draw = |seed| Split::draw(&data, &wanted, How::Stratified(seed)).unwrap();
+        let split = draw(4);
+        assert_eq!(lengths(&split), wanted.resolve(data.len(), 0).unwrap());
+        let all: HashSet<u32> = split.indices.iter().flatten().copied().collect();
+        assert_eq!(all.len() + split.left_out(&data), data.len(), "subsets overlap");
+        for subset in Subset::ALL {
+            let members = split.subset(subset);
+            for (class, &n) in sizes.iter().enumerate() {
+                let label = of(class, 1)[0];
+                let has = members.iter().filter(|&&i| data.label(i as usize) == label).count();
+                let share = n as f64 * members.len() as f64 / data.len() as f64;
+                assert!((has as f64 - share).abs() < 1.0 + 1e-9, "{} has {has} of class {class}, whose share is {share}", subset.symbol());
+            }
+        }
+        assert_eq!(split, draw(4));
+        assert_ne!(split.indices, draw(5).indices);
+    }
+    // Ten of the same class each: within the class, which ones is random.
+    let data = Folders((0..5).flat_map(|class| [Some(class); 10]).collect());
+    let split = Split::draw(&data, &Sizes::default(), How::Stratified(0)).unwrap();
+    assert_eq!((lengths(&split), split.left_out(&data)), ([36, 4, 4, 4], 2));
+    assert_ne!(split.subset(Subset::Shared), (0..36).collect::<Vec<_>>());
+    // A test part is dealt by itself.
+    let data = source(1000);
+    let split = Split::draw(&data, &Sizes::default(), How::Stratified(1)).unwrap();
+    let classes = |subset| {
+        let mut count = [0; 10];
+        split.subset(subset).iter().for_each(|&i| count[data.label(i as usize).unwrap() as usize] += 1);
+        count
+    };
+    assert!(split.subset(Subset::External).iter().all(|&i| i >= 1000));
+    let [c, i] = [classes(Subset::Candidate), classes(Subset::Independent)];
+    assert!(c.iter().zip(i).all(|(a, b): (&i32, i32)| (a - b).abs() <= 1), "{c:?} {i:?}");
+}
+
 #[test]
 fn sizes_are_counts_fractions_or_as_many_as_candidates() {
     let data = source(1000);
@@ -153,7 +230,7 @@ fn sizes_beyond_the_data_are_refused() {
 fn a_file_gives_back_the_split() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("split.json");
-    for how in [How::Ordered, How::Seeded(u64::MAX)] {
+    for how in [How::Ordered, How::Seeded(u64::MAX), How::Stratified(3)] {
         let split = Split::draw(&source(100), &Sizes::default(), how).unwrap();
         split.write(&path).unwrap();
         assert_eq!(Split::read(&path).unwrap(), split);

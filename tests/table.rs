@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use sslmem::random::{Purpose, Stream};
 use sslmem::split::Subset;
 use sslmem::table::{self, Row};
@@ -113,7 +114,7 @@ fn files_come_back_exactly_and_are_the_same_bytes_twice() {
     rows[2].align_f = 1e-300;
     rows[3].align_f = f64::MIN_POSITIVE / 8.0;
     let metadata = [("recipe".to_string(), "seed = 0".to_string())];
-    for name in ["a.parquet", "a.csv", "a"] {
+    for name in ["a.parquet", "a.csv", "b.PARQUET"] {
         let path = folder.path().join(name);
         table::write(&path, &rows, &metadata).unwrap();
         assert!(same(&table::read(&path).unwrap(), &rows), "{name}");
@@ -124,6 +125,21 @@ fn files_come_back_exactly_and_are_the_same_bytes_twice() {
         assert_eq!(table::read(&path).unwrap(), []);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside the files");
+}
+
+/// Whoever opens a table elsewhere finds in it what its columns are.
+#[test]
+fn parquet_says_what_its_columns_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.parquet");
+    table::write(&path, &many(3), &[("recipe".into(), "seed = 0".into())]).unwrap();
+    let file = SerializedFileReader::new(fs::File::open(&path).unwrap()).unwrap();
+    let pairs = file.metadata().file_metadata().key_value_metadata().unwrap().clone();
+    let of = |key: &str| pairs.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone());
+    assert_eq!(of("recipe").as_deref(), Some("seed = 0"));
+    for (name, meaning) in table::COLUMNS.iter().zip(table::MEANINGS) {
+        assert_eq!(of(&format!("sslmem.column.{name}")).as_deref(), Some(meaning));
+    }
 }
 
 #[test]
@@ -173,6 +189,10 @@ fn wrong_tables_are_refused_in_one_sentence() {
     let error = table::read("s.json").unwrap_err();
     assert!(error.to_string().contains(".json is not a kind of score table"), "{error}");
     assert_eq!(error.exit_code(), 2);
+    for name in ["s", "-"] {
+        let error = table::write(name, &many(3), &[]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name} has no ending that says which kind of score table it is; use a name")), "{error}");
+    }
     let mut rows = many(3);
     rows[1].align_g = f64::NAN;
     let path = folder.path().join("nan.parquet");

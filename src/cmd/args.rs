@@ -1,13 +1,27 @@
 //! Arguments that several verbs share, and the way from them to a recipe.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 
 use super::Global;
 use crate::config::{Layers, Recipe};
 use crate::data::Source;
-use crate::error::Result;
+use crate::error;
+
+/// A whole number on the command line, with words of ours for what is none.
+pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it takes a whole number, 0 or more".to_string())
+}
+
+/// `KIND:~/photos` with the folder that `~` stands for: a shell expands it at the beginning of a word alone.
+pub fn home(spec: &str) -> String {
+    match (spec.split_once(":~/"), std::env::var("HOME")) {
+        (Some((kind, rest)), Ok(home)) if !home.is_empty() => format!("{kind}:{home}/{rest}"),
+        _ => spec.to_string(),
+    }
+}
 
 /// Where the recipe comes from.
 #[derive(Args, Default)]
@@ -44,7 +58,7 @@ pub struct Network {
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
     pub stem: Option<String>,
     /// Height and width of a ViT's patches in pixels
-    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Encoder")]
     pub patch: Option<usize>,
     /// A ViT's positions: learned or sincos
     #[arg(long, value_name = "NAME", help_heading = "Encoder")]
@@ -53,7 +67,7 @@ pub struct Network {
     #[arg(long, value_name = "N", help_heading = "Encoder")]
     pub heads: Option<usize>,
     /// Height and width of the views in pixels
-    #[arg(long, value_name = "PIXELS", help_heading = "Encoder")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Encoder")]
     pub size: Option<usize>,
     /// Of images without augmentation: pixels of the short side before the middle is cut out, whole, or whole:256 [default: what the file says, else
     /// 8/7 of the size, as torchvision; below 128 the size]
@@ -75,13 +89,13 @@ pub struct Length {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub method: Option<String>,
     /// Weight of the term that keeps the views of an image apart (the paper's Eq. 3)
-    #[arg(long, value_name = "LAMBDA", help_heading = "Training")]
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true, help_heading = "Training")]
     pub alignment_limit: Option<f32>,
     /// Passes over the samples
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Training")]
     pub epochs: Option<usize>,
     /// Samples in a training step
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Training")]
     pub batch: Option<usize>,
 }
 
@@ -95,7 +109,7 @@ impl Flags {
         self
     }
     pub fn images(self, images: &Images) -> Flags {
-        self.with("data.source", &images.data).with("data.on_bad_image", &images.on_bad_image)
+        self.with("data.source", &images.data.as_deref().map(home)).with("data.on_bad_image", &images.on_bad_image)
     }
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
@@ -126,12 +140,12 @@ impl Origin {
     }
 
     /// The recipe: preset, then file, then flags, then `--set`.
-    pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
+    pub fn resolve(&self, flags: &Flags) -> error::Result<Recipe> {
         self.above(Layers::presets(&self.preset)?, &Flags::default(), flags)?.resolve()
     }
 
     /// Over what is there already: the recipe file, what cannot be otherwise, then flags, then `--set`.
-    pub fn above(&self, mut layers: Layers, fixed: &Flags, flags: &Flags) -> Result<Layers> {
+    pub fn above(&self, mut layers: Layers, fixed: &Flags, flags: &Flags) -> error::Result<Layers> {
         if let Some(path) = &self.recipe {
             layers = layers.file(path)?;
         }
@@ -143,6 +157,6 @@ impl Origin {
 }
 
 /// Opens the data of a recipe.
-pub fn open(recipe: &Recipe) -> Result<Box<dyn Source>> {
+pub fn open(recipe: &Recipe) -> error::Result<Box<dyn Source>> {
     recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)
 }

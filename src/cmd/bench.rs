@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::args::{Flags, Images, Network, Origin};
+use super::args::{Flags, Images, Network, Origin, whole};
 use super::{Global, print};
 use crate::data::OnBadImage;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::score::{Task, bench};
 
 /// Measure how fast this machine scores, part by part
 #[derive(Args)]
-#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors --data folder:photos")]
+#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors \\\n    --data folder:photos")]
 pub struct Verb {
     #[command(subcommand)]
     what: What,
@@ -25,7 +25,7 @@ enum What {
 
 /// Decoding, augmentation, f, g, and all together, a few seconds each
 #[derive(Args)]
-#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors --data folder:photos")]
+#[command(after_help = "Example:\n  sslmem bench score --f f.safetensors --g g.safetensors \\\n    --data folder:photos")]
 struct Score {
     /// Weights of f
     #[arg(long, value_name = "FILE")]
@@ -34,10 +34,10 @@ struct Score {
     #[arg(long, value_name = "FILE")]
     g: PathBuf,
     /// Augmented views of each sample
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<usize>)]
     views: Option<usize>,
     /// Samples at a time
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>)]
     batch: Option<usize>,
     /// Seconds for each part
     #[arg(long, value_name = "S", default_value_t = 3.0)]

@@ -15,7 +15,7 @@ use crate::tensors::{self, Entry};
 /// Say which encoder a file of weights holds, and write it with our names
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain_full_checkpoint.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. What the\nencoder sees of images is taken from a config.json or preprocessor_config.json beside the file."
+    after_help = "Example:\n  sslmem convert dino_deitsmall16_pretrain.pth --out dino.safetensors\n\nEvery verb reads such files directly; converting shows what is taken of them, and leaves the rest behind. What the encoder sees of images is taken from a config.json or preprocessor_config.json beside the file."
 )]
 pub struct Verb {
     /// File of weights: safetensors, or one of torch.save

@@ -32,7 +32,7 @@ use crate::progress::{Progress, Silent};
 
 /// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
 #[derive(Parser)]
-#[command(name = "sslmem", version, max_term_width = 110, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(name = "sslmem", version, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -47,7 +47,7 @@ struct Global {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Everywhere")]
     threads: Option<u16>,
     /// Seed of everything random [default: the recipe's]
-    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = args::whole::<u64>, help_heading = "Everywhere")]
     seed: Option<u64>,
     /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto (a GPU if one can be used)
     #[arg(long, global = true, value_name = "WHERE", default_value = "cpu", help_heading = "Everywhere")]

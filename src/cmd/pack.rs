@@ -14,7 +14,7 @@ use crate::view::resized;
 /// Put a data set into one file: decoded and resized once, or as its image files are
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  sslmem pack --data folder:imagenet --size 256 --out imagenet256.pack\n  sslmem pack --data 'webdataset:shards/{000..146}.tar' --original --out imagenet.pack\n  sslmem train --data packed:imagenet256.pack --out runs/imagenet",
+    after_help = "Examples:\n  sslmem pack --data folder:imagenet --size 256 --out imagenet256.pack\n  sslmem pack --data 'webdataset:shards/{000..146}.tar' --original \\\n    --out imagenet.pack\n  sslmem train --data packed:imagenet256.pack --out runs/imagenet",
     group = clap::ArgGroup::new("content").required(true)
 )]
 pub struct Verb {

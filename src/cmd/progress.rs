@@ -20,10 +20,13 @@ struct Bar(Option<ProgressBar>);
 impl Progress for Bar {
     fn start(&mut self, what: &str, total: u64, unit: &str) {
         self.done();
-        let template = format!("{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s  {{rate}}  {{eta}} left  {{msg}}");
+        let template = format!("{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s{{speed}}  {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-            let _ = write!(out, "{:.1}/s", state.per_sec()); // a bar that cannot be drawn is not worth a word
+        let style = style.with_key("speed", |state: &ProgressState, out: &mut dyn Write| {
+            // Before anything is done nothing is known. A bar that cannot be drawn is not worth a word.
+            if state.pos() > 0 && state.per_sec() > 0.0 {
+                let _ = write!(out, "  {:.1}/s  {} left", state.per_sec(), HumanDuration(state.eta()));
+            }
         });
         let bar = ProgressBar::new(total).with_style(style).with_prefix(what.to_string());
         bar.enable_steady_tick(Duration::from_millis(500));
@@ -63,11 +66,14 @@ struct Work {
     note: String,
     started: Instant,
     said: Instant,
+    /// What was done when it was said last.
+    told: Option<u64>,
 }
 
 impl Work {
     fn say(&mut self) {
         self.said = Instant::now();
+        self.told = Some(self.done);
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = (self.done - self.before.unwrap_or(0)) as f64 / seconds.max(1e-9);
         let Work { what, unit, total, done, note, .. } = self;
@@ -89,7 +95,7 @@ impl Progress for Lines {
         self.done();
         let now = Instant::now();
         let (what, unit, note) = (what.to_string(), unit.to_string(), String::new());
-        self.0 = Some(Work { what, unit, total, done: 0, before: None, note, started: now, said: now });
+        self.0 = Some(Work { what, unit, total, done: 0, before: None, note, started: now, said: now, told: None });
     }
     fn advance(&mut self, n: u64, note: &str) {
         let Some(work) = &mut self.0 else { return };
@@ -105,7 +111,9 @@ impl Progress for Lines {
         }
     }
     fn done(&mut self) {
-        if let Some(mut work) = self.0.take() {
+        if let Some(mut work) = self.0.take()
+            && work.told != Some(work.done)
+        {
             work.say();
         }
     }

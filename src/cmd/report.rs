@@ -1,10 +1,12 @@
 //! `sslmem report`: the page that shows what a table of scores says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{keep, print};
+use super::args::home;
+use super::top::facts;
+use super::{keep, print, warn};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
@@ -14,12 +16,14 @@ use crate::table;
 
 /// Write the report of a run or of a table: one HTML file, and its figures beside it
 #[derive(Args)]
-#[command(after_help = "Examples:\n  sslmem report runs/demo\n  sslmem report scores.csv --data cifar10:data/cifar10 --out page.html")]
+#[command(
+    after_help = "Examples:\n  sslmem report runs/demo\n  sslmem report scores.csv --data cifar10:data/cifar10 \\\n    --out page.html"
+)]
 pub struct Verb {
     /// Folder of a run, or a table of scores
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// Page to write, for a table [default: report.html beside it]
+    /// Page to write, for a table [default: the table's name with .html]; its figures go to a folder of its name with .figures
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
     /// Images for the galleries, for a table [default: no galleries]
@@ -31,6 +35,9 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb) -> Result<()> {
+    if !verb.run.exists() {
+        return Err(Error::config(format!("there is no {}", verb.run.display()), "name the folder of a run, or a table of scores"));
+    }
     let page = if verb.run.is_file() {
         of_table(&verb)?
     } else if verb.out.is_some() || verb.data.is_some() {
@@ -43,12 +50,15 @@ pub fn run(verb: Verb) -> Result<()> {
 }
 
 fn of_table(verb: &Verb) -> Result<PathBuf> {
-    let beside = verb.run.parent().unwrap_or(Path::new("")).join("report.html");
-    let out = verb.out.clone().unwrap_or(beside);
-    keep(&out, verb.force)?;
     let rows = table::read(&verb.run)?;
-    let exif = Manifest::read(&verb.run).map(|manifest| manifest.exif()).unwrap_or_default();
-    let source = verb.data.as_ref().map(|spec| exif.open(spec, OnBadImage::Fail)).transpose()?;
+    let out = verb.out.clone().unwrap_or_else(|| verb.run.with_extension("html"));
+    keep(&out, verb.force)?;
+    let manifest = Manifest::read(&verb.run).ok();
+    let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
+    let warnings = manifest.as_ref().map(Manifest::warnings).unwrap_or_default();
+    warnings.iter().for_each(|text| warn(text));
+    let (facts, skipped) = manifest.map(facts).unwrap_or_default();
+    let source = verb.data.as_ref().map(|spec| exif.open(&home(spec), OnBadImage::Fail)).transpose()?;
     if let Some(source) = &source
         && let Some(row) = rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
     {
@@ -62,12 +72,13 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
         rows: &rows,
         source: source.as_deref(),
         curves: vec![],
-        facts: vec![],
+        facts,
         truth: source
             .as_ref()
             .and_then(|s| rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()),
         probes: vec![],
-        skipped: source.as_ref().map(|s| s.skipped().to_vec()).unwrap_or_default(),
+        skipped,
+        warnings,
     };
     write(&out, &input)?;
     Ok(out)

@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::run::Run;
 use crate::split::{Split, Subset};
 use crate::stats;
-use crate::table;
+use crate::table::{self, Row};
 
 /// Do everything: split, train f and g, score, report
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  sslmem run --preset cifar_small --data cifar10:data/cifar10 --out runs/small\n  sslmem run --recipe mine.toml --set pairs=3 --out runs/mine\n\nA run that was stopped goes on with the same command, or with `sslmem run --out DIR` alone."
+    after_help = "Examples:\n  sslmem run --preset cifar_small --data cifar10:data/cifar10 \\\n    --out runs/small\n  sslmem run --recipe mine.toml --set pairs=3 --out runs/mine\n\nA run that was stopped goes on with the same command, or with `sslmem run --out DIR` alone."
 )]
 pub struct Verb {
     /// Folder for everything that is made
@@ -48,15 +48,21 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 pub fn finish(run: Run, global: &Global) -> Result<()> {
     let page = run.everything(global.progress().as_mut())?;
     let rows = table::read(run.dir.join("scores.parquet"))?;
+    print(&format!("{}{}\n", means(&rows), page.display()))
+}
+
+/// The mean score of each subset of a table with its interval, a line each.
+pub fn means(rows: &[Row]) -> String {
+    let dealt = rows.iter().any(|row| row.subset != Subset::Candidate);
     let mut out = String::new();
     for subset in Subset::ALL {
-        if let Some(s) = stats::summary(&stats::values(&rows, subset, |row| row.score)) {
+        if let Some(s) = stats::summary(&stats::values(rows, subset, |row| row.score)) {
             out += &format!("{}  {:6} samples  mean score {:+.3}", subset.symbol(), s.n, s.mean);
             out += &s.interval.map(|[low, high]| format!("  [{low:+.3}, {high:+.3}]")).unwrap_or_default();
-            out.push('\n');
+            out += if dealt { "\n" } else { "  (all taken as candidates: no split)\n" };
         }
     }
-    print(&format!("{out}{}\n", page.display()))
+    out
 }
 
 /// The run in a folder, new or taken up. Without a word about the recipe the one in the folder counts.

@@ -1,14 +1,17 @@
 //! `sslmem score`: the alignment of f and g on the same views of the same samples.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
-use super::args::{Flags, Images, Network, Origin};
-use super::{Global, print};
+use super::args::{Flags, Images, Network, Origin, whole};
+use super::run::means;
+use super::{Global, print, warn};
+use crate::config::Recipe;
 use crate::data::OnBadImage;
 use crate::error::{Error, Result};
-use crate::manifest::EncoderFacts;
+use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::score::{Done, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
 use crate::{files, table};
@@ -16,7 +19,7 @@ use crate::{files, table};
 /// Score every sample with a pair of encoders
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem score --f f.safetensors --g g.safetensors --data cifar10:data/cifar10 --split split.json --out scores.parquet"
+    after_help = "Example:\n  sslmem score --f f.safetensors --g g.safetensors \\\n    --data cifar10:data/cifar10 --split split.json --out scores.parquet"
 )]
 pub struct Verb {
     /// Weights of f, the encoder that saw the candidates
@@ -32,7 +35,7 @@ pub struct Verb {
     #[arg(long, value_name = "FILE.json")]
     split: Option<PathBuf>,
     /// Augmented views of each sample
-    #[arg(long, value_name = "K", help_heading = "Scoring")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Scoring")]
     views: Option<usize>,
     /// Which views are compared: all pairs (Eq. 1) or the original with each (the released code)
     #[arg(long, value_name = "WHICH", help_heading = "Scoring")]
@@ -45,7 +48,7 @@ pub struct Verb {
     #[arg(long, value_name = "NAME", help_heading = "Scoring")]
     view: Option<String>,
     /// Samples at a time; scores do not depend on it
-    #[arg(long, value_name = "N", help_heading = "Scoring")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, help_heading = "Scoring")]
     batch: Option<usize>,
     /// Score only share I of N of the samples (`sslmem merge` puts the tables together); auto: as the cluster says
     #[arg(long, value_name = "I/N", help_heading = "Scoring")]
@@ -103,6 +106,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let protocol = recipe.protocol();
     let layers = if verb.layers.len() > 1 { verb.layers.iter().map(|name| Layer::of(name)).collect() } else { vec![protocol.compared()] };
     let facts = |role: &str, side: Side| EncoderFacts::of(role, &side.network, &side.original, side.path);
+    let encoders = vec![facts("f", f)?, facts("g", g)?];
+    manifest::same_weights(&encoders).iter().for_each(|text| warn(text));
     let job = Job {
         task: Task {
             f,
@@ -117,14 +122,26 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         samples: &samples,
         shard: verb.shard,
         out: &verb.out,
-        encoders: vec![facts("f", f)?, facts("g", g)?],
-        settings: serde_json::to_value(&recipe).map_err(|e| Error::format(&verb.out, format!("its recipe cannot be written ({e})")))?,
+        encoders,
+        settings: settings(&recipe, &verb.out)?,
         force: verb.force,
     };
     say(&job.run(global.progress().as_mut())?)
 }
 
-/// Where the tables are, and what is not in them.
+/// What of a recipe the scores depend on. The rest is of a training, which need not have been one of ours.
+fn settings(recipe: &Recipe, out: &Path) -> Result<Value> {
+    let broken = |e: serde_json::Error| Error::format(out, format!("its recipe cannot be written ({e})"));
+    let mut settings = manifest::settings(recipe).map_err(broken)?;
+    if let Some(keys) = settings.as_object_mut() {
+        keys.retain(|key, _| ["seed", "data", "encoder", "score"].contains(&key.as_str()));
+        let encoder = keys.get_mut("encoder").and_then(Value::as_object_mut);
+        encoder.into_iter().for_each(|encoder| encoder.retain(|key, _| !["drop_path", "zero_init_residual"].contains(&key.as_str())));
+    }
+    Ok(settings)
+}
+
+/// Where the tables are, what they are of, what they say, and what is not in them.
 pub fn say(done: &Done) -> Result<()> {
     let mut text = String::new();
     for table in &done.tables {
@@ -141,5 +158,34 @@ pub fn say(done: &Done) -> Result<()> {
             done.skipped.len()
         );
     }
+    if let Some((table, manifest)) = done.tables.first().and_then(|table| Some((table, Manifest::read(table).ok()?))) {
+        text += &format!("{}\n", recognised(&manifest));
+        let at = |place: &str| manifest.settings.pointer(place).and_then(Value::as_str);
+        if manifest.job.as_ref().is_some_and(|job| !job["shard"].is_null()) {
+            text += "next, when all shards are scored: sslmem merge OUT SHARD...\n";
+        } else if let Ok(rows) = table::read(table) {
+            text += &means(&rows);
+            let data = at("/data/source").map_or("DATA".into(), quoted);
+            text += &format!("next: sslmem top --scores {} --data {data}\n", quoted(&table.display().to_string()));
+        }
+    }
     print(&text)
+}
+
+/// The encoders, what they see, and how they were compared, in a line each.
+fn recognised(manifest: &Manifest) -> String {
+    let encoders: Vec<String> = manifest.encoders.iter().map(|e| format!("{}: {}, sees {}\n", e.role, e.network, e.sees)).collect();
+    let at = |place: &str| manifest.settings.pointer(place).map(|v| v.as_str().map_or(v.to_string(), str::to_string));
+    let parts = [
+        at("/score/views").map(|k| format!("{k} views")),
+        at("/score/pairs").map(|pairs| format!("pairs {pairs}")),
+        manifest.layer.clone(),
+    ];
+    encoders.concat() + &parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@+=".contains(c);
+    if word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

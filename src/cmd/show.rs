@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use image::ImageFormat;
 
-use super::args::{Flags, Images, Network, Origin, open};
+use super::args::{Flags, Images, Network, Origin, open, whole};
 use super::{Global, keep, print};
 use crate::config::{DEFAULT, PRESETS, Recipe, nearest, sources};
 use crate::data::DATASETS;
@@ -14,6 +14,7 @@ use crate::encoders::ENCODERS;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::methods::METHODS;
+use crate::table::{COLUMNS, MEANINGS};
 use crate::tape::{Mode, Tape};
 use crate::var::Dtype;
 use crate::view::{POLICIES, policy, sheet};
@@ -22,7 +23,7 @@ use crate::view::{POLICIES, policy, sheet};
 #[derive(Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Examples:\n  sslmem show recipe paper\n  sslmem show augment --data cifar10:data/cifar10 --policy score --out views.png"
+    after_help = "Examples:\n  sslmem show recipe paper\n  sslmem show augment --data cifar10:data/cifar10 --policy score \\\n    --out views.png"
 )]
 pub struct Verb {
     #[command(subcommand)]
@@ -65,18 +66,21 @@ enum What {
     /// Kinds of data sets
     #[command(after_help = "Example:\n  sslmem show data")]
     Data,
+    /// Columns of a score table
+    #[command(after_help = "Example:\n  sslmem show columns")]
+    Columns,
     /// Kinds of views; with a name, its parameters, to be put into a recipe
     #[command(after_help = "Example:\n  sslmem show policies simclr")]
     Policies {
         #[arg(value_name = "POLICY")]
         name: Option<String>,
         /// Height and width of the views in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+        #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>, default_value_t = 32)]
         size: usize,
     },
     /// Views of some samples: as a picture, or as numbers with what was drawn for each
     #[command(
-        after_help = "Examples:\n  sslmem show augment --data cifar10:data/cifar10 --policy simclr --out views.png\n  sslmem show augment --data folder:photos --policy simclr_imagenet --size 224 --out views.safetensors"
+        after_help = "Examples:\n  sslmem show augment --data cifar10:data/cifar10 --policy simclr \\\n    --out views.png\n  sslmem show augment --data folder:photos --policy simclr_imagenet \\\n    --size 224 --out views.safetensors"
     )]
     Augment(Augment),
 }
@@ -90,13 +94,13 @@ struct Augment {
     #[arg(long, value_name = "NAME", default_value = "score")]
     policy: String,
     /// How many samples, evenly spread over the data
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>, default_value_t = 8)]
     samples: usize,
     /// Views of each sample
-    #[arg(long, value_name = "K", default_value_t = 5)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<usize>, default_value_t = 5)]
     views: usize,
     /// Height and width of the views in pixels [default: the recipe's]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = whole::<usize>)]
     size: Option<usize>,
     /// Channel statistics of views written as numbers, as in `sslmem score` [default: the recipe's]
     #[arg(long, value_name = "NAME")]
@@ -124,6 +128,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), encoder.about()))),
         What::Layers { network, origin } => layers(&origin.resolve(&Flags::default().network(&network))?),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
+        What::Columns => list(COLUMNS.into_iter().zip(MEANINGS.map(str::to_string))),
         What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, make(size).to_string()))),
         What::Policies { name: Some(name), size } => {
             let view = policy(&name, size).ok_or_else(|| no_policy(&name))?;
@@ -170,10 +175,11 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
         let mut bytes = Cursor::new(Vec::new());
         let encoded = image.write_to(&mut bytes, ImageFormat::Png);
         encoded.map_err(|error| Error::format(&verb.out, format!("cannot be drawn: {error}")))?;
-        files::write_whole(&verb.out, bytes.get_ref())
+        files::write_whole(&verb.out, bytes.get_ref())?;
     } else {
-        sheet::export(source.as_ref(), &view, &samples, verb.views, recipe.seed, &verb.out)
+        sheet::export(source.as_ref(), &view, &samples, verb.views, recipe.seed, &verb.out)?;
     }
+    print(&format!("{}: {} views of {count} samples, {} x {} pixels\n", verb.out.display(), verb.views, view.size, view.size))
 }
 
 fn no_policy(name: &str) -> Error {

@@ -6,14 +6,15 @@ use clap::Args;
 
 use super::args::{Flags, Images, Origin, open};
 use super::{Global, keep, print};
+use crate::data::Source;
 use crate::error::Result;
 use crate::files;
-use crate::split::{Split, Subset};
+use crate::split::{How, Split, Subset};
 
 /// Decide which encoder sees which sample, and write it down
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  sslmem split --data cifar10:data/cifar10 --shared 40000 --candidate 5000 --independent 5000 --out split.json"
+    after_help = "Examples:\n  sslmem split --data folder:photos --out split.json\n  sslmem split --data cifar10:data/cifar10 --shared 40000 \\\n    --candidate 5000 --independent 5000 --out split.json"
 )]
 pub struct Verb {
     /// File to write
@@ -31,8 +32,9 @@ pub struct Verb {
     /// S_E, nobody sees it; `candidates` is as many as S_C
     #[arg(long, value_name = "SIZE")]
     external: Option<String>,
-    /// `ordered` by index as in the paper, or the seed of a random order
-    #[arg(long, value_name = "SEED")]
+    /// `ordered` by index as in the paper, `stratified` (each class's share in each subset, at random by --seed), or the seed
+    /// of a random order [default: ordered for data sets with a name, stratified for folders and other files of one's own]
+    #[arg(long, value_name = "HOW")]
     order: Option<String>,
     /// Replace a file that exists
     #[arg(long)]
@@ -53,6 +55,20 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let source = open(&recipe)?;
     let split = Split::draw(source.as_ref(), &recipe.sizes(), recipe.how())?;
     split.write(&verb.out)?;
+    print(&format!("{}: {}\n", verb.out.display(), dealt(&split, source.as_ref())))
+}
+
+/// How many samples each subset has, how they were dealt, and how many are in none.
+pub fn dealt(split: &Split, source: &dyn Source) -> String {
     let counts = Subset::ALL.map(|subset| format!("{} {}", subset.symbol(), split.subset(subset).len()));
-    print(&format!("{}: {}\n", verb.out.display(), counts.join(", ")))
+    let how = match split.how {
+        How::Ordered => "in the order of the data".to_string(),
+        How::Seeded(seed) => format!("at random by seed {seed}"),
+        How::Stratified(seed) => format!("each class's share at random by seed {seed}"),
+    };
+    let left = match split.left_out(source) {
+        0 => String::new(),
+        n => format!("; {n} of {} samples in no subset", source.len()),
+    };
+    format!("{}, {how}{left}", counts.join(", "))
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{keep, print};
+use super::args::{home, whole};
+use super::{keep, print, warn};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::report::top;
+use crate::report::{Input, top};
 use crate::table;
 
 /// Bad images on the page.
@@ -25,12 +26,12 @@ pub struct Verb {
     #[arg(long, value_name = "KIND:WHERE")]
     data: String,
     /// How many of each
-    #[arg(short, value_name = "K", default_value_t = 25)]
+    #[arg(short, value_name = "K", allow_negative_numbers = true, value_parser = whole::<usize>, default_value_t = 25)]
     k: usize,
     /// List the least memorised instead; the page shows both
     #[arg(long)]
     least: bool,
-    /// Page to write [default: the table's name with .html]
+    /// Page to write [default: the table's name with .top.html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
     /// Replace a page that exists
@@ -39,15 +40,15 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb) -> Result<()> {
-    let out = verb.out.unwrap_or_else(|| verb.scores.with_extension("html"));
-    keep(&out, verb.force)?;
     if verb.k == 0 {
         return Err(Error::config("-k is 0", "choose at least 1"));
     }
     let rows = table::read(&verb.scores)?;
+    let out = verb.out.unwrap_or_else(|| verb.scores.with_extension("top.html"));
+    keep(&out, verb.force)?;
     let manifest = Manifest::read(&verb.scores).ok();
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
-    let source = exif.open(&verb.data, OnBadImage::Fail)?;
+    let source = exif.open(&home(&verb.data), OnBadImage::Fail)?;
     let ends = top::ends(&rows, verb.k);
     if let Some(row) =
         ends.0.iter().chain(&ends.1).find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
@@ -55,9 +56,13 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
         return Err(Error::config(what, "name the data that was scored"));
     }
+    let warnings = manifest.as_ref().map(Manifest::warnings).unwrap_or_default();
+    warnings.iter().for_each(|text| warn(text));
     let (facts, skipped) = manifest.map(facts).unwrap_or_default();
-    let name = verb.scores.file_name().unwrap_or_default().to_string_lossy();
-    top::write(&out, &name, &ends, source.as_ref(), &facts, &skipped)?;
+    let title = verb.scores.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (subtitle, curves, probes) = (String::new(), vec![], vec![]);
+    let input = Input { title, subtitle, rows: &rows, source: None, curves, facts, truth: None, probes, skipped, warnings };
+    top::write(&out, &input, verb.k, source.as_ref())?;
     let mut text = String::new();
     let listed = if verb.least { &ends.1 } else { &ends.0 };
     for (rank, row) in listed.iter().enumerate() {
@@ -71,9 +76,10 @@ pub fn run(verb: Verb) -> Result<()> {
 type Pairs = Vec<(String, String)>;
 
 /// What a manifest says of how the table was made, and the images that are not in it.
-fn facts(manifest: Manifest) -> (Pairs, Pairs) {
+pub fn facts(manifest: Manifest) -> (Pairs, Pairs) {
     let t = manifest.throughput;
     let mut facts = vec![
+        ("sslmem".to_string(), manifest.sslmem),
         ("data".to_string(), format!("{} (BLAKE3 {})", manifest.data.name, manifest.data.digest)),
         ("device".to_string(), format!("{}, {} threads", manifest.device, t.threads)),
     ];

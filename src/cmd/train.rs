@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Global;
 use super::args::{Flags, Images, Length, Network, Origin};
 use super::run::{open, take};
+use super::split::dealt;
+use super::{Global, print};
 use crate::error::Result;
 use crate::run::{Run, Which};
 
@@ -57,5 +58,17 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         Encoders::G => Which::G,
         Encoders::Both => Which::Both,
     };
-    Run { device, ..open(&verb.out, &verb.origin, &flags, verb.resume)? }.train(which, global.progress().as_mut())
+    let run = Run { device, ..open(&verb.out, &verb.origin, &flags, verb.resume)? };
+    run.train(which, global.progress().as_mut())?;
+    let mut text = format!("{}: {}\n", run.dir.join("split.json").display(), dealt(&run.split, &*run.source));
+    for pair in 1..=run.recipe.pairs {
+        for (name, skipped, samples) in [("f", Which::G, run.split.f_indices()), ("g", Which::F, run.split.g_indices())] {
+            if which != skipped {
+                let path = run.dir.join(format!("pair{pair}/{name}.safetensors"));
+                let (arch, epochs) = (&run.recipe.encoder.arch, run.recipe.train.epochs);
+                text += &format!("{}: {arch}, {epochs} epochs of {} samples\n", path.display(), samples.len());
+            }
+        }
+    }
+    print(&text)
 }

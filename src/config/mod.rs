@@ -124,7 +124,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
     ("split.independent", "S_I, only g sees it, in place of S_C"),
     ("split.external", "S_E, nobody sees it; \"candidates\" is as many as S_C"),
-    ("split.order", "\"ordered\" by index as in the paper, or the seed of a random order"),
+    (
+        "split.order",
+        "ordered: by index, as in the paper; stratified: each class's share in each subset, at random by the seed; auto: ordered for data sets \
+         with a name, stratified for files of one's own; or the seed of a random order",
+    ),
     ("encoder.arch", "see `sslmem show encoders`"),
     ("encoder.stem", "cifar: 3x3 and no max-pool; cifar_wide: the same padded by 2, as solo-learn's; imagenet: 7x7, stride 2, max-pool"),
     ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
@@ -302,8 +306,11 @@ impl Recipe {
 
     /// The order of the split, as the split wants it.
     pub fn how(&self) -> How {
+        let kind = self.data.source.split(':').next().unwrap_or_default();
         match self.split.order {
+            Order::Auto if NAMED.contains(&kind) => How::Ordered,
             Order::Ordered => How::Ordered,
+            Order::Auto | Order::Stratified => How::Stratified(self.seed),
             Order::Seed(seed) => How::Seeded(seed),
         }
     }
@@ -343,20 +350,28 @@ impl Recipe {
     }
 }
 
+/// Kinds of data whose own order is random as far as classes go, or the paper's. Files of one's own mostly lie class by class.
+const NAMED: [&str; 6] = ["cifar10", "cifar100", "svhn", "stl10", "mnist", "synthetic"];
+
 /// What the second view is called that is drawn as the first.
 const SAME: &str = "same";
 
 /// How the samples are dealt to the subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// `Ordered` for the kinds of data in [`NAMED`], `Stratified` for the others.
+    Auto,
     Ordered,
+    Stratified,
     Seed(u64),
 }
 
 impl Serialize for Order {
     fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
         match *self {
+            Order::Auto => to.serialize_str("auto"),
             Order::Ordered => to.serialize_str("ordered"),
+            Order::Stratified => to.serialize_str("stratified"),
             Order::Seed(seed) => to.serialize_u64(seed),
         }
     }
@@ -373,11 +388,15 @@ struct AnyOrder;
 impl serde::de::Visitor<'_> for AnyOrder {
     type Value = Order;
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("\"ordered\" or a seed, a whole number")
+        f.write_str("\"auto\", \"ordered\", \"stratified\" or a seed, a whole number")
     }
     fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Order, E> {
-        let wrong = || E::invalid_value(serde::de::Unexpected::Str(text), &self);
-        if text == "ordered" { Ok(Order::Ordered) } else { Err(wrong()) }
+        match text {
+            "auto" => Ok(Order::Auto),
+            "ordered" => Ok(Order::Ordered),
+            "stratified" => Ok(Order::Stratified),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+        }
     }
     fn visit_u64<E: serde::de::Error>(self, seed: u64) -> std::result::Result<Order, E> {
         Ok(Order::Seed(seed))

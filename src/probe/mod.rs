@@ -14,7 +14,7 @@ use crate::progress::Progress;
 pub use descent::{Descent, Rule, descend};
 pub use features::{Chosen, Features, labelled};
 pub use knn::{NEIGHBOURS, Neighbours, neighbours};
-pub use lbfgs::{STRENGTHS, fit};
+pub use lbfgs::{FOLDS, STRENGTHS, fit};
 pub use linear::Head;
 
 /// A way to probe.
@@ -22,7 +22,7 @@ pub use linear::Head;
 pub enum Protocol {
     /// Each of [`NEIGHBOURS`].
     Knn,
-    /// Multinomial logistic regression on standardised features by L-BFGS, its l2 chosen on a tenth of the training part.
+    /// Multinomial logistic regression on standardised features by L-BFGS, its l2 chosen by five folds of the training part.
     Lbfgs,
     /// Table 6 of the SSLMem paper: LARS, batch 4096, 90 epochs, 10 of warm-up.
     Paper,

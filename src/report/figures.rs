@@ -15,9 +15,20 @@ pub const READING: [Subset; 4] = [Subset::Candidate, Subset::External, Subset::S
 /// More points than this are thinned, to keep the page small.
 pub const MOST_POINTS: usize = 4000;
 
-/// Who saw a subset.
-pub fn seen_by(subset: Subset) -> &'static str {
+/// Whether a split dealt the samples: without one all are taken as candidates, and who saw them is not known.
+pub fn dealt(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.subset != Subset::Candidate)
+}
+
+/// The subsets of a table, as [`READING`] meets them.
+pub fn present(rows: &[Row]) -> Vec<Subset> {
+    READING.into_iter().filter(|&subset| rows.iter().any(|row| row.subset == subset)).collect()
+}
+
+/// Who saw a subset of these rows.
+pub fn seen_by(rows: &[Row], subset: Subset) -> &'static str {
     match subset {
+        Subset::Candidate if !dealt(rows) => "taken as candidates",
         Subset::Shared => "both saw it",
         Subset::Candidate => "only f saw it",
         Subset::Independent => "only g saw it",
@@ -57,7 +68,7 @@ pub fn histogram(rows: &[Row], width: f64) -> Option<Svg> {
         let (column, row) = if narrow { (i % 2, i / 2) } else { (i, 0) };
         let [at, line] = [4.0 + column as f64 * (width / if narrow { 2.0 } else { 4.0 }), 8.0 + 20.0 * row as f64];
         svg.rect(&format!("solid {}", class(subset)), [at, line - 5.0], [11.0, 11.0], "");
-        svg.text("ink", "start", [at + 18.0, line + 5.0], &symbol(subset, seen_by(subset)));
+        svg.text("ink", "start", [at + 18.0, line + 5.0], &symbol(subset, seen_by(rows, subset)));
     }
     svg.text("small soft", "start", [4.0, top - 10.0], "share of each subset per bin");
     for (value, text) in y.ticks(if narrow { 4 } else { 5 }) {

@@ -6,12 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Input;
-use super::figures::{self, READING, Scatter, seen_by};
+use super::figures::{self, Scatter, dealt, present, seen_by};
 use super::gallery::{SIDE, Tile, png};
 use super::svg::{DARK, LIGHT, Palette, SHAPES, Svg, class, escape};
 use super::tables::{self, LEVEL, digits, images, p, signed, symbol};
 use crate::split::Subset::{self, Candidate, External, Independent, Shared};
-use crate::stats::{self, Tests, summary, values};
+use crate::stats::{self, CALIBRATED, CLAIMS, Tests, summary, values};
 use crate::table::Row;
 
 /// The whole page: well-formed, without scripts and without anything fetched from elsewhere.
@@ -19,6 +19,7 @@ pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, gal
     let tests = stats::tables(input.rows);
     let (title, subtitle) = (escape(&input.title), escape(&input.subtitle));
     let mut out = head(&title, &subtitle);
+    out += &warnings(input);
     out += &headline(input.rows, &tests);
     out += &means(input.rows);
     out += "</header>\n";
@@ -26,7 +27,7 @@ pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, gal
     out += &scatter.map(alignments).unwrap_or_default();
     out += &training(input);
     out += &match galleries {
-        Some(galleries) => self::galleries(&galleries),
+        Some(galleries) => self::galleries(&galleries, dealt(input.rows)),
         None => "<section>\n<h2>Images</h2>\n<p class=\"soft\">The galleries are left out: this report was made without the data set.</p>\n</section>\n".into(),
     };
     out += &probes(input);
@@ -34,7 +35,7 @@ pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, gal
     out += &reading();
     if !input.facts.is_empty() || !input.skipped.is_empty() {
         out += "<section>\n<h2>What made this</h2>\n";
-        out += &if input.facts.is_empty() { String::new() } else { tables::facts(input) };
+        out += &if input.facts.is_empty() { String::new() } else { tables::facts(&input.facts) };
         out += &if input.skipped.is_empty() { String::new() } else { tables::skipped(input) };
         out += "</section>\n";
     }
@@ -53,19 +54,30 @@ fn head(title: &str, subtitle: &str) -> String {
 }
 
 /// The page of both ends of a table.
-pub fn top(title: &str, ends: &[Vec<Tile>; 2], facts: &[(String, String)], skipped: &[(String, String)]) -> String {
-    let mut out = head(&escape(title), "The most and the least memorised samples. Positive: remembered by <i>f</i>.") + "</header>\n";
-    out += &galleries(ends);
-    for (name, pairs) in [("How it was scored", facts), ("Images that could not be decoded", skipped)] {
+pub fn top(input: &Input, ends: &[Vec<Tile>; 2]) -> String {
+    let dealt = dealt(input.rows);
+    let about = if dealt {
+        "The most and the least memorised candidates. Positive: remembered by <i>f</i>."
+    } else {
+        "The samples with the highest and the lowest scores, all taken as candidates: no split says which of them <i>f</i> was trained on. \
+         Positive: <i>f</i> aligns the views of the sample better than <i>g</i>."
+    };
+    let mut out = head(&escape(&input.title), about) + &warnings(input) + "</header>\n" + &galleries(ends, dealt);
+    for (name, pairs) in [("How it was scored", &input.facts), ("Images that could not be decoded", &input.skipped)] {
         if !pairs.is_empty() {
-            let _ = writeln!(out, "<section>\n<h2>{name}</h2>\n<table>");
-            for (key, value) in pairs {
-                let _ = writeln!(out, "<tr><td>{}</td><td>{}</td></tr>", escape(key), escape(value));
-            }
-            out += "</table>\n</section>\n";
+            let _ = write!(out, "<section>\n<h2>{name}</h2>\n{}</section>\n", tables::facts(pairs));
         }
     }
     out + "</main>\n</body>\n</html>\n"
+}
+
+/// What is wrong with the numbers below it.
+fn warnings(input: &Input) -> String {
+    let mut all = input.warnings.clone();
+    if all.is_empty() && input.rows.iter().all(|row| row.delta == 0.0) {
+        all.push("f and g align every image alike, so every score is 0; they may be the same weights".into());
+    }
+    all.iter().map(|warning| format!("<p class=\"warning\"><b>Warning:</b> {}.</p>\n", escape(warning))).collect()
 }
 
 /// Light everywhere, dark on screens that ask for it; paper stays light.
@@ -80,7 +92,7 @@ fn colors() -> String {
 /// The result in words: the paper's score against the control group, the other subsets, the calibrated score.
 fn headline(rows: &[Row], tests: &Tests) -> String {
     let mean = |s: Subset| summary(&values(rows, s, |r| r.score)).map(|s| s.mean);
-    let d = digits(READING.into_iter().filter_map(mean)).min(4);
+    let d = digits(present(rows).into_iter().filter_map(mean)).min(4);
     let Some(candidates) = mean(Candidate) else {
         return format!(
             "<p class=\"lead\">The table has no scored candidates ({}), so there is no SSLMem to report.</p>\n",
@@ -106,7 +118,18 @@ fn headline(rows: &[Row], tests: &Tests) -> String {
             );
         }
         (external, _) => {
-            let _ = write!(out, "SSLMem averages {c} over the {n} that only <i>f</i> was trained on. ");
+            let interval = summary(&values(rows, Candidate, |r| r.score)).and_then(|s| s.interval);
+            if interval.is_none_or(|[low, _]| low <= 0.0) {
+                out += "These numbers do not show memorization. ";
+            }
+            let who = if dealt(rows) {
+                "that only <i>f</i> was trained on"
+            } else {
+                "that are taken as candidates, because no split says which of them <i>f</i> was trained on"
+            };
+            let interval = interval.map(|i| i.map(|v| signed(v, d)));
+            let interval = interval.map_or(String::new(), |[low, high]| format!(" (95 % interval {low} to {high})"));
+            let _ = write!(out, "SSLMem averages {c} over the {n} {who}{interval}. ");
             out += if external.is_none() {
                 "No images that neither encoder saw were scored, so the part of this that belongs to the two encoders and not to the images cannot be told."
             } else {
@@ -130,7 +153,6 @@ fn headline(rows: &[Row], tests: &Tests) -> String {
         if let Some(i) = i {
             let _ = write!(out, " and {} at {}", symbol(Independent), signed(i, d));
         }
-        // Against S_E and not against 0: the offset is an estimate too, and with few images a rough one.
         if let (Some(_), Some(test)) = (i, &tests.calibrated[3]) {
             let _ = write!(out, " ({} for {} below {})", chance(test.p), symbol(Independent), symbol(External));
         }
@@ -146,38 +168,43 @@ fn chance(value: f64) -> String {
     format!("<span class=\"nowrap\"><i>p</i> {equals}{text}</span>")
 }
 
-/// The four means, large.
+/// The means of the subsets, large.
 fn means(rows: &[Row]) -> String {
-    let of = |s: Subset, value| summary(&values(rows, s, value));
-    let d = digits(READING.into_iter().filter_map(|s| of(s, |r| r.score)).map(|s| s.mean)).min(4);
-    let mut out = String::from("<div class=\"means\">\n");
-    for subset in READING {
-        let _ = write!(out, "<div class=\"{}\"><span>{} {}</span>", class(subset), symbol(subset), seen_by(subset));
-        match of(subset, |r| r.score) {
-            None => out += "<span class=\"big\">n/a</span><span class=\"soft\">not scored</span>",
-            Some(s) => {
-                let interval = s.interval.map_or("no interval".into(), |[low, high]| format!("{} to {}", signed(low, d), signed(high, d)));
-                let _ = write!(
-                    out,
-                    "<span class=\"big\">{}</span><span class=\"soft\">{interval}</span><span class=\"soft\">{}</span>",
-                    signed(s.mean, d),
-                    images(s.n)
-                );
-            }
-        }
-        out += "</div>\n";
+    let all: Vec<_> = present(rows).into_iter().filter_map(|s| Some((s, summary(&values(rows, s, |r| r.score))?))).collect();
+    if all.is_empty() {
+        return String::new();
     }
-    out + "</div>\n<p class=\"caption\">Mean SSLMem per subset with its 95 % confidence interval.</p>\n"
+    let d = digits(all.iter().map(|(_, s)| s.mean)).min(4);
+    let mut out = String::from("<div class=\"means\">\n");
+    for (subset, s) in all {
+        let interval = s.interval.map_or("no interval".into(), |[low, high]| format!("{} to {}", signed(low, d), signed(high, d)));
+        let _ = writeln!(
+            out,
+            "<div class=\"{}\"><span>{} {}</span><span class=\"big\">{}</span><span class=\"soft\">{interval}</span>\
+             <span class=\"soft\">{}</span></div>",
+            class(subset),
+            symbol(subset),
+            seen_by(rows, subset),
+            signed(s.mean, d),
+            images(s.n)
+        );
+    }
+    let per = if dealt(rows) { " per subset" } else { "" };
+    out + &format!("</div>\n<p class=\"caption\">Mean SSLMem{per} with its 95 % confidence interval.</p>\n")
 }
 
 fn scores(rows: &[Row], histogram: Option<Svg>) -> String {
     let Some(wide) = histogram else { return String::new() };
     let label = "Histogram of the SSLMem score per subset";
     let narrow = figures::histogram(rows, 400.0).map_or(String::new(), |svg| svg.inline(label));
+    let has = |subset| rows.iter().any(|row| row.subset == subset);
+    let about = if has(Candidate) && has(External) {
+        "<p>Candidates to the right of the images neither encoder saw are memorised by <i>f</i>; images to their left are memorised by <i>g</i>.</p>\n"
+    } else {
+        ""
+    };
     format!(
-        "<section>\n<h2>Scores of the four subsets</h2>\n\
-         <p>Candidates to the right of the images neither encoder saw are memorised by <i>f</i>; images to their left are memorised by <i>g</i>.</p>\n\
-         <figure><div class=\"wide\">{}</div><div class=\"narrow\">{narrow}</div>\n\
+        "<section>\n<h2>Scores</h2>\n{about}<figure><div class=\"wide\">{}</div><div class=\"narrow\">{narrow}</div>\n\
          <figcaption class=\"caption\">Below: the middle 90 % (line) and 50 % (bar) of each subset, its median (tick) and mean (dot).</figcaption></figure>\n</section>\n",
         wide.inline(label)
     )
@@ -218,15 +245,20 @@ fn training(input: &Input) -> String {
     out + "</div></figure>\n</section>\n"
 }
 
-fn galleries([most, least]: &[Vec<Tile>; 2]) -> String {
-    let mut out = String::from("<section>\n<h2>The most memorised candidates</h2>\n");
+fn galleries([most, least]: &[Vec<Tile>; 2], dealt: bool) -> String {
+    let names = if dealt {
+        ["The most memorised candidates", "The least memorised candidates"]
+    } else {
+        ["The highest scores", "The lowest scores"]
+    };
+    let mut out = format!("<section>\n<h2>{}</h2>\n", names[0]);
     if most.is_empty() {
         out += "<p class=\"soft\">No candidate has a score.</p>\n";
     }
     out += &gallery(most);
     out += "</section>\n";
     if !least.is_empty() {
-        out += "<section>\n<h2>The least memorised candidates</h2>\n";
+        let _ = write!(out, "<section>\n<h2>{}</h2>\n", names[1]);
         out += &gallery(least);
         out += "</section>\n";
     }
@@ -250,7 +282,10 @@ fn gallery(tiles: &[Tile]) -> String {
             Ok(picture) => {
                 let small = if picture.width().max(picture.height()) * 2 <= SIDE { " small" } else { "" };
                 let data = STANDARD.encode(png(picture));
-                format!("<div class=\"box{small}\"><img src=\"data:image/png;base64,{data}\" alt=\"{class} {id}\"/></div>")
+                format!(
+                    "<div class=\"box{small}\"><img src=\"data:image/png;base64,{data}\" alt=\"{}\"/></div>",
+                    format!("{class} {id}").trim()
+                )
             }
         };
         let _ = writeln!(
@@ -285,12 +320,15 @@ fn probes(input: &Input) -> String {
 
 fn numbers(input: &Input, tests: &Tests) -> String {
     let rows = input.rows;
-    let mut out = String::from("<section>\n<h2>The numbers</h2>\n<h3>The score, per subset</h3>\n");
-    out += &tables::summaries(rows, |r| r.score);
-    out += "<h3>The calibrated score, per subset</h3>\n";
-    out += &tables::summaries(rows, |r| r.calibrated);
-    out += "<h3>What they are made of: means per subset</h3>\n";
-    out += &tables::parts(rows);
+    let mut out = String::from("<section>\n<h2>The numbers</h2>\n");
+    let mut part = |name: &str, table: String| {
+        if !table.is_empty() {
+            let _ = write!(out, "<h3>{name}</h3>\n{table}");
+        }
+    };
+    part("The score, per subset", tables::summaries(rows, |subset| summary(&values(rows, subset, |r| r.score))));
+    part("The calibrated score, per subset", tables::summaries(rows, |subset| stats::calibrated_summary(rows, subset)));
+    part("What they are made of: means per subset", tables::parts(rows));
     let lost = rows.iter().filter(|r| !r.score.is_finite()).count();
     if lost > 0 {
         let _ = writeln!(out, "<p class=\"caption\">{} without a finite score left out.</p>", images(lost));
@@ -304,21 +342,24 @@ fn numbers(input: &Input, tests: &Tests) -> String {
             escape(&reference)
         );
     }
-    out += "<h3>Tests on the score</h3>\n";
-    out += &tables::tests(&tests.score);
-    out += "<h3>Tests on the calibrated score</h3>\n";
-    out += &tables::tests(&tests.calibrated);
-    let _ = write!(
-        out,
-        "<p class=\"caption\">The tests of the paper’s Tables 2 and 16: two samples with pooled variance, and one sample against 0; one-sided, except 0 = m({}). \
-         Its “effect size” is <i>t</i>. A positive difference speaks against the null hypothesis. The calibrated score of {} is 0 in the mean by construction, \
-         and tests of it against 0 take that offset as exact; the comparisons with {} do not. All treat the encoders as given: \
-         how much another pair would differ, only several pairs can tell.</p>\n</section>\n",
-        symbol(Shared),
-        symbol(External),
-        symbol(External)
-    );
-    out
+    let tables = [tables::tests(&CLAIMS, &tests.score), tables::tests(&CALIBRATED, &tests.calibrated)];
+    for (name, table) in ["Tests on the score", "Tests on the calibrated score"].into_iter().zip(&tables).filter(|(_, t)| !t.is_empty()) {
+        let _ = write!(out, "<h3>{name}</h3>\n{table}");
+    }
+    if tables.iter().any(|table| !table.is_empty()) {
+        out += "<p class=\"caption\">The tests of the paper’s Tables 2 and 16: two samples with pooled variance, and one sample against 0; one-sided";
+        out += &if tests.score[6].is_some() { format!(", except 0 = m({})", symbol(Shared)) } else { String::new() };
+        out += ". Its “effect size” is <i>t</i>. A positive difference speaks against the null hypothesis. ";
+        if !tables[1].is_empty() {
+            let e = symbol(External);
+            let _ = write!(
+                out,
+                "The 0 of the calibrated score is the mean of {e}, an estimate: its tests against 0 and its intervals are those of the difference from {e}. "
+            );
+        }
+        out += "All treat the encoders as given: how much another pair would differ, only several pairs can tell.</p>\n";
+    }
+    out + "</section>\n"
 }
 
 fn reading() -> String {

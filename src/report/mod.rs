@@ -31,6 +31,8 @@ pub struct Input<'a> {
     pub probes: Vec<Probes>,
     /// Images left out of the data set: (path, reason).
     pub skipped: Vec<(String, String)>,
+    /// What makes the numbers worthless, a sentence each without its full stop.
+    pub warnings: Vec<String>,
 }
 
 /// Ways to probe one encoder, each with its share of right answers.
@@ -45,8 +47,8 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Write the page to `out` and, where there is something to show, `figures/{histogram,scatter,curves}.svg` and
-/// `figures/{most,least}.png` beside it. Every file is whole or absent; the page is written last.
+/// Write the page to `out` (`NAME.html`) and, where there is something to show, `{histogram,scatter,curves}.svg` and
+/// `{most,least}.png` to the folder `NAME.figures` beside it. Every file is whole or absent; the page is written last.
 ///
 /// # Errors
 /// A table without rows, a `truth` of another length, or a folder that cannot be written. An image that cannot be
@@ -59,7 +61,7 @@ pub fn write(out: &Path, input: &Input) -> Result<()> {
         let what = format!("{} kinds of images are given for {} scored rows", truth.len(), input.rows.len());
         return Err(Error::config(what, "give one for every row, or none"));
     }
-    let folder = out.parent().unwrap_or(Path::new("")).join("figures");
+    let folder = out.with_extension("figures");
     std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
 
     let histogram = figures::histogram(input.rows, 880.0);

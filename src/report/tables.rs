@@ -1,12 +1,13 @@
-//! The tables of the page: subsets, tests, kinds of images, facts. Numbers that do not exist read "n/a".
+//! The tables of the page: subsets, tests, kinds of images, facts. A number that does not exist reads "n/a"; a line or a
+//! column that would hold nothing else is left out.
 
 use std::fmt::Write;
 
 use super::Input;
-use super::figures::{READING, seen_by};
+use super::figures::{present, seen_by};
 use super::svg::{class, escape};
 use crate::split::Subset;
-use crate::stats::{Auc, CLAIMS, Test, auc, p_text, summary, values};
+use crate::stats::{Auc, Claim, Summary, Test, auc, p_text, summary, values};
 use crate::table::Row;
 
 /// The significance level of the paper.
@@ -64,16 +65,22 @@ fn or_na<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or("n/a".into(), text)
 }
 
-/// A table with these column heads; the first column is left, the rest right.
+/// A table with these column heads; the first column is left, the rest right. Columns of nothing but "n/a" are left out,
+/// and so is the whole table without a line.
 fn table(heads: &[&str], lines: &[Vec<String>]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let known: Vec<usize> = (0..heads.len()).filter(|&i| lines.iter().any(|line| line[i] != "n/a")).collect();
     let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
-    for head in heads {
-        let _ = write!(out, "<th scope=\"col\">{head}</th>");
+    for &i in &known {
+        let _ = write!(out, "<th scope=\"col\">{}</th>", heads[i]);
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for line in lines {
         out.push_str("<tr>");
-        for (i, cell) in line.iter().enumerate() {
+        for &i in &known {
+            let cell = &line[i];
             let tag = if i == 0 { "th scope=\"row\"" } else { "td" };
             let _ = write!(out, "<{tag}>{cell}</{}>", &tag[..2]);
         }
@@ -83,19 +90,18 @@ fn table(heads: &[&str], lines: &[Vec<String>]) -> String {
     out
 }
 
-fn name(subset: Subset) -> String {
+fn name(rows: &[Row], subset: Subset) -> String {
     let color = class(subset);
-    format!(r#"<span class="swatch {color}"></span>{} <span class="soft">{}</span>"#, symbol(subset), seen_by(subset))
+    format!(r#"<span class="swatch {color}"></span>{} <span class="soft">{}</span>"#, symbol(subset), seen_by(rows, subset))
 }
 
-/// Mean, spread and quantiles of one column of the score table, a line per subset.
-pub fn summaries(rows: &[Row], value: fn(&Row) -> f64) -> String {
-    let all: Vec<_> = READING.into_iter().map(|s| (s, summary(&values(rows, s, value)))).collect();
-    let d = digits(all.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.mean.abs().max(s.std.unwrap_or(0.0))));
-    let line = |(subset, s): (Subset, Option<crate::stats::Summary>)| match s {
-        None => [vec![name(subset), "0".into()], vec!["n/a".into(); 8]].concat(),
-        Some(s) => vec![
-            name(subset),
+/// Mean, spread and quantiles of one column of the score table, a line per subset that has any.
+pub fn summaries(rows: &[Row], summary: impl Fn(Subset) -> Option<Summary>) -> String {
+    let all: Vec<_> = present(rows).into_iter().filter_map(|s| Some((s, summary(s)?))).collect();
+    let d = digits(all.iter().map(|(_, s)| s.mean.abs().max(s.std.unwrap_or(0.0))));
+    let line = |(subset, s): (Subset, Summary)| {
+        vec![
+            name(rows, subset),
             s.n.to_string(),
             format!("<b>{}</b>", signed(s.mean, d)),
             or_na(s.interval, |i| span(i, d)),
@@ -105,7 +111,7 @@ pub fn summaries(rows: &[Row], value: fn(&Row) -> f64) -> String {
             signed(s.quantiles[4], d),
             format!("{:.0} %", 100.0 * s.positive),
             signed(s.top_decile, d),
-        ],
+        ]
     };
     let heads = ["Subset", "n", "Mean", "95 % interval", "Std", "5 %", "Median", "95 %", "Above 0", "Mean of top 10 %"];
     table(&heads, &all.into_iter().map(line).collect::<Vec<_>>())
@@ -115,38 +121,35 @@ pub fn summaries(rows: &[Row], value: fn(&Row) -> f64) -> String {
 pub fn parts(rows: &[Row]) -> String {
     let columns: [fn(&Row) -> f64; 5] = [|r| r.align_f, |r| r.align_g, |r| r.delta, |r| r.stderr, |r| r.relative];
     let mean = |s: Subset, value| summary(&values(rows, s, value)).map(|s| s.mean);
-    let d = digits(READING.into_iter().filter_map(|s| mean(s, columns[2]))).max(3);
-    let lines = READING.map(|subset| {
+    let d = digits(present(rows).into_iter().filter_map(|s| mean(s, columns[2]))).max(3);
+    let line = |subset| {
         let cell = |(i, value): (usize, &fn(&Row) -> f64)| {
             or_na(mean(subset, *value), |v| if i == 2 || i == 4 { signed(v, d) } else { plain(v, d) })
         };
-        [vec![name(subset)], columns.iter().enumerate().map(cell).collect()].concat()
-    });
+        [vec![name(rows, subset)], columns.iter().enumerate().map(cell).collect()].concat()
+    };
+    let lines: Vec<_> = present(rows).into_iter().map(line).collect();
     table(&["Subset", "Alignment of f", "Alignment of g", "Delta (g − f)", "Its standard error", "(g − f) / (g + f)"], &lines)
 }
 
-/// The paper's eight tests on one score.
-pub fn tests(tests: &[Option<Test>; 8]) -> String {
+/// The paper's tests on one score, as far as the table allows them.
+pub fn tests(claims: &[Claim], tests: &[Option<Test>]) -> String {
     let d = digits(tests.iter().flatten().map(|t| t.difference));
-    let lines: Vec<_> = CLAIMS
-        .iter()
-        .zip(tests)
-        .map(|(claim, test)| {
-            let null = Subset::ALL.into_iter().fold(claim.null(), |text, s| text.replace(s.symbol(), &symbol(s)));
-            let null = format!(r#"<span class="nowrap">{null}</span>"#);
-            let Some(t) = test else { return [vec![null], vec!["n/a".into(); 7]].concat() };
-            vec![
-                null,
-                signed(t.difference, d),
-                span(t.interval, d),
-                signed(t.effect, 2),
-                span(t.effect_interval, 2),
-                signed(t.t, 2),
-                p(t.p),
-                (if t.p < LEVEL { "<b>yes</b>" } else { "no" }).into(),
-            ]
-        })
-        .collect();
+    let line = |(claim, test): (&Claim, &Option<Test>)| {
+        let t = test.as_ref()?;
+        let null = Subset::ALL.into_iter().fold(claim.null(), |text, s| text.replace(s.symbol(), &symbol(s)));
+        Some(vec![
+            format!(r#"<span class="nowrap">{null}</span>"#),
+            signed(t.difference, d),
+            span(t.interval, d),
+            signed(t.effect, 2),
+            span(t.effect_interval, 2),
+            signed(t.t, 2),
+            p(t.p),
+            (if t.p < LEVEL { "<b>yes</b>" } else { "no" }).into(),
+        ])
+    };
+    let lines: Vec<_> = claims.iter().zip(tests).filter_map(line).collect();
     let heads =
         ["Null hypothesis", "Difference", "95 % interval", "Cohen’s <i>d</i>", "95 % interval", "<i>t</i>", "<i>p</i>", "Rejected at 1 %"];
     table(&heads, &lines)
@@ -198,10 +201,10 @@ pub fn kinds(rows: &[Row], truth: &[String]) -> (String, String) {
     (reference.to_string(), table(&heads, &lines))
 }
 
-/// What made the run, as given.
-pub fn facts(input: &Input) -> String {
+/// Names and values, as given.
+pub fn facts(facts: &[(String, String)]) -> String {
     let mut out = String::from("<div class=\"scroll\"><table class=\"facts\"><tbody>\n");
-    for (name, value) in &input.facts {
+    for (name, value) in facts {
         let _ = writeln!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(name), escape(value));
     }
     out + "</tbody></table></div>\n"

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{gallery, html};
+use super::{Input, gallery, html};
 use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::files;
@@ -14,21 +14,14 @@ pub fn ends(rows: &[Row], k: usize) -> (Vec<&Row>, Vec<&Row>) {
     gallery::ends_of(rows, k, |row| row.delta)
 }
 
-/// Write a page with thumbnails of both ends. `facts` are names and values, `skipped` images without a row with the reason.
+/// Write a page with thumbnails of [`ends`], from the title, rows, facts, warnings and skipped images of `input`, and those of `source`.
 ///
 /// # Errors
 /// The table has no candidate, or the place is not writable. An image that cannot be decoded is no error: its tile says why.
-pub fn write(
-    out: &Path,
-    title: &str,
-    ends: &(Vec<&Row>, Vec<&Row>),
-    source: &dyn Source,
-    facts: &[(String, String)],
-    skipped: &[(String, String)],
-) -> Result<()> {
-    if ends.0.is_empty() {
+pub fn write(out: &Path, input: &Input, k: usize, source: &dyn Source) -> Result<()> {
+    let (most, least) = ends(input.rows, k);
+    if most.is_empty() {
         return Err(Error::config("the table has no candidates, so there is nothing to show", "score at least one sample of S_C"));
     }
-    let tiles = [gallery::tiles(&ends.0, source), gallery::tiles(&ends.1, source)];
-    files::write_whole(out, html::top(title, &tiles, facts, skipped).as_bytes())
+    files::write_whole(out, html::top(input, &[gallery::tiles(&most, source), gallery::tiles(&least, source)]).as_bytes())
 }

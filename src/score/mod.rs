@@ -32,7 +32,7 @@ use std::path::Path;
 pub use blocks::BLOCK;
 pub use job::{Done, Job};
 pub use merge::merge;
-pub use scorer::{Measured, Scorer, Task};
+pub use scorer::{Measured, Scorer, Task, standard_error};
 pub use shard::{Shard, name as table_name};
 
 /// One encoder from a file, and what it sees.

@@ -126,7 +126,7 @@ impl<'a> Scorer<'a> {
                 let (f, g): (Vec<f32>, Vec<f32>) = (program.read(*f)?, program.read(*g)?);
                 for (i, values) in values.iter_mut().enumerate() {
                     let own = i * pairs.len()..(i + 1) * pairs.len();
-                    values.push(reduce(&f[own.clone()], &g[own], pairs, views));
+                    values.push(reduce(&f[own.clone()], &g[own], task.protocol.pairs, views));
                 }
             }
             for (&place, values) in part.places.iter().zip(&values) {
@@ -150,23 +150,39 @@ fn finite(task: &Task, align_f: f64, align_g: f64, sample: u32) -> Result<()> {
     Err(Error::format(path, format!("{who} gives features that are not finite for sample {id}; these weights cannot be used")))
 }
 
-fn reduce(f: &[f32], g: &[f32], pairs: &[(usize, usize)], views: usize) -> [f64; 3] {
+fn reduce(f: &[f32], g: &[f32], kind: Pairs, views: usize) -> [f64; 3] {
     let mean = |d: &[f32]| d.iter().map(|v| *v as f64).sum::<f64>() / d.len() as f64;
     let delta: Vec<f64> = f.iter().zip(g).map(|(f, g)| *g as f64 - *f as f64).collect();
-    [mean(f), mean(g), jackknife(&delta, pairs, views)]
+    [mean(f), mean(g), standard_error(kind, &delta, views)]
 }
 
-/// Standard error of the mean over pairs, leaving out one view at a time (Efron and Stein 1981): pairs that
-/// share a view are not independent. NaN where leaving one out leaves nothing.
-fn jackknife(delta: &[f64], pairs: &[(usize, usize)], views: usize) -> f64 {
-    let without = |v: usize| {
-        let rest: Vec<f64> = delta.iter().zip(pairs).filter(|(_, (a, b))| *a != v && *b != v).map(|(d, _)| *d).collect();
-        (!rest.is_empty()).then(|| rest.iter().sum::<f64>() / rest.len() as f64)
-    };
-    let left: Vec<f64> = (0..views).filter_map(without).collect();
-    if left.len() < 2 {
+/// Standard error of the mean of `delta`, the values of the pairs in the order of [`Pairs::list`], over the draw of the views.
+///
+/// [`Pairs::Original`]: the image is fixed, so the values are independent, and it is their standard deviation over sqrt(n).
+///
+/// [`Pairs::All`]: the mean is a U-statistic of order 2 (Hoeffding 1948). With h(a, b) = m + e(a) + e(b) + r(a, b) its variance is
+/// 4 var(e) / K + 2 var(r) / (K (K - 1)); both are estimated without bias from the means by view and what is left of the pairs, and a var(e)
+/// below 0 counts as 0, so that no sample looks exact. That makes few views cautious: in the mean 1.16 times the deviation over draws at
+/// K = 4, 1.11 at 5 and 1.01 at 8 for a pair of small encoders, 1.5 at K = 4 where views matter in pairs alone (e = 0). With three views
+/// nothing is left of the pairs, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN below two values
+/// (`Original`) or three views (`All`).
+pub fn standard_error(kind: Pairs, delta: &[f64], views: usize) -> f64 {
+    let (n, k) = (delta.len() as f64, views as f64);
+    let mean = delta.iter().sum::<f64>() / n;
+    if kind == Pairs::Original {
+        return if delta.len() < 2 { f64::NAN } else { (delta.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt() };
+    }
+    if views < 3 {
         return f64::NAN;
     }
-    let (n, mean) = (left.len() as f64, left.iter().sum::<f64>() / left.len() as f64);
-    ((n - 1.0) / n * left.iter().map(|l| (l - mean).powi(2)).sum::<f64>()).sqrt()
+    let pairs = kind.list(views);
+    let mut own = vec![0.0; views];
+    for (d, (a, b)) in delta.iter().zip(&pairs) {
+        own[*a] += (d - mean) / (k - 2.0);
+        own[*b] += (d - mean) / (k - 2.0);
+    }
+    let left: f64 = delta.iter().zip(&pairs).map(|(d, (a, b))| (d - mean - own[*a] - own[*b]).powi(2)).sum();
+    let joint = if views > 3 { left / (k * (k - 3.0) / 2.0) } else { 0.0 };
+    let own = own.iter().map(|e| e * e).sum::<f64>() / (k - 1.0) - joint / (k - 2.0);
+    ((4.0 * own.max(0.0) + 2.0 * joint / (k - 1.0)) / k).sqrt()
 }

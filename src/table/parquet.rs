@@ -15,7 +15,7 @@ use parquet::file::reader::Length;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
 
-use super::{COLUMNS, Row, whole};
+use super::{COLUMNS, MEANINGS, Row, whole};
 use crate::error::{Error, Result};
 use crate::files::Writer;
 use crate::pages::{self, Outcome, Pages, sentence};
@@ -37,7 +37,8 @@ pub struct Groups {
 impl Groups {
     pub fn create(out: Writer, metadata: &[(String, String)]) -> Result<Groups> {
         let path = out.path().to_path_buf();
-        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let about = COLUMNS.iter().zip(MEANINGS).map(|(name, meaning)| KeyValue::new(format!("sslmem.column.{name}"), meaning.to_string()));
+        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).chain(about).collect();
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
