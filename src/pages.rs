@@ -126,10 +126,14 @@ impl PageReader for Checked {
             }
             Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
             Some(page) => match page.encoding() {
-                Encoding::PLAIN => None,
+                Encoding::PLAIN | Encoding::RLE | Encoding::DELTA_BINARY_PACKED => None,
+                Encoding::DELTA_LENGTH_BYTE_ARRAY if lengths(page, self.optional).is_some_and(|n| n <= u64::from(page.num_values())) => {
+                    None
+                }
+                Encoding::DELTA_LENGTH_BYTE_ARRAY => Some("a page has another number of lengths than of values"),
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
-                _ => Some("values are neither plain nor in a dictionary"),
+                _ => Some("values are encoded in a way that is not read here; write it plain or with a dictionary"),
             },
         };
         reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
@@ -147,6 +151,22 @@ impl Iterator for Checked {
     fn next(&mut self) -> Option<Self::Item> {
         self.get_next_page().transpose()
     }
+}
+
+/// How many lengths a page of the encoding DELTA_LENGTH_BYTE_ARRAY claims, for which the decoder reserves memory: the third number of
+/// what stands behind the levels.
+fn lengths(page: &Page, optional: bool) -> Option<u64> {
+    let (buffer, levels) = match page {
+        Page::DataPage { buf, .. } if optional => (buf, 4 + u32::from_le_bytes(*buf.first_chunk()?) as usize),
+        Page::DataPage { buf, .. } => (buf, 0),
+        Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            (buf, (def_levels_byte_len + rep_levels_byte_len) as usize)
+        }
+        Page::DictionaryPage { .. } => return None,
+    };
+    let mut values = buffer.get(levels..)?;
+    let [_, _, count] = [number(&mut values)?, number(&mut values)?, number(&mut values)?];
+    Some(count)
 }
 
 /// Structs in structs that a page header has at most, and some more.

@@ -8,14 +8,17 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::{Image, jpeg};
+use super::{Image, gif, jpeg};
 
 /// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
 pub const LIMIT: u64 = 512 << 20;
 
 /// Whether the name ends like an image that can be read here.
 pub fn is_image(name: &OsStr) -> bool {
-    ImageFormat::from_path(Path::new(name)).is_ok_and(|format| format.reading_enabled())
+    let path = Path::new(name);
+    // Python's `mimetypes` has this ending for JPEGs, the crate has not.
+    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+        || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpe"))
 }
 
 /// Height and width, from the header alone.
@@ -23,6 +26,9 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
     guarded(|| {
         if jpeg::is_jpeg(bytes) {
             return jpeg::size(bytes);
+        }
+        if gif::is_gif(bytes) {
+            return gif::size(bytes);
         }
         let (width, height) = decoder(bytes, name)?.dimensions();
         Ok((height as usize, width as usize))
@@ -38,7 +44,11 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
 /// # Errors
 /// What is wrong with the image, in one sentence without its name.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    guarded(|| if jpeg::is_jpeg(bytes) { jpeg::decode(bytes) } else { other(bytes, name) })
+    guarded(|| match bytes {
+        _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes),
+        _ if gif::is_gif(bytes) => gif::decode(bytes),
+        _ => other(bytes, name),
+    })
 }
 
 /// Decoders are the code of others: should one panic at something, that is one bad image, not the end of a run.

@@ -1,9 +1,9 @@
 //! JPEG as Pillow reads it: libjpeg-turbo's arithmetic (accurate DCT, smooth upsampling), then `convert("RGB")`.
 
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, JpegError, PixelFormat};
 
-use super::Image;
 use super::decode::LIMIT;
+use super::{Image, planes};
 
 /// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
 const SCANS: usize = 500;
@@ -93,7 +93,7 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         ..DecodeLimits::default()
     };
     let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(plain)?;
-    let header = decoder.header();
+    let header = decoder.header().clone();
     if (header.height(), header.width()) != (height, width) {
         return Err("the JPEG has two sizes".into());
     }
@@ -109,15 +109,13 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         4 => PixelFormat::Cmyk,
         n => return Err(format!("this kind of JPEG is not supported ({n} components)")),
     };
-    // Of four components the decoder takes the first and the last for whole planes, the others for equally small ones.
-    let sampling: Vec<[u8; 2]> = header.components.iter().map(|c| [c.horizontal_sampling, c.vertical_sampling]).collect();
-    if let [first, second, third, last] = sampling[..]
-        && (first != last || second != third || second[0] > first[0] || second[1] > first[1])
-    {
-        return Err("this kind of JPEG is not supported (four components, sampled in an unusual way)".into());
-    }
     decoder.set_output_format(format);
-    let data = decoder.decode_image().map_err(plain)?.data;
+    let data = if is_usual(&header) {
+        decoder.decode_image().map_err(plain)?.data
+    } else {
+        let space = decoder.jpeg_color_space();
+        planes::pixels(decoder.decode_raw().map_err(plain)?, &header, space)?
+    };
     let pixels = match format {
         PixelFormat::Rgb => data,
         PixelFormat::Cmyk => data.chunks_exact(4).flat_map(|p| from_cmyk([p[0], p[1], p[2], p[3]])).collect(),
@@ -127,6 +125,19 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         return Err("the JPEG has fewer pixels than it announces".into());
     }
     Ok(Image { height, width, pixels })
+}
+
+/// Whether the decoder itself brings the components to one size as libjpeg does it: with one component, or a first one that is sampled most
+/// and two others that are sampled alike.
+fn is_usual(header: &FrameHeader) -> bool {
+    match &header.components[..] {
+        [_] => true,
+        [first, second, third] => {
+            let [first, second, third] = [first, second, third].map(|c| [c.horizontal_sampling, c.vertical_sampling]);
+            second == third && first[0] >= second[0] && first[1] >= second[1]
+        }
+        _ => false,
+    }
 }
 
 /// Pillow takes every JPEG of four components for inverted, as Adobe writes it, and converts without a colour profile.

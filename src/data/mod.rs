@@ -1,11 +1,16 @@
 //! Data sets: decoded 8-bit images by index, from many threads, with labels and ids.
 
 mod cifar;
+mod columns;
 mod decode;
 mod folder;
+mod gif;
+mod grouping;
 mod jpeg;
+mod json;
 mod kept;
 mod labels;
+mod left_out;
 mod list;
 mod matlab;
 mod mnist;
@@ -13,6 +18,7 @@ pub mod pack;
 mod packed;
 mod parquet;
 mod pattern;
+mod planes;
 mod section;
 mod shards;
 mod source;

@@ -21,7 +21,7 @@ use crate::files::Writer;
 use crate::progress::Progress;
 
 use super::decode::{self, LIMIT};
-use super::labels::label;
+use super::labels::Label;
 use super::section::Section;
 use super::{Image, Source};
 
@@ -124,7 +124,10 @@ fn parse(table: &[u8], end: u64) -> Option<(Description, Vec<Row>)> {
     for _ in 0..about.samples {
         let (offset, length) = (bytes.number()?, bytes.number()?);
         let size = (bytes.short()?, bytes.short()?);
-        let label = label(bytes.number()? as i64).ok()?;
+        let label = match Label::whole(bytes.number()? as i64).ok()? {
+            Some(Label::Number(number)) => Some(number),
+            _ => None,
+        };
         let check = bytes.take(CHECK)?.try_into().ok()?;
         let id = bytes.short()? as usize;
         let id = String::from_utf8(bytes.take(id)?.to_vec()).ok()?;

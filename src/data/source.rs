@@ -67,6 +67,11 @@ pub trait Source: Send + Sync {
     fn skipped(&self) -> &[(String, String)] {
         &[]
     }
+    /// What lies with the samples and is none of them, and what of the metadata could not be understood: (name, reason). Known when the data
+    /// set is opened, and the same for everyone who opens it.
+    fn left_out(&self) -> &[(String, String)] {
+        &[]
+    }
     /// The planted truth about a sample; `None` for real data, about which nobody knows it.
     fn truth(&self, _index: usize) -> Option<Kind> {
         None

@@ -86,6 +86,9 @@ impl Source for Turned {
     fn skipped(&self) -> &[(String, String)] {
         self.inner.skipped()
     }
+    fn left_out(&self) -> &[(String, String)] {
+        self.inner.left_out()
+    }
     fn truth(&self, index: usize) -> Option<Kind> {
         self.inner.truth(index)
     }
