@@ -1,7 +1,6 @@
 //! Which encoder saw which sample: S_S, S_C, S_I and S_E (paper, section 4).
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -194,7 +193,7 @@ impl Split {
     /// The file cannot be read, is no split, or names a sample twice.
     pub fn read(path: impl AsRef<Path>) -> Result<Split> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = files::read_lines(path)?; // an id for each sample
         let file: File = serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a split ({e})")))?;
         if file.format != FORMAT {
             return Err(Error::format(path, format!("has the format `{}`, but this program reads `{FORMAT}`", file.format)));

@@ -17,6 +17,7 @@ mod cuda;
 mod curves;
 mod data;
 mod data_decode;
+mod data_rows;
 mod data_sets;
 mod data_shards;
 mod device;

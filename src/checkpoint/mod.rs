@@ -22,9 +22,9 @@ pub use settings::settings;
 pub use shards::digest;
 
 use crate::error::{Error, Result};
+use crate::files;
 use input::Input;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// How the numbers are kept.
@@ -114,7 +114,7 @@ impl Checkpoint {
     }
 
     fn one(path: &Path) -> Result<Checkpoint> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
+        let file = files::open(path)?;
         let about = file.metadata().map_err(Error::io("read", path))?;
         Checkpoint::of(path, Input::File { file, len: about.len() })
     }

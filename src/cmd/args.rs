@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::Global;
 use crate::config::{Layers, Recipe};
-use crate::data::Source;
-use crate::error::Result;
+use crate::data::{OnBadImage, Source};
+use crate::error::{Result, line};
 
 /// Where the recipe comes from.
 #[derive(Args, Default)]
@@ -124,7 +124,17 @@ impl Origin {
     }
 }
 
-/// Opens the data of a recipe.
-pub fn open(recipe: &Recipe) -> Result<Box<dyn Source>> {
-    recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)
+/// Opens the data of a recipe, and says what is left out of them.
+pub fn open(recipe: &Recipe, global: &Global) -> Result<Box<dyn Source>> {
+    opened(recipe, recipe.data.on_bad_image, global)
+}
+
+/// The same, with bad images treated in another way.
+pub fn opened(recipe: &Recipe, on_bad: OnBadImage, global: &Global) -> Result<Box<dyn Source>> {
+    let source = recipe.data.open(on_bad)?;
+    if let [(name, reason), rest @ ..] = source.left_out() {
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        global.progress().line(&format!("left out of {}: {}: {reason}{more}", source.name(), line(name.clone())));
+    }
+    Ok(source)
 }

@@ -56,7 +56,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().file(&verb.f).images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve(&flags.with("score.views", &verb.views).with("score.batch", &verb.batch))?;
     let device = global.device()?;
-    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = recipe.data.open(OnBadImage::Fail)?;
     let protocol = recipe.protocol()?;
     let layers = [protocol.compared()];
     let said = Said::of(&verb.network, &verb.origin);

@@ -123,7 +123,7 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
     let metadata = facts(path)?;
     let flags = Flags::default().file(path).images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve(&flags)?;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let method = metadata.get("method").map(String::as_str);
     let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
     let all = (0..source.train_len() as u32).collect();

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::args::{Flags, Images, Network, Origin};
+use super::args::{Flags, Images, Network, Origin, opened};
 use super::encoder::{Said, side};
 use super::{Global, print};
 use crate::data::OnBadImage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, line};
 use crate::manifest::EncoderFacts;
 use crate::score::{Done, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
@@ -90,7 +90,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
     // Bad images are found as they are scored, not by decoding everything before.
-    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = opened(&recipe, OnBadImage::Fail, global)?;
     let samples = match &verb.split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(path) => {
@@ -138,6 +138,7 @@ pub fn say(done: &Done) -> Result<()> {
     }
     if !done.skipped.is_empty() {
         let (id, reason) = &done.skipped[0];
+        let id = line(id.clone());
         text += &format!(
             "{} images could not be decoded and have no row (first: {id}: {reason}); the manifest lists them\n",
             done.skipped.len()

@@ -6,7 +6,7 @@ mod presets;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Exif, OnBadImage};
+use crate::data::{Exif, OnBadImage, Reading, Source};
 use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Kind, Ramp};
@@ -41,6 +41,17 @@ pub struct Data {
     pub source: String,
     pub on_bad_image: OnBadImage,
     pub exif: Exif,
+    pub max_pixels: u64,
+}
+
+impl Data {
+    /// Opens the data set; `on_bad` where it is not treated as the recipe says.
+    ///
+    /// # Errors
+    /// As [`Reading::open`].
+    pub fn open(&self, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+        Reading { on_bad, exif: self.exif, max_pixels: self.max_pixels }.open(&self.source)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,6 +121,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("data.source", "which images: see `sslmem show data`"),
     ("data.on_bad_image", "fail, or skip and list what was skipped"),
     ("data.exif", "orientation of image files: ignore it, as torchvision does, or turn the images upright"),
+    ("data.max_pixels", "an image with more is a bad one; at most 178956970 (512 MiB), where Pillow refuses, too"),
     ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),
     ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
     ("split.independent", "S_I, only g sees it, in place of S_C"),

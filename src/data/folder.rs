@@ -99,6 +99,14 @@ impl Folder {
         let File { id, length, .. } = &self.files[index];
         Section::whole(self.root.join(id), *length)
     }
+
+    /// The image, unless it is larger than any that was there.
+    fn unchanged(&self, index: usize, image: Image) -> Result<Image> {
+        if self.largest.get().is_some_and(|&largest| image.pixels.len() > largest) {
+            return Err(Error::format(self.root.join(&self.files[index].id), "the file was exchanged while it was in use"));
+        }
+        Ok(image)
+    }
 }
 
 impl Source for Folder {
@@ -128,11 +136,11 @@ impl Source for Folder {
         *self.largest.get_or_init(|| section::largest(self.files.len(), |index| (self.section(index), self.files[index].id.clone())))
     }
     fn image(&self, index: usize) -> Result<Image> {
-        let image = self.section(index).image(&self.files[index].id)?;
-        if self.largest.get().is_some_and(|&largest| image.pixels.len() > largest) {
-            return Err(Error::format(self.root.join(&self.files[index].id), "the file was exchanged while it was in use"));
-        }
-        Ok(image)
+        self.unchanged(index, self.section(index).image(&self.files[index].id)?)
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let image = self.section(index).image_within(&self.files[index].id, admit)?;
+        image.map(|image| self.unchanged(index, image)).transpose()
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)

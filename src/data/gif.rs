@@ -3,7 +3,7 @@
 use gif::{ColorOutput, DecodeOptions, Frame, MemoryLimit};
 
 use super::Image;
-use super::decode::LIMIT;
+use super::decode::{self, LIMIT};
 
 /// Whether the bytes begin like a GIF.
 pub fn is_gif(bytes: &[u8]) -> bool {
@@ -15,7 +15,11 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     let mut decoder = open(bytes)?;
     let canvas = [decoder.height(), decoder.width()].map(usize::from);
     let frame = decoder.next_frame_info().map_err(plain)?.ok_or("the GIF has no image")?;
-    Ok(extent(canvas, frame))
+    match extent(canvas, frame) {
+        (0, _) | (_, 0) => Err("the image has no pixels".into()),
+        (height, width) if (height * width) as u64 > decode::PIXELS => Err(decode::too_many(height, width, decode::PIXELS)),
+        size => Ok(size),
+    }
 }
 
 /// Outside the frame lies the transparent colour, where there is one, else the first of the palette; transparency itself is dropped.
@@ -24,7 +28,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let canvas = [decoder.height(), decoder.width()].map(usize::from);
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let frame = decoder.read_next_frame().map_err(plain)?.ok_or("the GIF has no image")?;
-    let (height, width) = extent(canvas, frame);
+    let (height, width) = extent(canvas, frame); // asked for before
     let colours = colours(frame.palette.as_deref().or(global.as_deref()));
     let outside = frame.transparent.unwrap_or(0);
     let mut pixels = colours[usize::from(outside)].repeat(height * width);

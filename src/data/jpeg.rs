@@ -2,7 +2,7 @@
 
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, JpegError, PixelFormat};
 
-use super::decode::LIMIT;
+use super::decode::{self, LIMIT};
 use super::{Image, planes};
 
 /// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
@@ -19,6 +19,16 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
 
 /// Height and width from the frame's header, which may lie behind any number of other segments.
 pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    frame(bytes).map(|(_, size)| size)
+}
+
+/// Whether the coefficients come in several passes and are kept until the last.
+pub fn is_progressive(bytes: &[u8]) -> bool {
+    frame(bytes).is_ok_and(|(marker, _)| matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE))
+}
+
+/// The marker of the frame's header, and its height and width.
+fn frame(bytes: &[u8]) -> Result<(u8, (usize, usize)), String> {
     let mut at = 2;
     loop {
         match (bytes.get(at), bytes.get(at + 1)) {
@@ -29,7 +39,7 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
                 let Some(head) = bytes.get(at + 2..at + 9) else { return Err(SHORT.into()) };
                 let two = |n: usize| u16::from_be_bytes([head[n], head[n + 1]]) as usize;
                 if matches!(marker, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) {
-                    return acceptable(two(3), two(5));
+                    return Ok((marker, acceptable(two(3), two(5))?));
                 }
                 at += 2 + two(0);
             }
@@ -64,13 +74,9 @@ const SHORT: &str = "the JPEG is cut short";
 fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {
     match (height as u64 * width as u64 * 3).cmp(&LIMIT) {
         _ if height == 0 || width == 0 => Err("the image has no pixels".into()),
-        std::cmp::Ordering::Greater => Err(large(height, width)),
+        std::cmp::Ordering::Greater => Err(decode::too_many(height, width, decode::PIXELS)),
         _ => Ok((height, width)),
     }
-}
-
-fn large(height: usize, width: usize) -> String {
-    format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20)
 }
 
 /// The pixels of a whole file: grey repeated, CMYK and YCCK converted as Pillow does it.

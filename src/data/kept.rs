@@ -95,6 +95,9 @@ impl Source for Kept {
     fn image(&self, index: usize) -> Result<Image> {
         self.inner.image(self.at(index))
     }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.inner.image_within(self.at(index), admit)
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(self.at(index))
     }

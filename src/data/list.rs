@@ -36,7 +36,7 @@ impl List {
     /// No such list, no image in it, a label that is none, the first file that is not there; each with its line.
     pub fn open(path: impl AsRef<Path>) -> Result<List> {
         let list = path.as_ref();
-        let text = files::read_text(list)?;
+        let text = files::read_lines(list)?;
         let folder = list.parent().map(Path::to_path_buf).unwrap_or_default();
         let lines = text.trim_start_matches('\u{FEFF}').lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
         let lines: Vec<_> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
@@ -107,6 +107,9 @@ impl Source for List {
     }
     fn image(&self, index: usize) -> Result<Image> {
         self.section(index).image(&self.files[index].path)
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.section(index).image_within(&self.files[index].path, admit)
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)

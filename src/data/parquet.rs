@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::pages::{self, Pages, sentence};
 
 use super::columns::{Columns, class_names};
-use super::decode::{self, LIMIT};
+use super::decode::{self, LIMIT, PIXELS};
 use super::labels::{Label, numbered};
 use super::shards::{self, Shard};
 use super::{Image, Source};
@@ -254,6 +254,9 @@ impl Source for Parquet {
     }
     fn image(&self, index: usize) -> Result<Image> {
         decode::decode(self.encoded(index)?.data(), "").map_err(|what| self.wrong(index, what))
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        decode::decode_within(self.encoded(index)?.data(), "", PIXELS, admit).map_err(|what| self.wrong(index, what))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         Ok(Some(self.encoded(index)?.data().to_vec()))

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result, plain};
 
 use super::Image;
-use super::decode::{self, LIMIT};
+use super::decode::{self, LIMIT, PIXELS};
 use super::tar;
 
 /// Bytes that tell nearly every image's size.
@@ -68,6 +68,12 @@ impl Section {
     /// The image. `name` tells by its ending what the content does not tell.
     pub fn image(&self, name: &str) -> Result<Image> {
         decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
+    }
+
+    /// The image, if `admit` says that there is memory to decode it.
+    pub fn image_within(&self, name: &str, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let image = decode::decode_within(&self.read()?, name, PIXELS, admit);
+        image.map_err(|what| Error::format(&self.path, self.whose(name, what)))
     }
 
     /// A file of many images is not enough to find the one.

@@ -59,6 +59,10 @@ pub trait Source: Send + Sync {
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
     fn image(&self, index: usize) -> Result<Image>;
+    /// Decode it only if `admit` says that so many bytes of memory are to be had.
+    fn image_within(&self, index: usize, _admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.image(index).map(Some)
+    }
     /// The sample's image file as it is stored, where it is one.
     fn file(&self, _index: usize) -> Result<Option<Vec<u8>>> {
         Ok(None)

@@ -85,11 +85,12 @@ impl WebDataset {
         Ok(WebDataset { shards, indices: places, samples, labels, classes, left_out, digest, largest: OnceLock::new() })
     }
 
-    /// Its index is not what the shard holds: the next opening makes another.
-    fn forget(&self, index: usize) {
-        if let Some(place) = &self.indices[self.samples[index].0 as usize] {
+    /// Where reading fails, the index may not be of what the shard holds: the next opening makes another.
+    fn believed<T>(&self, index: usize, outcome: Result<T>) -> Result<T> {
+        if let (Err(Error::Io { .. }), Some(place)) = (&outcome, &self.indices[self.samples[index].0 as usize]) {
             let _ = fs::remove_file(place);
         }
+        outcome
     }
 
     fn section(&self, index: usize) -> (Section, String) {
@@ -127,19 +128,14 @@ impl Source for WebDataset {
     }
     fn image(&self, index: usize) -> Result<Image> {
         let (section, name) = self.section(index);
-        section.image(&name).inspect_err(|error| {
-            if matches!(error, Error::Io { .. }) {
-                self.forget(index)
-            }
-        })
+        self.believed(index, section.image(&name))
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let (section, name) = self.section(index);
+        self.believed(index, section.image_within(&name, admit))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
-        let bytes = self.section(index).0.read().inspect_err(|error| {
-            if matches!(error, Error::Io { .. }) {
-                self.forget(index)
-            }
-        });
-        bytes.map(Some)
+        self.believed(index, self.section(index).0.read().map(Some))
     }
     fn left_out(&self) -> &[(String, String)] {
         &self.left_out
