@@ -90,7 +90,7 @@ pub fn decodable(chunk: &ColumnChunkMetaData) -> std::result::Result<(), String>
 pub fn column(pages: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> Outcome<ColumnReader> {
     let optional = chunk.column_descr().max_def_level() > 0;
     let pages = SerializedPageReader::new(pages.clone(), chunk, rows, None)?;
-    Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, optional, dictionary: false })))
+    Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, rows: rows as u64, optional, dictionary: false })))
 }
 
 /// All `rows` values of a column; one whose level is below `present`, the highest, is none.
@@ -110,6 +110,8 @@ pub fn values<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize, present
 /// The pages of a column, refusing what the decoder would panic at.
 struct Checked {
     pages: SerializedPageReader<Pages>,
+    /// Of the row group, which the file can hold.
+    rows: u64,
     /// Whether values can be missing: then a page begins with the length of a list that says which.
     optional: bool,
     dictionary: bool,
@@ -127,10 +129,8 @@ impl PageReader for Checked {
             Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
             Some(page) => match page.encoding() {
                 Encoding::PLAIN | Encoding::RLE | Encoding::DELTA_BINARY_PACKED => None,
-                Encoding::DELTA_LENGTH_BYTE_ARRAY if lengths(page, self.optional).is_some_and(|n| n <= u64::from(page.num_values())) => {
-                    None
-                }
-                Encoding::DELTA_LENGTH_BYTE_ARRAY => Some("a page has another number of lengths than of values"),
+                Encoding::DELTA_LENGTH_BYTE_ARRAY if lengths(page, self.optional).is_some_and(|n| n <= self.rows) => None,
+                Encoding::DELTA_LENGTH_BYTE_ARRAY => Some("a page has more lengths than there are rows"),
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
                 _ => Some("values are encoded in a way that is not read here; write it plain or with a dictionary"),

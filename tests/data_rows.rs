@@ -17,18 +17,28 @@ fn png(value: u8) -> Vec<u8> {
     bytes
 }
 
-/// A WebDataset of one tar file `s.tar` with these members.
-struct Shard(TempDir);
+/// A WebDataset of one tar file `s.tar`, which is there as long as this.
+struct Shard {
+    source: WebDataset,
+    _folder: TempDir,
+}
 
-impl Shard {
-    fn new(members: &[(&str, &[u8])]) -> Shard {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("s.tar"), tar(members)).unwrap();
-        Shard(folder)
+impl std::ops::Deref for Shard {
+    type Target = WebDataset;
+    fn deref(&self) -> &WebDataset {
+        &self.source
     }
-    fn open(&self) -> WebDataset {
-        WebDataset::open(self.0.path().join("s.tar").to_str().unwrap(), None).unwrap()
-    }
+}
+
+fn shard(members: &[(&str, &[u8])]) -> Shard {
+    opened(tar(members))
+}
+
+fn opened(bytes: Vec<u8>) -> Shard {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("s.tar");
+    fs::write(&path, bytes).unwrap();
+    Shard { source: WebDataset::open(path.to_str().unwrap(), None).unwrap(), _folder: folder }
 }
 
 /// Ids, first pixels and the classes of labels, for all samples.
@@ -50,32 +60,31 @@ fn names(left_out: &[(String, String)]) -> Vec<&str> {
 fn every_image_of_a_tar_file_is_a_sample_or_is_named() {
     let [a, b, c] = [1, 2, 3].map(png);
     // Dots in names: webdataset has one sample with the fields 01.png and 02.png, each an image.
-    let dots = Shard::new(&[
+    let dots = shard(&[
         ("IMG_2020.01.png", &a),
         ("IMG_2020.01.cls", b"1"),
         ("IMG_2020.02.png", &b),
         ("IMG_2020.02.cls", b"2"),
         ("plain.png", &c),
         ("plain.cls", b"0"),
-    ])
-    .open();
-    assert_eq!(rows(&dots), [row("s/IMG_2020.01", 1, Some("1")), row("s/IMG_2020.02", 2, Some("2")), row("s/plain", 3, Some("0"))]);
+    ]);
+    assert_eq!(rows(&dots.source), [row("s/IMG_2020.01", 1, Some("1")), row("s/IMG_2020.02", 2, Some("2")), row("s/plain", 3, Some("0"))]);
     assert!(dots.left_out().is_empty());
-    let one = Shard::new(&[("d.x/St. Bernard 1.png", &a), ("d.x/St. Bernard 2.PNG", &b)]).open();
-    assert_eq!(rows(&one), [row("s/d.x/St. Bernard 1", 1, None), row("s/d.x/St. Bernard 2", 2, None)]);
+    let one = shard(&[("d.x/St. Bernard 1.png", &a), ("d.x/St. Bernard 2.PNG", &b)]);
+    assert_eq!(rows(&one.source), [row("s/d.x/St. Bernard 1", 1, None), row("s/d.x/St. Bernard 2", 2, None)]);
     // The label of the key is that of each view, unless a view has its own.
-    let views = Shard::new(&[("a.left.png", &a), ("a.right.png", &b), ("a.cls", b"1"), ("a.right.json", b"{\"label\": 0}"), ("b.png", &c)]);
-    assert_eq!(rows(&views.open()), [row("s/a.left", 1, Some("1")), row("s/a.right", 2, Some("0")), row("s/b", 3, None)]);
+    let views = shard(&[("a.left.png", &a), ("a.right.png", &b), ("a.cls", b"1"), ("a.right.json", b"{\"label\": 0}"), ("b.png", &c)]);
+    assert_eq!(rows(&views.source), [row("s/a.left", 1, Some("1")), row("s/a.right", 2, Some("0")), row("s/b", 3, None)]);
     // Beside an image with a plain ending the others are named.
-    let masks = Shard::new(&[("a.mask.png", &b), ("a.png", &a), ("a.JPEG", &c), ("a.txt", b"x")]).open();
-    assert_eq!(rows(&masks), [row("s/a", 1, None)]);
+    let masks = shard(&[("a.mask.png", &b), ("a.png", &a), ("a.JPEG", &c), ("a.txt", b"x")]);
+    assert_eq!(rows(&masks.source), [row("s/a", 1, None)]);
     assert_eq!(names(masks.left_out()), ["a.mask.png", "a.JPEG"]);
     assert!(masks.left_out()[0].1.contains("another image, a.png"), "{:?}", masks.left_out());
     // Many are counted.
     let (mut members, mut text) = (vec![("a.png".to_string(), a.clone())], vec![]);
     members.extend((0..150).map(|n| (format!("a.{n}.png"), b.clone())));
     members.iter().for_each(|(name, bytes)| text.push((&name[..], &bytes[..])));
-    let many = Shard::new(&text).open();
+    let many = shard(&text);
     assert_eq!((many.len(), many.left_out().len()), (1, 101));
     assert_eq!(many.left_out()[100], ("s".into(), "and 50 more like these".into()));
     assert_eq!(data::open("synthetic:20@1", OnBadImage::Fail).unwrap().left_out().len(), 0);
@@ -99,20 +108,18 @@ fn links_in_tar_files_are_named() {
             }
         }
     }
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("s.tar"), builder.into_inner().unwrap()).unwrap();
-    let source = WebDataset::open(folder.path().join("s.tar").to_str().unwrap(), None).unwrap();
-    assert_eq!(rows(&source), [row("s/a", 1, None)]);
+    let source = opened(builder.into_inner().unwrap());
+    assert_eq!(rows(&source.source), [row("s/a", 1, None)]);
     assert_eq!(names(source.left_out()), ["b.png", "c.png"]);
     assert!(source.left_out()[0].1.contains("--hard-dereference"));
 }
 
 #[test]
-fn metadata_that_nobody_asked_for_never_stop_an_image() {
+fn metadata_that_nobody_asked_for_never_stops_an_image() {
     let image = png(9);
     let label = |name: &str, bytes: &[u8]| {
-        let source = Shard::new(&[("a.png", &image), (name, bytes)]).open();
-        let [(_, 9, class)] = &rows(&source)[..] else { panic!("{name}") };
+        let source = shard(&[("a.png", &image), (name, bytes)]);
+        let [(_, 9, class)] = &rows(&source.source)[..] else { panic!("{name}") };
         (class.clone(), source.left_out().len())
     };
     let some = |class: &str, words: usize| (Some(class.to_string()), words);
@@ -148,7 +155,7 @@ fn metadata_that_nobody_asked_for_never_stop_an_image() {
         assert_eq!(label(name, bytes), (None, 1), "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(30)]));
     }
     // Names are sorted; with a name among them numbers are names.
-    let mixed = Shard::new(&[("a.png", &image), ("a.cls", b"owl"), ("b.png", &image), ("b.cls", b"12"), ("c.png", &image), ("c.cls", b"cat")]).open();
+    let mixed = shard(&[("a.png", &image), ("a.cls", b"owl"), ("b.png", &image), ("b.cls", b"12"), ("c.png", &image), ("c.cls", b"cat")]);
     assert_eq!(mixed.classes(), ["12", "cat", "owl"]);
     assert_eq!([0, 1, 2].map(|i| mixed.label(i)), [Some(2), Some(0), Some(1)]);
 }
@@ -159,7 +166,8 @@ fn parquet(name: &str) -> Parquet {
 
 #[test]
 fn parquet_labels_and_columns_are_what_the_file_says() {
-    let classes = |source: &Parquet| rows(source).into_iter().map(|(_, _, class)| class.unwrap_or("-".into())).collect::<Vec<_>>().join(" ");
+    let classes =
+        |source: &Parquet| rows(source).into_iter().map(|(_, _, class)| class.unwrap_or("-".into())).collect::<Vec<_>>().join(" ");
     let text = parquet("label_str");
     assert_eq!((classes(&text), text.classes().join(" ")), ("cat dog cat owl".into(), "cat dog owl".into()));
     assert_eq!(classes(&parquet("label_dict")), "a b a c");
@@ -211,7 +219,10 @@ fn folders_hold_what_image_folder_reads() {
     let flat = TempDir::new().unwrap();
     fs::write(flat.path().join("x.gif"), png(1)).unwrap();
     let error = Folder::open(flat.path()).err().unwrap().to_string();
-    assert!(error.contains(".jpg .jpeg .png") && error.contains("1 files have endings of other images, which a `list:` can name"), "{error}");
+    assert!(
+        error.contains(".jpg .jpeg .png") && error.contains("1 files have endings of other images, which a `list:` can name"),
+        "{error}"
+    );
     fs::write(flat.path().join("x.png"), png(1)).unwrap();
     assert_eq!(names(Folder::open(flat.path()).unwrap().left_out()), ["x.gif"]);
 }
@@ -298,7 +309,10 @@ fn a_tar_file_that_was_exchanged_is_noticed() {
     assert_ne!(before.digest(), after.digest());
     // Exchanged while it is in use: an error that no way to treat bad images passes over, and the index goes.
     let error = before.image(0).err().unwrap();
-    assert!(matches!(error, sslmem::error::Error::Io { .. }) && error.to_string().contains("it was changed after it was looked through"), "{error}");
+    assert!(
+        matches!(error, sslmem::error::Error::Io { .. }) && error.to_string().contains("it was changed after it was looked through"),
+        "{error}"
+    );
     assert!(before.file(0).is_err());
     assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
     // A few members that changed places are met when they are read.
@@ -339,7 +353,7 @@ fn a_few_bytes_do_not_become_hundreds_of_megabytes() {
     // A small image of one colour is one.
     let mut small = Vec::new();
     image::DynamicImage::new_rgb8(1000, 1000).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::WebP).unwrap();
-    assert!(small.len() < 100, "{} bytes", small.len());
+    assert!(small.len() < 500, "{} bytes", small.len());
     assert_eq!(data::decode(&small, "").unwrap().pixels, vec![0; 3_000_000]);
 }
 

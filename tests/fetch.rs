@@ -213,6 +213,7 @@ fn without_a_network_or_through_a_link() {
     assert!(error.contains("/file: cannot be downloaded (connection refused); run the same command again"), "{error}");
 
     // Not through a link, wherever that leads.
+    let folder = TempDir::new().unwrap();
     let victim = folder.path().join("victim");
     fs::write(&victim, "mine").unwrap();
     std::os::unix::fs::symlink(&victim, folder.path().join("file.part")).unwrap();
@@ -233,7 +234,10 @@ fn files_that_are_there_are_not_believed() {
         for archive in [None, Some(MEMBERS)] {
             fs::write(at("file"), wrong).unwrap();
             let error = fetched(archive).unwrap_err();
-            assert!(error.contains("file: is not what belongs there") && error.contains("delete it and run the same command again"), "{error}");
+            assert!(
+                error.contains("file: is not what belongs there") && error.contains("delete it and run the same command again"),
+                "{error}"
+            );
             assert_eq!(fs::read(at("file")).unwrap(), wrong, "it is not ours to remove");
         }
     }

@@ -36,6 +36,7 @@ mod layers;
 mod learn;
 mod learn_gpu;
 mod learn_methods;
+mod loader;
 mod losses;
 mod methods;
 mod ops;

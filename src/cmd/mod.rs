@@ -22,7 +22,7 @@ mod top;
 mod train;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
@@ -90,7 +90,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody may be listening, which is not worth a word to nobody.
-            let _ = error.print();
+            let _ = if error.use_stderr() { misuse(&error) } else { error.print() };
             return error.exit_code() as u8;
         }
     };
@@ -102,6 +102,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             error.exit_code()
         }
     }
+}
+
+/// What is wrong with the command line, in words of ours where Rust's would be shown.
+fn misuse(error: &clap::Error) -> std::io::Result<()> {
+    let mut err = std::io::stderr();
+    let text = if err.is_terminal() { error.render().ansi().to_string() } else { error.render().to_string() };
+    let text = text.replace("invalid digit found in string", "a whole number belongs there");
+    let text = text.replace("number too large to fit in target type", "the number is too large");
+    write!(err, "{}", text.replace("cannot parse integer from empty string", "a whole number belongs there"))
 }
 
 fn dispatch(cli: Cli) -> Result<()> {

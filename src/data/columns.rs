@@ -56,8 +56,9 @@ impl Columns {
         }
         readable(metadata, *image, length)?;
         let classes = features(metadata, "ClassLabel");
-        let label =
-            called(&LABEL).first().copied().or_else(|| called(&classes.iter().map(|name| &name[..]).collect::<Vec<_>>()).first().copied());
+        // A list has its values deeper, which is said below.
+        let within = |wanted: &str| (0..columns(metadata)).find(|&place| name(metadata, place).split('.').next() == Some(wanted));
+        let label = LABEL.into_iter().chain(classes.iter().map(|name| &name[..])).find_map(within);
         let mut columns = Columns { image: *image, label, left_out };
         if let Some(Err(what)) = label.map(|place| inside(metadata, place, length)) {
             columns.no_labels(metadata, what);

@@ -124,14 +124,14 @@ pub static DATASETS: [Dataset; 11] = [
     },
     Dataset {
         name: "folder",
-        about: "a folder of images, flat or with a sub-folder per class, optionally below train and test (or val)",
+        about: "a folder of images (torchvision's endings), flat or with a sub-folder per class, optionally below train and test (or val)",
         example: "folder:data/photos",
         of_files: true,
         open: |rest| Ok(Box::new(Folder::open(rest)?)),
     },
     Dataset {
         name: "list",
-        about: "a text file with one image path per line, from its folder on, and after a tab or a comma a label if there is one",
+        about: "a text file with one image path per line, from its folder on, and behind it a label: a number after a tab or a comma, or a class after a tab",
         example: "list:data/candidates.txt",
         of_files: true,
         open: |rest| Ok(Box::new(List::open(rest)?)),
