@@ -77,8 +77,7 @@ impl Columns {
         let chunk = group.column(place);
         let broken = |error| format!("the column `{}` is broken: {}", name(metadata, place), sentence(&error));
         let present = chunk.column_descr().max_def_level();
-        type Read = Result<Option<Label>, String>;
-        let each: Vec<Option<Read>> = match pages::column(pages, chunk, rows).map_err(broken)? {
+        let each: Vec<Option<Labelled>> = match pages::column(pages, chunk, rows).map_err(broken)? {
             ColumnReader::Int64ColumnReader(reader) => read(reader, rows, present, Label::whole).map_err(broken)?,
             ColumnReader::Int32ColumnReader(reader) => read(reader, rows, present, |v: i32| Label::whole(v.into())).map_err(broken)?,
             ColumnReader::DoubleColumnReader(reader) => read(reader, rows, present, Label::real).map_err(broken)?,
@@ -96,7 +95,7 @@ impl Columns {
                 return Ok(vec![None; rows]);
             }
         };
-        let mut label = |(row, read): (usize, Option<Read>)| {
+        let mut label = |(row, read): (usize, Option<Labelled>)| {
             read.transpose().map(Option::flatten).unwrap_or_else(|what| {
                 self.left_out.add(format!("row {row} of row group {number}"), format!("the sample has no label: {what}"));
                 None
@@ -112,13 +111,16 @@ impl Columns {
     }
 }
 
+/// The label in a value, or why it is none.
+type Labelled = Result<Option<Label>, String>;
+
 /// Every value of a column as a label.
 fn read<T: parquet::data_type::DataType>(
     reader: parquet::column::reader::ColumnReaderImpl<T>,
     rows: usize,
     present: i16,
-    label: impl Fn(T::T) -> Result<Option<Label>, String>,
-) -> pages::Outcome<Vec<Option<Result<Option<Label>, String>>>> {
+    label: impl Fn(T::T) -> Labelled,
+) -> pages::Outcome<Vec<Option<Labelled>>> {
     Ok(pages::values(reader, rows, present)?.into_iter().map(|value| value.map(&label)).collect())
 }
 
