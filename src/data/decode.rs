@@ -92,7 +92,7 @@ pub fn lend(memory: u64) -> Option<Loan> {
     (memory > SMALL).then(|| DECODING.wait(memory))
 }
 
-/// The same, if `admit` says that so many bytes of memory are to be had, and not with more than `most` pixels.
+/// What [`decode`] does, if `admit` says that so many bytes of memory are to be had, and not with more than `most` pixels.
 ///
 /// # Errors
 /// As [`decode`].
