@@ -5,7 +5,10 @@ use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 
 use sslmem::checkpoint::Checkpoint;
+use sslmem::config::Layers;
 use sslmem::data::{self, OnBadImage, Source};
+use sslmem::split::Split;
+use sslmem::table;
 use tempfile::TempDir;
 
 /// A file of torch.save. What has neither the zip's nor the old format's beginning is taken for the pickled object of one.
@@ -40,7 +43,7 @@ fn weights(bytes: Vec<u8>) {
 
 /// A tar file as a WebDataset, also with the sums of its headers corrected, so that what stands behind them is met as well.
 pub fn tar(bytes: &[u8]) {
-    images("webdataset", "x.tar", bytes);
+    source("webdataset", "x.tar", bytes);
     let mut mended = bytes.to_vec();
     for block in mended.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
         block[148..156].fill(b' ');
@@ -48,18 +51,18 @@ pub fn tar(bytes: &[u8]) {
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
     if mended != bytes {
-        images("webdataset", "x.tar", &mended);
+        source("webdataset", "x.tar", &mended);
     }
 }
 
 /// A Parquet file with images.
 pub fn parquet(bytes: &[u8]) {
-    images("parquet", "x.parquet", bytes);
+    source("parquet", "x.parquet", bytes);
 }
 
 /// A pack, also with the digest of its table corrected: the table lies before the last 64 bytes, which begin with its place.
 pub fn pack(bytes: &[u8]) {
-    images("packed", "x.pack", bytes);
+    source("packed", "x.pack", bytes);
     let mut mended = bytes.to_vec();
     let Some((rest, end)) = mended.split_last_chunk_mut::<64>() else { return };
     let at = u64::from_le_bytes(end[..8].try_into().unwrap_or_default());
@@ -67,21 +70,97 @@ pub fn pack(bytes: &[u8]) {
     end[8..16].copy_from_slice(&(table.len() as u64).to_le_bytes());
     end[16..48].copy_from_slice(blake3::hash(table).as_bytes());
     if mended != bytes {
-        images("packed", "x.pack", &mended);
+        source("packed", "x.pack", &mended);
     }
 }
 
-/// What is done with a file of images: its length, its largest image, its first images.
-fn images(kind: &str, name: &str, bytes: &[u8]) {
+/// A folder of up to eight images, each behind its length (two bytes, the low one first): the bad ones are left out, and the others are
+/// decoded again.
+pub fn images(bytes: &[u8]) {
+    let folder = TempDir::new().expect("a folder for temporary files");
+    let mut rest = bytes;
+    for number in 0..8 {
+        let Some((length, behind)) = rest.split_first_chunk::<2>() else { break };
+        let (file, behind) = behind.split_at(behind.len().min(u16::from_le_bytes(*length).into()));
+        std::fs::write(folder.path().join(format!("{number}.png")), file).expect("a place for temporary files");
+        rest = behind;
+    }
+    match data::open(&format!("folder:{}", folder.path().display()), OnBadImage::Skip) {
+        Ok(source) => {
+            source.skipped().iter().for_each(|(_, what)| sentence(what));
+            for index in 0..source.len() {
+                let image = source.image(index).expect("it was decoded before");
+                assert_eq!(image.pixels.len(), image.height * image.width * 3);
+            }
+        }
+        Err(error) => sentence(&error.to_string()),
+    }
+}
+
+/// A split.json.
+pub fn split(bytes: &[u8]) {
+    told(Split::read(written("split.json", bytes)));
+}
+
+/// A recipe.
+pub fn recipe(bytes: &[u8]) {
+    let layers = Layers::presets::<&str>(&[]).expect("there is a default");
+    told(layers.file(&written("recipe.toml", bytes)).and_then(Layers::resolve));
+}
+
+/// A score table.
+pub fn csv(bytes: &[u8]) {
+    told(table::read(written("table.csv", bytes)));
+}
+
+/// MATLAB's files, as SVHN's are.
+pub fn mat(bytes: &[u8]) {
+    let train = written("train_32x32.mat", bytes);
+    written("test_32x32.mat", bytes);
+    let folder = train.parent().expect("a file lies in a folder");
+    if let Some(source) = told(data::open(&format!("svhn:{}", folder.display()), OnBadImage::Fail)) {
+        (0..source.len().min(8)).for_each(|index| drop(source.image(index)));
+    }
+}
+
+/// An image file of a kind that its name says and the code of others decodes. That may panic, which is one bad image.
+fn image(bytes: &[u8], name: &str) {
+    match data::decode(bytes, name) {
+        Ok(image) => assert_eq!(image.pixels.len(), image.height * image.width * 3),
+        Err(what) => sentence(&what),
+    }
+}
+
+pub fn gif(bytes: &[u8]) {
+    image(bytes, "x.gif");
+}
+
+pub fn webp(bytes: &[u8]) {
+    image(bytes, "x.webp");
+}
+
+pub fn tiff(bytes: &[u8]) {
+    image(bytes, "x.tiff");
+}
+
+/// The value, if there is one; else a sentence.
+fn told<T>(outcome: sslmem::Result<T>) -> Option<T> {
+    outcome.map_err(|error| sentence(&error.to_string())).ok()
+}
+
+/// A file of these bytes.
+fn written(name: &str, bytes: &[u8]) -> PathBuf {
     thread_local! {
         static FOLDER: LazyCell<TempDir> = LazyCell::new(|| TempDir::new().expect("a folder for temporary files"));
     }
     let path: PathBuf = FOLDER.with(|folder| folder.path().join(name));
     std::fs::write(&path, bytes).expect("a place for temporary files");
-    let source = match open(kind, &path) {
-        Ok(source) => source,
-        Err(error) => return sentence(&error.to_string()),
-    };
+    path
+}
+
+/// What is done with a file of images: its length, its largest image, its first images.
+fn source(kind: &str, name: &str, bytes: &[u8]) {
+    let Some(source) = told(open(kind, &written(name, bytes))) else { return };
     source.largest();
     for index in 0..source.len().min(8) {
         source.id(index);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file or folder.
-    #[error("cannot {action} {}: {}", path.display(), plain(source))]
+    #[error("cannot {action} {}: {}", shown(path), plain(source))]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     /// A file was read but its content is not what it should be.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Format { path: PathBuf, what: String },
     /// Something that was asked for cannot be done; `remedy` says what to ask for instead.
     #[error("{what}; {remedy}")]
@@ -62,8 +62,20 @@ pub(crate) fn plain(source: &std::io::Error) -> String {
 /// Characters of a reason at most.
 const LONGEST: usize = 1000;
 
-/// Reasons quote names that stand in files, which may hold anything: line breaks, commands to a terminal, a megabyte.
-fn line(text: String) -> String {
+/// A path on one line: its names may hold line breaks and commands to a terminal.
+fn shown(path: &Path) -> String {
+    visible(&path.display().to_string()).replace('\n', "\\n")
+}
+
+/// Text for a terminal: what it would take for a command is shown as an escape, line breaks stay.
+pub fn visible(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    if text.chars().any(|c| c.is_control() && c != '\n') { text.chars().map(shown).collect() } else { text.to_string() }
+}
+
+/// A name or a reason on one line of at most 1,000 characters. Reasons quote names that stand in files, which may hold anything: line breaks,
+/// commands to a terminal, a megabyte.
+pub fn line(text: String) -> String {
     if text.len() <= LONGEST && !text.contains(char::is_control) {
         return text;
     }

@@ -173,20 +173,27 @@ pub fn find(name: &str) -> Result<&'static Set> {
 }
 
 /// Downloads what is missing of a set into `to`. `mirror` stands for the part of every address before the file's name.
-/// A download that stopped is taken up where it stopped.
+/// A download that stopped is taken up where it stopped. A file that is there already is checked like one that came; of what was unpacked
+/// the lengths are, for which nobody publishes checksums.
 ///
 /// # Errors
 /// The network or the disk fails, or the server has something else; what came so far stays in `NAME.part`, unless its
-/// checksum is wrong.
+/// checksum is wrong. A file that is there is another one.
 pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Progress) -> Result<()> {
     files::create_dir(to)?;
     for remote in set.files {
-        let there = |name: &str| to.join(name).is_file();
-        if remote.archive.as_ref().is_some_and(|archive| archive.members.iter().all(|(name, _)| there(name))) {
+        if remote.archive.as_ref().is_some_and(|archive| archive.members.iter().all(|member| is_unpacked(to, member))) {
             continue;
         }
         let path = to.join(remote.name);
-        if !there(remote.name) {
+        if path.is_file() {
+            let length = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+            let found = if length == remote.bytes { md5(remote, &path, progress)? } else { format!("{length} bytes") };
+            if found != remote.md5 {
+                let what = format!("is not what belongs there ({found}, not {} bytes with the MD5 {})", remote.bytes, remote.md5);
+                return Err(Error::format(&path, format!("{what}; delete it and run the same command again")));
+            }
+        } else {
             let url = match mirror {
                 Some(base) => format!("{}/{}", base.trim_end_matches('/'), remote.name),
                 None => format!("{}{}", remote.base, remote.name),
@@ -224,6 +231,9 @@ fn download(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress
     let config = ureq::Agent::config_builder().http_status_as_error(false).user_agent(concat!("sslmem/", env!("CARGO_PKG_VERSION")));
     let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE)).timeout_recv_body(Some(PATIENCE));
     let agent = config.build().new_agent();
+    if fs::symlink_metadata(part).is_ok_and(|kind| !kind.is_file()) {
+        return Err(Error::format(part, "is no file of a download (a link or something else); delete it and run the same command again"));
+    }
     let mut file = File::options().create(true).append(true).open(part).map_err(Error::io("write", part))?;
     let mut length = file.metadata().map_err(Error::io("write", part))?.len();
     if length > remote.bytes {
@@ -316,21 +326,15 @@ fn reason(text: &str) -> String {
     text.strip_prefix("io: ").unwrap_or(&text).split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
+/// Whether a member is there with the length that it has; texts may have less.
+fn is_unpacked(to: &Path, (name, most): &(&str, u64)) -> bool {
+    let length = fs::metadata(to.join(name)).ok().filter(|kind| kind.is_file()).map_or(0, |kind| kind.len());
+    if name.ends_with(".bin") { length == *most } else { (1..=*most).contains(&length) }
+}
+
 /// Refuses, and removes, a download with another checksum than the published one.
 fn check(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<()> {
-    progress.start(&format!("check {}", remote.name), remote.bytes.div_ceil(1000), "kilobyte");
-    let mut file = File::open(part).map_err(Error::io("read", part))?;
-    let (mut digest, mut buffer) = (Md5::new(), vec![0; 1000 << 10]);
-    loop {
-        let n = file.read(&mut buffer).map_err(Error::io("read", part))?;
-        if n == 0 {
-            break;
-        }
-        digest.update(&buffer[..n]);
-        progress.advance(n as u64 / 1000, "");
-    }
-    progress.done();
-    let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = md5(remote, part, progress)?;
     if found != remote.md5 {
         fs::remove_file(part).map_err(Error::io("remove", part))?;
         let what = format!("has the MD5 {found} where {} belongs, so it was not kept; run the same command again", remote.md5);
@@ -339,10 +343,27 @@ fn check(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -
     Ok(())
 }
 
+/// The MD5 of a file, hexadecimal.
+fn md5(remote: &Remote, path: &Path, progress: &mut dyn Progress) -> Result<String> {
+    progress.start(&format!("check {}", remote.name), remote.bytes.div_ceil(1000), "kilobyte");
+    let mut file = files::open(path)?;
+    let (mut digest, mut buffer) = (Md5::new(), vec![0; 1000 << 10]);
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if n == 0 {
+            break;
+        }
+        digest.update(&buffer[..n]);
+        progress.advance(n as u64 / 1000, "");
+    }
+    progress.done();
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Writes the members of an archive into `to`: only those, only plain files, none larger than it may be.
 fn unpack(archive: &Archive, path: &Path, to: &Path, progress: &mut dyn Progress) -> Result<()> {
     let broken = |e: io::Error| Error::format(path, format!("cannot be unpacked ({e}); delete it and run the same command again"));
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     let most = archive.members.iter().map(|(_, most)| most).sum::<u64>() + BESIDE;
     let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)).take(most));
     let mut missing: Vec<&str> = archive.members.iter().map(|(name, _)| *name).collect();

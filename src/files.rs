@@ -1,7 +1,7 @@
 //! Files that are either whole or absent: written beside their place, then renamed into it. And places where one process is at work.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -83,20 +83,57 @@ pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     writer.commit()
 }
 
+/// Opens a file to read. Pipes and devices are refused: whoever reads one may wait for ever, or never come to its end.
+///
+/// # Errors
+/// It is missing, not readable, or something other than a regular file.
+pub fn open(path: impl AsRef<Path>) -> Result<File> {
+    let kind = fs::metadata(&path).map_err(Error::io("read", &path))?;
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::format(path, "this is a pipe or a device, not a file; write what comes out of it to a file first"));
+    }
+    File::open(&path).map_err(Error::io("read", &path))
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
-/// It is missing or not readable.
+/// As [`open`].
 pub fn read_whole(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    fs::read(&path).map_err(Error::io("read", &path))
+    let mut bytes = Vec::new();
+    open(&path)?.read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
+    Ok(bytes)
 }
 
-/// Reads a whole file of text.
+/// Bytes of a file of settings or the like, and of one with a line for each of many samples.
+const TEXT: u64 = 64 << 20;
+const LINES: u64 = 8 << 30;
+
+/// Reads a whole file of text, at most 64 MiB.
 ///
 /// # Errors
-/// It is missing, not readable, or not UTF-8.
+/// As [`open`]; it is larger, or not UTF-8.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
-    String::from_utf8(read_whole(&path)?).map_err(|_| Error::format(path, "this is not a text file (UTF-8)"))
+    text(path.as_ref(), TEXT)
+}
+
+/// Reads a whole file of text that has a line for each sample, at most 8 GiB.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_lines(path: impl AsRef<Path>) -> Result<String> {
+    text(path.as_ref(), LINES)
+}
+
+fn text(path: &Path, most: u64) -> Result<String> {
+    let file = open(path)?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    if length > most {
+        return Err(Error::format(path, format!("has {length} bytes, where a text of at most {} MiB belongs", most >> 20)));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    String::from_utf8(bytes).map_err(|_| Error::format(path, "this is not a text file (UTF-8)"))
 }
 
 /// Makes a folder and the ones above it; one that exists is fine.
@@ -211,7 +248,7 @@ pub fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf
 /// # Errors
 /// The file is missing or not readable.
 pub fn digest_file(path: impl AsRef<Path>) -> Result<String> {
-    let file = File::open(&path).map_err(Error::io("read", &path))?;
+    let file = open(&path)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).map_err(Error::io("read", &path))?;
     Ok(hasher.finalize().to_hex().to_string())

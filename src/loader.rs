@@ -1,6 +1,6 @@
 //! From a source to a program's batch: decode on all threads, lay the images one after the other.
 
-use crate::data::{Image, LIMIT, OnBadImage, Source};
+use crate::data::{Budget, DECODING, Image, LIMIT, Loan, OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::augment::Batch;
@@ -26,15 +26,20 @@ struct Images {
     keys: Vec<u32>,            // [n, 2]: epoch, sample
     places: Vec<usize>,        // [n], in the list of samples
     bad: Vec<(usize, String)>, // of those between, the ones that cannot be decoded
+    loans: Vec<Loan>,          // for the pixels
 }
 
 impl Images {
-    fn push(&mut self, image: &Image, epoch: u32, sample: u32, place: usize) -> Result<()> {
+    fn push(&mut self, image: Image, epoch: u32, sample: u32, place: usize) -> Result<()> {
         let offset = u32::try_from(self.pixels.len());
         let offset = offset.map_err(|_| Error::config("the images of one batch are more than 4 GiB", "lower the batch"))?;
         self.table.extend([offset, image.height as u32, image.width as u32]);
         self.keys.extend([epoch, sample]);
-        self.pixels.extend_from_slice(&image.pixels);
+        if self.pixels.is_empty() {
+            self.pixels = image.pixels; // a large image is there once
+        } else {
+            self.pixels.extend_from_slice(&image.pixels);
+        }
         self.places.push(place);
         Ok(())
     }
@@ -60,7 +65,7 @@ impl Images {
 pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: &[u32], epoch: u32) -> Result<()> {
     let images: Vec<Image> = samples.par_iter().map(|&i| source.image(i as usize)).collect::<Result<_>>()?;
     let mut laid = Images::default();
-    for (place, (image, &sample)) in images.iter().zip(samples).enumerate() {
+    for (place, (image, &sample)) in images.into_iter().zip(samples).enumerate() {
         laid.push(image, epoch, sample, place)?;
     }
     laid.put(program, batch)
@@ -117,12 +122,25 @@ pub struct Part<'a> {
 ///
 /// # Errors
 /// An image that cannot be read and, with [`OnBadImage::Fail`], one that cannot be decoded, after `take` got all before it.
-pub fn stream(program: &mut Program, feed: &Feed, mut take: impl FnMut(&Program, &Part) -> Result<()>) -> Result<Times> {
+pub fn stream(program: &mut Program, feed: &Feed, take: impl FnMut(&Program, &Part) -> Result<()>) -> Result<Times> {
+    stream_within(&DECODING, program, feed, take)
+}
+
+/// The same with images in another memory than the process shares; the results do not depend on it.
+///
+/// # Errors
+/// As [`stream`].
+pub fn stream_within(
+    room: &'static Budget,
+    program: &mut Program,
+    feed: &Feed,
+    mut take: impl FnMut(&Program, &Part) -> Result<()>,
+) -> Result<Times> {
     let mut times = Times::default();
     let decoding = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let (queue, batches): (_, Receiver<Result<Images>>) = sync_channel(AHEAD);
-        scope.spawn(|| produce(feed, queue, &decoding));
+        scope.spawn(|| produce(feed, room, queue, &decoding));
         loop {
             let start = Instant::now();
             // An error here is the end: the thread is done and its end of the queue is gone.
@@ -142,9 +160,9 @@ pub fn stream(program: &mut Program, feed: &Feed, mut take: impl FnMut(&Program,
 }
 
 /// Decode the feed's samples into batches. Ends early when nobody takes them any more.
-fn produce(feed: &Feed, queue: SyncSender<Result<Images>>, decoding: &AtomicU64) {
+fn produce(feed: &Feed, room: &'static Budget, queue: SyncSender<Result<Images>>, decoding: &AtomicU64) {
     let mut open = Images::default();
-    if let Err(error) = fill(feed, &queue, decoding, &mut open) {
+    if let Err(error) = fill(feed, room, &queue, decoding, &mut open) {
         // What came before the error is still worth having.
         if open.is_empty() || queue.send(Ok(std::mem::take(&mut open))).is_ok() {
             let _ = queue.send(Err(error));
@@ -154,41 +172,83 @@ fn produce(feed: &Feed, queue: SyncSender<Result<Images>>, decoding: &AtomicU64)
     }
 }
 
-fn fill(feed: &Feed, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, open: &mut Images) -> Result<()> {
+/// What became of asking for an image.
+enum Asked {
+    Decoded(Image, Option<Loan>),
+    /// There is no room for it now.
+    Later,
+}
+
+/// Decode a sample if `lend` lends the memory; and how many bytes that is.
+fn ask(source: &dyn Source, sample: u32, lend: impl FnOnce(u64) -> Option<Loan>) -> (u64, Result<Asked>) {
+    let (mut lend, mut loan, mut wanted) = (Some(lend), None, 0);
+    let image = source.image_within(sample as usize, &mut |bytes| {
+        wanted = bytes;
+        loan = lend.take().and_then(|lend| lend(bytes));
+        loan.is_some()
+    });
+    let asked = image.map(|image| match image {
+        Some(image) => {
+            loan.iter_mut().for_each(|loan: &mut Loan| loan.keep(image.pixels.len() as u64));
+            Asked::Decoded(image, loan)
+        }
+        None => Asked::Later,
+    });
+    (wanted, asked)
+}
+
+fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, open: &mut Images) -> Result<()> {
     let &Feed { batch, source, samples, on_bad } = feed;
     let capacity = batch.capacity - BEYOND;
     let budget = batch.n.saturating_mul(USUAL).min(BUDGET).min(capacity);
     let most = 4 * rayon::current_num_threads();
     let decode = |sample: &u32| {
         let start = Instant::now();
-        let image = source.image(*sample as usize);
+        let asked = ask(source, *sample, |bytes| room.ask(bytes));
         decoding.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        image
+        asked
     };
-    let (mut at, mut largest) = (0, USUAL);
+    let (mut at, mut largest) = (0, USUAL as u64);
     while at < samples.len() {
-        // So many at once that images like the largest so far fit into the budget together.
-        let some = &samples[at..][..(budget / largest).clamp(1, most).min(samples.len() - at)];
-        for (place, image) in (at..).zip(some.par_iter().map(decode).collect::<Vec<_>>()) {
-            let image = match image {
-                Ok(image) => image,
+        // So many at once that images like the largest of the last ones find room together.
+        let some = &samples[at..][..((room.capacity() / largest) as usize).clamp(1, most).min(samples.len() - at)];
+        let mut asked: Vec<_> = some.par_iter().map(decode).collect();
+        largest = asked.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0).max(USUAL as u64);
+        // Those behind one that found no room are asked again, and give back what was lent to them.
+        let ready = asked.iter().position(|(_, asked)| matches!(asked, Ok(Asked::Later))).unwrap_or(asked.len());
+        let bytes = asked.get(ready).map(|(bytes, _)| *bytes);
+        asked.truncate(ready);
+        if let (true, Some(bytes)) = (asked.is_empty(), bytes) {
+            // The program gives back what it has, but not what lies open here.
+            let beside = bytes.saturating_add(budget as u64) <= room.capacity();
+            if !beside && !open.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
+                return Ok(());
+            }
+            let loan = room.wait(bytes);
+            asked.push(ask(source, samples[at], |_| Some(loan)));
+        }
+        for (_, asked) in asked {
+            let (image, loan) = match asked {
+                Ok(Asked::Decoded(image, loan)) => (image, loan),
+                Ok(Asked::Later) => unreachable!("it was lent what it asked for"),
                 Err(Error::Format { what, .. }) if on_bad == OnBadImage::Skip => {
-                    open.bad.push((place, what));
+                    open.bad.push((at, what));
+                    at += 1;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            largest = largest.max(image.pixels.len());
             if image.pixels.len() > capacity {
-                return Err(too_large(&image, source, samples[place], capacity));
+                return Err(too_large(&image, source, samples[at], capacity));
             }
             let full = open.places.len() == batch.n || open.pixels.len() + image.pixels.len() > budget;
             if full && !open.places.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
                 return Ok(());
             }
-            open.push(&image, 0, samples[place], place)?;
+            open.push(image, 0, samples[at], at)?;
+            open.loans.extend(loan);
+            at += 1;
         }
-        at += some.len();
     }
     Ok(())
 }

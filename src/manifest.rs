@@ -89,6 +89,9 @@ pub struct DataFacts {
     pub samples: usize,
     /// Images left out: (path, reason).
     pub skipped: Vec<(String, String)>,
+    /// What lies with the samples and is none of them, and metadata that could not be understood: (name, reason).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,7 +122,13 @@ pub struct FeatureFacts {
 
 impl DataFacts {
     pub fn of(source: &dyn Source) -> DataFacts {
-        DataFacts { name: source.name().into(), digest: source.digest().into(), samples: source.len(), skipped: source.skipped().to_vec() }
+        DataFacts {
+            name: source.name().into(),
+            digest: source.digest().into(),
+            samples: source.len(),
+            skipped: source.skipped().to_vec(),
+            left_out: source.left_out().to_vec(),
+        }
     }
 }
 

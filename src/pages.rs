@@ -90,7 +90,7 @@ pub fn decodable(chunk: &ColumnChunkMetaData) -> std::result::Result<(), String>
 pub fn column(pages: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> Outcome<ColumnReader> {
     let optional = chunk.column_descr().max_def_level() > 0;
     let pages = SerializedPageReader::new(pages.clone(), chunk, rows, None)?;
-    Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, optional, dictionary: false })))
+    Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, rows: rows as u64, optional, dictionary: false })))
 }
 
 /// All `rows` values of a column; one whose level is below `present`, the highest, is none.
@@ -110,6 +110,8 @@ pub fn values<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize, present
 /// The pages of a column, refusing what the decoder would panic at.
 struct Checked {
     pages: SerializedPageReader<Pages>,
+    /// Of the row group, which the file can hold.
+    rows: u64,
     /// Whether values can be missing: then a page begins with the length of a list that says which.
     optional: bool,
     dictionary: bool,
@@ -126,10 +128,12 @@ impl PageReader for Checked {
             }
             Some(Page::DataPage { buf, .. }) if self.optional && buf.len() < 4 => Some("a page is too short"),
             Some(page) => match page.encoding() {
-                Encoding::PLAIN => None,
+                Encoding::PLAIN | Encoding::RLE | Encoding::DELTA_BINARY_PACKED => None,
+                Encoding::DELTA_LENGTH_BYTE_ARRAY if lengths(page, self.optional).is_some_and(|n| n <= self.rows) => None,
+                Encoding::DELTA_LENGTH_BYTE_ARRAY => Some("a page has more lengths than there are rows"),
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if self.dictionary => None,
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some("a dictionary is missing"),
-                _ => Some("values are neither plain nor in a dictionary"),
+                _ => Some("values are encoded in a way that is not read here; write it plain or with a dictionary"),
             },
         };
         reason.map_or(Ok(page), |reason| Err(ParquetError::General(reason.into())))
@@ -147,6 +151,22 @@ impl Iterator for Checked {
     fn next(&mut self) -> Option<Self::Item> {
         self.get_next_page().transpose()
     }
+}
+
+/// How many lengths a page of the encoding DELTA_LENGTH_BYTE_ARRAY claims, for which the decoder reserves memory: the third number of
+/// what stands behind the levels.
+fn lengths(page: &Page, optional: bool) -> Option<u64> {
+    let (buffer, levels) = match page {
+        Page::DataPage { buf, .. } if optional => (buf, 4 + u32::from_le_bytes(*buf.first_chunk()?) as usize),
+        Page::DataPage { buf, .. } => (buf, 0),
+        Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            (buf, (def_levels_byte_len + rep_levels_byte_len) as usize)
+        }
+        Page::DictionaryPage { .. } => return None,
+    };
+    let mut values = buffer.get(levels..)?;
+    let [_, _, count] = [number(&mut values)?, number(&mut values)?, number(&mut values)?];
+    Some(count)
 }
 
 /// Structs in structs that a page header has at most, and some more.

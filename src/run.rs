@@ -64,7 +64,7 @@ impl Run {
         } else {
             files::check_writable(&at)?;
         }
-        let source = recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)?;
+        let source = recipe.data.open(recipe.data.on_bad_image)?;
         let path = dir.join("split.json");
         let split = if path.exists() {
             let split = Split::read(&path)?;

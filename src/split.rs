@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -206,7 +205,7 @@ impl Split {
     /// The file cannot be read, is no split, or names a sample twice.
     pub fn read(path: impl AsRef<Path>) -> Result<Split> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = files::read_lines(path)?; // an id for each sample
         let file: File = serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a split ({e})")))?;
         if file.format != FORMAT {
             return Err(Error::format(path, format!("has the format `{}`, but this program reads `{FORMAT}`", file.format)));

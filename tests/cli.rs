@@ -292,3 +292,48 @@ fn what_was_packed_is_data() {
     assert_eq!(sslmem(f, &["pack", "--data", "synthetic:20@3", "--out", "o.pack"]).status.code(), Some(2));
     assert_eq!(names(f), ["a.png", "s.pack"]);
 }
+
+/// What would never end is refused at once, and names in files do not command the terminal.
+#[cfg(unix)]
+#[test]
+fn pipes_devices_and_names_are_only_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    assert!(Command::new("mkfifo").arg(f.join("pipe")).status().unwrap().success());
+    for place in ["pipe", "/dev/zero"] {
+        let list = format!("list:{place}");
+        let said = format!("{place}: this is a pipe or a device, not a file");
+        fails(f, &["split", "--data", &list, "--out", "s.json"], 1, &said);
+        fails(f, &["show", "recipe", "--recipe", place], 1, &said);
+        fails(f, &["convert", place], 1, &said);
+        fails(f, &["score", "--f", place, "--g", place, "--data", "synthetic:20@1", "--out", "t.csv"], 1, &said);
+        let args = ["score", "--f", "no", "--g", "no", "--data", "synthetic:20@1", "--out", "t.csv", "--split", place];
+        fails(f, &args, 1, &said);
+    }
+    assert_eq!(names(f), ["pipe"]);
+    let evil = "\u{1b}]0;PWN\u{7}\na";
+    fs::create_dir(f.join(evil)).unwrap();
+    fails(f, &["split", "--data", &format!("folder:{evil}"), "--out", "s.json"], 1, "\\u{1b}]0;PWN\\u{7}\\na: has no image");
+    // More threads than can be of use are cut down, with a word.
+    let output = sslmem(f, &["--threads", "65535", "show", "data"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("--threads 65535 is more than 64 for each core; "), "{said}");
+}
+
+/// Words of Rust's own are not shown.
+#[test]
+fn wrong_values_are_named_in_plain_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    fails(
+        f,
+        &["split", "--data", "synthetic:20@1", "--on-bad-image", "skp", "--out", "s.json"],
+        2,
+        "data.on_bad_image: `skp` is not `fail` or `skip`",
+    );
+    for (value, said) in [("abc", "a whole number belongs there"), ("99999999999999999999", "the number is too large")] {
+        let output = sslmem(f, &["split", "--data", "synthetic:20@1", "--seed", value, "--out", "s.json"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(said), "{error}");
+    }
+}

@@ -205,20 +205,55 @@ fn every_failure_is_a_sentence_and_leaves_what_came() {
 }
 
 #[test]
-fn without_a_network_or_a_disk() {
+fn without_a_network_or_through_a_link() {
     let (folder, bytes) = (TempDir::new().unwrap(), content(10));
     // A port that nobody listens at.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = fetch(&set(&bytes, None), Some(&format!("http://{port}")), folder.path(), &mut Silent).unwrap_err().to_string();
     assert!(error.contains("/file: cannot be downloaded (connection refused); run the same command again"), "{error}");
 
-    if Path::new("/dev/full").exists() {
-        std::os::unix::fs::symlink("/dev/full", folder.path().join("full.part")).unwrap();
-        let server = Server::new(bytes.clone(), &[Reply::Good]);
-        let mut full = set(&bytes, None);
-        full.files = vec![Remote { base: "", name: "full", bytes: 10, md5: md5(&bytes), archive: None }].leak();
-        let error = fetch(&full, Some(&server.url), folder.path(), &mut Silent).unwrap_err().to_string();
-        assert!(error.contains("full.part: no space left on device"), "{error}");
+    // Not through a link, wherever that leads.
+    let folder = TempDir::new().unwrap();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    std::os::unix::fs::symlink(&victim, folder.path().join("file.part")).unwrap();
+    let server = Server::new(bytes.clone(), &[Reply::Good]);
+    let error = fetch(&set(&bytes, None), Some(&server.url), folder.path(), &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("file.part: is no file of a download (a link or something else); delete it"), "{error}");
+    assert_eq!(fs::read(&victim).unwrap(), b"mine");
+}
+
+/// What is there already is checked like what comes.
+#[test]
+fn files_that_are_there_are_not_believed() {
+    let (folder, bytes) = (TempDir::new().unwrap(), content(300));
+    let at = |name: &str| folder.path().join(name);
+    let server = Server::new(bytes.clone(), &[Reply::Good]);
+    let fetched = |archive| fetch(&set(&bytes, archive), Some(&server.url), folder.path(), &mut Silent).map_err(|e| e.to_string());
+    for wrong in [&b""[..], &[0; 300], &bytes[..299]] {
+        for archive in [None, Some(MEMBERS)] {
+            fs::write(at("file"), wrong).unwrap();
+            let error = fetched(archive).unwrap_err();
+            assert!(
+                error.contains("file: is not what belongs there") && error.contains("delete it and run the same command again"),
+                "{error}"
+            );
+            assert_eq!(fs::read(at("file")).unwrap(), wrong, "it is not ours to remove");
+        }
+    }
+    fs::write(at("file"), &bytes).unwrap();
+    fetched(None).unwrap();
+    assert_eq!(server.asked().len(), 0);
+    // Members of another length are unpacked again.
+    let good = archive(&[("inner/a.bin", tar::EntryType::Regular, b"0123456789"), ("inner/b.txt", tar::EntryType::Regular, b"text")]);
+    let server = Server::new(good.clone(), &[Reply::Good]);
+    fs::remove_file(at("file")).unwrap();
+    for (a, b, asked) in [(&b"012345678"[..], &b"text"[..], 1), (b"0123456789", b"", 2), (b"0123456789", b"other", 2)] {
+        fs::write(at("a.bin"), a).unwrap();
+        fs::write(at("b.txt"), b).unwrap();
+        fetch(&set(&good, Some(MEMBERS)), Some(&server.url), folder.path(), &mut Silent).unwrap();
+        assert_eq!(server.asked().len(), asked);
+        assert_eq!(fs::read(at("a.bin")).unwrap(), b"0123456789");
     }
 }
 

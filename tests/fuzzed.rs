@@ -100,3 +100,43 @@ fn pack() {
 fn jpeg() {
     all("jpeg", |bytes| drop(targets::jpeg(bytes)));
 }
+
+#[test]
+fn images() {
+    all("images", targets::images);
+}
+
+#[test]
+fn split() {
+    all("split", targets::split);
+}
+
+#[test]
+fn recipe() {
+    all("recipe", targets::recipe);
+}
+
+#[test]
+fn csv() {
+    all("csv", targets::csv);
+}
+
+#[test]
+fn mat() {
+    all("mat", targets::mat);
+}
+
+#[test]
+fn gif() {
+    all("gif", targets::gif);
+}
+
+#[test]
+fn webp() {
+    all("webp", targets::webp);
+}
+
+#[test]
+fn tiff() {
+    all("tiff", targets::tiff);
+}

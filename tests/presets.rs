@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sslmem::config::{PRESETS, Recipe, Source, preset, sources};
+use sslmem::config::{Cited, PRESETS, Recipe, preset, sources};
 use toml::Value;
 
 /// Those that are nobody else's.
@@ -118,7 +118,7 @@ fn presets_of_our_own_have_no_table() {
 #[test]
 fn every_place_can_be_looked_up() {
     let literature = ["Wang et al. (", "Chen and He (2021)", "torch.optim."];
-    for (name, Source { key, place, .. }) in theirs().flat_map(|name| sources(name).into_iter().map(move |source| (name, source))) {
+    for (name, Cited { key, place, .. }) in theirs().flat_map(|name| sources(name).into_iter().map(move |source| (name, source))) {
         let repository = place.split_once(' ').filter(|(at, _)| at.contains('/') && at.contains('@'));
         let lines = repository.is_some_and(|(_, files)| {
             files.split(", ").all(|file| {

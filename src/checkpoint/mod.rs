@@ -21,9 +21,9 @@ pub use layout::{Identity, Layout, Leftover, Part, Source};
 pub use shards::digest;
 
 use crate::error::{Error, Result};
+use crate::files;
 use input::Input;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// How the numbers are kept.
@@ -125,7 +125,7 @@ impl Checkpoint {
     }
 
     fn one(path: &Path) -> Result<Checkpoint> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
+        let file = files::open(path)?;
         let about = file.metadata().map_err(Error::io("read", path))?;
         Checkpoint::of(path, Input::File { file, len: about.len() })
     }

@@ -195,7 +195,7 @@ pub fn settings(weights: &Path) -> Settings {
 
 fn read(path: &Path) -> Option<Value> {
     let mut text = vec![];
-    std::fs::File::open(path).ok()?.take(LARGEST).read_to_end(&mut text).ok()?;
+    crate::files::open(path).ok()?.take(LARGEST).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok().filter(Value::is_object)
 }
 

@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::files;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +40,7 @@ pub fn is_index(path: &Path) -> bool {
 /// Tensors to the names of their files, which lie in the folder of the index.
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let mut text = vec![];
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     file.take(LARGEST).read_to_end(&mut text).map_err(Error::io("read", path))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| {
         Error::format(path, format!("is not an index of files of weights ({e}); name the file of weights, or get it again"))

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::Global;
 use crate::config::{Layers, Recipe};
-use crate::data::Source;
-use crate::error;
+use crate::data::{OnBadImage, Source};
+use crate::error::{self, line};
 
 /// A whole number on the command line, with words of ours for what is none.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
@@ -156,7 +156,17 @@ impl Origin {
     }
 }
 
-/// Opens the data of a recipe.
-pub fn open(recipe: &Recipe) -> error::Result<Box<dyn Source>> {
-    recipe.data.exif.open(&recipe.data.source, recipe.data.on_bad_image)
+/// Opens the data of a recipe, and says what is left out of them.
+pub fn open(recipe: &Recipe, global: &Global) -> error::Result<Box<dyn Source>> {
+    opened(recipe, recipe.data.on_bad_image, global)
+}
+
+/// The same, with bad images treated in another way.
+pub fn opened(recipe: &Recipe, on_bad: OnBadImage, global: &Global) -> error::Result<Box<dyn Source>> {
+    let source = recipe.data.open(on_bad)?;
+    if let [(name, reason), rest @ ..] = source.left_out() {
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        global.progress().line(&format!("left out of {}: {}: {reason}{more}", source.name(), line(name.clone())));
+    }
+    Ok(source)
 }

@@ -56,7 +56,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = flags.with("score.views", &verb.views).with("score.batch", &verb.batch);
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let device = global.device()?;
-    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = recipe.data.open(OnBadImage::Fail)?;
     let protocol = recipe.protocol();
     let layers = [protocol.compared()];
     let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];

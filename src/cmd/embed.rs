@@ -50,7 +50,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let device = global.device()?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let mut out = Writer::create(&verb.out)?;
     let path = out.path().to_path_buf();
     // The header holds the width, which the first samples tell.

@@ -22,13 +22,16 @@ mod top;
 mod train;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, visible};
 use crate::progress::{Progress, Silent};
+
+/// Threads for each core at most: they wait for each other, and more than this for longer than they compute.
+const PER_CORE: usize = 64;
 
 /// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
 #[derive(Parser)]
@@ -87,7 +90,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody may be listening, which is not worth a word to nobody.
-            let _ = error.print();
+            let _ = if error.use_stderr() { misuse(&error) } else { error.print() };
             return error.exit_code() as u8;
         }
     };
@@ -95,16 +98,29 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(()) => 0,
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {}", visible(&error.to_string()));
             error.exit_code()
         }
     }
 }
 
+/// What is wrong with the command line, in words of ours where Rust's would be shown.
+fn misuse(error: &clap::Error) -> std::io::Result<()> {
+    let mut err = std::io::stderr();
+    let text = if err.is_terminal() { error.render().ansi().to_string() } else { error.render().to_string() };
+    let text = text.replace("invalid digit found in string", "a whole number belongs there");
+    let text = text.replace("number too large to fit in target type", "the number is too large");
+    write!(err, "{}", text.replace("cannot parse integer from empty string", "a whole number belongs there"))
+}
+
 fn dispatch(cli: Cli) -> Result<()> {
     let Cli { verb, global } = cli;
     if let Some(threads) = global.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        let most = PER_CORE * std::thread::available_parallelism().map_or(1, usize::from);
+        if usize::from(threads) > most {
+            global.progress().line(&format!("--threads {threads} is more than {PER_CORE} for each core; {most} are used"));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(most.min(threads.into())).build_global();
         pool.map_err(|error| Error::config(format!("cannot start {threads} threads: {error}"), "choose fewer"))?;
     }
     match verb {
@@ -134,10 +150,10 @@ impl Global {
     }
 }
 
-/// Results go to standard output.
+/// Results go to standard output. Names in them come from files, so nothing in them may command a terminal.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(visible(text).as_bytes()).and_then(|()| out.flush());
     written.map_err(Error::io("write to", "standard output"))
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use super::args::{Flags, Images, Origin, open};
 use super::{Global, keep, print};
 use crate::data::pack::{self, Content};
-use crate::error::Result;
+use crate::error::{Result, line};
 use crate::files;
 use crate::view::resized;
 
@@ -40,13 +40,14 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve(&Flags::default().images(&verb.images))?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let content = match verb.size {
         Some(side) => Content::Pixels { side: side.into(), resize: &resized },
         None => Content::Files,
     };
     let bytes = pack::write(source.as_ref(), &verb.out, content, global.progress().as_mut())?;
     for (id, why) in source.skipped() {
+        let id = line(id.clone());
         global.progress().line(&format!("left out {id}: {why}"));
     }
     let megabytes = bytes as f64 / 1e6;

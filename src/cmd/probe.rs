@@ -123,7 +123,7 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve_for(path, &flags)?;
     let metadata = identify(path)?.facts;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let method = metadata.get("method").map(String::as_str);
     let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
     let all = (0..source.train_len() as u32).collect();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
+use crate::error::visible;
 use crate::progress::Progress;
 
 /// Time between two lines where there is no terminal.
@@ -47,7 +48,7 @@ impl Progress for Bar {
     }
     fn line(&mut self, text: &str) {
         match &self.0 {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(visible(text)),
             None => say(text),
         }
     }
@@ -124,5 +125,5 @@ impl Progress for Lines {
 
 /// A reader of stderr that went away is no reason to stop.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", visible(text));
 }

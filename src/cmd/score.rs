@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::args::{Flags, Images, Network, Origin, whole};
+use super::args::{Flags, Images, Network, Origin, opened, whole};
 use super::run::means;
 use super::{Global, print, warn};
 use crate::config::Recipe;
 use crate::data::OnBadImage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, line};
 use crate::manifest::{self, EncoderFacts, Manifest};
 use crate::score::{Done, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
@@ -92,7 +92,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let device = global.device()?;
     // Bad images are found as they are scored, not by decoding everything before.
-    let source = recipe.data.exif.open(&recipe.data.source, OnBadImage::Fail)?;
+    let source = opened(&recipe, OnBadImage::Fail, global)?;
     let samples = match &verb.split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(path) => {
@@ -153,6 +153,7 @@ pub fn say(done: &Done) -> Result<()> {
     }
     if !done.skipped.is_empty() {
         let (id, reason) = &done.skipped[0];
+        let id = line(id.clone());
         text += &format!(
             "{} images could not be decoded and have no row (first: {id}: {reason}); the manifest lists them\n",
             done.skipped.len()

@@ -167,7 +167,7 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
     let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?.normalized(mean, std);
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let count = verb.samples.min(source.len());
     let samples: Vec<usize> = (0..count).map(|n| n * source.len() / count).collect();
     if picture {

@@ -52,7 +52,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve(&flags.with("split.order", &verb.order))?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
-    let source = open(&recipe)?;
+    let source = open(&recipe, global)?;
     let split = Split::draw(source.as_ref(), &recipe.sizes(), recipe.how())?;
     split.write(&verb.out)?;
     print(&format!("{}: {}\n", verb.out.display(), dealt(&split, source.as_ref())))

@@ -7,7 +7,7 @@ use clap::Args;
 use super::args::{home, whole};
 use super::{keep, print, warn};
 use crate::data::OnBadImage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, line};
 use crate::manifest::Manifest;
 use crate::report::{Input, top};
 use crate::table;
@@ -66,9 +66,12 @@ pub fn run(verb: Verb) -> Result<()> {
     let mut text = String::new();
     let listed = if verb.least { &ends.1 } else { &ends.0 };
     for (rank, row) in listed.iter().enumerate() {
-        let class =
-            row.label.and_then(|label| source.classes().get(label as usize)).map(|class| format!("  ({class})")).unwrap_or_default();
-        text += &format!("{:4}  score {:+.3}  delta {:+.4}  {}{class}\n", rank + 1, row.score, row.delta, row.id);
+        let class = row
+            .label
+            .and_then(|label| source.classes().get(label as usize))
+            .map(|class| format!("  ({})", line(class.clone())))
+            .unwrap_or_default();
+        text += &format!("{:4}  score {:+.3}  delta {:+.4}  {}{class}\n", rank + 1, row.score, row.delta, line(row.id.clone()));
     }
     print(&format!("{text}{}\n", out.display()))
 }

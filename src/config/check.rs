@@ -1,6 +1,7 @@
 //! What a recipe must satisfy before anything starts.
 
 use super::{Recipe, Size};
+use crate::data::PIXELS;
 use crate::error::{Error, Result};
 use crate::ops::alignment::Pairs;
 use crate::{encoders, methods};
@@ -18,6 +19,10 @@ impl Recipe {
         word("optim.lr_scaling", &optim.lr_scaling, ["none", "linear", "sqrt"].into_iter())?;
         word("optim.schedule", &optim.schedule, ["cosine", "cosine_epochs", "constant"].into_iter())?;
         at_least("pairs", self.pairs, 1)?;
+        if !(1..=PIXELS).contains(&self.data.max_pixels) {
+            let what = format!("data.max_pixels is {}", self.data.max_pixels);
+            return Err(Error::config(what, format!("choose 1 to {PIXELS}, for which there is room")));
+        }
         at_least("encoder.size", self.encoder.size, 1)?;
         at_least("train.epochs", train.epochs, 1)?;
         at_least("train.batch", train.batch, 2)?;

@@ -135,8 +135,12 @@ impl Layers {
             let text = error.to_string();
             let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
-            // Serde names Rust's types, which are nobody's business.
+            // Serde names Rust's types and variants, which are nobody's business.
             let what = error.message().replace("usize", "a whole number").replace("u64", "a whole number").replace("f32", "a number");
+            let what = match what.strip_prefix("unknown variant ") {
+                Some(rest) => rest.replacen(", expected one of ", " is none of ", 1).replacen(", expected ", " is not ", 1),
+                None => what,
+            };
             Error::config(format!("{key}{what}"), "see `sslmem show recipe` for what each key takes")
         })?;
         recipe.validate()?;

@@ -9,7 +9,7 @@ mod sources;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-use crate::data::{Exif, OnBadImage};
+use crate::data::{Exif, OnBadImage, Reading, Source};
 use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Kind, Ramp};
@@ -23,7 +23,7 @@ pub use check::nearest;
 pub use layers::Layers;
 pub use normalize::{Normalize, Statistics};
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
-pub use sources::{Source, sources};
+pub use sources::{Cited, sources};
 
 /// Everything a run depends on. The same recipe on the same data gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,17 @@ pub struct Data {
     pub source: String,
     pub on_bad_image: OnBadImage,
     pub exif: Exif,
+    pub max_pixels: u64,
+}
+
+impl Data {
+    /// Opens the data set; `on_bad` where it is not treated as the recipe says.
+    ///
+    /// # Errors
+    /// As [`Reading::open`].
+    pub fn open(&self, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+        Reading { on_bad, exif: self.exif, max_pixels: self.max_pixels }.open(&self.source)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +131,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("data.source", "which images: see `sslmem show data`"),
     ("data.on_bad_image", "fail, or skip and list what was skipped"),
     ("data.exif", "orientation of image files: ignore it, as torchvision does, or turn the images upright"),
+    ("data.max_pixels", "an image with more is a bad one; at most 178956970 (512 MiB), where Pillow refuses, too"),
     ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),
     ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
     ("split.independent", "S_I, only g sees it, in place of S_C"),

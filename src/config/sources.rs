@@ -13,7 +13,7 @@ const TABLE: &str = include_str!("sources.tsv");
 
 /// One fact of a preset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct Cited {
     /// A key of a recipe, or in brackets what no key says.
     pub key: &'static str,
     /// Its value here: as TOML, of a view as its description.
@@ -25,9 +25,9 @@ pub struct Source {
 }
 
 /// Every fact that is known of a preset; none of one that is named after nobody's code.
-pub fn sources(preset: &str) -> Vec<Source> {
+pub fn sources(preset: &str) -> Vec<Cited> {
     let (mut repositories, mut here) = (BTreeMap::new(), false);
-    let mut found: Vec<Source> = vec![];
+    let mut found: Vec<Cited> = vec![];
     for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let columns: Vec<&'static str> = line.split('\t').collect();
         match columns[..] {
@@ -39,7 +39,7 @@ pub fn sources(preset: &str) -> Vec<Source> {
                     None => place.to_string(),
                 };
                 found.retain(|source| source.key != key);
-                found.push(Source { key, value, place, differs: differs.try_into().ok() });
+                found.push(Cited { key, value, place, differs: differs.try_into().ok() });
             }
             _ => (),
         }
@@ -47,7 +47,7 @@ pub fn sources(preset: &str) -> Vec<Source> {
     found
 }
 
-impl Source {
+impl Cited {
     /// For people: where the value is from, or what stands there instead.
     fn comment(&self) -> String {
         match self.differs {
@@ -58,7 +58,7 @@ impl Source {
 }
 
 impl Recipe {
-    /// What a [`Source`] has as the value of `key`, whose TOML is `value`.
+    /// What a [`Cited`] has as the value of `key`, whose TOML is `value`.
     pub fn stated(&self, key: &str, value: &str) -> String {
         let Recipe { method, encoder, .. } = self;
         let view = match key {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 use super::{Image, Source};
 
@@ -146,7 +147,7 @@ fn read_records(layout: &Layout, folder: &Path, file: &str, count: usize, to: &m
         let what = format!("has {length} bytes where {want} belong ({count} records of {}); fetch the file again", layout.record());
         return Err(Error::format(&path, what));
     }
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let bytes = files::read_whole(&path)?;
     for (at, record) in bytes.chunks(layout.record()).enumerate() {
         let label = record[layout.labels - 1];
         if label as usize >= layout.classes {
@@ -173,7 +174,7 @@ fn class_names(layout: &Layout, folder: &Path) -> Result<Vec<String>> {
     if !path.exists() {
         return Ok((0..layout.classes).map(|label| label.to_string()).collect());
     }
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = files::read_text(&path)?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     if names.len() != layout.classes {
         return Err(Error::format(&path, format!("has {} class names where {} belong", names.len(), layout.classes)));

@@ -6,26 +6,64 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::{Image, jpeg};
+use super::budget::{DECODING, Loan};
+use super::{Image, gif, jpeg};
 
 /// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
 pub const LIMIT: u64 = 512 << 20;
 
+/// Pixels that go into them: where Pillow calls an image a bomb.
+pub const PIXELS: u64 = LIMIT / 3;
+
+/// An image that needs less is decoded without asking for room: threads are few.
+const SMALL: u64 = 16 << 20;
+
+/// Images of so many bytes are held to [`DENSEST`].
+const LARGE: u64 = 64 << 20;
+
+/// Pixels that a byte of a file stands for. Deflate and LZW make less of the emptiest image; WebP can say one colour for all pixels
+/// in 34 bytes, which is an image to fill memory with.
+const DENSEST: u64 = 1 << 14;
+
 /// Whether the name ends like an image that can be read here.
 pub fn is_image(name: &OsStr) -> bool {
-    ImageFormat::from_path(Path::new(name)).is_ok_and(|format| format.reading_enabled())
+    let path = Path::new(name);
+    // Python's `mimetypes` has this ending for JPEGs, the crate has not.
+    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+        || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpe"))
 }
 
 /// Height and width, from the header alone.
 pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
+    demands(bytes, name).map(|demands| (demands.height, demands.width))
+}
+
+/// What a header says.
+struct Demands {
+    height: usize,
+    width: usize,
+    /// Bytes at most while the image is decoded, those of its pixels among them.
+    memory: u64,
+}
+
+fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
     guarded(|| {
+        let of = |(height, width): (usize, usize), each: u64| Demands { height, width, memory: (height * width) as u64 * each };
         if jpeg::is_jpeg(bytes) {
-            return jpeg::size(bytes);
+            // Planes and pixels, and of a progressive file the coefficients.
+            return Ok(of(jpeg::size(bytes)?, if jpeg::is_progressive(bytes) { 12 } else { 6 }));
         }
-        let (width, height) = decoder(bytes, name)?.dimensions();
-        Ok((height as usize, width as usize))
+        if gif::is_gif(bytes) {
+            return Ok(of(gif::size(bytes)?, 4));
+        }
+        let decoder = decoder(bytes, name)?;
+        let (width, height) = decoder.dimensions();
+        let (colour, pixels) = (decoder.color_type(), u64::from(width) * u64::from(height));
+        // WebP is decoded with four channels; what is not red, green and blue of eight bits is written anew.
+        let inner = if bytes.get(8..12) == Some(b"WEBP") { 4 } else { 0 } + if colour == ColorType::Rgb8 { 0 } else { 3 };
+        Ok(Demands { height: height as usize, width: width as usize, memory: decoder.total_bytes() + inner * pixels })
     })
 }
 
@@ -33,12 +71,63 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
 /// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored, but see [`Exif`](super::Exif). JPEGs come
 /// out as the bytes that Pillow makes of them.
 ///
-/// Differences from Pillow: 16-bit grey, which Pillow clips at 255 instead of scaling; and a damaged JPEG, which is refused.
+/// Differences from Pillow: 16-bit grey, which Pillow clips at 255 instead of scaling; a damaged JPEG, which is refused; a GIF without any
+/// palette, which is refused; a large image of one colour in a file that is too small for its size.
+///
+/// A large image waits until others have given back the memory that it needs: see [`DECODING`].
 ///
 /// # Errors
-/// What is wrong with the image, in one sentence without its name.
+/// What is wrong with the image, in one sentence without its name; or memory for it cannot be had.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    guarded(|| if jpeg::is_jpeg(bytes) { jpeg::decode(bytes) } else { other(bytes, name) })
+    let mut loan = None;
+    let image = decode_within(bytes, name, PIXELS, &mut |memory| {
+        loan = lend(memory);
+        true
+    });
+    Ok(image?.expect("it was admitted"))
+}
+
+/// Memory for an image that is decoded now and given away: as soon as it is to be had.
+pub fn lend(memory: u64) -> Option<Loan> {
+    (memory > SMALL).then(|| DECODING.wait(memory))
+}
+
+/// What [`decode`] does, if `admit` says that so many bytes of memory are to be had, and not with more than `most` pixels.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within(bytes: &[u8], name: &str, most: u64, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>, String> {
+    let Demands { height, width, memory } = demands(bytes, name)?;
+    let pixels = (height * width) as u64;
+    if pixels > most {
+        return Err(too_many(height, width, most));
+    }
+    if pixels * 3 > LARGE && pixels / DENSEST > bytes.len() as u64 {
+        return Err(format!("{} bytes cannot hold {width} x {height} pixels of a picture", bytes.len()));
+    }
+    if !admit(memory) {
+        return Ok(None);
+    }
+    // Decoders end the process where they cannot have memory, so somebody else must ask before.
+    if memory > SMALL && Vec::<u8>::new().try_reserve_exact(memory.try_into().unwrap_or(usize::MAX)).is_err() {
+        return Err(format!("decoding {width} x {height} pixels needs {} MiB of memory, which cannot be had", memory >> 20));
+    }
+    let image = guarded(|| match bytes {
+        _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes),
+        _ if gif::is_gif(bytes) => gif::decode(bytes),
+        _ => other(bytes, name),
+    })?;
+    // What was admitted is what was decoded.
+    if (image.height, image.width) != (height, width) {
+        return Err("the image has another size than its header says".into());
+    }
+    Ok(Some(image))
+}
+
+/// For an image of too many pixels.
+pub fn too_many(height: usize, width: usize, most: u64) -> String {
+    let memory = if most == PIXELS { format!(" and needs more than {} MiB", LIMIT >> 20) } else { String::new() };
+    format!("the image has {width} x {height} pixels, more than data.max_pixels allows ({most}){memory}")
 }
 
 /// Decoders are the code of others: should one panic at something, that is one bad image, not the end of a run.
@@ -100,7 +189,7 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, St
         return Err("the image has no pixels".into());
     }
     if decoder.total_bytes() > LIMIT {
-        return Err(format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20));
+        return Err(too_many(height as usize, width as usize, PIXELS));
     }
     Ok(decoder)
 }

@@ -1,9 +1,9 @@
 //! JPEG as Pillow reads it: libjpeg-turbo's arithmetic (accurate DCT, smooth upsampling), then `convert("RGB")`.
 
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, JpegError, PixelFormat};
 
-use super::Image;
-use super::decode::LIMIT;
+use super::decode::{self, LIMIT};
+use super::{Image, planes};
 
 /// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
 const SCANS: usize = 500;
@@ -19,6 +19,16 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
 
 /// Height and width from the frame's header, which may lie behind any number of other segments.
 pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    frame(bytes).map(|(_, size)| size)
+}
+
+/// Whether the coefficients come in several passes and are kept until the last.
+pub fn is_progressive(bytes: &[u8]) -> bool {
+    frame(bytes).is_ok_and(|(marker, _)| matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE))
+}
+
+/// The marker of the frame's header, and its height and width.
+fn frame(bytes: &[u8]) -> Result<(u8, (usize, usize)), String> {
     let mut at = 2;
     loop {
         match (bytes.get(at), bytes.get(at + 1)) {
@@ -29,7 +39,7 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
                 let Some(head) = bytes.get(at + 2..at + 9) else { return Err(SHORT.into()) };
                 let two = |n: usize| u16::from_be_bytes([head[n], head[n + 1]]) as usize;
                 if matches!(marker, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) {
-                    return acceptable(two(3), two(5));
+                    return Ok((marker, acceptable(two(3), two(5))?));
                 }
                 at += 2 + two(0);
             }
@@ -64,13 +74,9 @@ const SHORT: &str = "the JPEG is cut short";
 fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {
     match (height as u64 * width as u64 * 3).cmp(&LIMIT) {
         _ if height == 0 || width == 0 => Err("the image has no pixels".into()),
-        std::cmp::Ordering::Greater => Err(large(height, width)),
+        std::cmp::Ordering::Greater => Err(decode::too_many(height, width, decode::PIXELS)),
         _ => Ok((height, width)),
     }
-}
-
-fn large(height: usize, width: usize) -> String {
-    format!("the image has {width} x {height} pixels and would need more than {} MiB", LIMIT >> 20)
 }
 
 /// The pixels of a whole file: grey repeated, CMYK and YCCK converted as Pillow does it.
@@ -93,7 +99,7 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         ..DecodeLimits::default()
     };
     let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(plain)?;
-    let header = decoder.header();
+    let header = decoder.header().clone();
     if (header.height(), header.width()) != (height, width) {
         return Err("the JPEG has two sizes".into());
     }
@@ -109,15 +115,13 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         4 => PixelFormat::Cmyk,
         n => return Err(format!("this kind of JPEG is not supported ({n} components)")),
     };
-    // Of four components the decoder takes the first and the last for whole planes, the others for equally small ones.
-    let sampling: Vec<[u8; 2]> = header.components.iter().map(|c| [c.horizontal_sampling, c.vertical_sampling]).collect();
-    if let [first, second, third, last] = sampling[..]
-        && (first != last || second != third || second[0] > first[0] || second[1] > first[1])
-    {
-        return Err("this kind of JPEG is not supported (four components, sampled in an unusual way)".into());
-    }
     decoder.set_output_format(format);
-    let data = decoder.decode_image().map_err(plain)?.data;
+    let data = if is_usual(&header) {
+        decoder.decode_image().map_err(plain)?.data
+    } else {
+        let space = decoder.jpeg_color_space();
+        planes::pixels(decoder.decode_raw().map_err(plain)?, &header, space)?
+    };
     let pixels = match format {
         PixelFormat::Rgb => data,
         PixelFormat::Cmyk => data.chunks_exact(4).flat_map(|p| from_cmyk([p[0], p[1], p[2], p[3]])).collect(),
@@ -127,6 +131,19 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
         return Err("the JPEG has fewer pixels than it announces".into());
     }
     Ok(Image { height, width, pixels })
+}
+
+/// Whether the decoder itself brings the components to one size as libjpeg does it: with one component, or a first one that is sampled most
+/// and two others that are sampled alike.
+fn is_usual(header: &FrameHeader) -> bool {
+    match &header.components[..] {
+        [_] => true,
+        [first, second, third] => {
+            let [first, second, third] = [first, second, third].map(|c| [c.horizontal_sampling, c.vertical_sampling]);
+            second == third && first[0] >= second[0] && first[1] >= second[1]
+        }
+        _ => false,
+    }
 }
 
 /// Pillow takes every JPEG of four components for inverted, as Adobe writes it, and converts without a colour profile.

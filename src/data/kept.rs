@@ -33,7 +33,7 @@ impl Kept {
     /// Decodes every image, in parallel. Where all can be decoded, the digest is the source's own.
     ///
     /// # Errors
-    /// No image of the training part can be decoded.
+    /// A file that holds many images cannot be read; no image of the training part can be decoded.
     pub fn new(inner: Box<dyn Source>) -> Result<Kept> {
         let (mut keep, mut skipped, mut train, mut largest) = (Vec::new(), Vec::new(), 0, 0);
         let all: Vec<usize> = (0..inner.len()).collect();
@@ -47,7 +47,7 @@ impl Kept {
                         keep.push(index as u32);
                     }
                     Err(Error::Format { what, .. }) => skipped.push((inner.id(index), what)),
-                    Err(error) => skipped.push((inner.id(index), error.to_string())),
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -95,11 +95,17 @@ impl Source for Kept {
     fn image(&self, index: usize) -> Result<Image> {
         self.inner.image(self.at(index))
     }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.inner.image_within(self.at(index), admit)
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(self.at(index))
     }
     fn skipped(&self) -> &[(String, String)] {
         &self.skipped
+    }
+    fn left_out(&self) -> &[(String, String)] {
+        self.inner.left_out()
     }
     fn truth(&self, index: usize) -> Option<Kind> {
         self.inner.truth(self.at(index))

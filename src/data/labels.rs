@@ -1,19 +1,91 @@
-//! Labels that are written as numbers.
+//! Labels as they are written in files, and the classes that they number.
+
+use serde::{Deserialize, Serialize};
 
 /// Labels beyond this are no numbers of classes.
 const MOST: i64 = 1 << 20;
 
-/// A number as a label; -1 means none, as in data sets without labels for a part of their samples.
-pub fn label(number: i64) -> Result<Option<u32>, String> {
-    match number {
-        -1 => Ok(None),
-        0..MOST => Ok(Some(number as u32)),
-        _ => Err(format!("label {number} is not between 0 and {}, nor -1 for none", MOST - 1)),
+/// A label as it is written: the number of a class, or its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    Number(u32),
+    Name(String),
+}
+
+impl Label {
+    /// A whole number. Negative ones mean none: -1 in many data sets, -100 where PyTorch's losses are to leave a sample out.
+    ///
+    /// # Errors
+    /// It is too large for the number of a class.
+    pub fn whole(number: i64) -> Result<Option<Label>, String> {
+        match number {
+            ..0 => Ok(None),
+            0..MOST => Ok(Some(Label::Number(number as u32))),
+            _ => Err(format!("{number} is no number of a class (0 to {})", MOST - 1)),
+        }
+    }
+
+    /// A number that may have a point, as Python's 7.0; NaN, which pandas writes for what is missing, means none.
+    ///
+    /// # Errors
+    /// It is not whole, or too large.
+    pub fn real(number: f64) -> Result<Option<Label>, String> {
+        match number {
+            n if n.is_nan() => Ok(None),
+            n if n.fract() == 0.0 && n.abs() < 2f64.powi(53) => Label::whole(n as i64),
+            n => Err(format!("{n} is no number of a class (0 to {})", MOST - 1)),
+        }
+    }
+
+    /// A number if it is one, else the name of a class; what is empty means none.
+    ///
+    /// # Errors
+    /// A number that is too large.
+    pub fn text(text: &str) -> Result<Option<Label>, String> {
+        match (text.trim(), text.trim().parse()) {
+            ("", _) => Ok(None),
+            (_, Ok(number)) => Label::whole(number),
+            (name, _) => Ok(Some(Label::Name(name.into()))),
+        }
+    }
+
+    /// A truth value, called as Python writes it.
+    pub fn flag(value: bool) -> Label {
+        Label::Name(if value { "True" } else { "False" }.into())
+    }
+
+    /// What a digest of a data set has of a label.
+    pub fn digest(label: &Option<Label>, to: &mut blake3::Hasher) {
+        let number = match label {
+            None => -1,
+            Some(Label::Number(number)) => i64::from(*number),
+            Some(Label::Name(_)) => -2,
+        };
+        to.update(&number.to_le_bytes());
+        if let Some(Label::Name(name)) = label {
+            to.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        }
     }
 }
 
-/// Classes whose names nobody knows: their numbers.
-pub fn numbered(labels: impl Iterator<Item = Option<u32>>) -> Vec<String> {
-    let count = labels.flatten().max().map_or(0, |highest| highest + 1);
-    (0..count).map(|label| label.to_string()).collect()
+/// The numbers of all samples' classes, and the classes' names. Where labels are numbers, these are both. Where one is a name, all are, and
+/// the sorted names are numbered, as torchvision's `ImageFolder` does it.
+pub fn numbered(labels: Vec<Option<Label>>) -> (Vec<Option<u32>>, Vec<String>) {
+    if !labels.iter().flatten().any(|label| matches!(label, Label::Name(_))) {
+        let number = |label: &Option<Label>| label.as_ref().and_then(|label| if let Label::Number(n) = label { Some(*n) } else { None });
+        let numbers: Vec<Option<u32>> = labels.iter().map(number).collect();
+        let count = numbers.iter().flatten().max().map_or(0, |highest| highest + 1);
+        return (numbers, (0..count).map(|number| number.to_string()).collect());
+    }
+    let name = |label: Label| match label {
+        Label::Number(number) => number.to_string(),
+        Label::Name(name) => name,
+    };
+    let names: Vec<Option<String>> = labels.into_iter().map(|label| label.map(name)).collect();
+    let mut classes: Vec<String> = names.iter().flatten().cloned().collect();
+    classes.sort_unstable();
+    classes.dedup();
+    let place = |name: &String| classes.binary_search(name).ok().map(|at| at as u32);
+    (names.iter().map(|name| name.as_ref().and_then(place)).collect(), classes)
 }

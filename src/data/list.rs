@@ -9,12 +9,12 @@ use rayon::prelude::*;
 use crate::error::{Error, Result, plain};
 use crate::files;
 
-use super::labels::{label, numbered};
+use super::labels::{Label, numbered};
 use super::section::{self, Section};
 use super::{Image, Source};
 
-/// One image per line: its path, from the list's folder on, and after a tab or a comma its label if it has one. Empty lines and lines
-/// that begin with `#` are passed over. Everything is the training part; ids are the paths as they are written.
+/// One image per line: its path, from the list's folder on, and its label if it has one: a number after a tab or a comma, or a class's name
+/// after a tab. Empty lines and lines that begin with `#` are passed over. Everything is the training part; ids are the paths as they are written.
 pub struct List {
     folder: PathBuf,
     files: Vec<Line>,
@@ -36,7 +36,7 @@ impl List {
     /// No such list, no image in it, a label that is none, the first file that is not there; each with its line.
     pub fn open(path: impl AsRef<Path>) -> Result<List> {
         let list = path.as_ref();
-        let text = files::read_text(list)?;
+        let text = files::read_lines(list)?;
         let folder = list.parent().map(Path::to_path_buf).unwrap_or_default();
         let lines = text.trim_start_matches('\u{FEFF}').lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
         let lines: Vec<_> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
@@ -47,14 +47,15 @@ impl List {
             if !kind.is_file() {
                 return Err(wrong(format!("{path} is not a file")));
             }
-            Ok(Line { path: path.to_string(), label, length: kind.len() })
+            Ok((Line { path: path.to_string(), label: None, length: kind.len() }, label))
         };
-        let files: Vec<Result<Line>> = lines.par_iter().map(|&(number, line)| read(number, line)).collect();
-        let files = files.into_iter().collect::<Result<Vec<_>>>()?;
+        let files: Vec<Result<_>> = lines.par_iter().map(|&(number, line)| read(number, line)).collect();
+        let (mut files, labels): (Vec<Line>, Vec<_>) = files.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
         if files.is_empty() {
             return Err(Error::format(list, "lists no image; write one path per line"));
         }
-        let classes = numbered(files.iter().map(|line| line.label));
+        let (labels, classes) = numbered(labels);
+        files.iter_mut().zip(labels).for_each(|(line, label)| line.label = label);
         let samples = files.iter().map(|line| (&line.path[..], line.length, line.label));
         let digest = section::digest("list", files.len(), &classes, samples);
         Ok(List { folder, files, classes, digest, largest: OnceLock::new() })
@@ -67,20 +68,15 @@ impl List {
 }
 
 /// The path and the label of a line. A comma in a path is none before a label, unless a number follows.
-fn parse(line: &str) -> std::result::Result<(&str, Option<u32>), String> {
-    let (path, number) = match line.rsplit_once('\t') {
-        Some((path, number)) => {
-            let number: i64 = number.trim().parse().map_err(|_| format!("`{}` is not a label (a whole number)", number.trim()))?;
-            (path.trim_end(), number)
-        }
-        None => match line.rsplit_once(',').map(|(path, number)| (path, number.trim().parse::<i64>())) {
-            Some((path, Ok(number))) => (path.trim_end(), number),
-            _ => return Ok((line, None)),
-        },
+fn parse(line: &str) -> std::result::Result<(&str, Option<Label>), String> {
+    let (path, label) = match (line.rsplit_once('\t'), line.rsplit_once(',')) {
+        (Some(parts), _) => parts,
+        (None, Some((path, number))) if number.trim().parse::<i64>().is_ok() => (path, number),
+        _ => return Ok((line, None)),
     };
-    match path {
+    match path.trim_end() {
         "" => Err("there is no path before the label".into()),
-        path => Ok((path, label(number)?)),
+        path => Ok((path, Label::text(label).map_err(|what| format!("the label {what}"))?)),
     }
 }
 
@@ -111,6 +107,9 @@ impl Source for List {
     }
     fn image(&self, index: usize) -> Result<Image> {
         self.section(index).image(&self.files[index].path)
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.section(index).image_within(&self.files[index].path, admit)
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)

@@ -11,6 +11,7 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 
 use crate::error::Error;
+use crate::files;
 
 /// Types of elements.
 const INT8: u32 = 1;
@@ -71,7 +72,7 @@ fn width(stored: u32) -> Option<usize> {
 /// # Errors
 /// The file cannot be read, is no such file, is damaged, or lacks a name.
 pub fn read<const N: usize>(path: &Path, names: [&str; N]) -> Result<[Array; N], Error> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut found: [Option<Array>; N] = [const { None }; N];
     variables(BufReader::new(file), length, &names, &mut found).map_err(|fault| Error::format(path, fault.sentence()))?;

@@ -1,12 +1,13 @@
 //! MNIST in its IDX files (LeCun et al., 1998), plain or gzipped; Fashion-MNIST and KMNIST have the same files.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 use super::packed::{Layout, Packed, Part};
 
@@ -56,7 +57,7 @@ fn find(folder: &Path, stem: &str, rank: usize) -> Result<PathBuf> {
 
 /// The bytes of a file whose items have shape `item`.
 fn idx(path: PathBuf, item: &[usize]) -> Result<(PathBuf, Vec<u8>)> {
-    let file = File::open(&path).map_err(Error::io("read", &path))?;
+    let file = files::open(&path)?;
     let packed = path.extension().is_some_and(|ending| ending == "gz");
     let mut reader: Box<dyn Read> =
         if packed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(BufReader::new(file)) };

@@ -1,11 +1,17 @@
 //! Data sets: decoded 8-bit images by index, from many threads, with labels and ids.
 
+mod budget;
 mod cifar;
+mod columns;
 mod decode;
 mod folder;
+mod gif;
+mod grouping;
 mod jpeg;
+mod json;
 mod kept;
 mod labels;
+mod left_out;
 mod list;
 mod matlab;
 mod mnist;
@@ -13,6 +19,8 @@ pub mod pack;
 mod packed;
 mod parquet;
 mod pattern;
+mod planes;
+mod reading;
 mod section;
 mod shards;
 mod source;
@@ -20,7 +28,6 @@ mod stl10;
 mod svhn;
 mod synthetic;
 mod tar;
-mod turned;
 mod webdataset;
 
 use std::path::Path;
@@ -31,19 +38,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files;
 
-use kept::Kept;
-
+pub use budget::{Budget, DECODING, Loan};
 pub use cifar::Cifar;
-pub use decode::{LIMIT, decode};
+pub use decode::{LIMIT, PIXELS, decode};
 pub use folder::Folder;
 pub use kept::kept_digest;
 pub use list::List;
 pub use pack::Pack;
 pub use parquet::Parquet;
+pub use reading::{Exif, Reading};
 pub use source::{Image, Kind, Source};
 pub use stl10::Stl10;
 pub use synthetic::Synthetic;
-pub use turned::Exif;
 pub use webdataset::WebDataset;
 
 /// What to do with an image that cannot be decoded.
@@ -73,90 +79,106 @@ pub struct Dataset {
     pub name: &'static str,
     pub about: &'static str,
     pub example: &'static str,
+    /// Whether its images are files, which can be bad one by one.
+    of_files: bool,
     /// Opens what stands after the colon of `NAME:REST`.
-    pub open: fn(&str, OnBadImage) -> Result<Box<dyn Source>>,
+    open: fn(&str) -> Result<Box<dyn Source>>,
 }
 
 /// Every kind of data set there is.
-pub const DATASETS: [Dataset; 11] = [
+pub static DATASETS: [Dataset; 11] = [
     Dataset {
         name: "cifar10",
         about: "CIFAR-10, the folder with the official binary version (data_batch_1.bin ... test_batch.bin)",
         example: "cifar10:data/cifar10",
-        open: |rest, _| Ok(Box::new(Cifar::cifar10(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(Cifar::cifar10(rest)?)),
     },
     Dataset {
         name: "cifar100",
         about: "CIFAR-100 with fine labels, the folder with the official binary version (train.bin, test.bin)",
         example: "cifar100:data/cifar100",
-        open: |rest, _| Ok(Box::new(Cifar::cifar100(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(Cifar::cifar100(rest)?)),
     },
     Dataset {
         name: "svhn",
         about: "SVHN, the folder with train_32x32.mat and test_32x32.mat; `+extra` adds extra_32x32.mat to the training part",
         example: "svhn:data/svhn",
-        open: |rest, _| Ok(Box::new(svhn::open(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(svhn::open(rest)?)),
     },
     Dataset {
         name: "stl10",
         about: "STL-10, the folder with the official binary version (train_X.bin ... unlabeled_X.bin, whose images have no label)",
         example: "stl10:data/stl10",
-        open: |rest, _| Ok(Box::new(Stl10::open(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(Stl10::open(rest)?)),
     },
     Dataset {
         name: "mnist",
         about: "MNIST, the folder with the four IDX files, plain or .gz, grey in three equal channels",
         example: "mnist:data/mnist",
-        open: |rest, _| Ok(Box::new(mnist::open(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(mnist::open(rest)?)),
     },
     Dataset {
         name: "folder",
-        about: "a folder of images, flat or with a sub-folder per class, optionally below train and test (or val)",
+        about: "a folder of images (torchvision's endings), flat or with a sub-folder per class, optionally below train and test (or val)",
         example: "folder:data/photos",
-        open: |rest, on_bad| kept(Folder::open(rest)?, on_bad),
+        of_files: true,
+        open: |rest| Ok(Box::new(Folder::open(rest)?)),
     },
     Dataset {
         name: "list",
-        about: "a text file with one image path per line, from its folder on, and after a tab or a comma a label if there is one",
+        about: "a text file with one image path per line, from its folder on, and behind it a label: a number after a tab or a comma, or a class after a tab",
         example: "list:data/candidates.txt",
-        open: |rest, on_bad| kept(List::open(rest)?, on_bad),
+        of_files: true,
+        open: |rest| Ok(Box::new(List::open(rest)?)),
     },
     Dataset {
         name: "webdataset",
         about: "tar files whose members of one name are a sample: {000..146}, a,b, * and ? name several, a folder means all its .tar",
         example: "webdataset:data/imagenet-train-{000000..000146}.tar",
-        open: |rest, on_bad| {
+        of_files: true,
+        open: |rest| {
             let cache = files::cache_folder(|name| std::env::var(name).ok());
-            kept(WebDataset::open(rest, cache.as_deref())?, on_bad)
+            Ok(Box::new(WebDataset::open(rest, cache.as_deref())?))
         },
     },
     Dataset {
         name: "parquet",
         about: "Parquet files as on Hugging Face, `image` with bytes and `label`; patterns as for webdataset, a folder means all its .parquet",
         example: "parquet:data/imagenet-1k/train-*.parquet",
-        open: |rest, on_bad| kept(Parquet::open(rest)?, on_bad),
+        of_files: true,
+        open: |rest| Ok(Box::new(Parquet::open(rest)?)),
     },
     Dataset {
         name: "packed",
         about: "one file that `sslmem pack` made of any of these: nothing left to decode, or the image files themselves",
         example: "packed:data/imagenet256.pack",
-        open: |rest, on_bad| kept(Pack::open(rest)?, on_bad),
+        of_files: true,
+        open: |rest| Ok(Box::new(Pack::open(rest)?)),
     },
     Dataset {
         name: "synthetic",
         about: "N procedural training images (and N/5 test images) with planted rare and atypical ones, from a seed",
         example: "synthetic:1000@7",
-        open: |rest, _| Ok(Box::new(Synthetic::parse(rest)?)),
+        of_files: false,
+        open: |rest| Ok(Box::new(Synthetic::parse(rest)?)),
     },
 ];
 
-/// Open a data set by its specification, `NAME:REST`.
-///
-/// `on_bad` matters where images are files; the other kinds have no image that could be bad by itself.
+/// Open a data set by its specification, `NAME:REST`, as [`Reading`] does it by default.
 ///
 /// # Errors
-/// Unknown names (with the nearest known one), missing files, files that are not what they should be.
+/// As [`Reading::open`].
 pub fn open(spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+    Exif::Ignore.open(spec, on_bad)
+}
+
+/// The kind of data set that a specification means, and what stands after the colon.
+fn find(spec: &str) -> Result<(&'static Dataset, &str)> {
     let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
     let Some(dataset) = DATASETS.iter().find(|d| d.name == name) else {
         return Err(Error::config(format!("`{spec}` names no data set"), remedy(spec, name)));
@@ -165,15 +187,7 @@ pub fn open(spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
         let remedy = format!("write it like `{}` ({})", dataset.example, dataset.about);
         return Err(Error::config(format!("`{spec}` does not say which data to open"), remedy));
     }
-    (dataset.open)(rest, on_bad)
-}
-
-/// Without the images that cannot be decoded, if that was asked for.
-fn kept(source: impl Source + 'static, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
-    match on_bad {
-        OnBadImage::Fail => Ok(Box::new(source)),
-        OnBadImage::Skip => Ok(Box::new(Kept::new(Box::new(source))?)),
-    }
+    Ok((dataset, rest))
 }
 
 /// What to write instead of a data set that does not exist.
@@ -184,6 +198,6 @@ fn remedy(spec: &str, name: &str) -> String {
     let nearest = DATASETS.iter().map(|d| (strsim::damerau_levenshtein(d.name, &name.to_lowercase()), d)).min_by_key(|(far, _)| *far);
     match nearest {
         Some((far, d)) if far <= 3 => format!("did you mean `{}`, as in `{}`?", d.name, d.example),
-        _ => format!("use one of {}", DATASETS.map(|d| format!("`{}`", d.example)).join(", ")),
+        _ => format!("use one of {}", DATASETS.iter().map(|d| format!("`{}`", d.example)).collect::<Vec<_>>().join(", ")),
     }
 }

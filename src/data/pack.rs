@@ -17,11 +17,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::Writer;
+use crate::files::{self, Writer};
 use crate::progress::Progress;
 
-use super::decode::{self, LIMIT};
-use super::labels::label;
+use super::decode::{self, LIMIT, PIXELS};
+use super::labels::Label;
 use super::section::Section;
 use super::{Image, Source};
 
@@ -73,7 +73,7 @@ impl Pack {
     /// Files that are no pack, of another version, cut short or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Pack> {
         let path = path.as_ref();
-        let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+        let length = files::open(path)?.metadata().map_err(Error::io("read", path))?.len();
         let wrong = |what: &str| Error::format(path, what);
         let least = MAGIC.len() as u64 + END;
         if length < least {
@@ -124,7 +124,10 @@ fn parse(table: &[u8], end: u64) -> Option<(Description, Vec<Row>)> {
     for _ in 0..about.samples {
         let (offset, length) = (bytes.number()?, bytes.number()?);
         let size = (bytes.short()?, bytes.short()?);
-        let label = label(bytes.number()? as i64).ok()?;
+        let label = match Label::whole(bytes.number()? as i64).ok()? {
+            Some(Label::Number(number)) => Some(number),
+            _ => None,
+        };
         let check = bytes.take(CHECK)?.try_into().ok()?;
         let id = bytes.short()? as usize;
         let id = String::from_utf8(bytes.take(id)?.to_vec()).ok()?;
@@ -181,14 +184,25 @@ impl Source for Pack {
         self.largest
     }
     fn image(&self, index: usize) -> Result<Image> {
+        let mut loan = None;
+        let image = self.image_within(index, &mut |memory| {
+            loan = decode::lend(memory);
+            true
+        })?;
+        Ok(image.expect("it was admitted"))
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
         let Row { id, size: (height, width), .. } = &self.rows[index];
         let (height, width) = (*height as usize, *width as usize);
+        if self.about.side.is_some() && !admit((height * width * 3) as u64) {
+            return Ok(None);
+        }
         let bytes = self.record(index)?;
         if self.about.side.is_some() {
-            return Ok(Image { height, width, pixels: bytes });
+            return Ok(Some(Image { height, width, pixels: bytes }));
         }
-        let image = decode::decode(&bytes, id).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
-        if (image.height, image.width) != (height, width) {
+        let image = decode::decode_within(&bytes, id, PIXELS, admit).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
+        if image.as_ref().is_some_and(|image| (image.height, image.width) != (height, width)) {
             return Err(Error::format(&self.path, format!("{id}: the image has another size than the table says")));
         }
         Ok(image)

@@ -4,28 +4,25 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::Length;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::pages::{self, Pages, sentence};
 
-use super::decode::{self, LIMIT};
-use super::labels::{label, numbered};
+use super::columns::{Columns, class_names};
+use super::decode::{self, LIMIT, PIXELS};
+use super::labels::{Label, numbered};
 use super::shards::{self, Shard};
 use super::{Image, Source};
 
-/// Where the encoded images are, in the order of preference: a struct of bytes and path, or a column of bytes.
-const IMAGE: [&str; 4] = ["image.bytes", "img.bytes", "image", "img"];
-const LABEL: [&str; 3] = ["label", "labels", "fine_label"];
-
-/// Bytes of encoded images that stay in memory, and that one row group may have.
+/// Bytes of encoded images that stay in memory.
 const CACHE: usize = 512 << 20;
-const GROUP: usize = 2 << 30;
 
 /// Even an image of one pixel, repeated for ever, takes more bytes a row than this.
 const ROW: u64 = 8;
@@ -39,6 +36,7 @@ pub struct Parquet {
     groups: Vec<Group>,
     labels: Vec<Option<u32>>,
     classes: Vec<String>,
+    left_out: Vec<(String, String)>,
     digest: String,
     largest: OnceLock<usize>,
     recent: Mutex<Vec<(usize, Encoded)>>, // the latest first: number of the group, its images
@@ -50,8 +48,17 @@ type Encoded = Arc<Vec<Option<ByteArray>>>;
 struct Opened {
     shard: Shard,
     metadata: ParquetMetaData,
+    modified: Option<SystemTime>,
     image: usize,
     first: usize, // sample
+}
+
+/// What is read when a file is opened.
+struct First {
+    file: Opened,
+    labels: Vec<Option<Label>>,
+    footer: blake3::Hash,
+    left_out: Vec<(String, String)>,
 }
 
 struct Group {
@@ -61,9 +68,10 @@ struct Group {
 }
 
 impl Parquet {
-    /// Reads the footer and the labels of every file, in parallel. Ids are `FILE/ROW`; a label of -1 or null is none; class names are
-    /// those that Hugging Face writes into the footer. The digest covers names, lengths, footers (with the place and size of every
-    /// row group) and labels, not the images.
+    /// Reads the footer and the labels of every file, in parallel. The images are in the column that Hugging Face's `datasets` calls an image
+    /// in the footer, else in the one called `image` or `img`, else in the first whose bytes begin like an image. Ids are `FILE/ROW`; a
+    /// negative label or a null is none, text names a class; class names are those in the footer, where there are any. The digest covers names,
+    /// lengths, footers (with the place and size of every row group) and labels, not the images.
     ///
     /// # Errors
     /// No such file, files that are no Parquet or have no column of images, compressions that this program has no decoder for.
@@ -71,10 +79,11 @@ impl Parquet {
         let shards = shards::find(pattern, "parquet")?;
         let opened: Vec<Result<_>> = shards.into_par_iter().map(opened).collect();
         let (mut files, mut groups, mut labels): (Vec<Opened>, Vec<_>, Vec<_>) = Default::default();
+        let mut left_out = Vec::new();
         let mut digest = blake3::Hasher::new();
         digest.update(b"parquet");
-        for file in opened {
-            let (mut file, own, footer) = file?;
+        for first in opened {
+            let First { mut file, labels: own, footer, left_out: of_file } = first?;
             file.first = labels.len();
             digest.update(&(file.shard.name.len() as u64).to_le_bytes()).update(file.shard.name.as_bytes());
             digest.update(&file.shard.length.to_le_bytes()).update(footer.as_bytes());
@@ -83,20 +92,19 @@ impl Parquet {
                 groups.push(Group { file: files.len(), number, first });
                 first += group.num_rows() as usize;
             }
-            for label in &own {
-                digest.update(&label.map_or(-1, i64::from).to_le_bytes());
-            }
+            own.iter().for_each(|label| Label::digest(label, &mut digest));
             labels.extend(own);
+            left_out.extend(of_file);
             files.push(file);
         }
         if labels.is_empty() || u32::try_from(labels.len()).is_err() {
             let what = format!("`{pattern}` has {} rows", labels.len());
             return Err(Error::config(what, "name files that hold between 1 and 4294967295"));
         }
-        let named = files.iter().find_map(|file| class_names(&file.metadata));
-        let classes = named.unwrap_or_else(|| numbered(labels.iter().copied()));
+        let (labels, numbered) = numbered(labels);
+        let classes = files.iter().find_map(|file| class_names(&file.metadata)).unwrap_or(numbered);
         let digest = digest.finalize().to_hex().to_string();
-        Ok(Parquet { files, groups, labels, classes, digest, largest: OnceLock::new(), recent: Mutex::default() })
+        Ok(Parquet { files, groups, labels, classes, left_out, digest, largest: OnceLock::new(), recent: Mutex::default() })
     }
 
     /// The number of the row group and the row in it.
@@ -124,12 +132,14 @@ impl Parquet {
 
     fn read(&self, number: usize) -> Result<Vec<Option<ByteArray>>> {
         let Group { file, number, .. } = &self.groups[number];
-        let Opened { shard, metadata, image, .. } = &self.files[*file];
+        let Opened { shard, metadata, modified, image, .. } = &self.files[*file];
         // A handle of its own: the clones that the decoder makes of one share a position.
         let pages = File::open(&shard.path).map_err(Error::io("read", &shard.path))?;
+        let now = pages.metadata().and_then(|metadata| metadata.modified()).ok();
         let pages = Arc::new(Pages::new(pages, LIMIT));
-        if pages.len() != shard.length {
-            return Err(Error::format(&shard.path, "the file was exchanged while it was in use"));
+        if pages.len() != shard.length || now != *modified {
+            let what = "it was changed after its labels were read; start the same command again";
+            return Err(Error::io("read", &shard.path)(std::io::Error::other(what)));
         }
         guarded(|| images(&pages, metadata, *number, *image)).map_err(|what| Error::format(&shard.path, what))
     }
@@ -146,23 +156,32 @@ impl Parquet {
     }
 }
 
-/// A file's metadata and labels, and the digest of its footer.
-fn opened(shard: Shard) -> Result<(Opened, Vec<Option<u32>>, blake3::Hash)> {
+fn opened(shard: Shard) -> Result<First> {
+    let file = File::open(&shard.path).map_err(Error::io("read", &shard.path))?;
+    let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
     let read = || {
-        let file = File::open(&shard.path).map_err(|error| error.to_string())?;
         let pages = Arc::new(Pages::new(file, LIMIT));
         let broken = |error| format!("this is not a whole Parquet file: {}", sentence(&error));
         let metadata = ParquetMetaDataReader::new().parse_and_finish(pages.file()).map_err(broken)?;
-        let image = check(&metadata, shard.length)?;
+        plausible(&metadata, shard.length)?;
+        let mut columns = Columns::find(&pages, &metadata, shard.length)?;
         let mut labels = Vec::new();
         for number in 0..metadata.num_row_groups() {
-            labels.extend(group_labels(&pages, &metadata, number)?);
+            labels.extend(columns.labels(&pages, &metadata, number)?);
         }
         let footer = footer(pages.file(), shard.length).map_err(|error| error.to_string())?;
-        Ok((metadata, image, labels, footer))
+        Ok((metadata, columns, labels, footer))
     };
-    let (metadata, image, labels, footer) = guarded(read).map_err(|what| Error::format(&shard.path, what))?;
-    Ok((Opened { shard, metadata, image, first: 0 }, labels, footer))
+    let (metadata, columns, labels, footer) = guarded(read).map_err(|what| Error::format(&shard.path, what))?;
+    let (image, left_out) = (columns.image, columns.left_out.list(&shard.name));
+    Ok(First { file: Opened { shard, metadata, modified, image, first: 0 }, labels, footer, left_out })
+}
+
+/// Refuses what the file cannot hold, before anything is reserved for it.
+fn plausible(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), String> {
+    let rows = |group: &RowGroupMetaData| u64::try_from(group.num_rows()).unwrap_or(u64::MAX);
+    let rows = metadata.row_groups().iter().fold(0u64, |sum, group| sum.saturating_add(rows(group)));
+    if rows > length / ROW { Err("it claims more rows than it can hold".into()) } else { Ok(()) }
 }
 
 /// The decoder asserts things that a broken file can violate.
@@ -182,41 +201,6 @@ fn footer(mut file: &File, length: u64) -> std::io::Result<blake3::Hash> {
     Ok(digest.finalize())
 }
 
-fn column(metadata: &ParquetMetaData, names: &[&str]) -> Option<usize> {
-    let columns = metadata.file_metadata().schema_descr().columns();
-    names.iter().find_map(|name| columns.iter().position(|column| column.path().string() == *name))
-}
-
-/// Refuses sizes that the file cannot hold, before anything is reserved for them, and what cannot be decoded. The place of the images.
-fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<usize, String> {
-    let image = column(metadata, &IMAGE);
-    let image = image.ok_or("there is no column of images (`image`, or `img`, of bytes or of a struct with `bytes`)")?;
-    let fits = |value: i64| value >= 0 && value as u64 <= length;
-    let mut rows = 0u64;
-    for group in metadata.row_groups() {
-        rows = rows.saturating_add(u64::try_from(group.num_rows()).unwrap_or(u64::MAX));
-        if rows > length / ROW {
-            return Err("it claims more rows than it can hold".into());
-        }
-        for place in [Some(image), column(metadata, &LABEL)].into_iter().flatten() {
-            let chunk = group.column(place);
-            let name = chunk.column_path().string();
-            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
-            if !fits(start) || !fits(chunk.compressed_size()) || !fits(start.saturating_add(chunk.compressed_size())) {
-                return Err(format!("the column `{name}` lies outside the file"));
-            }
-            if chunk.uncompressed_size() > GROUP as i64 {
-                return Err(format!("a row group of `{name}` has more than {} MiB; write smaller row groups", GROUP >> 20));
-            }
-            pages::decodable(chunk)?;
-            if chunk.column_descr().max_rep_level() > 0 {
-                return Err(format!("the column `{name}` holds lists"));
-            }
-        }
-    }
-    Ok(image)
-}
-
 fn images(
     pages: &Arc<Pages>,
     metadata: &ParquetMetaData,
@@ -232,34 +216,6 @@ fn images(
         return Err(format!("the column `{name}` does not hold bytes"));
     };
     pages::values(reader, rows, chunk.column_descr().max_def_level()).map_err(broken)
-}
-
-fn group_labels(pages: &Arc<Pages>, metadata: &ParquetMetaData, number: usize) -> std::result::Result<Vec<Option<u32>>, String> {
-    let group = metadata.row_group(number);
-    let rows = group.num_rows() as usize;
-    let Some(place) = column(metadata, &LABEL) else { return Ok(vec![None; rows]) };
-    let chunk = group.column(place);
-    let name = chunk.column_path().string();
-    let broken = |error| format!("the column `{name}` is broken: {}", sentence(&error));
-    let present = chunk.column_descr().max_def_level();
-    let numbers: Vec<Option<i64>> = match pages::column(pages, chunk, rows).map_err(broken)? {
-        ColumnReader::Int64ColumnReader(reader) => pages::values(reader, rows, present).map_err(broken)?,
-        ColumnReader::Int32ColumnReader(reader) => {
-            pages::values(reader, rows, present).map_err(broken)?.into_iter().map(|v| v.map(i64::from)).collect()
-        }
-        _ => return Err(format!("the column `{name}` does not hold whole numbers")),
-    };
-    numbers.into_iter().map(|number| label(number.unwrap_or(-1)).map_err(|what| format!("`{name}`: {what}"))).collect()
-}
-
-/// The names that Hugging Face's `datasets` writes for a column of class labels.
-fn class_names(metadata: &ParquetMetaData) -> Option<Vec<String>> {
-    let pairs = metadata.file_metadata().key_value_metadata()?;
-    let text = pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_deref()?;
-    let features = serde_json::from_str::<serde_json::Value>(text).ok()?;
-    let features = features.get("info")?.get("features")?;
-    let names = LABEL.iter().find_map(|label| features.get(label)?.get("names")?.as_array())?;
-    names.iter().map(|name| name.as_str().map(String::from)).collect()
 }
 
 impl Source for Parquet {
@@ -299,7 +255,13 @@ impl Source for Parquet {
     fn image(&self, index: usize) -> Result<Image> {
         decode::decode(self.encoded(index)?.data(), "").map_err(|what| self.wrong(index, what))
     }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        decode::decode_within(self.encoded(index)?.data(), "", PIXELS, admit).map_err(|what| self.wrong(index, what))
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         Ok(Some(self.encoded(index)?.data().to_vec()))
+    }
+    fn left_out(&self) -> &[(String, String)] {
+        &self.left_out
     }
 }

@@ -1,15 +1,16 @@
 //! A piece of a file that holds one encoded image.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, plain};
 
 use super::Image;
-use super::decode::{self, LIMIT};
+use super::decode::{self, LIMIT, PIXELS};
+use super::tar;
 
 /// Bytes that tell nearly every image's size.
 const HEAD: u64 = 64 << 10;
@@ -20,18 +21,38 @@ pub struct Section {
     pub path: PathBuf,
     pub offset: u64,
     pub length: u64,
-    /// Whether that is all of the file: then its length is asked for again.
-    whole: bool,
+    kind: Kind,
+}
+
+/// What is asked again when it is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// A part of a file.
+    Part,
+    /// All of the file: its length.
+    Whole,
+    /// A member of a tar file: the header before it, as [`tar::check`] has it.
+    Member(u64),
 }
 
 impl Section {
     pub fn new(path: impl Into<PathBuf>, offset: u64, length: u64) -> Section {
-        Section { path: path.into(), offset, length, whole: false }
+        Section { path: path.into(), offset, length, kind: Kind::Part }
     }
 
     /// A whole file, which had `length` bytes when it was listed.
     pub fn whole(path: impl Into<PathBuf>, length: u64) -> Section {
-        Section { path: path.into(), offset: 0, length, whole: true }
+        Section { path: path.into(), offset: 0, length, kind: Kind::Whole }
+    }
+
+    /// A member of a tar file, from its first byte on.
+    pub fn member(path: impl Into<PathBuf>, offset: u64, length: u64, check: u64) -> Section {
+        Section { path: path.into(), offset, length, kind: Kind::Member(check) }
+    }
+
+    /// Whether it can be read and is what it was, as far as that can be told without its content.
+    pub fn is_there(&self) -> bool {
+        self.bytes(0).is_ok()
     }
 
     /// All of it, unless it is too large to be an image.
@@ -49,9 +70,15 @@ impl Section {
         decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
     }
 
+    /// The image, if `admit` says that there is memory to decode it.
+    pub fn image_within(&self, name: &str, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let image = decode::decode_within(&self.read()?, name, PIXELS, admit);
+        image.map_err(|what| Error::format(&self.path, self.whose(name, what)))
+    }
+
     /// A file of many images is not enough to find the one.
     fn whose(&self, name: &str, what: String) -> String {
-        if self.whole { what } else { format!("{name}: {what}") }
+        if self.kind == Kind::Whole { what } else { format!("{name}: {what}") }
     }
 
     /// Bytes of the decoded image, as its header has it; 0 if that cannot be read, which whoever decodes it will hear.
@@ -75,18 +102,44 @@ impl Section {
     fn bytes(&self, part: u64) -> Result<Vec<u8>> {
         // A handle of its own for each read: threads share no position, and many shards need few handles. Reading at a place of a
         // shared handle is not in the standard library of every system, and mapped memory would need `unsafe`.
-        let mut file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        let mut file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
         let now = file.metadata().map_err(Error::io("read", &self.path))?.len();
-        if self.whole && now != self.length {
+        if self.kind == Kind::Whole && now != self.length {
             return Err(Error::format(&self.path, "the file was exchanged while it was in use"));
         }
         if now < self.offset.saturating_add(part) {
-            return Err(Error::format(&self.path, "the file became shorter while it was in use"));
+            return Err(self.changed());
         }
-        let mut bytes = vec![0; part as usize];
-        let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(Error::io("read", &self.path))?;
-        Ok(bytes)
+        let mut read = || {
+            if let Kind::Member(check) = self.kind {
+                let mut header = [0; tar::BLOCK as usize];
+                file.seek(SeekFrom::Start(self.offset - tar::BLOCK))?;
+                file.read_exact(&mut header)?;
+                if tar::check(&header) != check {
+                    return Ok(None);
+                }
+            } else {
+                file.seek(SeekFrom::Start(self.offset))?;
+            }
+            let mut bytes = vec![0; part as usize];
+            file.read_exact(&mut bytes).map(|()| Some(bytes))
+        };
+        read().map_err(Error::io("read", &self.path))?.ok_or_else(|| self.changed())
+    }
+
+    /// A file of one image that is not there or not to be read is one bad image, like one that is damaged; a file of many is not.
+    fn unreadable(&self, error: std::io::Error) -> Error {
+        let of_one = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory);
+        match self.kind {
+            Kind::Whole if of_one => Error::format(&self.path, format!("the file cannot be read: {}", plain(&error))),
+            _ => Error::io("read", &self.path)(error),
+        }
+    }
+
+    /// No image of this file can be trusted any more.
+    fn changed(&self) -> Error {
+        let what = "it was changed after it was looked through; start the same command again";
+        Error::io("read", &self.path)(std::io::Error::other(what))
     }
 }
 

@@ -59,12 +59,21 @@ pub trait Source: Send + Sync {
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
     fn image(&self, index: usize) -> Result<Image>;
+    /// Decode it only if `admit` says that so many bytes of memory are to be had.
+    fn image_within(&self, index: usize, _admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.image(index).map(Some)
+    }
     /// The sample's image file as it is stored, where it is one.
     fn file(&self, _index: usize) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
     /// Samples left out because they could not be decoded: (path, reason). Empty unless skipping was asked for.
     fn skipped(&self) -> &[(String, String)] {
+        &[]
+    }
+    /// What lies with the samples and is none of them, and what of the metadata could not be understood: (name, reason). Known when the data
+    /// set is opened, and the same for everyone who opens it.
+    fn left_out(&self) -> &[(String, String)] {
         &[]
     }
     /// The planted truth about a sample; `None` for real data, about which nobody knows it.

@@ -54,7 +54,7 @@ impl Stl10 {
         let mut digest = blake3::Hasher::new();
         digest.update(b"stl10");
         for Part { path, labels, .. } in &parts {
-            let file = File::open(path).map_err(Error::io("read", path))?;
+            let file = files::open(path)?;
             digest.update(labels.as_deref().unwrap_or_default()).update_reader(file).map_err(Error::io("read", path))?;
         }
         let digest = digest.finalize().to_hex().to_string();

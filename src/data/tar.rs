@@ -2,22 +2,31 @@
 
 use std::io::{BufRead, Seek};
 
-const BLOCK: u64 = 512;
+pub const BLOCK: u64 = 512;
 /// Bytes of a name that has a header of its own.
 const NAME: u64 = 64 << 10;
 /// Bytes of the extended header of one member.
 const EXTENDED: u64 = 1 << 20;
 
-/// One regular file.
+/// One regular file, or a link to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub name: String,
     /// Of its first byte in the file.
     pub offset: u64,
     pub size: u64,
+    /// Tells its header, the 512 bytes before, from others.
+    pub check: u64,
+    /// A link, to another member or a file elsewhere: there is nothing to read.
+    pub link: bool,
 }
 
-/// Reads the headers of a file of `length` bytes and tells `each` of its members in their order; `each` may read from the member's
+/// What [`Member::check`] is for a header.
+pub fn check(header: &[u8]) -> u64 {
+    u64::from_le_bytes(*blake3::hash(header).as_bytes().first_chunk().expect("a digest has 32 bytes"))
+}
+
+/// Reads the headers of a file of `length` bytes and tells `each` of its files and links in their order; `each` may read from the member's
 /// first byte on. Knows the ustar prefix, GNU's long names and pax's paths and sizes, as Python's `tarfile` does; like there the end
 /// is the first block of zeros.
 ///
@@ -68,9 +77,10 @@ pub fn scan<R: BufRead + Seek>(
                     Some(name) => name,
                     None => name(&header).ok_or_else(|| bad("has a name that is not UTF-8"))?,
                 };
-                if matches!(kind, 0 | b'0' | b'7') && !name.ends_with('/') {
+                let link = matches!(kind, b'1' | b'2');
+                if (link || matches!(kind, 0 | b'0' | b'7')) && !name.ends_with('/') {
                     seek(reader, &mut place, offset)?;
-                    each(reader, Member { name, offset, size })?;
+                    each(reader, Member { name, offset, size: held, check: check(&header), link })?;
                     place = reader.stream_position().map_err(|error| error.to_string())?;
                 }
                 next = Next::default();

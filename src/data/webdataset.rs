@@ -1,8 +1,8 @@
 //! WebDataset: tar files in which consecutive members of one name are one sample.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
-use std::path::Path;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
@@ -12,34 +12,29 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files;
 
-use super::labels::{label, numbered};
+use super::grouping::{Grouping, Sample};
+use super::labels::numbered;
+use super::left_out::LeftOut;
 use super::section::{self, Section};
 use super::shards::{self, Shard};
-use super::tar::{self, Member};
-use super::{Image, Source, decode};
-
-/// Bytes of a member that holds a label.
-const LABEL: u64 = 1 << 20;
+use super::{Image, Source, tar};
 
 /// What an index file begins with; changes with its format.
-const MAGIC: &[u8] = b"sslmem webdataset 1\n";
+const MAGIC: &[u8] = b"sslmem webdataset 2\n";
+
+/// Headers that are read again before an index is believed.
+const ASKED: usize = 8;
 
 /// Images stay in their tar files and are read by place, in any order. Only names, places and labels are in memory.
 pub struct WebDataset {
     shards: Vec<Shard>,
-    samples: Vec<(u32, Sample)>, // shard, what it holds
+    indices: Vec<Option<PathBuf>>, // for each shard
+    samples: Vec<(u32, Sample)>,   // shard, what it holds
+    labels: Vec<Option<u32>>,
     classes: Vec<String>,
+    left_out: Vec<(String, String)>,
     digest: String,
     largest: OnceLock<usize>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Sample {
-    key: String,
-    ending: String,
-    offset: u64,
-    size: u64,
-    label: Option<u32>,
 }
 
 /// What one shard holds, as it is kept between two openings.
@@ -47,43 +42,60 @@ struct Sample {
 struct Index {
     path: String,
     length: u64,
-    modified: (u64, u32), // s, ns since 1970
+    times: [(u64, u32); 2], // modified and made, s, ns since 1970
     digest: String,
     samples: Vec<Sample>,
+    left_out: LeftOut,
 }
 
 impl WebDataset {
     /// Reads the headers of every shard, in parallel, or takes what an earlier opening has written into the folder `cache`.
     ///
-    /// Members whose names are equal up to the first dot behind the last slash are one sample. Its image is the member with the
-    /// ending of an image, its label the integer in `.cls`, or `label` or `cls` in `.json`; samples without an image are passed over,
-    /// as are members called `__like_this__`. Ids are `SHARD/KEY`, the order is that of the shards and in them that of the tar file.
-    /// The digest covers names, lengths and places of all members and the labels, not the images.
+    /// Members that follow each other and whose names are equal up to the first dot behind the last slash are one sample. Its image is the
+    /// first member with the ending of an image, its label what stands in `.cls`, or as `label` or `cls` in `.json`. Where no member has such
+    /// an ending right behind that dot, as in `a.left.png` and `a.right.png`, each image is a sample of its own, with the label in
+    /// `a.left.cls` or else in `a.cls`. Members called `__like_this__` are passed over. Ids are `SHARD/KEY`, the order is that of the shards
+    /// and in them that of the tar file. The digest covers names, lengths and places of all members and the labels, not the images.
+    ///
+    /// Further images of a sample, links and labels that are none are named in [`Source::left_out`].
     ///
     /// # Errors
-    /// No such file, broken or compressed tar files, two members of one name in a sample, labels that are no numbers, no image at all.
+    /// No such file, broken or compressed tar files, two members of one name in a sample, no image at all.
     pub fn open(pattern: &str, cache: Option<&Path>) -> Result<WebDataset> {
         let shards = shards::find(pattern, "tar")?;
-        let indices: Vec<Result<Index>> = shards.par_iter().map(|shard| index(shard, cache)).collect();
-        let mut source = WebDataset { shards, samples: Vec::new(), classes: Vec::new(), digest: String::new(), largest: OnceLock::new() };
+        let indices: Vec<Result<_>> = shards.par_iter().map(|shard| index(shard, cache)).collect();
+        let (mut samples, mut labels, mut left_out, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut digest = blake3::Hasher::new();
         digest.update(b"webdataset");
         for (number, index) in indices.into_iter().enumerate() {
-            let index = index?;
+            let (index, place) = index?;
             digest.update(index.digest.as_bytes());
-            source.samples.extend(index.samples.into_iter().map(|sample| (number as u32, sample)));
+            for mut sample in index.samples {
+                labels.push(sample.label.take());
+                samples.push((number as u32, sample));
+            }
+            left_out.extend(index.left_out.list(&shards[number].name));
+            places.push(place);
         }
-        if source.samples.is_empty() {
+        if samples.is_empty() {
             return Err(Error::config(format!("there is no image in `{pattern}`"), "samples need a member that ends like .jpg or .png"));
         }
-        source.digest = digest.finalize().to_hex().to_string();
-        source.classes = numbered(source.samples.iter().map(|(_, sample)| sample.label));
-        Ok(source)
+        let (labels, classes) = numbered(labels);
+        let digest = digest.finalize().to_hex().to_string();
+        Ok(WebDataset { shards, indices: places, samples, labels, classes, left_out, digest, largest: OnceLock::new() })
+    }
+
+    /// Where reading fails, the index may not be of what the shard holds: the next opening makes another.
+    fn believed<T>(&self, index: usize, outcome: Result<T>) -> Result<T> {
+        if let (Err(Error::Io { .. }), Some(place)) = (&outcome, &self.indices[self.samples[index].0 as usize]) {
+            let _ = fs::remove_file(place);
+        }
+        outcome
     }
 
     fn section(&self, index: usize) -> (Section, String) {
         let (shard, sample) = &self.samples[index];
-        let section = Section::new(&self.shards[*shard as usize].path, sample.offset, sample.size);
+        let section = Section::member(&self.shards[*shard as usize].path, sample.offset, sample.size, sample.check);
         (section, format!("{}.{}", sample.key, sample.ending))
     }
 }
@@ -103,7 +115,7 @@ impl Source for WebDataset {
         format!("{}/{}", self.shards[*shard as usize].name, sample.key)
     }
     fn label(&self, index: usize) -> Option<u32> {
-        self.samples[index].1.label
+        self.labels[index]
     }
     fn classes(&self) -> &[String] {
         &self.classes
@@ -116,34 +128,53 @@ impl Source for WebDataset {
     }
     fn image(&self, index: usize) -> Result<Image> {
         let (section, name) = self.section(index);
-        section.image(&name)
+        self.believed(index, section.image(&name))
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let (section, name) = self.section(index);
+        self.believed(index, section.image_within(&name, admit))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
-        self.section(index).0.read().map(Some)
+        self.believed(index, self.section(index).0.read().map(Some))
+    }
+    fn left_out(&self) -> &[(String, String)] {
+        &self.left_out
     }
 }
 
-/// From the cache if it is there and of this file, else from the headers.
-fn index(shard: &Shard, cache: Option<&Path>) -> Result<Index> {
+/// From the cache if it is there and of this file, else from the headers; and where it is kept.
+fn index(shard: &Shard, cache: Option<&Path>) -> Result<(Index, Option<PathBuf>)> {
     let path = fs::canonicalize(&shard.path).map_err(Error::io("read", &shard.path))?.display().to_string();
     let state = fs::metadata(&shard.path).map_err(Error::io("read", &shard.path))?;
-    let modified = state.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    let modified = (modified.as_secs(), modified.subsec_nanos());
+    // Not every file system knows when a file was made.
+    let times = [state.modified(), state.created()].map(|time| {
+        let time = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        (time.as_secs(), time.subsec_nanos())
+    });
     let place = cache.map(|cache| cache.join(format!("{}.webdataset", &blake3::hash(path.as_bytes()).to_hex()[..32])));
     let fits = |index: &Index| {
-        let inside = |s: &Sample| s.offset.checked_add(s.size).is_some_and(|end| end <= state.len());
-        index.path == path && index.length == state.len() && index.modified == modified && index.samples.iter().all(inside)
+        let inside = |s: &Sample| s.offset >= tar::BLOCK && s.offset.checked_add(s.size).is_some_and(|end| end <= state.len());
+        let same = index.path == path && index.length == state.len() && index.times == times && index.samples.iter().all(inside);
+        same && believable(shard, &index.samples)
     };
     if let Some(index) = place.as_deref().and_then(kept).filter(fits) {
-        return Ok(index);
+        return Ok((index, place));
     }
-    let (digest, samples) = read(shard, state.len()).map_err(|what| Error::format(&shard.path, what))?;
-    let index = Index { path, length: state.len(), modified, digest, samples };
-    if let Some(place) = place {
+    let (digest, Grouping { samples, left_out, .. }) = read(shard, state.len()).map_err(|what| Error::format(&shard.path, what))?;
+    let index = Index { path, length: state.len(), times, digest, samples, left_out };
+    if let Some(place) = &place {
         // A disk that cannot be written costs time at the next opening, not the result.
-        let _ = keep(&place, &index);
+        let _ = keep(place, &index);
     }
-    Ok(index)
+    Ok((index, place))
+}
+
+/// Whether some members, from the first to the last, have the headers that they had. Times can be set to what they were, by `cp -p`, `rsync
+/// -t` or whoever wants the same bytes each time; a member that is read is compared again.
+fn believable(shard: &Shard, samples: &[Sample]) -> bool {
+    let step = samples.len().div_ceil(ASKED).max(1);
+    let mut some = samples.iter().step_by(step).chain(samples.last());
+    some.all(|s| Section::member(&shard.path, s.offset, s.size, s.check).is_there())
 }
 
 /// An index file is the magic, BLAKE3 of the rest, and the rest as JSON.
@@ -162,8 +193,8 @@ fn keep(place: &Path, index: &Index) -> Result<()> {
     files::write_whole(place, &[MAGIC, blake3::hash(&text).as_bytes(), &text].concat())
 }
 
-/// The digest and the samples of one shard.
-fn read(shard: &Shard, length: u64) -> std::result::Result<(String, Vec<Sample>), String> {
+/// The digest of one shard, and what it holds.
+fn read(shard: &Shard, length: u64) -> std::result::Result<(String, Grouping), String> {
     let file = File::open(&shard.path).map_err(|error| error.to_string())?;
     let mut grouping = Grouping::default();
     let digest = &mut grouping.digest;
@@ -172,88 +203,5 @@ fn read(shard: &Shard, length: u64) -> std::result::Result<(String, Vec<Sample>)
     let mut reader = BufReader::with_capacity(4096, file);
     tar::scan(&mut reader, length, |reader, member| grouping.add(reader, member))?;
     grouping.close();
-    Ok((grouping.digest.finalize().to_hex().to_string(), grouping.samples))
-}
-
-/// Members on their way to becoming samples.
-#[derive(Default)]
-struct Grouping {
-    digest: blake3::Hasher,
-    samples: Vec<Sample>,
-    key: String,
-    endings: Vec<String>,
-    image: Option<Member>,
-    label: Option<u32>,
-    /// Whether the label is that of `.cls`, which wins.
-    certain: bool,
-}
-
-impl Grouping {
-    fn add(&mut self, reader: &mut impl Read, member: Member) -> std::result::Result<(), String> {
-        self.digest.update(&(member.name.len() as u64).to_le_bytes()).update(member.name.as_bytes());
-        self.digest.update(&member.size.to_le_bytes()).update(&member.offset.to_le_bytes());
-        let base = member.name.rfind('/').map_or(0, |slash| slash + 1);
-        let Some(dot) = member.name[base..].find('.').filter(|&dot| dot > 0).map(|dot| base + dot) else { return Ok(()) };
-        if is_about_the_shard(&member.name) {
-            return Ok(());
-        }
-        let (key, ending) = (&member.name[..dot], member.name[dot + 1..].to_lowercase());
-        if key != self.key {
-            self.close();
-            self.key = key.to_string();
-        }
-        if self.endings.contains(&ending) {
-            return Err(format!("the sample `{key}` has two members that end in .{ending} (the second lies at offset {})", member.offset));
-        }
-        match &ending[..] {
-            "cls" | "json" => {
-                let found = read_label(reader, &member, ending == "cls").map_err(|what| format!("{}: {what}", member.name))?;
-                self.digest.update(&found.map_or(-1, i64::from).to_le_bytes());
-                if ending == "cls" || !self.certain {
-                    self.label = found;
-                }
-                self.certain |= ending == "cls";
-            }
-            ending if self.image.is_none() && !ending.contains('.') && decode::is_image(format!("x.{ending}").as_ref()) => {
-                self.image = Some(member);
-            }
-            _ => {}
-        }
-        self.endings.push(ending);
-        Ok(())
-    }
-
-    /// The sample is complete.
-    fn close(&mut self) {
-        let (key, label) = (std::mem::take(&mut self.key), self.label.take());
-        if let Some(image) = self.image.take() {
-            let ending = image.name[key.len() + 1..].to_lowercase();
-            self.samples.push(Sample { key, ending, offset: image.offset, size: image.size, label });
-        }
-        self.endings.clear();
-        self.certain = false;
-    }
-}
-
-/// Whether the name begins with a part `__like_this__`.
-fn is_about_the_shard(name: &str) -> bool {
-    let first = name.split('/').next().unwrap_or_default();
-    first.len() > 4 && first.starts_with("__") && first.ends_with("__")
-}
-
-fn read_label(reader: &mut impl Read, member: &Member, is_number: bool) -> std::result::Result<Option<u32>, String> {
-    if member.size > LABEL {
-        return if is_number { Err(format!("has {} bytes, too many for a label", member.size)) } else { Ok(None) };
-    }
-    let mut bytes = vec![0; member.size as usize];
-    reader.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-    let text = String::from_utf8(bytes).map_err(|_| "this is not text")?;
-    if is_number {
-        let number = text.trim().parse().map_err(|_| format!("`{}` is not a number", text.trim().chars().take(40).collect::<String>()))?;
-        return label(number);
-    }
-    // JSON is also used for what has nothing to do with labels.
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| format!("this is not JSON: {error}"))?;
-    let number = ["label", "cls"].iter().find_map(|key| value.get(key)?.as_i64());
-    number.map_or(Ok(None), label)
+    Ok((grouping.digest.finalize().to_hex().to_string(), grouping))
 }

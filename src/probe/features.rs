@@ -163,4 +163,7 @@ impl Source for Chosen<'_> {
     fn image(&self, index: usize) -> Result<Image> {
         self.source.image(self.indices[index] as usize)
     }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        self.source.image_within(self.indices[index] as usize, admit)
+    }
 }

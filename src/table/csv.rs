@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{COLUMNS, Row, whole};
 use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::files::read_lines;
 use crate::split::Subset;
 
 pub fn head(out: &mut impl Write) -> std::io::Result<()> {
@@ -25,7 +25,7 @@ pub fn write(out: &mut impl Write, rows: &[Row]) -> std::io::Result<()> {
 }
 
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let text = read_text(path)?;
+    let text = read_lines(path)?;
     let mut records = Records { rest: text.strip_prefix('\u{feff}').unwrap_or(&text), line: 1 };
     let mut fields = Vec::new();
     let fail = |line: usize, what: String| Error::format(path, format!("line {line}: {what}"));

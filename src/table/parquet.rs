@@ -17,6 +17,7 @@ use parquet::schema::types::{Type, TypePtr};
 
 use super::{COLUMNS, MEANINGS, Row, whole};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::files::Writer;
 use crate::pages::{self, Outcome, Pages, sentence};
 use crate::split::Subset;
@@ -112,7 +113,7 @@ fn schema() -> Outcome<TypePtr> {
 }
 
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     // The decoder asserts things that a broken file can violate.
     match catch_unwind(AssertUnwindSafe(|| decode(file))) {
         Ok(rows) => rows.map_err(|what| Error::format(path, what)),

@@ -185,7 +185,7 @@ fn head(name: &str) -> Option<&str> {
 
 /// The training curve that was written beside the weights.
 pub fn read_curve(path: &Path) -> Result<Vec<Point>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = files::read_text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
 }
 

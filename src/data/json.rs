@@ -1,0 +1,64 @@
+//! The label in a JSON file that Python may have written.
+
+use serde_json::Value;
+
+use super::labels::Label;
+
+/// Where a sample's label is.
+const KEYS: [&str; 2] = ["label", "cls"];
+
+/// The label in the metadata of a sample, where there is one: a whole number, also as text or with a point, or the name of a class.
+///
+/// # Errors
+/// What is written there is no label, or this is no JSON that Python would read.
+pub fn label(bytes: &[u8]) -> Result<Option<Label>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "this is not text (UTF-8)")?;
+    let value: Value =
+        serde_json::from_str(&strict(text.trim_start_matches('\u{FEFF}'))).map_err(|error| format!("this is not JSON ({error})"))?;
+    match KEYS.iter().find_map(|key| value.get(key)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(Label::flag(*flag))),
+        Some(Value::String(text)) => Label::text(text),
+        Some(Value::Number(number)) => match number.as_i64() {
+            Some(whole) => Label::whole(whole),
+            None => Label::real(number.as_f64().unwrap_or(f64::INFINITY)),
+        },
+        Some(_) => Err("it is a list or an object".into()),
+    }
+}
+
+/// JSON as the standard has it. Python also writes NaN, Infinity and -Infinity, which become null, and halves of surrogate pairs, which become
+/// U+FFFD.
+fn strict(text: &str) -> String {
+    let (mut out, mut rest, mut inside) = (String::with_capacity(text.len()), text, false);
+    while let Some(first) = rest.chars().next() {
+        let mut length = first.len_utf8();
+        if inside && first == '\\' {
+            // What is escaped, and a second escape where the two are one character.
+            length = match (half(rest), rest.get(6..).and_then(half)) {
+                (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => 12,
+                (Some(0xD800..0xE000), _) => {
+                    out.push_str("\\ufffd");
+                    rest = &rest[6..];
+                    continue;
+                }
+                _ => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            };
+        } else if first == '"' {
+            inside = !inside;
+        } else if !inside && let Some(word) = ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| rest.starts_with(word)) {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out
+}
+
+/// The number of an escape `\uXXXX` at the beginning.
+fn half(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u32::from_str_radix(digits, 16).ok()
+}

@@ -1,0 +1,136 @@
+//! How image files are read: what is done with their orientation, how large they may be, and what becomes of bad ones.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+use super::decode::{self, PIXELS};
+use super::kept::Kept;
+use super::{Image, Kind, OnBadImage, Source};
+
+/// What to do with the orientation in an image's EXIF data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exif {
+    /// Nothing, as torchvision and Pillow do when they open an image.
+    #[default]
+    Ignore,
+    /// Turn and mirror the image so that it is upright, as Pillow's `exif_transpose` does.
+    Turn,
+}
+
+impl Exif {
+    /// [`open`](super::open) a data set with this done to its images; turned, it has another digest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(self, spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
+        Reading { on_bad, exif: self, max_pixels: PIXELS }.open(spec)
+    }
+}
+
+/// How the image files of a data set are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    pub on_bad: OnBadImage,
+    pub exif: Exif,
+    /// An image with more pixels is a bad one; at most [`PIXELS`].
+    pub max_pixels: u64,
+}
+
+impl Reading {
+    /// Open a data set by its specification, `NAME:REST`. Bad images can be where images are files; the other kinds have none that could be bad
+    /// by itself.
+    ///
+    /// # Errors
+    /// Unknown names (with the nearest known one), missing files, files that are not what they should be.
+    pub fn open(self, spec: &str) -> Result<Box<dyn Source>> {
+        let (dataset, rest) = super::find(spec)?;
+        let mut source = (dataset.open)(rest)?;
+        if dataset.of_files {
+            if self.exif == Exif::Turn || self.max_pixels < PIXELS {
+                source = Box::new(Read::new(source, self));
+            }
+            if self.on_bad == OnBadImage::Skip {
+                source = Box::new(Kept::new(source)?);
+            }
+        }
+        Ok(source)
+    }
+}
+
+/// A source that decodes the files of another in its own way. Samples that are no files stay as they are.
+struct Read {
+    inner: Box<dyn Source>,
+    reading: Reading,
+    digest: String,
+}
+
+impl Read {
+    fn new(inner: Box<dyn Source>, reading: Reading) -> Read {
+        let mut digest = inner.digest().to_string();
+        if reading.exif == Exif::Turn {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"exif turn").update(digest.as_bytes());
+            digest = hasher.finalize().to_hex().to_string();
+        }
+        Read { inner, reading, digest }
+    }
+}
+
+impl Source for Read {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+    fn train_len(&self) -> usize {
+        self.inner.train_len()
+    }
+    fn id(&self, index: usize) -> String {
+        self.inner.id(index)
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.inner.label(index)
+    }
+    fn classes(&self) -> &[String] {
+        self.inner.classes()
+    }
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+    fn largest(&self) -> usize {
+        self.inner.largest()
+    }
+    fn image(&self, index: usize) -> Result<Image> {
+        let mut loan = None;
+        let image = self.image_within(index, &mut |memory| {
+            loan = decode::lend(memory);
+            true
+        })?;
+        Ok(image.expect("it was admitted"))
+    }
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+        let Some(bytes) = self.inner.file(index)? else { return self.inner.image_within(index, admit) };
+        let id = self.id(index);
+        let turn = |image| match self.reading.exif {
+            Exif::Turn => decode::turned(image, &bytes, &id),
+            Exif::Ignore => Ok(image),
+        };
+        let image = decode::decode_within(&bytes, &id, self.reading.max_pixels, admit).and_then(|image| image.map(turn).transpose());
+        image.map_err(|what| Error::format(&id, what))
+    }
+    fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.inner.file(index)
+    }
+    fn skipped(&self) -> &[(String, String)] {
+        self.inner.skipped()
+    }
+    fn left_out(&self) -> &[(String, String)] {
+        self.inner.left_out()
+    }
+    fn truth(&self, index: usize) -> Option<Kind> {
+        self.inner.truth(index)
+    }
+}
