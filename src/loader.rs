@@ -21,11 +21,12 @@ const BEYOND: usize = 16;
 /// The decoded images of a batch.
 #[derive(Default)]
 struct Images {
-    pixels: Vec<u8>,           // one image after the other
-    table: Vec<u32>,           // [n, 3]: offset, height, width
-    keys: Vec<u32>,            // [n, 2]: epoch, sample
-    places: Vec<usize>,        // [n], in the list of samples
-    bad: Vec<(usize, String)>, // of those between, the ones that cannot be decoded
+    pixels: Vec<u8>,                     // one image after the other
+    table: Vec<u32>,                     // [n, 3]: offset, height, width
+    keys: Vec<u32>,                      // [n, 2]: epoch, sample
+    places: Vec<usize>,                  // [n], in the list of samples
+    bad: Vec<(usize, String)>,           // of those between, the ones that cannot be decoded
+    contents: Vec<Option<blake3::Hash>>, // [n] of a stream, see [`Source::image_and_content`]
 }
 
 impl Images {
@@ -109,6 +110,8 @@ pub struct Part<'a> {
     pub places: &'a [usize],
     /// Those that cannot be decoded, with the reason.
     pub bad: &'a [(usize, String)],
+    /// By place: the BLAKE3 of the file that was decoded, where the sample is one.
+    pub contents: &'a [Option<blake3::Hash>],
 }
 
 /// Run `program` on all samples, a batch at a time, and give each part to `take`, which reads its results. A thread decodes
@@ -133,7 +136,7 @@ pub fn stream(program: &mut Program, feed: &Feed, mut take: impl FnMut(&Program,
                 images.put(program, &feed.batch)?;
                 program.run()?;
             }
-            take(program, &Part { places: &images.places, bad: &images.bad })?;
+            take(program, &Part { places: &images.places, bad: &images.bad, contents: &images.contents })?;
             times.compute += start.elapsed().as_secs_f64();
         }
     })?;
@@ -161,7 +164,7 @@ fn fill(feed: &Feed, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, o
     let most = 4 * rayon::current_num_threads();
     let decode = |sample: &u32| {
         let start = Instant::now();
-        let image = source.image(*sample as usize);
+        let image = source.image_and_content(*sample as usize);
         decoding.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         image
     };
@@ -170,8 +173,8 @@ fn fill(feed: &Feed, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, o
         // So many at once that images like the largest so far fit into the budget together.
         let some = &samples[at..][..(budget / largest).clamp(1, most).min(samples.len() - at)];
         for (place, image) in (at..).zip(some.par_iter().map(decode).collect::<Vec<_>>()) {
-            let image = match image {
-                Ok(image) => image,
+            let (image, content) = match image {
+                Ok(found) => found,
                 Err(Error::Format { what, .. }) if on_bad == OnBadImage::Skip => {
                     open.bad.push((place, what));
                     continue;
@@ -187,6 +190,7 @@ fn fill(feed: &Feed, queue: &SyncSender<Result<Images>>, decoding: &AtomicU64, o
                 return Ok(());
             }
             open.push(&image, 0, samples[place], place)?;
+            open.contents.push(content);
         }
         at += some.len();
     }

@@ -32,6 +32,9 @@ pub struct Images {
     /// What to do with an image that cannot be decoded: fail or skip
     #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub on_bad_image: Option<String>,
+    /// Share of bad images above which the exit status is 1, with everything kept [default: 0.01]
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub max_bad: Option<f64>,
 }
 
 /// Which network.
@@ -84,7 +87,11 @@ impl Flags {
         self
     }
     pub fn images(self, images: &Images) -> Flags {
-        self.with("data.source", &images.data).with("data.on_bad_image", &images.on_bad_image)
+        self.with("data.source", &images.data).with("data.on_bad_image", &images.on_bad_image).with("data.max_bad", &images.max_bad)
+    }
+    /// What only measures images leaves bad ones out: a million have a bad one, and a table that lacks it is worth more than none.
+    pub fn measuring(self, images: &Images) -> Flags {
+        self.with("data.on_bad_image", &Some(images.on_bad_image.as_deref().unwrap_or("skip")))
     }
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
@@ -95,22 +102,19 @@ impl Flags {
         let flags = self.with("method.name", &length.method).with("method.alignment_limit", &length.alignment_limit);
         flags.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
     }
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
     pub fn seed(self, global: &Global) -> Flags {
         self.with("seed", &global.seed)
     }
 }
 
 impl Origin {
-    pub fn is_empty(&self) -> bool {
-        self.preset.is_empty() && self.recipe.is_none() && self.set.is_empty()
-    }
-
     /// The recipe: preset, then file, then flags, then `--set`.
     pub fn resolve(&self, flags: &Flags) -> Result<Recipe> {
-        let mut layers = Layers::presets(&self.preset)?;
+        self.over(Layers::presets(&self.preset)?, flags)
+    }
+
+    /// The same over other layers than the presets.
+    pub fn over(&self, mut layers: Layers, flags: &Flags) -> Result<Recipe> {
         if let Some(path) = &self.recipe {
             layers = layers.file(path)?;
         }

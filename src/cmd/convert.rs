@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{keep, print};
-use crate::checkpoint::{Checkpoint, Format, Layout, Leftover};
+use crate::checkpoint::{Checkpoint, Format, Layout, Leftover, SEAL};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::tensors::{self, Entry};
@@ -38,6 +38,7 @@ pub fn run(verb: Verb) -> Result<()> {
         files::check_writable(out)?;
     }
     let file = Checkpoint::open(&verb.input)?;
+    file.verify()?;
     let (layout, facts) = file.identify()?;
     let layout = layout.ok_or_else(|| file.unknown())?;
     print(&describe(&file, &layout, &facts))?;
@@ -92,6 +93,7 @@ fn write(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>, o
     metadata.insert("sslmem".into(), env!("CARGO_PKG_VERSION").into());
     // Of the run that made the file, which this is not any more.
     metadata.remove("fingerprint");
+    metadata.remove(SEAL);
     let entries: Vec<Entry> =
         layout.sources.iter().map(|(name, source)| Entry { name, dtype: "F32", shape: source.shape.clone() }).collect();
     let mut to = Writer::create(out)?;

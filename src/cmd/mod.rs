@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod score;
 mod show;
+mod signals;
 mod split;
 mod top;
 mod train;
@@ -28,7 +29,8 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Silent};
+use crate::manifest::Trust;
+use crate::progress::Progress;
 
 /// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
 #[derive(Parser)]
@@ -93,6 +95,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     match dispatch(cli) {
         Ok(()) => 0,
+        Err(Error::Stopped { what }) => {
+            let _ = writeln!(std::io::stderr(), "stopped: {what}");
+            signals::status()
+        }
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => 0,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
@@ -103,6 +109,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn dispatch(cli: Cli) -> Result<()> {
     let Cli { verb, global } = cli;
+    signals::bear_limits();
     if let Some(threads) = global.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         pool.map_err(|error| Error::config(format!("cannot start {threads} threads: {error}"), "choose fewer"))?;
@@ -113,7 +120,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Split(verb) => split::run(verb, &global),
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
-        Verb::Merge(verb) => merge::run(verb),
+        Verb::Merge(verb) => merge::run(verb, &global),
         Verb::Top(verb) => top::run(verb),
         Verb::Bench(verb) => bench::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
@@ -130,7 +137,7 @@ fn dispatch(cli: Cli) -> Result<()> {
 impl Global {
     /// Who listens to long work.
     fn progress(&self) -> Box<dyn Progress> {
-        if self.quiet { Box::new(Silent) } else { progress::terminal() }
+        progress::heard(self.quiet)
     }
 }
 
@@ -139,6 +146,11 @@ fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(Error::io("write to", "standard output"))
+}
+
+/// What `--unverified` means.
+fn trust(unverified: bool) -> Trust {
+    if unverified { Trust::Unverified } else { Trust::Verified }
 }
 
 /// A file that would be replaced needs `--force`.

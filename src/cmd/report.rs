@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{keep, print};
+use super::{keep, print, trust};
 use crate::data::OnBadImage;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest, Scored};
 use crate::report::{Input, write};
 use crate::run::Run;
-use crate::table;
 
 /// Write the report of a run or of a table: one HTML file, and its figures beside it
 #[derive(Args)]
@@ -25,6 +25,9 @@ pub struct Verb {
     /// Images for the galleries, for a table [default: no galleries]
     #[arg(long, value_name = "KIND:WHERE")]
     data: Option<String>,
+    /// Show a table that was changed since its manifest was written
+    #[arg(long)]
+    unverified: bool,
     /// Replace a page that exists, for a table
     #[arg(long)]
     force: bool,
@@ -37,7 +40,7 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("{} is no table, and the report of a run has its images and its place", verb.run.display());
         return Err(Error::config(what, "leave --out and --data out, or name a table such as RUN/scores.parquet"));
     } else {
-        Run::read(&verb.run)?.report()?
+        Run::read(&verb.run, Device::Cpu)?.report()?
     };
     print(&format!("{}\n", page.display()))
 }
@@ -46,8 +49,8 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
     let beside = verb.run.parent().unwrap_or(Path::new("")).join("report.html");
     let out = verb.out.clone().unwrap_or(beside);
     keep(&out, verb.force)?;
-    let rows = table::read(&verb.run)?;
-    let exif = Manifest::read(&verb.run).map(|manifest| manifest.exif()).unwrap_or_default();
+    let Scored { rows, manifest, note } = manifest::scored(&verb.run, trust(verb.unverified))?;
+    let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let source = verb.data.as_ref().map(|spec| exif.open(spec, OnBadImage::Fail)).transpose()?;
     if let Some(source) = &source
         && let Some(row) = rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)
@@ -62,7 +65,7 @@ fn of_table(verb: &Verb) -> Result<PathBuf> {
         rows: &rows,
         source: source.as_deref(),
         curves: vec![],
-        facts: vec![],
+        facts: note.map(|note| ("note".to_string(), note)).into_iter().collect(),
         truth: source
             .as_ref()
             .and_then(|s| rows.iter().map(|row| s.truth(row.index as usize).map(|kind| kind.name().to_string())).collect()),

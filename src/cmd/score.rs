@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
-use super::{Global, print};
-use crate::data::OnBadImage;
+use super::{Global, print, signals};
+use crate::data::{OnBadImage, few_bad};
 use crate::error::{Error, Result};
 use crate::manifest::EncoderFacts;
-use crate::score::{Done, Job, Layer, Shard, Side, Task};
+use crate::score::{CLOSE, Done, Existing, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
 use crate::{files, table};
 
@@ -82,9 +82,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         },
         _ => flags,
     };
-    // A million images have a bad one, and a table that lacks it is worth more than none.
-    let skip = Some(verb.images.on_bad_image.as_deref().unwrap_or("skip"));
-    let flags = flags.with("data.on_bad_image", &skip).with("score.view", &verb.view).with("score.batch", &verb.batch);
+    let flags = flags.measuring(&verb.images).with("score.view", &verb.view).with("score.batch", &verb.batch);
     let recipe = verb.origin.resolve(&flags)?;
     let device = global.device()?;
     table::Format::of(&verb.out)?;
@@ -121,9 +119,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         out: &verb.out,
         encoders: vec![facts("f", f)?, facts("g", g)?],
         settings: serde_json::to_value(&recipe).map_err(|e| Error::format(&verb.out, format!("its recipe cannot be written ({e})")))?,
-        force: verb.force,
+        existing: if verb.force { Existing::Replace } else { Existing::Keep },
+        close: CLOSE,
     };
-    say(&job.run(global.progress().as_mut())?)
+    signals::watch()?;
+    let done = job.run(global.progress().as_mut())?;
+    say(&done)?;
+    few_bad(&verb.out, &done.skipped, done.rows as usize + done.skipped.len(), recipe.data.max_bad)
 }
 
 /// Where the tables are, and what is not in them.
@@ -143,5 +145,6 @@ pub fn say(done: &Done) -> Result<()> {
             done.skipped.len()
         );
     }
+    text += &done.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>();
     print(&text)
 }

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{keep, print};
+use super::{keep, print, trust};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest, Scored};
 use crate::report::top;
-use crate::table;
 
 /// Bad images on the page.
 const SHOWN: usize = 200;
@@ -33,6 +32,9 @@ pub struct Verb {
     /// Page to write [default: the table's name with .html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
+    /// Show a table that was changed since its manifest was written
+    #[arg(long)]
+    unverified: bool,
     /// Replace a page that exists
     #[arg(long)]
     force: bool,
@@ -44,8 +46,7 @@ pub fn run(verb: Verb) -> Result<()> {
     if verb.k == 0 {
         return Err(Error::config("-k is 0", "choose at least 1"));
     }
-    let rows = table::read(&verb.scores)?;
-    let manifest = Manifest::read(&verb.scores).ok();
+    let Scored { rows, manifest, note } = manifest::scored(&verb.scores, trust(verb.unverified))?;
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let source = exif.open(&verb.data, OnBadImage::Fail)?;
     let ends = top::ends(&rows, verb.k);
@@ -55,7 +56,8 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("the table's sample {} is `{}`, which it is not in this data", row.index, row.id);
         return Err(Error::config(what, "name the data that was scored"));
     }
-    let (facts, skipped) = manifest.map(facts).unwrap_or_default();
+    let (mut facts, skipped) = manifest.map(facts).unwrap_or_default();
+    facts.extend(note.map(|note| ("note".to_string(), note)));
     let name = verb.scores.file_name().unwrap_or_default().to_string_lossy();
     top::write(&out, &name, &ends, source.as_ref(), &facts, &skipped)?;
     let mut text = String::new();

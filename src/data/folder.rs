@@ -108,11 +108,14 @@ impl Source for Folder {
         *self.largest.get_or_init(|| section::largest(self.files.len(), |index| (self.section(index), self.files[index].id.clone())))
     }
     fn image(&self, index: usize) -> Result<Image> {
-        let image = self.section(index).image(&self.files[index].id)?;
+        Ok(self.image_and_content(index)?.0)
+    }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
+        let (image, content) = self.section(index).image_and_content(&self.files[index].id)?;
         if self.largest.get().is_some_and(|&largest| image.pixels.len() > largest) {
             return Err(Error::format(self.root.join(&self.files[index].id), "the file was exchanged while it was in use"));
         }
-        Ok(image)
+        Ok((image, content))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)

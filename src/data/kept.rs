@@ -95,6 +95,12 @@ impl Source for Kept {
     fn image(&self, index: usize) -> Result<Image> {
         self.inner.image(self.at(index))
     }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
+        self.inner.image_and_content(self.at(index))
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        self.inner.content(self.at(index))
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(self.at(index))
     }

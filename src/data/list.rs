@@ -112,6 +112,9 @@ impl Source for List {
     fn image(&self, index: usize) -> Result<Image> {
         self.section(index).image(&self.files[index].path)
     }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
+        self.section(index).image_and_content(&self.files[index].path)
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)
     }

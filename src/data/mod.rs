@@ -1,5 +1,6 @@
 //! Data sets: decoded 8-bit images by index, from many threads, with labels and ids.
 
+mod bad;
 mod cifar;
 mod decode;
 mod folder;
@@ -33,6 +34,7 @@ use crate::files;
 
 use kept::Kept;
 
+pub use bad::few_bad;
 pub use cifar::Cifar;
 pub use decode::{LIMIT, decode};
 pub use folder::Folder;

@@ -181,17 +181,20 @@ impl Source for Pack {
         self.largest
     }
     fn image(&self, index: usize) -> Result<Image> {
+        Ok(self.image_and_content(index)?.0)
+    }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
         let Row { id, size: (height, width), .. } = &self.rows[index];
         let (height, width) = (*height as usize, *width as usize);
         let bytes = self.record(index)?;
         if self.about.side.is_some() {
-            return Ok(Image { height, width, pixels: bytes });
+            return Ok((Image { height, width, pixels: bytes }, None));
         }
         let image = decode::decode(&bytes, id).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
         if (image.height, image.width) != (height, width) {
             return Err(Error::format(&self.path, format!("{id}: the image has another size than the table says")));
         }
-        Ok(image)
+        Ok((image, Some(blake3::hash(&bytes))))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         if self.about.side.is_some() { Ok(None) } else { self.record(index).map(Some) }

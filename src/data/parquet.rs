@@ -299,6 +299,12 @@ impl Source for Parquet {
     fn image(&self, index: usize) -> Result<Image> {
         decode::decode(self.encoded(index)?.data(), "").map_err(|what| self.wrong(index, what))
     }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
+        Ok((self.image(index)?, self.content(index)?))
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        Ok(Some(blake3::hash(self.encoded(index)?.data())))
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         Ok(Some(self.encoded(index)?.data().to_vec()))
     }

@@ -46,7 +46,17 @@ impl Section {
 
     /// The image. `name` tells by its ending what the content does not tell.
     pub fn image(&self, name: &str) -> Result<Image> {
-        decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
+        self.decoded_from(&self.read()?, name)
+    }
+
+    /// The same, with the BLAKE3 of its bytes.
+    pub fn image_and_content(&self, name: &str) -> Result<(Image, Option<blake3::Hash>)> {
+        let bytes = self.read()?;
+        Ok((self.decoded_from(&bytes, name)?, Some(blake3::hash(&bytes))))
+    }
+
+    fn decoded_from(&self, bytes: &[u8], name: &str) -> Result<Image> {
+        decode::decode(bytes, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
     }
 
     /// A file of many images is not enough to find the one.

@@ -71,14 +71,20 @@ impl Source for Turned {
         self.inner.largest()
     }
     fn image(&self, index: usize) -> Result<Image> {
+        Ok(self.image_and_content(index)?.0)
+    }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
         match self.inner.file(index)? {
             Some(bytes) => {
                 let id = self.id(index);
                 let turned = decode::decode(&bytes, &id).and_then(|image| decode::turned(image, &bytes, &id));
-                turned.map_err(|what| Error::format(id, what))
+                Ok((turned.map_err(|what| Error::format(id, what))?, Some(blake3::hash(&bytes))))
             }
-            None => self.inner.image(index),
+            None => self.inner.image_and_content(index),
         }
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        self.inner.content(index)
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(index)

@@ -118,6 +118,10 @@ impl Source for WebDataset {
         let (section, name) = self.section(index);
         section.image(&name)
     }
+    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
+        let (section, name) = self.section(index);
+        section.image_and_content(&name)
+    }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).0.read().map(Some)
     }

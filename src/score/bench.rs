@@ -1,6 +1,6 @@
 //! How fast the parts of scoring are on this machine, each alone, and all of it.
 
-use super::{Measured, Scorer, Task};
+use super::{Measured, Scorer, Task, record};
 use crate::error::{Error, Result};
 use crate::loader::{expected, load, room};
 use crate::progress::Progress;
@@ -87,7 +87,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
         let mut tape = Tape::new(Mode::Eval);
         let size = protocol.view.size;
         let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Real);
-        let compared = side.record(&mut tape, name, x, task.layers)?;
+        let compared = record(side.network, &mut tape, name, x, task.layers)?;
         let distances: Vec<_> = compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect();
         distances.iter().for_each(|d| tape.keep(*d));
         let mut weights = Weights::on(device.clone(), 0);

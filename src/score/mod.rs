@@ -6,9 +6,11 @@
 mod assemble;
 pub mod bench;
 mod blocks;
+mod content;
 pub mod features;
 mod job;
 mod merge;
+mod parts;
 mod scorer;
 mod shard;
 
@@ -29,10 +31,12 @@ use crate::weights::Weights;
 use std::collections::HashMap;
 use std::path::Path;
 
+pub use assemble::features_digest;
 pub use blocks::BLOCK;
-pub use job::{Done, Job};
+pub use content::Content;
+pub use job::{CLOSE, Done, Existing, Job, difference};
 pub use merge::merge;
-pub use scorer::{Measured, Scorer, Task};
+pub use scorer::{Measured, Scorer, Task, rehearse};
 pub use shard::{Shard, name as table_name};
 
 /// One encoder from a file.
@@ -69,33 +73,31 @@ impl Layer {
     }
 }
 
-impl Side<'_> {
-    /// Record the encoder below `name`, from views to what is compared: one variable per layer.
-    fn record(&self, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
-        let (encoder, mut s) = (self.network.encoder, tape.root());
-        let mut s = s.at(name);
-        if layers.iter().all(|layer| *layer == Layer::Output(Features::Pooled)) {
-            let features = self.network.features(&mut s, views);
-            return Ok(vec![features; layers.len()]);
-        }
-        let map = self.network.map(&mut s, views);
-        let mut output = |features: &Features| match features {
-            Features::Pooled => encoder.pool(&mut s, map),
-            Features::Mean => encoder.mean(&mut s, map),
-            Features::Map => map,
-        };
-        let outputs: Vec<Option<Var>> =
-            layers.iter().map(|layer| if let Layer::Output(features) = layer { Some(output(features)) } else { None }).collect();
-        let taps = tape.taps(&format!("{name}."));
-        let found = layers.iter().zip(outputs).map(|(layer, output)| {
-            output.or_else(|| taps.get(layer.name()).copied()).ok_or_else(|| {
-                let names: Vec<&str> = taps.keys().map(String::as_str).collect();
-                let what = format!("{} has no layer `{}`", encoder.name(), layer.name());
-                Error::config(what, format!("choose one of pooled, mean, map, {}", names.join(", ")))
-            })
-        });
-        found.collect()
+/// Record an encoder below `name`, from views to what is compared: one variable per layer.
+fn record(network: Network, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
+    let (encoder, mut s) = (network.encoder, tape.root());
+    let mut s = s.at(name);
+    if layers.iter().all(|layer| *layer == Layer::Output(Features::Pooled)) {
+        let features = network.features(&mut s, views);
+        return Ok(vec![features; layers.len()]);
     }
+    let map = network.map(&mut s, views);
+    let mut output = |features: &Features| match features {
+        Features::Pooled => encoder.pool(&mut s, map),
+        Features::Mean => encoder.mean(&mut s, map),
+        Features::Map => map,
+    };
+    let outputs: Vec<Option<Var>> =
+        layers.iter().map(|layer| if let Layer::Output(features) = layer { Some(output(features)) } else { None }).collect();
+    let taps = tape.taps(&format!("{name}."));
+    let found = layers.iter().zip(outputs).map(|(layer, output)| {
+        output.or_else(|| taps.get(layer.name()).copied()).ok_or_else(|| {
+            let names: Vec<&str> = taps.keys().map(String::as_str).collect();
+            let what = format!("{} has no layer `{}`", encoder.name(), layer.name());
+            Error::config(what, format!("choose one of pooled, mean, map, {}", names.join(", ")))
+        })
+    });
+    found.collect()
 }
 
 /// How the alignment of one sample is measured.
@@ -197,21 +199,33 @@ pub fn score(
     Ok(rows)
 }
 
-/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width] with the width.
+/// The features of some samples of a source, by their places in it, in order.
+pub struct Embedded<'a> {
+    pub places: &'a [usize],
+    pub values: &'a [f32], // [places, width]
+    pub width: usize,
+    /// Those between that cannot be decoded, with the reason.
+    pub bad: &'a [(usize, String)],
+    /// Of each place, the BLAKE3 of its file, where it is one.
+    pub contents: &'a [Option<blake3::Hash>],
+}
+
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`.
 pub fn embed(
     side: Side,
     protocol: &Protocol,
     source: &dyn Source,
     device: &Device,
+    on_bad: OnBadImage,
     progress: &mut dyn Progress,
-    mut take: impl FnMut(&[f32], usize) -> Result<()>,
+    mut take: impl FnMut(&Embedded) -> Result<()>,
 ) -> Result<()> {
     let &Protocol { original: ref view, batch, .. } = protocol;
     view.validate()?;
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.batch_of(batch, room(batch, device));
     let views = tape.augment(input, vec![view.clone()], 0, 0, Purpose::Score);
-    let x = side.record(&mut tape, "encoder", views, &[protocol.compared()])?[0];
+    let x = record(side.network, &mut tape, "encoder", views, &[protocol.compared()])?[0];
     let width = tape.shape(x).len() / batch;
     tape.keep(x);
     let mut weights = Weights::on(device.clone(), 0);
@@ -222,10 +236,12 @@ pub fn embed(
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();
-    let feed = Feed { batch: input, source, samples: &all, on_bad: OnBadImage::Fail };
+    let feed = Feed { batch: input, source, samples: &all, on_bad };
     stream(&mut program, &feed, |program, part| {
-        take(&program.read::<f32>(x)?[..part.places.len() * width], width)?;
-        progress.advance(part.places.len() as u64, "");
+        let values = if part.places.is_empty() { vec![] } else { program.read::<f32>(x)? };
+        let values = &values[..part.places.len() * width];
+        take(&Embedded { places: part.places, values, width, bad: part.bad, contents: part.contents })?;
+        progress.advance((part.places.len() + part.bad.len()) as u64, "");
         Ok(())
     })?;
     progress.done();

@@ -92,6 +92,24 @@ impl Job<'_> {
     }
 }
 
+/// Find out whether there is enough to train on and room for it, before anything is written.
+///
+/// # Errors
+/// The samples are fewer than a batch, or memory is short.
+pub fn rehearse(job: &Job) -> Result<()> {
+    enough(job)?;
+    let tape = step::record(job, &step::rates(job), 1)?.tape;
+    tape.plan(job.device).must_fit(job.device, "training", "lower train.batch or take a smaller encoder")
+}
+
+fn enough(job: &Job) -> Result<()> {
+    if job.steps() > 0 {
+        return Ok(());
+    }
+    let what = format!("{} has {} samples, fewer than one batch of {}", job.name, job.samples.len(), job.recipe.train.batch);
+    Err(Error::config(what, "lower train.batch or give it more samples"))
+}
+
 /// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
 /// to the same recipe, data and samples. Returns the training curve.
 pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
@@ -99,15 +117,10 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     if job.weights_path().exists() {
         let metadata = Weights::new(job.seed).load(&job.weights_path(), "encoder.")?;
         same_recipe(&metadata, &fingerprint, &job.weights_path())?;
-        return read_curve(&job.curve_path());
+        return Ok(read_curve(&job.curve_path())?.unwrap_or_default());
     }
+    enough(job)?;
     let (steps, per_epoch) = (job.steps(), job.steps_per_epoch());
-    if steps == 0 {
-        return Err(Error::config(
-            format!("{} has {} samples, fewer than one batch of {}", job.name, job.samples.len(), job.recipe.train.batch),
-            "lower train.batch or give it more samples",
-        ));
-    }
     let every = (steps / 500).clamp(1, 50);
     let rates = step::rates(job);
     let step::Step { tape, batch, log, embeddings } = step::record(job, &rates, every)?;
@@ -151,13 +164,18 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
             watch::check(job, &curve, &point)?;
             curve.push(point);
             progress.advance(rows as u64, &watch::line(&point));
-            if saved.elapsed() >= pause && step + 1 < steps {
+            if (saved.elapsed() >= pause || progress.stopped()) && step + 1 < steps {
                 let start = Instant::now();
                 let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
                 weights.save(&job.checkpoint_path(), "", &metadata.map(|(k, v)| (k.to_string(), v)).into())?;
-                saved = Instant::now();
+                (saved, done) = (Instant::now(), step + 1);
                 pause = job.checkpoint.max(50 * (saved - start).min(job.checkpoint));
             }
+        }
+        if progress.stopped() && step + 1 < steps {
+            let what =
+                format!("{done} of {steps} steps of {} are kept in {}; the same command goes on from there", job.name, job.dir.display());
+            return Err(Error::stopped(what));
         }
     }
     progress.done();
@@ -169,10 +187,13 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     Ok(curve)
 }
 
-/// The training curve that was written beside the weights.
-pub fn read_curve(path: &Path) -> Result<Vec<Point>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
+/// The training curve that was written beside the weights, unless somebody took it away.
+pub fn read_curve(path: &Path) -> Result<Option<Vec<Point>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = files::read_text(path)?;
+    serde_json::from_str(&text).map(Some).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
 }
 
 fn to_json(curve: &[Point]) -> String {
