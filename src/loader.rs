@@ -70,8 +70,8 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
 /// What a batch of `n` streamed samples needs: bytes of pixels on `device`, for [`crate::tape::Tape::batch_of`]. A source is not asked for
 /// its largest image, which may take it a look at every file.
 ///
-/// On the CPU there is room for the largest image that any source decodes, because pages that nothing is written
-/// to cost nothing. A GPU's memory is real, so it gets what usual images need.
+/// On the CPU there is room for the largest image that any source decodes, because such a buffer takes only what is
+/// written into it. A GPU's memory is real, so it gets what usual images need.
 pub fn room(n: usize, device: &Device) -> usize {
     match device {
         Device::Cpu => LIMIT as usize + BEYOND,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sslmem::config::Recipe;
-use sslmem::data::{Exif, OnBadImage, Source};
+use sslmem::data::{Exif, OnBadImage};
 use sslmem::device::Device;
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
@@ -126,6 +126,11 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
     // Of nobody's merge.
     fs::write(f.join("n.csv"), "mine").unwrap();
     fails(merge("n.csv"), 2, &["n.csv exists already"]);
+    // Nor in the place of a job that was begun.
+    fails(limited(&command(f, "synthetic:20", "b.csv", &[]), 3), 1, &["file too large"]);
+    let before = all(&f.join("b.csv.parts"));
+    fails(merge("b.csv"), 2, &["b.csv.parts holds the work of another job"]);
+    assert!(all(&f.join("b.csv.parts")) == before);
     // Not over what is read.
     let input = fs::read(f.join("o.1-of-2.csv")).unwrap();
     let mut over = merge("o.1-of-2.csv");
@@ -363,4 +368,28 @@ fn who(path: &Path) -> Vec<(i32, String)> {
     let file = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
     let rows = file.get_row_iter(None).unwrap().map(|row| row.unwrap());
     rows.map(|row| (row.get_uint(0).unwrap() as i32, row.get_string(1).unwrap().clone())).collect()
+}
+
+/// A job of two small encoders lives within 500 MB of address space, and a head of 98 MB of nonsense within 600.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_taken_as_it_is_needed() {
+    let folder = encoders();
+    let f = folder.path();
+    photos(f, 6, &[]);
+    let within = |kilobytes: usize, plain: &Command| {
+        let mut within = Command::new("bash");
+        within.current_dir(f).args(["-c", &format!("ulimit -v {kilobytes}; exec \"$@\""), "bash"]).arg(plain.get_program());
+        within.args(plain.get_args());
+        within
+    };
+    done(within(500_000, &command(f, "folder:photos", "s.csv", &["--threads", "2"])));
+    let mut head = b"{\"a\":{\"shape\":[1".to_vec();
+    head.resize(98_000_000, b'1');
+    (0..head.len() - 16).step_by(2).for_each(|at| head[16 + at] = b',');
+    head.extend(b"]}}");
+    let bytes = [&(head.len() as u64).to_le_bytes()[..], &head].concat();
+    fs::write(f.join("hostile.safetensors"), bytes).unwrap();
+    let hostile = sslmem(f, &["convert", "hostile.safetensors", "--threads", "2"]);
+    fails(within(600_000, &hostile), 1, &["tensor `a` is not described as such: more than 64 axes"]);
 }

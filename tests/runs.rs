@@ -156,3 +156,30 @@ fn damaged_tables_and_weights_are_not_believed() {
     fails(sslmem(f, &["embed", "--encoder", "r/pair2/g.safetensors", "--data", "synthetic:60", "--out", "e.safetensors"]), 1, &[damaged]);
     fails(sslmem(f, &["convert", "r/pair2/g.safetensors"]), 1, &[damaged]);
 }
+
+/// Encoders that were trained on other images of the same names and lengths are not taken for those of these.
+#[test]
+fn a_training_notices_other_contents() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let pixels = |shade: u8| {
+        fs::create_dir_all(f.join("p")).unwrap();
+        for i in 0..60u8 {
+            let picture = image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 7, i ^ shade]));
+            picture.save(f.join(format!("p/{i:03}.bmp"))).unwrap();
+        }
+    };
+    let train = || {
+        let recipe = ["--preset", "demo", "--data", "folder:p", "--epochs", "1", "--batch", "16", "--which", "f", "--set"];
+        let settings = ["split.candidate=8", "split.independent=8", "split.shared=20", "split.external=8", "encoder.size=16"];
+        let settings = settings.into_iter().flat_map(|setting| ["--set", setting]);
+        let settings: Vec<&str> = ["optim.warmup_epochs=0"].into_iter().chain(settings).collect();
+        sslmem(f, &[&["train", "--resume", "--out", "r"], &recipe[..], &settings].concat())
+    };
+    pixels(0);
+    done(train());
+    pixels(99);
+    fails(train(), 2, &["f.safetensors was made by another recipe, on other data or other samples"]);
+    pixels(0);
+    done(train());
+}

@@ -8,11 +8,11 @@ use clap::Args;
 use super::args::{Flags, Images, Network, Origin};
 use super::encoder::{Said, side};
 use super::{Global, keep, print};
-use crate::data::{OnBadImage, few_bad};
+use crate::data::{Content, OnBadImage, few_bad};
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::manifest::{DataFacts, EncoderFacts, Manifest};
-use crate::score::{Content, embed, features, features_digest};
+use crate::score::{embed, features, features_digest};
 use crate::table::{Sample, write_samples};
 
 /// Write the features of every sample of a data set

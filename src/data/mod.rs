@@ -2,6 +2,7 @@
 
 mod bad;
 mod cifar;
+mod content;
 mod decode;
 mod folder;
 mod jpeg;
@@ -36,6 +37,7 @@ use kept::Kept;
 
 pub use bad::few_bad;
 pub use cifar::Cifar;
+pub use content::Content;
 pub use decode::{LIMIT, decode};
 pub use folder::Folder;
 pub use kept::kept_digest;

@@ -1,10 +1,9 @@
 //! From blocks to tables, one block in memory at a time.
 
 use super::blocks::{Block, Blocks};
-use super::content::Content;
 use super::features::{self, ROLES, Table};
 use super::job::{Done, Job};
-use crate::data::kept_digest;
+use crate::data::{Content, kept_digest};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};

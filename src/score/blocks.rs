@@ -1,8 +1,8 @@
 //! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
 
-use super::content::Content;
 use super::parts::{Parts, start};
 use super::{Measured, features};
+use crate::data::Content;
 use crate::error::{Error, Result};
 use crate::files;
 use std::fs::{self, File};

@@ -8,11 +8,10 @@
 //! ```
 
 use super::blocks::{BLOCK, Block, Blocks, Open};
-use super::content::Content;
 use super::features::{self, ROLES};
 use super::parts::Parts;
 use super::{Layer, Scorer, Shard, Task, assemble, table_name};
-use crate::data::OnBadImage;
+use crate::data::{Content, OnBadImage};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};

@@ -2,10 +2,10 @@
 
 use super::Shard;
 use super::assemble::features_digest;
-use super::content::Content;
 use super::features;
 use super::job::{Done, difference};
 use super::parts::Parts;
+use crate::data::Content;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::manifest::{self, DataFacts, FeatureFacts, Manifest, Throughput, Trust};
@@ -64,6 +64,11 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
         });
     }
     if begun.as_ref() != Some(&mine) {
+        if begun.is_some() && !force {
+            let what = format!("{} holds the work of another job", folder.folder().display());
+            return Err(Error::config(what, "end that first, choose another name, or throw it away with --force"));
+        }
+        folder.remove()?;
         if let Some(path) = outputs.iter().find(|path| path.exists() && !force) {
             let what = format!("{} exists already", path.display());
             return Err(Error::config(what, "choose another name, or replace it with --force"));

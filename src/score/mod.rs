@@ -6,7 +6,6 @@
 mod assemble;
 pub mod bench;
 mod blocks;
-mod content;
 pub mod features;
 mod job;
 mod merge;
@@ -33,7 +32,6 @@ use std::path::Path;
 
 pub use assemble::features_digest;
 pub use blocks::BLOCK;
-pub use content::Content;
 pub use job::{CLOSE, Done, Existing, Job, difference};
 pub use merge::merge;
 pub use scorer::{Measured, Scorer, Task, rehearse};

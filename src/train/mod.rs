@@ -8,7 +8,7 @@ pub use step::peak_rate;
 pub use watch::rank;
 
 use crate::config::Recipe;
-use crate::data::Source;
+use crate::data::{Content, Source};
 use crate::device::Device;
 use crate::encoders::{Positions, Stem};
 use crate::error::{Error, Result};
@@ -88,6 +88,10 @@ impl Job<'_> {
         hash.update(self.source.digest().as_bytes());
         hash.update(&self.seed.to_le_bytes());
         hash.update(bytemuck::cast_slice(self.samples));
+        // Files of the same names and lengths may hold other images.
+        if let Some(content) = Content::sampled(self.source, self.samples) {
+            hash.update(&content.to_bytes());
+        }
         Ok(hash.finalize().to_hex().to_string())
     }
 }

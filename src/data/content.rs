@@ -1,6 +1,6 @@
 //! What the image files of samples contained: a digest that is the sum of its parts, so that those of blocks and of shards add up.
 
-use crate::data::Source;
+use super::Source;
 use rayon::prelude::*;
 
 /// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits. It tells apart what was changed, not what
