@@ -99,13 +99,12 @@ impl<'de> Visitor<'de> for OfHead {
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 head.metadata = map.next_value()?;
-            } else if head.entries.contains_key(&name) {
-                return Err(A::Error::custom(format!("tensor `{}` is described twice", name.escape_debug())));
-            } else {
-                let entry = map
-                    .next_value()
-                    .map_err(|e| A::Error::custom(format!("tensor `{}` is not described as such: {e}", name.escape_debug())))?;
-                head.entries.insert(name, entry);
+                continue;
+            }
+            let wrong = |what: &str| A::Error::custom(format!("tensor `{}` {what}", name.escape_debug()));
+            let entry = map.next_value().map_err(|e| wrong(&format!("is not described as such: {e}")))?;
+            if head.entries.insert(name.clone(), entry).is_some() {
+                return Err(wrong("is described twice"));
             }
         }
         Ok(head)
