@@ -224,10 +224,6 @@ fn download(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress
     let config = ureq::Agent::config_builder().http_status_as_error(false).user_agent(concat!("sslmem/", env!("CARGO_PKG_VERSION")));
     let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE)).timeout_recv_body(Some(PATIENCE));
     let agent = config.build().new_agent();
-    if part.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-        let what = format!("{} is in the way of the download, and is a link or no file", part.display());
-        return Err(Error::config(what, "move it away, or choose another folder"));
-    }
     let mut file = File::options().create(true).append(true).open(part).map_err(Error::io("write", part))?;
     let mut length = file.metadata().map_err(Error::io("write", part))?.len();
     if length > remote.bytes {
