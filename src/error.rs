@@ -20,6 +20,9 @@ pub enum Error {
     /// Another process is at work in this place.
     #[error("{what}; {remedy}")]
     Busy { what: String, remedy: String },
+    /// The work was asked to end before it was done; `what` says what is kept.
+    #[error("{what}")]
+    Stopped { what: String },
     /// A GPU, its driver or the compiler of its kernels failed while it was in use.
     #[error("{what}; {remedy}")]
     Device { what: String, remedy: String },
@@ -43,6 +46,9 @@ impl Error {
     }
     pub fn busy(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Busy { what: what.into(), remedy: remedy.into() }
+    }
+    pub fn stopped(what: impl Into<String>) -> Error {
+        Error::Stopped { what: what.into() }
     }
     pub fn device(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Device { what: what.into(), remedy: remedy.into() }

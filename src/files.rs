@@ -1,7 +1,7 @@
 //! Files that are either whole or absent: written beside their place, then renamed into it. And places where one process is at work.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{BufWriter, ErrorKind, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,6 +48,15 @@ impl Writer {
             let _ = folder.sync_all();
         }
         Ok(())
+    }
+
+    /// What was written so far, to read.
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn written(&mut self) -> Result<File> {
+        self.file.flush().map_err(Error::io("write", &self.path))?;
+        File::open(&self.part).map_err(Error::io("read", &self.part))
     }
 
     /// The name the file will have.
@@ -154,18 +163,22 @@ pub struct Lock {
     without: Option<String>,
 }
 
+/// What the text in a lock begins with.
+const HOLDER: &str = "process ";
+/// The number of the system's "input/output error", for which the standard library has no name.
+const EIO: i32 = 5;
+
 impl Lock {
     /// Locks `path`, a file of its own beside or in `place`. Where the file system keeps no locks this succeeds with a [`Lock::warning`].
     ///
     /// # Errors
-    /// Another process holds the lock, or the file cannot be written.
+    /// Another process holds the lock; `path` is a link or a file that is no lock; it cannot be written.
     pub fn take(path: impl AsRef<Path>, place: &Path) -> Result<Lock> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let path = path.as_ref().to_path_buf();
         let text = format!("{}\n{}\n", this_process(), COUNT.fetch_add(1, Ordering::Relaxed));
         loop {
-            let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-            let mut file = opened.map_err(Error::io("write", &path))?;
+            let mut file = open_lock(&path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -174,9 +187,12 @@ impl Lock {
                     let what = format!("{} is being written by {holder}", place.display());
                     return Err(Error::busy(what, "wait until it has ended, or choose another --out"));
                 }
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(TryLockError::Error(error)) if error.raw_os_error() == Some(EIO) => return Err(Error::io("lock", &path)(error)),
                 Err(TryLockError::Error(error)) => return Ok(Lock { path, file, without: Some(plain(&error)) }),
             }
-            file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
+            let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+            written.map_err(Error::io("write", &path))?;
             // The last holder may have taken the file away between opening and locking: then this is a lock on nothing. What is there
             // but cannot be read is ours (on Windows nobody reads what is locked).
             let ours = match fs::read_to_string(&path) {
@@ -189,10 +205,54 @@ impl Lock {
         }
     }
 
+    /// Locks an output, by a file beside it, and removes what processes that were killed left unfinished of it.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub fn output(path: &Path) -> Result<Lock> {
+        let lock = Lock::take(beside(path, "lock"), path)?;
+        remove_unfinished_of(path)?;
+        Ok(lock)
+    }
+
     /// What to tell the user where nothing is locked.
     pub fn warning(&self) -> Option<String> {
         let reason = self.without.as_ref()?;
         Some(format!("nothing can be locked at {} ({reason}): start nothing else with the same output", self.path.display()))
+    }
+}
+
+/// A lock's file: a new one, or one that a process left. Links are not followed: a new file is made where nothing is, and in what is there
+/// already nothing is changed unless it is a regular file that says what a lock says (or nothing yet).
+fn open_lock(path: &Path) -> Result<File> {
+    let foreign = || {
+        let what = format!("{} is in the way of the lock and was not written by sslmem", path.display());
+        Error::config(what, "move it away, or choose another --out")
+    };
+    loop {
+        match File::options().read(true).write(true).create_new(true).open(path) {
+            Ok(file) => return Ok(file),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("write", path)(error)),
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(foreign()),
+            // Whoever had it has just ended.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("read", path)(error)),
+        }
+        let file = match File::options().read(true).write(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened.map_err(Error::io("write", path))?,
+        };
+        let mut said = vec![];
+        // On Windows nobody reads what is locked.
+        let read = (&file).take(HOLDER.len() as u64).read_to_end(&mut said);
+        if read.is_ok() && !HOLDER.as_bytes().starts_with(&said) {
+            return Err(foreign());
+        }
+        return Ok(file);
     }
 }
 
@@ -204,11 +264,18 @@ impl Drop for Lock {
     }
 }
 
+/// What stands beside an output: its name with another ending.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{ending}"));
+    path.with_file_name(name)
+}
+
 /// As others are told of it.
 fn this_process() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let on = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
-    format!("process {}{on}", std::process::id())
+    format!("{HOLDER}{}{on}", std::process::id())
 }
 
 /// Fails before long work instead of after it: makes and removes an unfinished file beside `path`.
@@ -219,20 +286,41 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     Writer::create(path).map(drop)
 }
 
-/// Removes what a killed process left unfinished in `folder`. Only for a folder that one process owns.
+/// Removes what killed processes left unfinished in `folder`. Only for a folder that this process has locked.
 ///
 /// # Errors
 /// The folder cannot be listed or a file in it not removed.
 pub fn remove_unfinished(folder: impl AsRef<Path>) -> Result<()> {
-    for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
-        let entry = entry.map_err(Error::io("list", &folder))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(PART) {
+    remove_parts(folder.as_ref(), |_| true)
+}
+
+/// Removes what killed processes left unfinished of the file `path`. Only for a file that this process has locked.
+///
+/// # Errors
+/// As [`remove_unfinished`]; `path` is no regular file.
+pub fn remove_unfinished_of(path: &Path) -> Result<()> {
+    let path = target(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    remove_parts(folder(&path), |of| of == name)
+}
+
+fn remove_parts(folder: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && unfinished(&entry.file_name().to_string_lossy()).is_some_and(&chosen) {
             fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
         }
     }
     Ok(())
+}
+
+/// What an unfinished file of ours was to be called, from the name that [`part`] gave it.
+pub fn unfinished(name: &str) -> Option<&str> {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (rest, count) = name.strip_prefix('.')?.strip_suffix(PART)?.rsplit_once('.')?;
+    let (name, process) = rest.rsplit_once('.')?;
+    (number(count) && number(process) && !name.is_empty()).then_some(name)
 }
 
 /// The folder for what can be made again, which may be deleted at any time, as the environment's variables name it: `SSLMEM_CACHE`,
@@ -257,6 +345,10 @@ pub fn digest_file(path: impl AsRef<Path>) -> Result<String> {
 /// Where the bytes go: through a link to what it names, and never over a device or a folder.
 fn target(path: &Path) -> Result<PathBuf> {
     let Ok(found) = fs::metadata(path) else {
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+            let what = format!("cannot write {}: it is a link to something that is not there", path.display());
+            return Err(Error::config(what, "remove the link, or give another name"));
+        }
         return Ok(path.to_path_buf());
     };
     if found.is_file() {

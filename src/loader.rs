@@ -21,12 +21,13 @@ const BEYOND: usize = 16;
 /// The decoded images of a batch.
 #[derive(Default)]
 struct Images {
-    pixels: Vec<u8>,           // one image after the other
-    table: Vec<u32>,           // [n, 3]: offset, height, width
-    keys: Vec<u32>,            // [n, 2]: epoch, sample
-    places: Vec<usize>,        // [n], in the list of samples
-    bad: Vec<(usize, String)>, // of those between, the ones that cannot be decoded
-    loans: Vec<Loan>,          // for the pixels
+    pixels: Vec<u8>,                     // one image after the other
+    table: Vec<u32>,                     // [n, 3]: offset, height, width
+    keys: Vec<u32>,                      // [n, 2]: epoch, sample
+    places: Vec<usize>,                  // [n], in the list of samples
+    bad: Vec<(usize, String)>,           // of those between, the ones that cannot be decoded
+    contents: Vec<Option<blake3::Hash>>, // [n] of a stream, see [`Source::image_and_content`]
+    loans: Vec<Loan>,                    // for the pixels
 }
 
 impl Images {
@@ -74,8 +75,8 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
 /// What a batch of `n` streamed samples needs: bytes of pixels on `device`, for [`crate::tape::Tape::batch_of`]. A source is not asked for
 /// its largest image, which may take it a look at every file.
 ///
-/// On the CPU there is room for the largest image that any source decodes, because pages that nothing is written
-/// to cost nothing. A GPU's memory is real, so it gets what usual images need.
+/// On the CPU there is room for the largest image that any source decodes, because such a buffer takes only what is
+/// written into it. A GPU's memory is real, so it gets what usual images need.
 pub fn room(n: usize, device: &Device) -> usize {
     match device {
         Device::Cpu => LIMIT as usize + BEYOND,
@@ -114,6 +115,8 @@ pub struct Part<'a> {
     pub places: &'a [usize],
     /// Those that cannot be decoded, with the reason.
     pub bad: &'a [(usize, String)],
+    /// By place: the BLAKE3 of the file that was decoded, where the sample is one.
+    pub contents: &'a [Option<blake3::Hash>],
 }
 
 /// Run `program` on all samples, a batch at a time, and give each part to `take`, which reads its results. A thread decodes
@@ -151,7 +154,7 @@ pub fn stream_within(
                 images.put(program, &feed.batch)?;
                 program.run()?;
             }
-            take(program, &Part { places: &images.places, bad: &images.bad })?;
+            take(program, &Part { places: &images.places, bad: &images.bad, contents: &images.contents })?;
             times.compute += start.elapsed().as_secs_f64();
         }
     })?;
@@ -174,7 +177,7 @@ fn produce(feed: &Feed, room: &'static Budget, queue: SyncSender<Result<Images>>
 
 /// What became of asking for an image.
 enum Asked {
-    Decoded(Image, Option<Loan>),
+    Decoded(Image, Option<blake3::Hash>, Option<Loan>),
     /// There is no room for it now.
     Later,
 }
@@ -188,9 +191,9 @@ fn ask(source: &dyn Source, sample: u32, lend: impl FnOnce(u64) -> Option<Loan>)
         loan.is_some()
     });
     let asked = image.map(|image| match image {
-        Some(image) => {
+        Some((image, content)) => {
             loan.iter_mut().for_each(|loan: &mut Loan| loan.keep(image.pixels.len() as u64));
-            Asked::Decoded(image, loan)
+            Asked::Decoded(image, content, loan)
         }
         None => Asked::Later,
     });
@@ -228,8 +231,8 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
             asked.push(ask(source, samples[at], |_| Some(loan)));
         }
         for (_, asked) in asked {
-            let (image, loan) = match asked {
-                Ok(Asked::Decoded(image, loan)) => (image, loan),
+            let (image, content, loan) = match asked {
+                Ok(Asked::Decoded(image, content, loan)) => (image, content, loan),
                 Ok(Asked::Later) => unreachable!("it was lent what it asked for"),
                 Err(Error::Format { what, .. }) if on_bad == OnBadImage::Skip => {
                     open.bad.push((at, what));
@@ -246,6 +249,7 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
                 return Ok(());
             }
             open.push(image, 0, samples[at], at)?;
+            open.contents.push(content);
             open.loans.extend(loan);
             at += 1;
         }

@@ -2,7 +2,6 @@
 
 use crate::checkpoint;
 use crate::data::{Exif, Source};
-use crate::device::Device;
 use crate::encoders::Network;
 use crate::error::{Error, Result};
 use crate::files;
@@ -10,6 +9,7 @@ use crate::table::{self, Row};
 use crate::view::View;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -25,10 +25,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
     /// How the scores were taken: every setting, by name.
-    pub settings: serde_json::Value,
+    pub settings: Value,
     /// Everything that the scores depend on; a job is taken up again, and shards are merged, if this is equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<serde_json::Value>,
+    pub job: Option<Value>,
     pub rows: usize,
     /// BLAKE3 of the table file.
     pub table: String,
@@ -87,6 +87,12 @@ pub struct DataFacts {
     pub name: String,
     pub digest: String,
     pub samples: usize,
+    /// Of the content of the image files that have a row, hexadecimal; those of shards add up to that of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The same of at most 64 files spread over all samples, whichever shard this is: shards of other data are not merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<String>,
     /// Images left out: (path, reason).
     pub skipped: Vec<(String, String)>,
     /// What lies with the samples and is none of them, and metadata that could not be understood: (name, reason).
@@ -122,13 +128,8 @@ pub struct FeatureFacts {
 
 impl DataFacts {
     pub fn of(source: &dyn Source) -> DataFacts {
-        DataFacts {
-            name: source.name().into(),
-            digest: source.digest().into(),
-            samples: source.len(),
-            skipped: source.skipped().to_vec(),
-            left_out: source.left_out().to_vec(),
-        }
+        let (name, digest, samples, skipped) = (source.name().into(), source.digest().into(), source.len(), source.skipped().to_vec());
+        DataFacts { name, digest, samples, skipped, left_out: source.left_out().to_vec(), ..DataFacts::default() }
     }
 }
 
@@ -192,31 +193,73 @@ pub fn settings(value: &impl Serialize) -> serde_json::Result<serde_json::Value>
     serde_json::from_str(&serde_json::to_string(value)?)
 }
 
-/// Write a score table and, beside it, what made it. `start` is when scoring began.
-pub fn publish(
-    path: &Path,
-    rows: &[Row],
-    source: &dyn Source,
-    encoders: Vec<EncoderFacts>,
-    settings: &impl Serialize,
-    device: &Device,
-    start: Instant,
-) -> Result<()> {
+/// Whether a table is compared with its manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// It is, and one that differs is an error.
+    Verified,
+    /// What differs is only said.
+    Unverified,
+}
+
+/// A score table and what made it.
+pub struct Scored {
+    pub rows: Vec<Row>,
+    /// `None`: there is none, or none that can be read.
+    pub manifest: Option<Manifest>,
+    /// What a reader must know of the table: that it was not compared with a manifest, or differs from it.
+    pub note: Option<String>,
+}
+
+/// The one way to read a score table: with its manifest, and found to be what that says.
+///
+/// # Errors
+/// As [`table::read`]; the table is another than its manifest was written for, or the manifest is none.
+pub fn scored(path: &Path, trust: Trust) -> Result<Scored> {
+    let changed = "was changed or damaged since its manifest was written";
+    let remedy = "score again; `report` and `top` show it as it is with --unverified";
+    if !Manifest::path(path).exists() {
+        let rows = table::read(path)?;
+        let note = format!("{} has no manifest beside it, so it is not known how it was made", path.display());
+        return Ok(Scored { rows, manifest: None, note: Some(note) });
+    }
+    let (manifest, mut wrong) = match Manifest::read(path) {
+        Ok(manifest) => (Some(manifest), None),
+        Err(error) if trust == Trust::Verified => return Err(error),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if let Some(manifest) = &manifest
+        && files::digest_file(path)? != manifest.table
+    {
+        if trust == Trust::Verified {
+            return Err(Error::format(path, format!("{changed}; {remedy}")));
+        }
+        wrong = Some(format!("{}: {changed}", path.display()));
+    }
+    let rows = table::read(path)?;
+    if let Some(manifest) = manifest.as_ref().filter(|manifest| wrong.is_none() && manifest.rows != rows.len()) {
+        let what = format!("has {} rows, and its manifest says {}", rows.len(), manifest.rows);
+        if trust == Trust::Verified {
+            return Err(Error::format(path, format!("{what}; {remedy}")));
+        }
+        wrong = Some(format!("{}: {what}", path.display()));
+    }
+    Ok(Scored { rows, manifest, note: wrong })
+}
+
+/// Write a score table of several others and, beside it, what made it. `start` is when scoring began.
+pub fn publish(path: &Path, rows: &[Row], like: &Manifest, encoders: Vec<EncoderFacts>, job: Value, start: Instant) -> Result<()> {
     table::write(path, rows, &[])?;
-    let settings = self::settings(settings).map_err(|e| Error::format(path, format!("its recipe cannot be written ({e})")))?;
     let manifest = Manifest {
-        sslmem: env!("CARGO_PKG_VERSION").into(),
-        device: device.name(),
-        data: DataFacts::of(source),
         encoders,
         layer: None,
-        settings,
-        job: None,
+        job: Some(job),
         rows: rows.len(),
         table: files::digest_file(path)?,
         embeddings: vec![],
         seconds: start.elapsed().as_secs_f64(),
         throughput: Throughput { threads: rayon::current_num_threads(), ..Throughput::default() },
+        ..like.clone()
     };
     manifest.write(path)
 }

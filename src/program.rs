@@ -113,6 +113,8 @@ impl Tape {
                 (Kind::Named { name, init, .. }, _) => weights.cell(&name, slot.shape, slot.dtype, init)?,
                 (Kind::Temporary, Some(room)) => cells[room].clone(),
                 (Kind::Temporary, None) => Buffer::cell(&device, 0)?,
+                // Images, for which there is room as for the largest.
+                (Kind::Fixed(_), _) if dtype == Dtype::U8 => Buffer::growing(&device, bytes)?,
                 (Kind::Fixed(data), _) => {
                     let cell = Buffer::cell(&device, bytes)?;
                     cell.borrow_mut().set(&data)?;

@@ -10,6 +10,14 @@ pub trait Progress {
     fn done(&mut self);
     /// One line that stays.
     fn line(&mut self, text: &str);
+    /// A line that must be seen, also by who wants no progress.
+    fn warning(&mut self, text: &str) {
+        self.line(text);
+    }
+    /// Whether the work is asked to end now, with everything kept that was done.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Says nothing.

@@ -7,18 +7,19 @@
 //! ```
 
 use crate::config::{Layers, Recipe};
-use crate::data::Source;
+use crate::data::{OnBadImage, Source, few_bad};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
-use crate::manifest::{self, EncoderFacts, Manifest};
+use crate::manifest::{self, EncoderFacts, Manifest, Trust};
 use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
-use crate::score::score;
+use crate::score::{self, CLOSE, Existing, Protocol, Task};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
-use crate::train::{CHECKPOINT, Job, read_curve, train};
+use crate::train::{CHECKPOINT, Job, read_curve, rehearse, train};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,40 +44,50 @@ pub struct Run {
 }
 
 impl Run {
-    /// Start a run in `dir`, or take up the one that is there.
+    /// Start a run in `dir`, or take up the one that is there. How it is scored may be changed: the scores are made again, and nothing is
+    /// trained again. `given` is the split to use in place of one that is drawn. Nothing is written before everything is checked.
     ///
     /// # Errors
-    /// `dir` holds a run of another recipe or of other data, cannot be written, or another process is at work in it.
-    pub fn open(recipe: Recipe, dir: &Path) -> Result<Run> {
+    /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or what no run wrote; it cannot be written;
+    /// another process is at work in it; more images are bad than the recipe allows.
+    pub fn open(recipe: Recipe, dir: &Path, given: Option<Split>, device: Device) -> Result<Run> {
         recipe.validate()?;
-        let lock = Run::lock(dir)?;
-        files::remove_unfinished(dir)?;
-        let at = dir.join("recipe.toml");
+        let lock = dir.exists().then(|| Run::lock(dir)).transpose()?;
+        let at = dir.join(RECIPE);
         if at.exists() {
-            // Not the text: keys that came later have a default.
-            if Layers::presets::<&str>(&[])?.file(&at)?.resolve()? != recipe {
-                let what = format!("{} holds a run of another recipe", dir.display());
-                return Err(Error::config(
-                    what,
-                    format!("choose another folder with --out, or `sslmem show recipe --recipe {}` to see the difference", at.display()),
-                ));
-            }
+            same_training(&Run::recipe(dir)?.resolve()?, &recipe, &at)?;
         } else {
-            files::check_writable(&at)?;
+            spare_others(dir)?;
         }
         let source = recipe.data.open(recipe.data.on_bad_image)?;
+        few_bad(dir, source.skipped(), source.len() + source.skipped().len(), recipe.data.max_bad)?;
         let path = dir.join("split.json");
-        let split = if path.exists() {
-            let split = Split::read(&path)?;
-            split.check(&*source)?;
-            split
-        } else {
-            let split = Split::draw(&*source, &recipe.sizes(), recipe.how())?;
-            split.write(&path)?;
-            split
+        let kept = path.exists().then(|| Split::read(&path)).transpose()?;
+        if let (Some(kept), Some(given)) = (&kept, &given)
+            && kept != given
+        {
+            return Err(Error::config(format!("{} holds a run with another split", dir.display()), "choose another folder with --out"));
+        }
+        let split = match kept.or(given) {
+            Some(split) => split,
+            None => Split::draw(&*source, &recipe.sizes(), recipe.how())?,
         };
+        split.check(&*source)?;
+        check(&recipe, &*source, &split, &device, !at.exists())?;
+        let lock = match lock {
+            Some(lock) => lock,
+            None => {
+                let lock = Run::lock(dir)?;
+                spare_others(dir)?; // another process may have been faster
+                lock
+            }
+        };
+        files::remove_unfinished(dir)?;
         files::write_whole(&at, recipe.to_toml()?.as_bytes())?;
-        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device: Device::Cpu, lock })
+        if !path.exists() {
+            split.write(&path)?;
+        }
+        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock })
     }
 
     /// Keep other processes out of `dir`, which is made if it is not there.
@@ -89,14 +100,24 @@ impl Run {
     }
 
     /// The run that is in `dir`.
-    pub fn read(dir: &Path) -> Result<Run> {
-        let at = dir.join("recipe.toml");
-        if !at.exists() {
-            let what = format!("{} is not the folder of a run (it has no recipe.toml)", dir.display());
+    pub fn read(dir: &Path, device: Device) -> Result<Run> {
+        if !dir.join(RECIPE).exists() {
+            let what = format!("{} is not the folder of a run (it has no {RECIPE})", dir.display());
             return Err(Error::config(what, "name the folder that `sslmem run --out` wrote"));
         }
-        let recipe = Layers::presets::<&str>(&[])?.file(&at)?.resolve()?;
-        Run::open(recipe, dir)
+        Run::open(Run::recipe(dir)?.resolve()?, dir, None, device)
+    }
+
+    /// The recipe in the folder of a run.
+    pub fn recipe(dir: &Path) -> Result<Layers> {
+        let at = dir.join(RECIPE);
+        let text = files::read_text(&at)?;
+        if !text.lines().any(|line| line.trim_start().starts_with("source")) {
+            let what = "does not say which data the run is of, so it was damaged; delete it, and start the run with the command that it began with";
+            return Err(Error::format(at, what));
+        }
+        // Keys that came later have a default.
+        Layers::presets::<&str>(&[])?.text(&at.display().to_string(), &text)
     }
 
     /// The folder of pair `pair`, counted from 0.
@@ -110,7 +131,10 @@ impl Run {
 
     /// Train what is asked for of every pair; what is there already stays.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
-        self.lock.warning().iter().for_each(|text| progress.line(text));
+        self.lock.warning().iter().for_each(|text| progress.warning(text));
+        if Split::draw(&*self.source, &self.recipe.sizes(), self.recipe.how()).ok().as_ref() != Some(&self.split) {
+            progress.line("the split is that of split.json, which is not the one that [split] of the recipe would draw");
+        }
         for pair in 0..self.recipe.pairs {
             let dir = self.folder(pair);
             files::create_dir(&dir)?;
@@ -118,19 +142,8 @@ impl Run {
             for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
                 if which != skipped {
                     let seed = self.recipe.seed + pair as u64;
-                    train(
-                        &Job {
-                            recipe: &self.recipe,
-                            seed,
-                            source: &*self.source,
-                            samples: &samples,
-                            name,
-                            dir: &dir,
-                            checkpoint: CHECKPOINT,
-                            device: &self.device,
-                        },
-                        progress,
-                    )?;
+                    let (recipe, source, device) = (&self.recipe, &*self.source, &self.device);
+                    train(&Job { recipe, seed, source, samples: &samples, name, dir: &dir, checkpoint: CHECKPOINT, device }, progress)?;
                 }
             }
         }
@@ -151,55 +164,97 @@ impl Run {
         samples
     }
 
-    /// Score every pair and write their mean as the run's table.
+    /// Score every pair and write their mean as the run's table. Scores that were made of the same encoders, samples and settings are kept.
     pub fn score(&self, progress: &mut dyn Progress) -> Result<Vec<Row>> {
-        let (start, samples) = (Instant::now(), self.samples());
-        let (mut tables, mut encoders) = (vec![], vec![]);
+        let (start, samples, protocol) = (Instant::now(), self.samples(), self.recipe.protocol());
+        let (mut tables, mut encoders, mut made) = (vec![], vec![], vec![]);
         for pair in 0..self.recipe.pairs {
-            let dir = self.folder(pair);
-            let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
-            let facts = [("f", &f), ("g", &g)].map(|(role, path)| {
-                let side = self.recipe.side(path)?;
-                EncoderFacts::of(format!("{role}{}", pair + 1), &side.network, &side.original, path)
-            });
-            let facts = facts.into_iter().collect::<Result<Vec<_>>>()?;
-            let path = dir.join("scores.parquet");
-            let done = Manifest::read(&path).is_ok_and(|m| m.encoders == facts) && path.exists();
-            tables.push(if done { table::read(&path)? } else { self.score_pair(&f, &g, &samples, facts.clone(), &path, progress)? });
-            encoders.extend(facts);
+            let table = self.of_pair(pair, &samples, &protocol, |job| {
+                job.run(progress)?.notes.iter().for_each(|text| progress.line(text));
+                manifest::scored(job.out, Trust::Verified)
+            })?;
+            let manifest = table.manifest.unwrap_or_default();
+            encoders.extend(manifest.encoders.iter().map(|e| EncoderFacts { role: format!("{}{}", e.role, pair + 1), ..e.clone() }));
+            tables.push(table.rows);
+            made.push(manifest);
         }
         let rows = table::aggregate(&tables)?;
-        manifest::publish(&self.table_path(), &rows, &*self.source, encoders, &self.recipe, &self.device, start)?;
+        let jobs = made.iter().map(|manifest| manifest.job.clone().unwrap_or_default()).collect::<Vec<_>>();
+        // By the keys of the recipe that was scored, whatever they were when the first pair was.
+        let settings = self.settings()?;
+        let like = Manifest { settings, ..made.into_iter().next().unwrap_or_default() };
+        manifest::publish(&self.table_path(), &rows, &like, encoders, json!({ "pairs": jobs }), start)?;
         Ok(rows)
     }
 
-    fn score_pair(
+    fn settings(&self) -> Result<Value> {
+        serde_json::to_value(&self.recipe).map_err(|e| Error::format(&self.dir, format!("its recipe cannot be written ({e})")))
+    }
+
+    /// Do something with the scoring job of a pair.
+    fn of_pair<T>(
         &self,
-        f: &Path,
-        g: &Path,
+        pair: usize,
         samples: &[(u32, Subset)],
-        facts: Vec<EncoderFacts>,
-        path: &Path,
-        progress: &mut dyn Progress,
-    ) -> Result<Vec<Row>> {
-        let (start, r) = (Instant::now(), &self.recipe);
-        let mut rows = score(r.side(f)?, r.side(g)?, &r.protocol(), &*self.source, samples, &self.device, progress)?;
-        table::finish(&mut rows);
-        manifest::publish(path, &rows, &*self.source, facts, r, &self.device, start)?;
-        Ok(rows)
+        protocol: &Protocol,
+        then: impl FnOnce(&score::Job) -> Result<T>,
+    ) -> Result<T> {
+        let dir = self.folder(pair);
+        let (f, g, out) = (dir.join("f.safetensors"), dir.join("g.safetensors"), dir.join("scores.parquet"));
+        let [f, g] = [self.recipe.side(&f)?, self.recipe.side(&g)?];
+        let facts = [("f", f), ("g", g)].map(|(role, side)| EncoderFacts::of(role, &side.network, &side.original, side.path));
+        let encoders = facts.into_iter().collect::<Result<Vec<_>>>()?;
+        let (layers, source, device) = ([protocol.compared()], &*self.source, &self.device);
+        // Bad images were left out when the data was opened.
+        let task = Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail, features: false };
+        let (settings, existing) = (self.settings()?, Existing::Renew);
+        then(&score::Job { task, samples, shard: None, out: &out, encoders, settings, existing, close: CLOSE })
+    }
+
+    /// Refuses scores that are not what the folder says now: of these weights, this recipe, this split and this data.
+    fn check_scores(&self, manifest: &Manifest) -> Result<()> {
+        let (samples, protocol) = (self.samples(), self.recipe.protocol());
+        let jobs = (0..self.recipe.pairs).map(|pair| self.of_pair(pair, &samples, &protocol, |job| job.identity()));
+        // Which device and version computed them is said, and is for nobody to repeat.
+        let stated = |job: &Value| {
+            let mut job = job.clone();
+            job.as_object_mut().map(|job| (job.remove("device"), job.remove("sslmem")));
+            job
+        };
+        let now: Vec<Value> = jobs.map(|job| Ok(stated(&job?))).collect::<Result<_>>()?;
+        let there = manifest.job.as_ref().and_then(|job| job["pairs"].as_array()).map(|jobs| jobs.iter().map(stated).collect::<Vec<_>>());
+        let what = match there {
+            None => Some("it is not known what they were made of".to_string()),
+            Some(there) if there.len() != now.len() => Some(format!("they are of {} pairs of encoders", there.len())),
+            Some(there) => there.iter().zip(&now).find_map(|(there, now)| score::difference(there, now, "")),
+        };
+        let Some(what) = what else { return Ok(()) };
+        let what = what.replace(" there ", " in them ").replace(" here", " in the folder");
+        let what = format!("the scores in {} are not of what the folder holds: {what}", self.dir.display());
+        Err(Error::config(what, format!("make them again with `sslmem run --out {}`", self.dir.display())))
     }
 
     /// Write the report from the table and the curves in the folder; returns its path.
+    ///
+    /// # Errors
+    /// The table was changed, or is not of what is in the folder.
     pub fn report(&self) -> Result<PathBuf> {
-        let rows = table::read(self.table_path())?;
-        let manifest = Manifest::read(&self.table_path())?;
+        let table = manifest::scored(&self.table_path(), Trust::Verified)?;
+        let (rows, manifest) = (table.rows, table.manifest.unwrap_or_default());
+        self.check_scores(&manifest)?;
         let warnings = manifest.warnings();
+        let mut lost = vec![];
         let mut curves = vec![];
         for pair in 0..self.recipe.pairs {
             for name in ["f", "g"] {
                 let path = self.folder(pair).join(format!("{name}.curve.json"));
                 let label = if self.recipe.pairs == 1 { name.to_string() } else { format!("{name} pair {}", pair + 1) };
-                curves.push(Curve { name: label, points: read_curve(&path)? });
+                match read_curve(&path)? {
+                    Some(points) => curves.push(Curve { name: label, points }),
+                    None => {
+                        lost.push(("training curve".to_string(), format!("that of {label} is not there: {} was removed", path.display())))
+                    }
+                }
             }
         }
         let r = &self.recipe;
@@ -213,6 +268,7 @@ impl Run {
             0 => (),
             n => facts.push(("in no subset".into(), format!("{n} of {} samples", self.source.len()))),
         }
+        facts.extend(lost);
         facts.extend(manifest.encoders.into_iter().map(|e| (format!("encoder {}", e.role), format!("{} (BLAKE3 {})", e.arch, e.digest))));
         facts.extend(r.to_toml()?.split("\n\n").map(|part| ("recipe".to_string(), part.trim().to_string())));
         let pairs = if r.pairs == 1 { "one pair of encoders".to_string() } else { format!("{} pairs of encoders", r.pairs) };
@@ -252,4 +308,44 @@ impl Run {
         self.score(progress)?;
         self.report()
     }
+}
+
+const RECIPE: &str = "recipe.toml";
+/// What a run writes into its folder.
+const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", "probe.json", "pair1"];
+
+/// Refuses a folder that holds what a run would write over, and no run.
+fn spare_others(dir: &Path) -> Result<()> {
+    match OWN.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(path) => {
+            let what = format!("{} is in the way, and is not of a run (there is no recipe.toml beside it)", path.display());
+            Err(Error::config(what, "move it away, or choose another folder with --out"))
+        }
+    }
+}
+
+/// Refuses a recipe by which other encoders would be trained than by the one in the folder.
+fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
+    let mut like = here.clone();
+    like.data.max_bad = there.data.max_bad;
+    // The limit on the alignment looks at views of the score's policy.
+    let view = there.score.view == here.score.view || here.method.alignment_limit == 0.0;
+    like.score = there.score.clone();
+    if view && like == *there {
+        return Ok(());
+    }
+    let what = format!("{} holds a run of another recipe", at.parent().unwrap_or(Path::new("")).display());
+    let remedy = "choose another folder with --out, or `sslmem show recipe --recipe";
+    Err(Error::config(what, format!("{remedy} {}` to see the difference; only [score] can be changed", at.display())))
+}
+
+/// Everything that can be known before the first step to go wrong in training, if that is `new`, or scoring.
+fn check(recipe: &Recipe, source: &dyn Source, split: &Split, device: &Device, new: bool) -> Result<()> {
+    for (name, samples) in [("f", split.f_indices()), ("g", split.g_indices())].into_iter().filter(|_| new) {
+        let (seed, dir, checkpoint) = (recipe.seed, Path::new(""), CHECKPOINT);
+        rehearse(&Job { recipe, seed, source, samples: &samples, name, dir, checkpoint, device })?;
+    }
+    let protocol = recipe.protocol();
+    score::rehearse(recipe.side(Path::new(""))?, &protocol, &[protocol.compared()], device)
 }

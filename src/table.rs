@@ -8,9 +8,19 @@ mod writer;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::Writer;
 use crate::split::Subset;
 
 pub use writer::TableWriter;
+
+/// Which sample a row is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Position in the data set.
+    pub index: u32,
+    pub id: String,
+    pub label: Option<u32>,
+}
 
 /// What is known about one sample after scoring. Distances are of unit vectors, so they lie in [0, 2].
 #[derive(Clone, Debug, PartialEq)]
@@ -212,6 +222,16 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
     let mut writer = TableWriter::create(path, &totals, metadata)?;
     rows.iter().try_for_each(|row| writer.push(row.clone()))?;
     writer.commit()
+}
+
+/// Writes which samples the rows of something else are, as Parquet: the first three of [`COLUMNS`].
+///
+/// # Errors
+/// The place is not writable.
+pub fn write_samples(path: impl AsRef<Path>, samples: &[Sample]) -> Result<()> {
+    let mut groups = parquet::Groups::create(Writer::create(path)?, &[], 3)?;
+    samples.chunks(parquet::GROUP).try_for_each(|some| groups.samples(some))?;
+    groups.finish()?.commit()
 }
 
 /// Reads a table that [`write()`] wrote, or one with the same columns in any order and others beside them.

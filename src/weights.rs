@@ -1,13 +1,14 @@
 //! Weights and other named memory, and their files.
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, SEAL, Seal};
 use crate::device::{Buffer, Cell, Device, Place};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::Writer;
 use crate::random::{Purpose, Stream};
 use crate::tensors::{self, Entry};
 use crate::var::{Dtype, Shape};
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::Path;
 
 /// How a weight starts. Numbers come from a stream of their own per name, so a weight's start does not
@@ -100,11 +101,18 @@ impl Weights {
         let chosen: Vec<_> = self.entries.iter().filter_map(|(n, p)| Some((named(n)?, p))).collect();
         let entries: Vec<Entry> =
             chosen.iter().map(|&(name, p)| Entry { name, dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
-        let mut file = tensors::header(metadata, &entries);
-        for (_, p) in chosen {
-            file.extend(p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?);
+        let (mut seal, mut data) = (Seal::new(metadata), vec![]);
+        for (entry, (_, p)) in entries.iter().zip(chosen) {
+            let bytes = p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?;
+            seal.tensor(entry.name, &entry.shape, &bytes);
+            data.extend(bytes);
         }
-        files::write_whole(path, &file)
+        let mut metadata = metadata.clone();
+        metadata.insert(SEAL.into(), seal.finish());
+        let mut file = Writer::create(path)?;
+        let written = file.write_all(&tensors::header(&metadata, &entries)).and_then(|()| file.write_all(&data));
+        written.map_err(Error::io("write", path))?;
+        file.commit()
     }
 
     /// Read an encoder from a safetensors or PyTorch file, each name put below `prefix`: under whatever names and in whatever wrapper
@@ -112,11 +120,12 @@ impl Weights {
     /// Returns what is known of the encoder.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Checkpoint::identify`]; NaN and infinite values, which would otherwise surface as a
+    /// As [`Checkpoint::open`], [`Checkpoint::verify`] and [`Checkpoint::identify`]; NaN and infinite values, which would otherwise surface as a
     /// meaningless score much later; types and shapes that no weight has here.
     pub fn load(&mut self, path: &Path, prefix: &str) -> Result<HashMap<String, String>> {
         let file = Checkpoint::open(path)?;
         file.refuse_heads()?;
+        file.verify()?;
         if file.is_ours() {
             for name in file.tensors.keys() {
                 self.read(&file, name, prefix)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use sslmem::files::{self, Writer};
+use sslmem::files::{self, Lock, Writer};
 
 #[test]
 fn a_file_appears_when_it_is_whole() {
@@ -56,5 +56,50 @@ fn places_that_take_no_file_are_refused() {
         files::write_whole(&link, b"new").unwrap();
         assert!(link.is_symlink(), "a link stays a link");
         assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+}
+
+/// What a lock or a rerun finds in its way and did not write stays as it is.
+#[test]
+fn foreign_files_are_neither_removed_nor_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let own = [".a.txt.12.0.part", ".a.txt.99999.31.part"];
+    let foreign = [".a.txt.part", ".a.txt.x.0.part", ".a.txt.12.part", ".download.part", "a.txt.12.0.part", "..12.0.part"];
+    for name in own.iter().chain(&foreign).chain(&[".b.txt.12.0.part"]) {
+        fs::write(path(name), name).unwrap();
+    }
+    files::remove_unfinished_of(&path("a.txt")).unwrap();
+    assert!(own.iter().all(|name| !path(name).exists()));
+    assert!(foreign.iter().chain(&[".b.txt.12.0.part"]).all(|name| path(name).exists()));
+    files::remove_unfinished(folder.path()).unwrap();
+    assert!(foreign.iter().all(|name| path(name).exists()) && !path(".b.txt.12.0.part").exists());
+
+    fs::write(path("o.lock"), "my notes").unwrap();
+    fs::create_dir(path("p.lock")).unwrap();
+    for name in ["o", "p"] {
+        let error = Lock::output(&path(name)).err().unwrap().to_string();
+        assert!(error.contains(&format!("{name}.lock is in the way of the lock and was not written by sslmem")), "{error}");
+    }
+    assert_eq!(fs::read(path("o.lock")).unwrap(), b"my notes");
+    // What a process left that was killed, also before it wrote its name.
+    for left in ["process 7 on elsewhere\n3\n", "proc", ""] {
+        fs::write(path("q.lock"), left).unwrap();
+        let lock = Lock::output(&path("q")).unwrap();
+        assert!(fs::read_to_string(path("q.lock")).unwrap().starts_with(&format!("process {}", std::process::id())));
+        assert!(Lock::output(&path("q")).err().unwrap().to_string().contains("is being written by process"));
+        drop(lock);
+        assert!(!path("q.lock").exists());
+    }
+    #[cfg(unix)]
+    {
+        fs::write(path("victim"), "process of law").unwrap();
+        for (name, to) in [("r.lock", "victim"), ("s.lock", "nowhere")] {
+            std::os::unix::fs::symlink(path(to), path(name)).unwrap();
+            assert!(Lock::take(path(name), folder.path()).is_err(), "{name} is a link");
+        }
+        assert_eq!((fs::read(path("victim")).unwrap().as_slice(), path("nowhere").exists()), (&b"process of law"[..], false));
+        let error = files::write_whole(path("s.lock"), b"").unwrap_err().to_string();
+        assert!(error.contains("it is a link to something that is not there"), "{error}");
     }
 }

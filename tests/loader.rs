@@ -35,9 +35,9 @@ impl Source for Pictures {
         41 * 41 * 3
     }
     fn image(&self, index: usize) -> Result<Image> {
-        self.image_within(index, &mut |_| true).map(|image| image.expect("it was admitted"))
+        self.image_within(index, &mut |_| true).map(|image| image.expect("it was admitted").0)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let side = 1 + index * 17 % 41;
         let bytes = (side * side * 3) as u64;
         if !admit(4 * bytes) {
@@ -46,7 +46,8 @@ impl Source for Pictures {
         if index % 7 == 3 {
             return Err(Error::format("x", format!("image {index} is bad")));
         }
-        Ok(Some(Image { height: side, width: side, pixels: (0..bytes).map(|n| (n as usize * 31 + index) as u8).collect() }))
+        let pixels = (0..bytes).map(|n| (n as usize * 31 + index) as u8).collect();
+        Ok(Some((Image { height: side, width: side, pixels }, None)))
     }
 }
 

@@ -14,7 +14,7 @@ use sslmem::error::{Error, Result};
 use sslmem::manifest::EncoderFacts;
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{BLOCK, Done, Job, Protocol, Side, Task};
+use sslmem::score::{BLOCK, CLOSE, Done, Existing, Job, Protocol, Side, Task};
 use sslmem::split::Subset;
 use sslmem::var::Dtype;
 use sslmem::view::policy;
@@ -94,7 +94,8 @@ fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
     };
     let encoders =
         ["f", "g"].iter().zip(&paths).map(|(role, path)| EncoderFacts::of(*role, &network(), &original, path)).collect::<Result<_>>()?;
-    Job { task, samples: &samples, shard: None, out, encoders, settings: serde_json::Value::Null, force: false }.run(&mut Silent)
+    Job { task, samples: &samples, shard: None, out, encoders, settings: serde_json::Value::Null, existing: Existing::Keep, close: CLOSE }
+        .run(&mut Silent)
 }
 
 #[test]

@@ -119,8 +119,8 @@ fn a_disk_that_fills_up_is_a_sentence_and_nothing_half_written() {
     let said = done(on_disk).0;
     let parts: Vec<Vec<&str>> = said.split("\n\n").map(|part| part.lines().filter(|line| !line.is_empty()).collect()).collect();
     // In the middle of the blocks.
-    assert_eq!(parts[0][..2], ["rc 1", "error: cannot write s.parquet.parts/0000003.block: no space left on device"], "{said}");
-    assert_eq!(parts[0][2..], [".:", "0000000.block", "0000001.block", "0000002.block", "job.json", "s.parquet.parts", "s.parquet.parts:"]);
+    assert_eq!(parts[0][..2], ["rc 1", "error: cannot write s.parquet.parts/0003072.block: no space left on device"], "{said}");
+    assert_eq!(parts[0][2..], [".:", "0000000.block", "0001024.block", "0002048.block", "job.json", "s.parquet.parts", "s.parquet.parts:"]);
     // In the middle of the table.
     assert_eq!(parts[1][..2], ["rc 1", "error: cannot write s.parquet: no space left on device"], "{said}");
     assert_eq!(parts[1].iter().filter(|line| line.ends_with(".block")).count(), 5, "{said}");

@@ -9,6 +9,7 @@ mod input;
 mod layout;
 mod pickle;
 mod safetensors;
+mod seal;
 mod settings;
 mod shards;
 mod torch;
@@ -18,6 +19,7 @@ mod zip;
 pub use dtype::Dtype;
 pub use families::{expected, sine_cosine};
 pub use layout::{Identity, Layout, Leftover, Part, Source};
+pub use seal::{SEAL, Seal};
 pub use shards::digest;
 
 use crate::error::{Error, Result};

@@ -4,8 +4,9 @@ use super::dtype::Dtype;
 use super::input::Input;
 use super::pickle::{Fault, printable};
 use super::{Head, Place, Tensor};
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Bytes of a head at most, as the format says.
 const LARGEST: u64 = 100_000_000;
@@ -30,25 +31,14 @@ pub fn read(input: &Input) -> Result<Head, Fault> {
         return Err(broken("its head is not all there"));
     }
     let (head, data) = (input.read(8, len)?, 8 + len);
-    let json: Value = serde_json::from_slice(&head).map_err(|e| broken(&format!("its head is no JSON: {e}")))?;
-    let Value::Object(entries) = json else { return Err(broken("its head is no JSON object")) };
-    let (mut tensors, mut metadata) = (BTreeMap::new(), BTreeMap::new());
+    let Entries { entries, metadata } =
+        serde_json::from_slice(&head).map_err(|e| broken(&format!("its head is not as it should be: {e}")))?;
+    let mut tensors = BTreeMap::new();
     let mut parts = vec![];
-    for (name, entry) in entries {
-        if name == "__metadata__" {
-            let Value::Object(words) = entry else { continue };
-            metadata.extend(words.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_string()))));
-            continue;
-        }
+    for (name, Entry { dtype, shape: Shape(shape), data_offsets: [begin, end] }) in entries {
         printable(&name)?;
         let wrong = || broken(&format!("tensor `{name}` is not described as such"));
-        let sizes = |key: &str| -> Option<Vec<usize>> {
-            let list = entry.get(key)?.as_array()?;
-            list.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
-        };
-        let (shape, offsets) = (sizes("shape").ok_or_else(wrong)?, sizes("data_offsets").ok_or_else(wrong)?);
-        let dtype = Dtype::of_safetensors(entry.get("dtype").and_then(Value::as_str).ok_or_else(wrong)?);
-        let &[begin, end] = &offsets[..] else { return Err(wrong()) };
+        let dtype = Dtype::of_safetensors(&dtype);
         let strides = strides(&shape).ok_or_else(wrong)?;
         let bytes = shape.iter().product::<usize>().checked_mul(dtype.bytes());
         if begin > end || end as u64 > input.len() - data {
@@ -68,6 +58,82 @@ pub fn read(input: &Input) -> Result<Head, Fault> {
     }
     let keys = vec![];
     Ok(Head { tensors, keys, metadata })
+}
+
+/// A head as it is read: into what it can hold and nothing else, so that a hostile one takes no more memory than its bytes.
+#[derive(Default)]
+struct Entries {
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A tensor as the head describes it.
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Shape,
+    data_offsets: [usize; 2],
+}
+
+/// Not longer than any tensor's.
+struct Shape(Vec<usize>);
+
+/// Axes of a tensor at most; PyTorch has 64.
+const AXES: usize = 64;
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Entries, D::Error> {
+        from.deserialize_map(OfHead)
+    }
+}
+
+struct OfHead;
+
+impl<'de> Visitor<'de> for OfHead {
+    type Value = Entries;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with a description for each tensor")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut head = Entries::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                head.metadata = map.next_value()?;
+                continue;
+            }
+            let wrong = |what: &str| A::Error::custom(format!("tensor `{}` {what}", name.escape_debug()));
+            let entry = map.next_value().map_err(|e| wrong(&format!("is not described as such: {e}")))?;
+            if head.entries.insert(name.clone(), entry).is_some() {
+                return Err(wrong("is described twice"));
+            }
+        }
+        Ok(head)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Shape, D::Error> {
+        from.deserialize_seq(OfShape)
+    }
+}
+
+struct OfShape;
+
+impl<'de> Visitor<'de> for OfShape {
+    type Value = Shape;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "at most {AXES} whole numbers")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+        let mut shape = vec![];
+        while let Some(extent) = list.next_element()? {
+            if shape.len() == AXES {
+                return Err(A::Error::custom(format!("more than {AXES} axes")));
+            }
+            shape.push(extent);
+        }
+        Ok(Shape(shape))
+    }
 }
 
 /// Elements between neighbours along each axis of a contiguous tensor; nothing if there are too many elements.

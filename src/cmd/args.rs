@@ -46,6 +46,9 @@ pub struct Images {
     /// What to do with an image that cannot be decoded: fail or skip
     #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub on_bad_image: Option<String>,
+    /// Share of bad images above which the exit status is 1, with everything kept [default: 0.01]
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub max_bad: Option<f64>,
 }
 
 /// Which network.
@@ -109,7 +112,12 @@ impl Flags {
         self
     }
     pub fn images(self, images: &Images) -> Flags {
-        self.with("data.source", &images.data.as_deref().map(home)).with("data.on_bad_image", &images.on_bad_image)
+        let source = images.data.as_deref().map(home);
+        self.with("data.source", &source).with("data.on_bad_image", &images.on_bad_image).with("data.max_bad", &images.max_bad)
+    }
+    /// What only measures images leaves bad ones out: a million have a bad one, and a table that lacks it is worth more than none.
+    pub fn measuring(self, images: &Images) -> Flags {
+        self.with("data.on_bad_image", &Some(images.on_bad_image.as_deref().unwrap_or("skip")))
     }
     pub fn network(self, network: &Network) -> Flags {
         let flags = self.with("encoder.arch", &network.arch).with("encoder.stem", &network.stem);
@@ -122,9 +130,6 @@ impl Flags {
         let flags = self.with("method.name", &length.method).with("method.alignment_limit", &length.alignment_limit);
         flags.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
     }
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
     /// Key and value of each.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(key, value)| (*key, value.as_str()))
@@ -135,13 +140,14 @@ impl Flags {
 }
 
 impl Origin {
-    pub fn is_empty(&self) -> bool {
-        self.preset.is_empty() && self.recipe.is_none() && self.set.is_empty()
-    }
-
     /// The recipe: preset, then file, then flags, then `--set`.
     pub fn resolve(&self, flags: &Flags) -> error::Result<Recipe> {
-        self.above(Layers::presets(&self.preset)?, &Flags::default(), flags)?.resolve()
+        self.over(Layers::presets(&self.preset)?, flags)
+    }
+
+    /// The same over other layers than the presets.
+    pub fn over(&self, layers: Layers, flags: &Flags) -> error::Result<Recipe> {
+        self.above(layers, &Flags::default(), flags)?.resolve()
     }
 
     /// Over what is there already: the recipe file, what cannot be otherwise, then flags, then `--set`.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{keep, print};
-use crate::checkpoint::{Checkpoint, Format, Identity, Layout, Leftover};
+use crate::checkpoint::{Checkpoint, Format, Identity, Layout, Leftover, SEAL};
 use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::tensors::{self, Entry};
@@ -47,6 +47,7 @@ pub fn run(verb: Verb) -> Result<()> {
     if verb.out.is_none() && file.heads().is_some() {
         return print(&describe_heads(&file));
     }
+    file.verify()?;
     let found = file.identify()?;
     print(&describe(&file, &found)?)?;
     let (layout, mut facts) = (found.layout.ok_or_else(|| file.unknown())?, found.facts);
@@ -138,6 +139,7 @@ fn write(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>, o
     metadata.insert("sslmem".into(), env!("CARGO_PKG_VERSION").into());
     // Of the run that made the file, which this is not any more.
     metadata.remove("fingerprint");
+    metadata.remove(SEAL);
     let entries: Vec<Entry> =
         layout.sources.iter().map(|(name, source)| Entry { name, dtype: "F32", shape: source.shape.clone() }).collect();
     let mut to = Writer::create(out)?;

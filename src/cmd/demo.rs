@@ -8,7 +8,6 @@ use super::Global;
 use super::args::{Flags, Origin};
 use super::run::{finish, open};
 use crate::error::Result;
-use crate::run::Run;
 
 /// Train, score and report on procedural images: minutes, and no files needed
 #[derive(Args)]
@@ -23,5 +22,5 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let origin = Origin { preset: vec!["demo".into()], ..Origin::default() };
     // The device first: without it nothing is begun.
     let device = global.device()?;
-    finish(Run { device, ..open(&verb.out, &origin, &Flags::default().seed(global), true)? }, global)
+    finish(open(&verb.out, &origin, &Flags::default().seed(global), true, None, device)?, global)
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::keep;
+use super::Global;
 use super::score::say;
+use crate::data::few_bad;
 use crate::error::Result;
-use crate::manifest::Manifest;
-use crate::score::{features, merge};
+use crate::score::merge;
 
 /// Put the score tables of all shards together
 #[derive(Args)]
@@ -23,14 +23,13 @@ pub struct Verb {
     /// Replace a table that exists
     #[arg(long)]
     force: bool,
+    /// Share of bad images above which the exit status is 1, with everything kept
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    max_bad: f64,
 }
 
-pub fn run(verb: Verb) -> Result<()> {
-    keep(&verb.out, verb.force)?;
-    keep(&Manifest::path(&verb.out), verb.force)?;
-    let first = verb.shards.first().and_then(|shard| Manifest::read(shard).ok());
-    for embeddings in first.map(|manifest| manifest.embeddings).unwrap_or_default() {
-        keep(&features::path(&verb.out, &embeddings.role), verb.force)?;
-    }
-    say(&merge(&verb.out, &verb.shards)?)
+pub fn run(verb: Verb, global: &Global) -> Result<()> {
+    let done = merge(&verb.out, &verb.shards, verb.force, global.progress().as_mut())?;
+    say(&done)?;
+    few_bad(&verb.out, &done.skipped, done.rows as usize + done.skipped.len(), verb.max_bad)
 }

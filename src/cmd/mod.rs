@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod score;
 mod show;
+mod signals;
 mod split;
 mod top;
 mod train;
@@ -28,7 +29,8 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result, visible};
-use crate::progress::{Progress, Silent};
+use crate::manifest::Trust;
+use crate::progress::Progress;
 
 /// Threads for each core at most: they wait for each other, and more than this for longer than they compute.
 const PER_CORE: usize = 64;
@@ -96,6 +98,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     match dispatch(cli) {
         Ok(()) => 0,
+        Err(Error::Stopped { what }) => {
+            let _ = writeln!(std::io::stderr(), "stopped: {what}");
+            signals::status()
+        }
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => 0,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {}", visible(&error.to_string()));
@@ -115,6 +121,7 @@ fn misuse(error: &clap::Error) -> std::io::Result<()> {
 
 fn dispatch(cli: Cli) -> Result<()> {
     let Cli { verb, global } = cli;
+    signals::bear_limits();
     if let Some(threads) = global.threads {
         let most = PER_CORE * std::thread::available_parallelism().map_or(1, usize::from);
         if usize::from(threads) > most {
@@ -129,7 +136,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Split(verb) => split::run(verb, &global),
         Verb::Train(verb) => train::run(verb, &global),
         Verb::Score(verb) => score::run(verb, &global),
-        Verb::Merge(verb) => merge::run(verb),
+        Verb::Merge(verb) => merge::run(verb, &global),
         Verb::Top(verb) => top::run(verb),
         Verb::Bench(verb) => bench::run(verb, &global),
         Verb::Embed(verb) => embed::run(verb, &global),
@@ -146,7 +153,7 @@ fn dispatch(cli: Cli) -> Result<()> {
 impl Global {
     /// Who listens to long work.
     fn progress(&self) -> Box<dyn Progress> {
-        if self.quiet { Box::new(Silent) } else { progress::terminal() }
+        progress::heard(self.quiet)
     }
 }
 
@@ -159,7 +166,12 @@ fn print(text: &str) -> Result<()> {
 
 /// What must not be missed, also with --quiet.
 fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr(), "warning: {text}"); // a closed stderr is no reason to stop
+    let _ = writeln!(std::io::stderr(), "warning: {}", visible(text)); // a closed stderr is no reason to stop
+}
+
+/// What `--unverified` means.
+fn trust(unverified: bool) -> Trust {
+    if unverified { Trust::Unverified } else { Trust::Verified }
 }
 
 /// A file that would be replaced needs `--force`.

@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::args::{Flags, Images, Origin, open};
 use super::{Global, keep, print};
+use crate::data::few_bad;
 use crate::data::pack::{self, Content};
 use crate::error::{Result, line};
-use crate::files;
+use crate::files::{self, Lock};
 use crate::view::resized;
 
 /// Put a data set into one file: decoded and resized once, or as its image files are
@@ -40,6 +41,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve(&Flags::default().images(&verb.images))?;
     keep(&verb.out, verb.force)?;
     files::check_writable(&verb.out)?;
+    let lock = Lock::output(&verb.out)?;
+    lock.warning().iter().for_each(|text| global.progress().warning(text));
     let source = open(&recipe, global)?;
     let content = match verb.size {
         Some(side) => Content::Pixels { side: side.into(), resize: &resized },
@@ -51,5 +54,6 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         global.progress().line(&format!("left out {id}: {why}"));
     }
     let megabytes = bytes as f64 / 1e6;
-    print(&format!("packed:{}: {} images, {megabytes:.1} MB\n", verb.out.display(), source.len()))
+    print(&format!("packed:{}: {} images, {megabytes:.1} MB\n", verb.out.display(), source.len()))?;
+    few_bad(&verb.out, source.skipped(), source.len() + source.skipped().len(), recipe.data.max_bad)
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::args::{Flags, Images, Network, Origin, open};
+use super::args::{Flags, Images, Network, Origin, opened};
 use super::encoder::identify;
 use super::{Global, keep, print};
 use crate::config::Recipe;
-use crate::data::Source;
+use crate::data::{OnBadImage, Source, few_bad};
 use crate::device::Device;
 use crate::encoders::Features as Representation;
 use crate::error::{Error, Result};
@@ -91,16 +91,19 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         files::write_whole(&out, (text + "\n").as_bytes())?;
     }
     print(&table(&file))?;
+    for Probed { encoder, train, test, skipped, .. } in &file.encoders {
+        few_bad(encoder, skipped, train.samples + test.samples + skipped.len(), verb.images.max_bad.unwrap_or(0.01))?;
+    }
     // The report of a run that was scored shows the accuracies beside the scores.
     match &verb.run {
-        Some(dir) if dir.join("report.html").exists() => Run::read(dir)?.report().map(|_| ()),
+        Some(dir) if dir.join("report.html").exists() => Run::read(dir, Device::Cpu)?.report().map(|_| ()),
         _ => Ok(()),
     }
 }
 
 /// f and g of every pair of a run.
 fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
-    let run = Run::read(dir)?;
+    let run = Run::read(dir, device.clone())?;
     files::check_writable(out)?;
     let seed = global.seed.unwrap_or(run.recipe.seed);
     let task = Task { verb, recipe: &run.recipe, source: &*run.source, method: Some(&run.recipe.method.name), seed, device };
@@ -120,10 +123,11 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
         keep(out, verb.force)?;
         files::check_writable(out)?;
     }
-    let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
+    let flags = Flags::default().images(&verb.images).measuring(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve_for(path, &flags)?;
     let metadata = identify(path)?.facts;
-    let source = open(&recipe, global)?;
+    // Bad images are found as they are met, not by decoding everything before.
+    let source = opened(&recipe, OnBadImage::Fail, global)?;
     let method = metadata.get("method").map(String::as_str);
     let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
     let all = (0..source.train_len() as u32).collect();
@@ -162,8 +166,16 @@ impl Task<'_> {
         };
         let (side, protocol) = (self.recipe.side(path)?, score::Protocol { features, layer: String::new(), ..self.recipe.protocol() });
         let protocols: Vec<Protocol> = self.verb.protocol.iter().map(|name| name.protocol()).collect();
-        let train = Features::of(side, &protocol, &train, self.device, progress)?;
-        let test = Features::of(side, &protocol, &test, self.device, progress)?;
+        let on_bad = self.recipe.data.on_bad_image;
+        let (train, mut skipped) = Features::of(side, &protocol, &train, self.device, on_bad, progress)?;
+        let (test, more) = Features::of(side, &protocol, &test, self.device, on_bad, progress)?;
+        skipped.extend(more);
+        for (part, features) in [("training", &train), ("test", &test)] {
+            if features.is_empty() {
+                let what = format!("no image of the {part} part of {} can be decoded", self.recipe.data.source);
+                return Err(Error::config(what, "look at one with --on-bad-image fail"));
+            }
+        }
         let accuracy = probe(&train, &test, &protocols, self.method, self.seed, progress)?;
         Ok(Probed {
             encoder,
@@ -171,6 +183,7 @@ impl Task<'_> {
             train: Count { samples: train.len(), unlabelled: without },
             test: Count { samples: test.len(), unlabelled: test_without },
             accuracy,
+            skipped,
         })
     }
 
@@ -184,13 +197,16 @@ impl Task<'_> {
 /// The results for people.
 fn table(file: &Results) -> String {
     let mut out = String::new();
-    for Probed { encoder, train, test, accuracy, .. } in &file.encoders {
+    for Probed { encoder, train, test, accuracy, skipped, .. } in &file.encoders {
         let count = |part: &Count| match part.unlabelled {
             0 => part.samples.to_string(),
             n => format!("{} ({n} without label left out)", part.samples),
         };
         out += &format!("{encoder}: {} training samples, {} test samples\n", count(train), count(test));
         let width = accuracy.iter().map(|a| a.protocol.chars().count()).max().unwrap_or(0);
+        if let Some((id, reason)) = skipped.first() {
+            out += &format!("  {} images could not be decoded and are left out (first: {id}: {reason})\n", skipped.len());
+        }
         for a in accuracy {
             out += &format!("  {:width$}  top-1 {:6.2} %", a.protocol, 100.0 * a.top1);
             out += &a.top5.map(|top5| format!("  top-5 {:6.2} %", 100.0 * top5)).unwrap_or_default();

@@ -6,14 +6,49 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
+use super::signals;
 use crate::error::visible;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 /// Time between two lines where there is no terminal.
 const PAUSE: Duration = Duration::from_secs(5);
 
-pub fn terminal() -> Box<dyn Progress> {
-    if std::io::stderr().is_terminal() { Box::new(Bar(None)) } else { Box::new(Lines(None)) }
+/// Who listens to long work, and may end it.
+pub fn heard(quiet: bool) -> Box<dyn Progress> {
+    let shown: Box<dyn Progress> = match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Box::new(Silent),
+        (false, true) => Box::new(Bar(None)),
+        (false, false) => Box::new(Lines(None)),
+    };
+    Box::new(Heard { shown, quiet })
+}
+
+/// Ends the work at a signal, and says warnings even where there is no progress.
+struct Heard {
+    shown: Box<dyn Progress>,
+    quiet: bool,
+}
+
+impl Progress for Heard {
+    fn start(&mut self, what: &str, total: u64, unit: &str) {
+        self.shown.start(what, total, unit);
+    }
+    fn advance(&mut self, n: u64, note: &str) {
+        self.shown.advance(n, note);
+    }
+    fn done(&mut self) {
+        self.shown.done();
+    }
+    fn line(&mut self, text: &str) {
+        self.shown.line(text);
+    }
+    fn warning(&mut self, text: &str) {
+        let text = format!("warning: {text}");
+        if self.quiet { say(&text) } else { self.shown.line(&text) }
+    }
+    fn stopped(&self) -> bool {
+        signals::stopped()
+    }
 }
 
 struct Bar(Option<ProgressBar>);

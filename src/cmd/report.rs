@@ -6,13 +6,13 @@ use clap::Args;
 
 use super::args::home;
 use super::top::facts;
-use super::{keep, print, warn};
+use super::{keep, print, trust, warn};
 use crate::data::OnBadImage;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest, Scored};
 use crate::report::{Input, write};
 use crate::run::Run;
-use crate::table;
 
 /// Write the report of a run or of a table: one HTML file, and its figures beside it
 #[derive(Args)]
@@ -29,6 +29,9 @@ pub struct Verb {
     /// Images for the galleries, for a table [default: no galleries]
     #[arg(long, value_name = "KIND:WHERE")]
     data: Option<String>,
+    /// Show a table that was changed since its manifest was written
+    #[arg(long)]
+    unverified: bool,
     /// Replace a page that exists, for a table
     #[arg(long)]
     force: bool,
@@ -44,20 +47,20 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("{} is no table, and the report of a run has its images and its place", verb.run.display());
         return Err(Error::config(what, "leave --out and --data out, or name a table such as RUN/scores.parquet"));
     } else {
-        Run::read(&verb.run)?.report()?
+        Run::read(&verb.run, Device::Cpu)?.report()?
     };
     print(&format!("{}\n", page.display()))
 }
 
 fn of_table(verb: &Verb) -> Result<PathBuf> {
-    let rows = table::read(&verb.run)?;
     let out = verb.out.clone().unwrap_or_else(|| verb.run.with_extension("html"));
     keep(&out, verb.force)?;
-    let manifest = Manifest::read(&verb.run).ok();
+    let Scored { rows, manifest, note } = manifest::scored(&verb.run, trust(verb.unverified))?;
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let warnings = manifest.as_ref().map(Manifest::warnings).unwrap_or_default();
     warnings.iter().for_each(|text| warn(text));
-    let (facts, skipped) = manifest.map(facts).unwrap_or_default();
+    let (mut facts, skipped) = manifest.map(facts).unwrap_or_default();
+    facts.extend(note.map(|note| ("note".to_string(), note)));
     let source = verb.data.as_ref().map(|spec| exif.open(&home(spec), OnBadImage::Fail)).transpose()?;
     if let Some(source) = &source
         && let Some(row) = rows.iter().find(|row| row.index as usize >= source.len() || source.id(row.index as usize) != row.id)

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::args::{Flags, Images, Length, Network, Origin};
-use super::{Global, print};
+use super::{Global, print, signals};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::manifest::{self, Trust};
 use crate::run::Run;
 use crate::split::{Split, Subset};
 use crate::stats;
-use crate::table::{self, Row};
+use crate::table::Row;
 
 /// Do everything: split, train f and g, score, report
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  sslmem run --preset cifar_small --data cifar10:data/cifar10 \\\n    --out runs/small\n  sslmem run --recipe mine.toml --set pairs=3 --out runs/mine\n\nA run that was stopped goes on with the same command, or with `sslmem run --out DIR` alone."
+    after_help = "Examples:\n  sslmem run --preset cifar_small --data cifar10:data/cifar10 \\\n    --out runs/small\n  sslmem run --recipe mine.toml --set pairs=3 --out runs/mine\n\nA run that was stopped goes on with the same command, or with `sslmem run --out DIR` alone. How it is scored can be changed afterwards, as in `sslmem run --out DIR --set score.views=20`; nothing is trained again."
 )]
 pub struct Verb {
     /// Folder for everything that is made
@@ -38,16 +40,14 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
     // The device first: without it nothing is begun.
     let device = global.device()?;
-    if let Some(split) = &verb.split {
-        take(split, &verb.out)?;
-    }
-    finish(Run { device, ..open(&verb.out, &verb.origin, &flags, true)? }, global)
+    finish(open(&verb.out, &verb.origin, &flags, true, verb.split.as_deref(), device)?, global)
 }
 
 /// Everything of a run, and what came of it on standard output.
 pub fn finish(run: Run, global: &Global) -> Result<()> {
+    signals::watch()?;
     let page = run.everything(global.progress().as_mut())?;
-    let rows = table::read(run.dir.join("scores.parquet"))?;
+    let rows = manifest::scored(&run.dir.join("scores.parquet"), Trust::Verified)?.rows;
     print(&format!("{}{}\n", means(&rows), page.display()))
 }
 
@@ -65,8 +65,8 @@ pub fn means(rows: &[Row]) -> String {
     out
 }
 
-/// The run in a folder, new or taken up. Without a word about the recipe the one in the folder counts.
-pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool) -> Result<Run> {
+/// The run in a folder, new or taken up. Without a preset or a file the recipe in the folder is what flags change.
+pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool, split: Option<&Path>, device: Device) -> Result<Run> {
     let started = dir.join("recipe.toml").exists();
     if started && !resume {
         drop(Run::lock(dir)?); // who is at work there is better to know
@@ -75,18 +75,8 @@ pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool) -> Result<
             "go on with it with --resume, or choose another folder",
         ));
     }
-    if started && origin.is_empty() && flags.is_empty() {
-        return Run::read(dir);
-    }
-    Run::open(origin.resolve(flags)?, dir)
-}
-
-/// Makes a split that was given the split of the run in `dir`.
-pub fn take(given: &Path, dir: &Path) -> Result<()> {
-    let (split, kept) = (Split::read(given)?, dir.join("split.json"));
-    let _lock = Run::lock(dir)?;
-    if kept.exists() && Split::read(&kept)? != split {
-        return Err(Error::config(format!("{} holds a run with another split", dir.display()), "choose another folder with --out"));
-    }
-    split.write(&kept)
+    let given = split.map(Split::read).transpose()?;
+    let own = started && origin.preset.is_empty() && origin.recipe.is_none();
+    let recipe = if own { origin.over(Run::recipe(dir)?, flags)? } else { origin.resolve(flags)? };
+    Run::open(recipe, dir, given, device)
 }

@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::args::{Flags, Images, Network, Origin, opened, whole};
 use super::run::means;
-use super::{Global, print, warn};
+use super::{Global, print, signals, warn};
 use crate::config::Recipe;
-use crate::data::OnBadImage;
+use crate::data::{OnBadImage, few_bad};
 use crate::error::{Error, Result, line};
 use crate::manifest::{self, EncoderFacts, Manifest};
-use crate::score::{Done, Job, Layer, Shard, Side, Task};
+use crate::score::{CLOSE, Done, Existing, Job, Layer, Shard, Side, Task};
 use crate::split::{Split, Subset};
 use crate::{files, table};
 
@@ -84,9 +84,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         },
         _ => flags,
     };
-    // A million images have a bad one, and a table that lacks it is worth more than none.
-    let skip = Some(verb.images.on_bad_image.as_deref().unwrap_or("skip"));
-    let flags = flags.with("data.on_bad_image", &skip).with("score.view", &verb.view).with("score.batch", &verb.batch);
+    let flags = flags.measuring(&verb.images).with("score.view", &verb.view).with("score.batch", &verb.batch);
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
@@ -124,9 +122,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         out: &verb.out,
         encoders,
         settings: settings(&recipe, &verb.out)?,
-        force: verb.force,
+        existing: if verb.force { Existing::Replace } else { Existing::Keep },
+        close: CLOSE,
     };
-    say(&job.run(global.progress().as_mut())?)
+    signals::watch()?;
+    let done = job.run(global.progress().as_mut())?;
+    say(&done)?;
+    few_bad(&verb.out, &done.skipped, done.rows as usize + done.skipped.len(), recipe.data.max_bad)
 }
 
 /// What of a recipe the scores depend on. The rest is of a training, which need not have been one of ours.
@@ -159,6 +161,7 @@ pub fn say(done: &Done) -> Result<()> {
             done.skipped.len()
         );
     }
+    text += &done.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>();
     if let Some((table, manifest)) = done.tables.first().and_then(|table| Some((table, Manifest::read(table).ok()?))) {
         text += &format!("{}\n", recognised(&manifest));
         let at = |place: &str| manifest.settings.pointer(place).and_then(Value::as_str);

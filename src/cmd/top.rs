@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{home, whole};
-use super::{keep, print, warn};
+use super::{keep, print, trust, warn};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result, line};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest, Scored};
 use crate::report::{Input, top};
-use crate::table;
 
 /// Bad images on the page.
 const SHOWN: usize = 200;
@@ -34,6 +33,9 @@ pub struct Verb {
     /// Page to write [default: the table's name with .top.html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
+    /// Show a table that was changed since its manifest was written
+    #[arg(long)]
+    unverified: bool,
     /// Replace a page that exists
     #[arg(long)]
     force: bool,
@@ -43,10 +45,9 @@ pub fn run(verb: Verb) -> Result<()> {
     if verb.k == 0 {
         return Err(Error::config("-k is 0", "choose at least 1"));
     }
-    let rows = table::read(&verb.scores)?;
     let out = verb.out.unwrap_or_else(|| verb.scores.with_extension("top.html"));
     keep(&out, verb.force)?;
-    let manifest = Manifest::read(&verb.scores).ok();
+    let Scored { rows, manifest, note } = manifest::scored(&verb.scores, trust(verb.unverified))?;
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let source = exif.open(&home(&verb.data), OnBadImage::Fail)?;
     let ends = top::ends(&rows, verb.k);
@@ -58,7 +59,8 @@ pub fn run(verb: Verb) -> Result<()> {
     }
     let warnings = manifest.as_ref().map(Manifest::warnings).unwrap_or_default();
     warnings.iter().for_each(|text| warn(text));
-    let (facts, skipped) = manifest.map(facts).unwrap_or_default();
+    let (mut facts, skipped) = manifest.map(facts).unwrap_or_default();
+    facts.extend(note.map(|note| ("note".to_string(), note)));
     let title = verb.scores.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (subtitle, curves, probes) = (String::new(), vec![], vec![]);
     let input = Input { title, subtitle, rows: &rows, source: None, curves, facts, truth: None, probes, skipped, warnings };

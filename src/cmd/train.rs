@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Length, Network, Origin};
-use super::run::{open, take};
+use super::run::open;
 use super::split::dealt;
-use super::{Global, print};
+use super::{Global, print, signals};
 use crate::error::Result;
-use crate::run::{Run, Which};
+use crate::run::Which;
 
 /// Train f (on S_S and S_C), g (on S_S and S_I) or both
 #[derive(Args)]
@@ -50,15 +50,13 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
     // The device first: without it nothing is begun.
     let device = global.device()?;
-    if let Some(split) = &verb.split {
-        take(split, &verb.out)?;
-    }
     let which = match verb.which {
         Encoders::F => Which::F,
         Encoders::G => Which::G,
         Encoders::Both => Which::Both,
     };
-    let run = Run { device, ..open(&verb.out, &verb.origin, &flags, verb.resume)? };
+    let run = open(&verb.out, &verb.origin, &flags, verb.resume, verb.split.as_deref(), device)?;
+    signals::watch()?;
     run.train(which, global.progress().as_mut())?;
     let mut text = format!("{}: {}\n", run.dir.join("split.json").display(), dealt(&run.split, &*run.source));
     for pair in 1..=run.recipe.pairs {

@@ -28,6 +28,7 @@ impl Recipe {
         at_least("train.batch", train.batch, 2)?;
         at_least("score.views", score.views, if score.pairs == Pairs::All { 2 } else { 1 })?;
         at_least("score.batch", score.batch, 1)?;
+        share("data.max_bad", self.data.max_bad as f32)?;
         positive("optim.lr", optim.lr)?;
         positive("optim.eps", optim.eps)?;
         positive("optim.trust", optim.trust)?;

@@ -45,6 +45,7 @@ pub struct Recipe {
 pub struct Data {
     pub source: String,
     pub on_bad_image: OnBadImage,
+    pub max_bad: f64,
     pub exif: Exif,
     pub max_pixels: u64,
 }
@@ -129,7 +130,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("seed", "of everything random; pair p of encoders uses seed + p"),
     ("pairs", "pairs of encoders (f, g) to train and average over"),
     ("data.source", "which images: see `sslmem show data`"),
-    ("data.on_bad_image", "fail, or skip and list what was skipped"),
+    ("data.on_bad_image", "fail, or skip and list what was skipped; score, embed and probe skip unless told otherwise"),
+    ("data.max_bad", "share of bad images above which the exit status is 1, with everything kept"),
     ("data.exif", "orientation of image files: ignore it, as torchvision does, or turn the images upright"),
     ("data.max_pixels", "an image with more is a bad one; at most 178956970 (512 MiB), where Pillow refuses, too"),
     ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),

@@ -138,9 +138,9 @@ impl Source for Folder {
     fn image(&self, index: usize) -> Result<Image> {
         self.unchanged(index, self.section(index).image(&self.files[index].id)?)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let image = self.section(index).image_within(&self.files[index].id, admit)?;
-        image.map(|image| self.unchanged(index, image)).transpose()
+        image.map(|(image, content)| Ok((self.unchanged(index, image)?, content))).transpose()
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.section(index).read().map(Some)

@@ -95,8 +95,11 @@ impl Source for Kept {
     fn image(&self, index: usize) -> Result<Image> {
         self.inner.image(self.at(index))
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         self.inner.image_within(self.at(index), admit)
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        self.inner.content(self.at(index))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(self.at(index))

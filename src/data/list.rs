@@ -108,7 +108,7 @@ impl Source for List {
     fn image(&self, index: usize) -> Result<Image> {
         self.section(index).image(&self.files[index].path)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         self.section(index).image_within(&self.files[index].path, admit)
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {

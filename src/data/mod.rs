@@ -1,8 +1,10 @@
 //! Data sets: decoded 8-bit images by index, from many threads, with labels and ids.
 
+mod bad;
 mod budget;
 mod cifar;
 mod columns;
+mod content;
 mod decode;
 mod folder;
 mod gif;
@@ -38,8 +40,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files;
 
+pub use bad::few_bad;
 pub use budget::{Budget, DECODING, Loan};
 pub use cifar::Cifar;
+pub use content::Content;
 pub use decode::{LIMIT, PIXELS, decode};
 pub use folder::Folder;
 pub use kept::kept_digest;

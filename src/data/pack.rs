@@ -189,9 +189,9 @@ impl Source for Pack {
             loan = decode::lend(memory);
             true
         })?;
-        Ok(image.expect("it was admitted"))
+        Ok(image.expect("it was admitted").0)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let Row { id, size: (height, width), .. } = &self.rows[index];
         let (height, width) = (*height as usize, *width as usize);
         if self.about.side.is_some() && !admit((height * width * 3) as u64) {
@@ -199,13 +199,13 @@ impl Source for Pack {
         }
         let bytes = self.record(index)?;
         if self.about.side.is_some() {
-            return Ok(Some(Image { height, width, pixels: bytes }));
+            return Ok(Some((Image { height, width, pixels: bytes }, None)));
         }
         let image = decode::decode_within(&bytes, id, PIXELS, admit).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
         if image.as_ref().is_some_and(|image| (image.height, image.width) != (height, width)) {
             return Err(Error::format(&self.path, format!("{id}: the image has another size than the table says")));
         }
-        Ok(image)
+        Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         if self.about.side.is_some() { Ok(None) } else { self.record(index).map(Some) }

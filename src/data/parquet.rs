@@ -255,8 +255,13 @@ impl Source for Parquet {
     fn image(&self, index: usize) -> Result<Image> {
         decode::decode(self.encoded(index)?.data(), "").map_err(|what| self.wrong(index, what))
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
-        decode::decode_within(self.encoded(index)?.data(), "", PIXELS, admit).map_err(|what| self.wrong(index, what))
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
+        let encoded = self.encoded(index)?;
+        let image = decode::decode_within(encoded.data(), "", PIXELS, admit).map_err(|what| self.wrong(index, what))?;
+        Ok(image.map(|image| (image, Some(blake3::hash(encoded.data())))))
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        Ok(Some(blake3::hash(self.encoded(index)?.data())))
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         Ok(Some(self.encoded(index)?.data().to_vec()))

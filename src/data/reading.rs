@@ -109,9 +109,9 @@ impl Source for Read {
             loan = decode::lend(memory);
             true
         })?;
-        Ok(image.expect("it was admitted"))
+        Ok(image.expect("it was admitted").0)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let Some(bytes) = self.inner.file(index)? else { return self.inner.image_within(index, admit) };
         let id = self.id(index);
         let turn = |image| match self.reading.exif {
@@ -119,7 +119,11 @@ impl Source for Read {
             Exif::Ignore => Ok(image),
         };
         let image = decode::decode_within(&bytes, &id, self.reading.max_pixels, admit).and_then(|image| image.map(turn).transpose());
-        image.map_err(|what| Error::format(&id, what))
+        let image = image.map_err(|what| Error::format(&id, what))?;
+        Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
+    }
+    fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
+        self.inner.content(index)
     }
     fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
         self.inner.file(index)

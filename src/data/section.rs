@@ -67,13 +67,19 @@ impl Section {
 
     /// The image. `name` tells by its ending what the content does not tell.
     pub fn image(&self, name: &str) -> Result<Image> {
-        decode::decode(&self.read()?, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
+        self.decoded_from(&self.read()?, name)
     }
 
-    /// The image, if `admit` says that there is memory to decode it.
-    pub fn image_within(&self, name: &str, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
-        let image = decode::decode_within(&self.read()?, name, PIXELS, admit);
-        image.map_err(|what| Error::format(&self.path, self.whose(name, what)))
+    fn decoded_from(&self, bytes: &[u8], name: &str) -> Result<Image> {
+        decode::decode(bytes, name).map_err(|what| Error::format(&self.path, self.whose(name, what)))
+    }
+
+    /// The image and the BLAKE3 of its bytes, if `admit` says that there is memory to decode it.
+    pub fn image_within(&self, name: &str, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
+        let bytes = self.read()?;
+        let image = decode::decode_within(&bytes, name, PIXELS, admit);
+        let image = image.map_err(|what| Error::format(&self.path, self.whose(name, what)))?;
+        Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
     }
 
     /// A file of many images is not enough to find the one.

@@ -130,7 +130,7 @@ impl Source for WebDataset {
         let (section, name) = self.section(index);
         self.believed(index, section.image(&name))
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let (section, name) = self.section(index);
         self.believed(index, section.image_within(&name, admit))
     }

@@ -1,7 +1,7 @@
 //! The CPU's memory: one checked buffer per variable.
 
 use super::{Device, Queue};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::var::{Dtype, Shape, Var};
 use bytemuck::Pod;
 use std::any::TypeId;
@@ -30,13 +30,33 @@ impl Drop for Buffer {
 pub struct Lines {
     bytes: Vec<u8>,
     start: usize,
+    /// Bytes that it may be asked to hold, where it only takes what is written into it.
+    room: usize,
 }
 
 impl Lines {
+    /// None yet, but for `room` bytes: what is written brings its memory.
+    fn growing(room: usize) -> Lines {
+        Lines { room, ..Lines::new(0) }
+    }
+    /// Takes memory for the first `bytes`; what they held is lost.
+    fn grow(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.end() - self.start && bytes <= self.room {
+            let mut larger = vec![];
+            let needed = bytes.next_multiple_of(LINE) + LINE;
+            larger.try_reserve_exact(needed).map_err(|_| {
+                let what = format!("the images of one batch need {} MiB of memory, which cannot be had", bytes >> 20);
+                Error::config(what, "lower the batch")
+            })?;
+            larger.resize(needed, 0);
+            *self = Lines { start: larger.as_ptr().align_offset(LINE), bytes: larger, room: self.room };
+        }
+        Ok(())
+    }
     fn new(bytes: usize) -> Lines {
         let bytes = vec![0; bytes.next_multiple_of(LINE) + LINE];
         let start = bytes.as_ptr().align_offset(LINE);
-        Lines { bytes, start }
+        Lines { bytes, start, room: 0 }
     }
     fn end(&self) -> usize {
         self.start + self.bytes.len() - LINE
@@ -57,6 +77,14 @@ impl Buffer {
     pub fn cell(device: &Device, bytes: usize) -> Result<Cell> {
         Ok(Rc::new(RefCell::new(Buffer::new(device, bytes)?)))
     }
+    /// The same, but on the host it takes only as much memory as is written into it: pages that nothing is written to cost nothing, and
+    /// yet count where a process may have only so many.
+    pub fn growing(device: &Device, bytes: usize) -> Result<Cell> {
+        match device {
+            Device::Cpu => Ok(Rc::new(RefCell::new(Buffer::Host(Lines::growing(bytes))))),
+            Device::Gpu(_) => Buffer::cell(device, bytes),
+        }
+    }
     /// A copy of the first `len` elements.
     pub fn get<T: Pod>(&self, len: usize) -> Result<Vec<T>> {
         match self {
@@ -71,11 +99,19 @@ impl Buffer {
     /// Overwrite the first elements.
     pub fn set<T: Pod>(&mut self, values: &[T]) -> Result<()> {
         match self {
-            Buffer::Host(_) => {
+            Buffer::Host(lines) => {
+                lines.grow(size_of_val(values))?;
                 self.slice_mut(values.len()).copy_from_slice(values);
                 Ok(())
             }
             Buffer::Gpu { queue, address } => queue.upload(*address, bytemuck::cast_slice(values)),
+        }
+    }
+    /// Bytes that there is memory for.
+    fn held(&self) -> usize {
+        match self {
+            Buffer::Host(lines) => lines.end() - lines.start,
+            Buffer::Gpu { .. } => panic!("a CPU call met memory of a GPU"),
         }
     }
     /// The first `len` elements of host memory.
@@ -142,9 +178,10 @@ impl Host {
         let place = self.place(v, Dtype::U32);
         RefMut::map(place.cell.borrow_mut(), |b| b.slice_mut(place.shape.len()))
     }
+    /// As many as were written of a buffer that grows.
     pub fn bytes(&self, v: Var) -> Ref<'_, [u8]> {
         let place = self.place(v, Dtype::U8);
-        Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len()))
+        Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len().min(b.held())))
     }
 }
 

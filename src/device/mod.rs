@@ -17,6 +17,7 @@ pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
 pub(crate) use rows::{THREADS, chunk};
 
+use multiversion::{multiversion, target::match_target};
 use std::rc::Rc;
 
 /// The two kinds of machine in one binary.
@@ -31,9 +32,19 @@ impl Device {
     /// What computes, for people and manifests.
     pub fn name(&self) -> String {
         match self {
-            Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
+            Device::Cpu => format!("cpu ({}{})", std::env::consts::ARCH, ["", ", AVX2", ", AVX-512"][instructions()]),
             Device::Gpu(queue) => queue.name(),
         }
+    }
+}
+
+/// The instructions that products and convolutions are made with here. Between sets of them the last digits of a score differ.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
+fn instructions() -> usize {
+    match_target! {
+        "x86_64+avx512f" => 2,
+        "x86_64+avx2+fma" => 1,
+        _ => 0,
     }
 }
 

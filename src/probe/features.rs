@@ -1,6 +1,6 @@
 //! The labelled samples of a data set, and their features from a frozen encoder.
 
-use crate::data::{Image, Source};
+use crate::data::{Image, OnBadImage, Source};
 use crate::device::Device;
 use crate::device::product::LANES;
 use crate::error::{Error, Result};
@@ -31,23 +31,35 @@ impl Features {
         Features { values, labels, width, stride, classes }
     }
 
-    /// What an encoder makes of these samples.
+    /// What an encoder makes of these samples, and of which it makes nothing because they cannot be decoded: (id, reason).
     ///
     /// # Errors
     /// The weights do not fit, an image cannot be read, or a feature is not finite.
-    pub fn of(side: Side, protocol: &Protocol, samples: &Chosen, device: &Device, progress: &mut dyn Progress) -> Result<Features> {
-        let mut rows: Vec<f32> = vec![];
-        embed(side, protocol, samples, device, progress, |values, _| {
-            rows.extend_from_slice(values);
+    pub fn of(
+        side: Side,
+        protocol: &Protocol,
+        samples: &Chosen,
+        device: &Device,
+        on_bad: OnBadImage,
+        progress: &mut dyn Progress,
+    ) -> Result<(Features, Vec<(String, String)>)> {
+        let (mut rows, mut places, mut skipped): (Vec<f32>, Vec<usize>, _) = (vec![], vec![], vec![]);
+        embed(side, protocol, samples, device, on_bad, progress, |some| {
+            rows.extend_from_slice(some.values);
+            places.extend_from_slice(some.places);
+            skipped.extend(some.bad.iter().map(|(place, reason)| (samples.id(*place), reason.clone())));
             Ok(())
         })?;
-        let width = rows.len() / samples.len().max(1);
+        let width = rows.len() / places.len().max(1);
         if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
-            let what = format!("gives features that are not finite for sample {}; these weights cannot be used", samples.id(at / width));
-            return Err(Error::format(side.path, what));
+            let id = samples.id(places[at / width]);
+            return Err(Error::format(
+                side.path,
+                format!("gives features that are not finite for sample {id}; these weights cannot be used"),
+            ));
         }
-        let labels: Vec<u32> = (0..samples.len()).filter_map(|i| samples.label(i)).collect();
-        Ok(Features::new(&rows, width, labels, samples.count_classes()))
+        let labels: Vec<u32> = places.iter().filter_map(|&place| samples.label(place)).collect();
+        Ok((Features::new(&rows, width, labels, samples.count_classes()), skipped))
     }
 
     pub fn len(&self) -> usize {
@@ -163,7 +175,7 @@ impl Source for Chosen<'_> {
     fn image(&self, index: usize) -> Result<Image> {
         self.source.image(self.indices[index] as usize)
     }
-    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>> {
+    fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         self.source.image_within(self.indices[index] as usize, admit)
     }
 }

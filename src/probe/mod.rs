@@ -52,6 +52,9 @@ pub struct Probed {
     pub train: Count,
     pub test: Count,
     pub accuracy: Vec<Accuracy>,
+    /// Images that cannot be decoded: (id, reason).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<(String, String)>,
 }
 
 /// Samples of a part, and those that were left out because they have no label.

@@ -3,41 +3,56 @@
 use super::blocks::{Block, Blocks};
 use super::features::{self, ROLES, Table};
 use super::job::{Done, Job};
-use crate::data::kept_digest;
-use crate::error::Result;
+use crate::data::{Content, kept_digest};
+use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};
 use crate::split::Subset;
 use crate::table::{Row, TableWriter, Totals};
 use serde_json::Value;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Write the tables of a job whose blocks are all there, each with its manifest.
+/// Write the tables of a job whose blocks are all `there`, each with its manifest.
+#[allow(clippy::too_many_arguments)]
 pub fn tables(
     job: &Job,
     own: &[(u32, Subset)],
     blocks: &Blocks,
+    there: &[Range<usize>],
     identity: &Value,
     tables: &[PathBuf],
     throughput: Throughput,
     start: Instant,
 ) -> Result<Done> {
-    let (mut totals, mut skipped, mut indices) = (vec![Totals::default(); tables.len()], vec![], vec![]);
-    for number in 0..blocks.count() {
-        let block = blocks.demand(number)?;
+    let (mut totals, mut indices, mut content) = (vec![Totals::default(); tables.len()], vec![], Content::default());
+    let mut skipped = job.task.source.skipped().to_vec();
+    for range in there {
+        let block = blocks.demand(range.start)?;
         for (layer, totals) in totals.iter_mut().enumerate() {
-            rows(job, own, blocks, number, &block, layer).iter().for_each(|row| totals.add(row));
+            rows(job, &own[range.clone()], &block, layer).iter().for_each(|row| totals.add(row));
         }
+        content += block.content;
         indices.extend(block.indices);
         skipped.extend(block.skipped.into_iter().map(|(index, reason)| (job.task.source.id(index as usize), reason)));
     }
-    let data = DataFacts { skipped: skipped.clone(), ..DataFacts::of(job.task.source) };
-    let mut embeddings = features(job, blocks, &features_digest(&data, &indices), indices.len(), tables)?.into_iter();
+    // A shard may be nothing but bad, or nothing at all.
+    if indices.is_empty() && job.shard.is_none() {
+        let (id, reason) = skipped.first().cloned().unwrap_or_default();
+        return Err(Error::format(
+            job.out,
+            format!("would have no row: no image could be decoded (first: {id}: {reason}); look at the data"),
+        ));
+    }
+    let every: Vec<u32> = job.samples.iter().map(|(index, _)| *index).collect();
+    let sampled = Content::sampled(job.task.source, &every).and_then(Content::hex);
+    let data = DataFacts { skipped: skipped.clone(), content: content.hex(), sampled, ..DataFacts::of(job.task.source) };
+    let mut embeddings = features(job, blocks, there, &features_digest(&data, &indices), indices.len(), tables)?.into_iter();
     for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {
         let mut table = TableWriter::create(path, totals, &[])?;
-        for number in 0..blocks.count() {
-            for mut row in rows(job, own, blocks, number, &blocks.demand(number)?, layer) {
+        for range in there {
+            for mut row in rows(job, &own[range.clone()], &blocks.demand(range.start)?, layer) {
                 // A shard does not know the others.
                 if job.shard.is_some() {
                     totals.part(&mut row)
@@ -65,7 +80,7 @@ pub fn tables(
         manifest.write(path)?;
     }
     let rows = totals.first().map_or(0, |totals| totals.rows);
-    Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false })
+    Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
 }
 
 /// The digest in a file of features of these samples, in the order of its rows: of the data that is left without the skipped ones.
@@ -74,7 +89,14 @@ pub fn features_digest(data: &DataFacts, indices: &[u32]) -> String {
 }
 
 /// Write the files of features, all in one pass over the blocks: of f and g for each table, none if they were not asked for.
-fn features(job: &Job, blocks: &Blocks, data: &str, rows: usize, tables: &[PathBuf]) -> Result<Vec<Vec<FeatureFacts>>> {
+fn features(
+    job: &Job,
+    blocks: &Blocks,
+    there: &[Range<usize>],
+    data: &str,
+    rows: usize,
+    tables: &[PathBuf],
+) -> Result<Vec<Vec<FeatureFacts>>> {
     let sides = [job.task.f, job.task.g].map(|side| side.network.encoder.name());
     let one = |(place, &width): (usize, &usize)| {
         let (table, role, arch) = (&tables[place / 2], ROLES[place % 2], sides[place % 2]);
@@ -84,28 +106,27 @@ fn features(job: &Job, blocks: &Blocks, data: &str, rows: usize, tables: &[PathB
     if !blocks.features {
         return Ok(vec![]);
     }
-    let mut files = if blocks.count() == 0 { create(&vec![0; 2 * tables.len()])? } else { vec![] };
-    for number in 0..blocks.count() {
-        let kept = blocks.features(number, &blocks.demand(number)?).ok_or_else(|| blocks.damaged(number))?;
+    let mut files = if there.is_empty() { create(&vec![0; 2 * tables.len()])? } else { vec![] };
+    for &Range { start, .. } in there {
+        let kept = blocks.features(start, &blocks.demand(start)?).ok_or_else(|| blocks.damaged(start))?;
         if files.is_empty() {
             files = create(&kept.widths)?;
         }
         if !kept.each(|place, values| files[place].push(values))? {
-            return Err(blocks.damaged(number));
+            return Err(blocks.damaged(start));
         }
     }
     let facts = files.into_iter().map(Table::commit).collect::<Result<Vec<_>>>()?;
     Ok(facts.chunks(2).map(<[_]>::to_vec).collect())
 }
 
-/// The rows of a block at one layer, as measured.
-fn rows(job: &Job, own: &[(u32, Subset)], blocks: &Blocks, number: usize, block: &Block, layer: usize) -> Vec<Row> {
+/// The rows of a block at one layer, as measured; `own` are its samples.
+fn rows(job: &Job, own: &[(u32, Subset)], block: &Block, layer: usize) -> Vec<Row> {
     let source = job.task.source;
-    let known = &own[number * super::BLOCK..][..blocks.samples(number).len()];
-    let mut values = block.indices.iter().zip(block.values.chunks_exact(blocks.layers)).peekable();
+    let mut values = block.indices.iter().zip(block.values.chunks_exact(job.task.layers.len())).peekable();
     let row = |&(index, subset): &(u32, Subset)| {
         let (_, values) = values.next_if(|(next, _)| **next == index)?;
         Some(Row::measured(index, source.id(index as usize), source.label(index as usize), subset, values[layer]))
     };
-    known.iter().filter_map(row).collect()
+    own.iter().filter_map(row).collect()
 }

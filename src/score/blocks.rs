@@ -1,15 +1,18 @@
 //! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
 
+use super::parts::{Parts, start};
 use super::{Measured, features};
+use crate::data::Content;
 use crate::error::{Error, Result};
 use crate::files;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::PathBuf;
 
-/// Samples of a block. What a crash costs at most; no influence on the scores.
+/// Samples of a block at most. No influence on the scores.
 pub const BLOCK: usize = 1024;
-const MAGIC: &[u8; 8] = b"sslmem\0\x01";
+const MAGIC: &[u8; 8] = b"sslmem\0\x02";
 pub const DIGEST: usize = blake3::OUT_LEN;
 /// Bytes of the reason why an image is bad.
 const LONGEST: usize = 500;
@@ -22,6 +25,8 @@ pub struct Block {
     pub values: Vec<[f64; 3]>,
     /// Samples without values, with the reason.
     pub skipped: Vec<(u32, String)>,
+    /// Of the files of those with values.
+    pub content: Content,
 }
 
 /// A block that is being measured.
@@ -38,6 +43,7 @@ impl Open {
     pub fn add(&mut self, measured: &Measured, which: std::ops::Range<usize>, samples: &[u32]) -> Result<()> {
         for (i, &place) in measured.places.iter().enumerate().filter(|(_, place)| which.contains(place)) {
             self.block.indices.push(samples[place]);
+            self.block.content += Content::of(samples[place], measured.contents[i]);
             self.block.values.extend(&measured.values[i]);
             self.features.iter_mut().try_for_each(|features| features.push(measured.features(i)))?;
         }
@@ -57,11 +63,12 @@ impl Block {
         self.indices.len() + self.skipped.len()
     }
 
-    /// Magic, job, counts, indices, values, skipped, checksum.
+    /// Magic, job, counts, content, indices, values, skipped, checksum.
     fn to_bytes(&self, job: &[u8; DIGEST]) -> Vec<u8> {
         let mut bytes = [&MAGIC[..], job].concat();
         let counts = [self.indices.len(), self.values.len(), self.skipped.len()];
         counts.iter().for_each(|n| bytes.extend((*n as u32).to_le_bytes()));
+        bytes.extend(self.content.to_bytes());
         self.indices.iter().for_each(|i| bytes.extend(i.to_le_bytes()));
         self.values.iter().flatten().for_each(|v| bytes.extend(v.to_bits().to_le_bytes()));
         for (index, reason) in &self.skipped {
@@ -88,11 +95,12 @@ impl Block {
         };
         let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let counts = take(12)?;
+        let content = Content::from_bytes(take(Content::BYTES)?.try_into().ok()?);
         let [indices, values, skipped] = [0, 4, 8].map(|at| word(&counts[at..]) as usize);
         let indices = take(indices.checked_mul(4)?)?.chunks_exact(4).map(word).collect();
         let number = |b: &[u8]| f64::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
         let values = take(values.checked_mul(24)?)?.chunks_exact(24).map(|v| [0, 8, 16].map(|at| number(&v[at..]))).collect();
-        let mut block = Block { indices, values, skipped: vec![] };
+        let mut block = Block { indices, values, skipped: vec![], content };
         for _ in 0..skipped {
             let head = take(8)?;
             let (index, length) = (word(head), word(&head[4..]) as usize);
@@ -102,9 +110,9 @@ impl Block {
     }
 }
 
-/// A job's folder of blocks.
+/// A job's folder of blocks. Each is named after the place of its first sample among those of the job.
 pub struct Blocks<'a> {
-    pub folder: &'a Path,
+    pub parts: &'a Parts,
     /// Of everything that the scores depend on.
     pub job: [u8; DIGEST],
     /// The samples of the job, in order.
@@ -115,83 +123,86 @@ pub struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    pub fn count(&self) -> usize {
-        self.samples.len().div_ceil(BLOCK)
+    fn path(&self, start: usize) -> PathBuf {
+        self.parts.folder().join(format!("{start:07}.block"))
     }
 
-    pub fn samples(&self, number: usize) -> &[u32] {
-        &self.samples[number * BLOCK..self.samples.len().min((number + 1) * BLOCK)]
+    fn features_path(&self, start: usize) -> PathBuf {
+        self.parts.folder().join(format!("{start:07}.features"))
     }
 
-    fn path(&self, number: usize) -> PathBuf {
-        self.folder.join(format!("{number:07}.block"))
-    }
-
-    fn features_path(&self, number: usize) -> PathBuf {
-        self.folder.join(format!("{number:07}.features"))
-    }
-
-    /// Begin a block; `widths` are of the features of f and g at each layer.
+    /// Begin the block whose first sample has this place; `widths` are of the features of f and g at each layer.
     ///
     /// # Errors
     /// The disk is full or failed.
-    pub fn open(&self, number: usize, widths: &[usize]) -> Result<Open> {
-        let create = || features::Open::create(&self.features_path(number), &self.job, number, widths);
+    pub fn open(&self, start: usize, widths: &[usize]) -> Result<Open> {
+        let create = || features::Open::create(&self.features_path(start), &self.job, start, widths);
         Ok(Open { block: Block::default(), features: self.features.then(create).transpose()? })
     }
 
     /// # Errors
     /// The disk is full or failed; the job can go on from here.
-    pub fn write(&self, number: usize, open: Open) -> Result<()> {
+    pub fn write(&self, start: usize, open: Open) -> Result<()> {
         // The features first: where a block is, everything is.
         open.features.map_or(Ok(()), features::Open::commit)?;
-        files::write_whole(self.path(number), &open.block.to_bytes(&self.job))
+        files::write_whole(self.path(start), &open.block.to_bytes(&self.job))
     }
 
-    pub fn exists(&self, number: usize) -> bool {
-        self.path(number).exists()
+    /// The places where a block begins, whole or not.
+    fn starts(&self) -> Result<Vec<usize>> {
+        let names = if self.parts.folder().is_dir() { self.parts.names()? } else { vec![] };
+        let mut starts: Vec<usize> = names.iter().filter_map(|name| start(name, "block")).collect();
+        starts.sort_unstable();
+        Ok(starts)
     }
 
-    /// A block if it is there, whole, and of these very samples.
-    pub fn read(&self, number: usize) -> Option<Block> {
-        let samples = self.samples(number);
-        let most = 1024 + samples.len() * (16 + 24 * self.layers + LONGEST);
+    /// The places of the samples of each block that is whole and that `good` takes, in order. Other blocks are removed; returns how many.
+    pub fn kept(&self, mut good: impl FnMut(&Block) -> Result<bool>) -> Result<(Vec<Range<usize>>, usize)> {
+        let (mut kept, mut removed): (Vec<Range<usize>>, _) = (vec![], 0);
+        for start in self.starts()? {
+            let block = if start < kept.last().map_or(0, |range| range.end) { None } else { self.whole(start) };
+            match block {
+                Some(block) if good(&block)? => kept.push(start..start + block.len()),
+                _ => {
+                    fs::remove_file(self.path(start)).map_err(Error::io("remove", self.path(start)))?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok((kept, removed))
+    }
+
+    /// A block if it is there, whole, and of the samples from this place on.
+    fn read(&self, start: usize) -> Option<Block> {
+        let most = 1024 + BLOCK * (16 + 24 * self.layers + LONGEST);
         let mut bytes = vec![];
-        File::open(self.path(number)).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
+        File::open(self.path(start)).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
         let block = Block::from_bytes(&bytes, &self.job)?;
+        let samples = self.samples.get(start..start.checked_add(block.len())?)?;
         let (mut good, mut bad) = (block.indices.iter().peekable(), block.skipped.iter().map(|(i, _)| i).peekable());
         let all = samples.iter().all(|i| good.next_if_eq(&i).is_some() || bad.next_if_eq(&i).is_some());
-        (all && good.next().is_none() && bad.next().is_none() && block.values.len() == block.indices.len() * self.layers).then_some(block)
+        let whole = all && !samples.is_empty() && good.next().is_none() && bad.next().is_none();
+        (whole && block.values.len() == block.indices.len() * self.layers).then_some(block)
     }
 
     /// The features of the samples of a block that have values, `None` if they are not there or not these.
-    pub fn features(&self, number: usize, block: &Block) -> Option<features::Kept> {
-        features::Kept::open(&self.features_path(number), &self.job, number, block.indices.len(), self.layers)
+    pub fn features(&self, start: usize, block: &Block) -> Option<features::Kept> {
+        features::Kept::open(&self.features_path(start), &self.job, start, block.indices.len(), self.layers)
     }
 
     /// As [`Blocks::read`], its features read and found to be whole as well, if there are to be any.
-    pub fn whole(&self, number: usize) -> Option<Block> {
-        let block = self.read(number)?;
-        let whole = !self.features || self.features(number, &block)?.each(|_, _| Ok(())).is_ok_and(|whole| whole);
+    fn whole(&self, start: usize) -> Option<Block> {
+        let block = self.read(start)?;
+        let whole = !self.features || self.features(start, &block)?.each(|_, _| Ok(())).is_ok_and(|whole| whole);
         whole.then_some(block)
     }
 
     /// As [`Blocks::read`], for one that was there a moment ago.
-    pub fn demand(&self, number: usize) -> Result<Block> {
-        self.read(number).ok_or_else(|| self.damaged(number))
+    pub fn demand(&self, start: usize) -> Result<Block> {
+        self.read(start).ok_or_else(|| self.damaged(start))
     }
 
-    pub fn damaged(&self, number: usize) -> Error {
-        Error::format(self.path(number), "was damaged while the table was written; run the same command again")
-    }
-
-    /// Take the folder away, its identity first: what is left of it by a crash belongs to no job.
-    pub fn remove(folder: &Path, identity: &Path) -> Result<()> {
-        let gone = |outcome: std::io::Result<()>| match outcome {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(e)),
-            _ => Ok(()),
-        };
-        gone(std::fs::remove_file(identity))?;
-        gone(std::fs::remove_dir_all(folder))
+    pub fn damaged(&self, start: usize) -> Error {
+        Error::format(self.path(start), "was damaged while the table was written; run the same command again")
     }
 }

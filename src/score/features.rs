@@ -2,7 +2,7 @@
 //! block, written as they come, so that memory does not grow with their width.
 //!
 //! ```text
-//! scores.parquet.parts/0000000.features   magic, job, block, widths, rows [samples, sum of widths] f32, checksum
+//! scores.parquet.parts/0000000.features   magic, job, first place, widths, rows [samples, sum of widths] f32, checksum
 //! scores.f.safetensors scores.g.safetensors
 //! ```
 
@@ -12,7 +12,7 @@ use crate::files::Writer;
 use crate::manifest::FeatureFacts;
 use crate::tensors;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"sslmemf\x01";
@@ -58,6 +58,20 @@ impl Table {
         file.push(head)?;
         Ok(Table { file, role: role.into(), width })
     }
+    /// The same rows below another head, because there are fewer of them than were expected.
+    pub fn below(mut self, head: &[u8], before: usize) -> Result<Table> {
+        let path = self.file.writer.path().to_path_buf();
+        let mut values = self.file.writer.written()?;
+        values.seek(SeekFrom::Start(before as u64)).map_err(Error::io("read", &path))?;
+        let mut table = Table::create(&path, &self.role, head, self.width)?;
+        let mut some = vec![0; 1 << 20];
+        loop {
+            match values.read(&mut some).map_err(Error::io("read", &path))? {
+                0 => return Ok(table),
+                n => table.push(&some[..n])?,
+            }
+        }
+    }
     /// Any number of rows, as f32 in little-endian bytes.
     pub fn push(&mut self, rows: &[u8]) -> Result<()> {
         self.file.push(rows)
@@ -75,10 +89,10 @@ pub struct Open(Summed);
 
 impl Open {
     /// `widths` are of f and g at each layer.
-    pub fn create(path: &Path, job: &[u8; DIGEST], number: usize, widths: &[usize]) -> Result<Open> {
+    pub fn create(path: &Path, job: &[u8; DIGEST], start: usize, widths: &[usize]) -> Result<Open> {
         let mut file = Summed::create(path)?;
         file.push(&[&MAGIC[..], job].concat())?;
-        let numbers = [number, widths.len()].into_iter().chain(widths.iter().copied());
+        let numbers = [start, widths.len()].into_iter().chain(widths.iter().copied());
         file.push(&numbers.flat_map(|n| (n as u32).to_le_bytes()).collect::<Vec<u8>>())?;
         Ok(Open(file))
     }
@@ -103,7 +117,7 @@ pub struct Kept {
 
 impl Kept {
     /// `None`: there are no features of these `rows` samples, or they are of another job, block or number of `layers`.
-    pub fn open(path: &Path, job: &[u8; DIGEST], number: usize, rows: usize, layers: usize) -> Option<Kept> {
+    pub fn open(path: &Path, job: &[u8; DIGEST], start: usize, rows: usize, layers: usize) -> Option<Kept> {
         let file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
         let mut file = BufReader::new(file);
@@ -116,7 +130,7 @@ impl Kept {
         let fits = length == (head.len() + DIGEST) as u64 + row.checked_mul(rows as u64)?;
         let mut sum = blake3::Hasher::new();
         sum.update(&head);
-        (fits && numbers[..2] == [number, 2 * layers]).then_some(Kept { file, sum, widths, rows })
+        (fits && numbers[..2] == [start, 2 * layers]).then_some(Kept { file, sum, widths, rows })
     }
 
     /// Give the values of each row to `take`, with their place in `widths`. False: they were damaged, whatever was given.

@@ -1,16 +1,17 @@
 //! A scoring job on files: blocks as they come, so that whatever stops it costs little, then the tables.
 //!
 //! ```text
-//! scores.parquet.parts/job.json         what the scores depend on; written first, removed first
-//! scores.parquet.parts/0000000.block    of 1,024 samples, in the order of the samples; 0000000.features if they are wanted
+//! scores.parquet.parts/job.json         what the scores depend on; written first, removed last
+//! scores.parquet.parts/0000000.block    of the samples from the first on, at most 1,024 or what 30 s give; 0000000.features if they are wanted
 //! scores.parquet.lock                   as long as a process is at work on it
 //! scores.parquet scores.json            when all are there; then the folder goes
 //! ```
 
-use super::blocks::{BLOCK, Blocks};
+use super::blocks::{BLOCK, Block, Blocks, Open};
 use super::features::{self, ROLES};
+use super::parts::Parts;
 use super::{Layer, Scorer, Shard, Task, assemble, table_name};
-use crate::data::OnBadImage;
+use crate::data::{Content, OnBadImage};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
@@ -18,8 +19,23 @@ use crate::manifest::{DataFacts, EncoderFacts, Manifest, Throughput};
 use crate::progress::Progress;
 use crate::split::Subset;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The usual time after which a block is closed: what a crash costs at most.
+pub const CLOSE: Duration = Duration::from_secs(30);
+
+/// What happens to tables that are in the place of a job's, and to the work of another job there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// The job is refused, unless they are its own.
+    Keep,
+    /// They are replaced, unless they are its own.
+    Renew,
+    /// They are replaced.
+    Replace,
+}
 
 /// What to score, and where to.
 pub struct Job<'a> {
@@ -32,8 +48,9 @@ pub struct Job<'a> {
     pub encoders: Vec<EncoderFacts>,
     /// How it was asked for, for the manifest.
     pub settings: Value,
-    /// Replace tables that exist, and what is left of another job in this place.
-    pub force: bool,
+    pub existing: Existing,
+    /// Time after which a block is closed.
+    pub close: Duration,
 }
 
 /// What a job has made.
@@ -47,6 +64,8 @@ pub struct Done {
     pub throughput: Throughput,
     /// All of it was there before.
     pub before: bool,
+    /// What the user should know besides.
+    pub notes: Vec<String>,
 }
 
 impl Job<'_> {
@@ -54,8 +73,8 @@ impl Job<'_> {
     /// and ends in the same bytes as one that was never stopped.
     ///
     /// # Errors
-    /// Another process is at work here; another job was begun in this place or its tables are there; whatever [`Scorer`] refuses; the
-    /// disk is full or failed.
+    /// Another process is at work here; another job was begun in this place, its tables are there, or something that no job wrote; whatever
+    /// [`Scorer`] refuses; no image can be decoded; the disk is full or failed; [`Error::Stopped`], with what was measured kept.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<Done> {
         let start = Instant::now();
         for (i, layer) in self.task.layers.iter().enumerate() {
@@ -63,35 +82,36 @@ impl Job<'_> {
                 return Err(Error::config(format!("the layer `{}` is named twice", layer.name()), "name it once"));
             }
         }
-        let table = table_name(self.out, None, self.shard);
-        let lock = Lock::take(beside(&table, "lock"), &table)?;
-        lock.warning().iter().for_each(|text| progress.line(text));
+        let (table, tables) = (table_name(self.out, None, self.shard), self.tables());
+        let lock = Lock::output(&table)?;
+        lock.warning().iter().for_each(|text| progress.warning(text));
         self.spare_weights()?;
+        for path in tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(self.embeddings(&tables)) {
+            files::remove_unfinished_of(&path)?;
+        }
         let own = self.own();
         let ids: Vec<u32> = own.iter().map(|(index, _)| *index).collect();
         let identity = self.identity()?;
-        let folder = beside(&table, "parts");
-        let begun = folder.join("job.json");
-        if let Some(done) = self.resume(&identity, &folder, &begun)? {
+        let parts = Parts::of(&table);
+        if let Some(done) = self.resume(&identity, &parts, &tables, progress)? {
             return Ok(done);
         }
         let digest = *blake3::hash(identity.to_string().as_bytes()).as_bytes();
-        let blocks = Blocks { folder: &folder, job: digest, samples: &ids, layers: self.task.layers.len(), features: self.task.features };
-        let missing = self.missing(&blocks, progress);
+        let blocks = Blocks { parts: &parts, job: digest, samples: &ids, layers: self.task.layers.len(), features: self.task.features };
+        let mut there = self.kept(&blocks, progress)?;
         let mut throughput = Throughput { threads: rayon::current_num_threads(), ..Throughput::default() };
+        let missing = missing(&there, ids.len());
         if !missing.is_empty() {
             let Task { f, g, .. } = self.task;
             ROLES.iter().zip([f, g]).for_each(|(role, side)| progress.line(&side.describe(role)));
             // Before anything is written: weights that do not fit leave nothing behind.
             let mut scorer = Scorer::new(self.task)?;
-            files::create_dir(&folder)?;
-            files::remove_unfinished(&folder)?;
-            files::write_whole(&begun, pretty(&identity).as_bytes())?;
-            self.measure(&mut scorer, &blocks, &missing, &mut throughput, progress)?;
+            parts.begin(&identity)?;
+            there.extend(self.measure(&mut scorer, &blocks, &missing, &mut throughput, progress)?);
+            there.sort_unstable_by_key(|range| range.start);
         }
-        let tables = self.tables();
-        let mut done = assemble::tables(self, own, &blocks, &identity, &tables, throughput, start)?;
-        Blocks::remove(&folder, &begun)?;
+        let mut done = assemble::tables(self, own, &blocks, &there, &identity, &tables, throughput, start)?;
+        done.notes.extend(parts.remove()?);
         (done.embeddings, done.tables) = (self.embeddings(&tables), tables);
         Ok(done)
     }
@@ -129,7 +149,7 @@ impl Job<'_> {
     }
 
     /// Everything that the scores depend on, by name; not the batch, the threads, or where files lie.
-    fn identity(&self) -> Result<Value> {
+    pub fn identity(&self) -> Result<Value> {
         let Task { f, g, protocol, layers, source, device, .. } = self.task;
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
         let side = |role: &str, side: super::Side| {
@@ -169,23 +189,9 @@ impl Job<'_> {
     }
 
     /// Look at what is there: this job, begun or done, another one, or nothing.
-    fn resume(&self, identity: &Value, folder: &Path, begun: &Path) -> Result<Option<Done>> {
-        if begun.exists() {
-            let broken =
-                |e: serde_json::Error| Error::format(begun, format!("is not what scoring writes ({e}); delete {}", folder.display()));
-            let there = files::read_text(begun).and_then(|text| serde_json::from_str::<Value>(&text).map_err(broken));
-            return match there.map(|there| difference(&there, identity, "")) {
-                Ok(None) => Ok(None),
-                _ if self.force => Blocks::remove(folder, begun).map(|()| None),
-                Ok(Some(what)) => {
-                    let what = format!("{} is of another scoring job: {what}", folder.display());
-                    Err(Error::config(what, "go on with the same settings, choose another --out, or start again with --force"))
-                }
-                Err(error) => Err(error),
-            };
-        }
-        let tables = self.tables();
-        let embeddings = self.embeddings(&tables);
+    fn resume(&self, identity: &Value, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<Done>> {
+        let begun = parts.begun()?;
+        let embeddings = self.embeddings(tables);
         for path in tables.iter().chain(&embeddings) {
             files::check_writable(path)?;
         }
@@ -195,90 +201,188 @@ impl Job<'_> {
             let features = || m.embeddings.iter().all(|e| is(&features::path(table, &e.role), &e.digest));
             m.job.as_ref() == Some(identity) && is(table, &m.table) && features()
         };
-        if !self.force && manifests.len() == tables.len() && tables.iter().zip(&manifests).all(same) {
-            Blocks::remove(folder, begun)?; // what a crash left while it was taken away
-            let first = manifests.into_iter().next().unwrap_or_default();
-            let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
-            return Ok(Some(Done { tables, embeddings, rows, skipped, throughput, before: true }));
+        let done = manifests.len() == tables.len() && tables.iter().zip(&manifests).all(same);
+        if done && self.existing != Existing::Replace {
+            if self.unchanged(&manifests[0]) {
+                let notes = parts.remove()?.into_iter().collect(); // what a crash left while it was taken away
+                let first = manifests.into_iter().next().unwrap_or_default();
+                let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
+                return Ok(Some(Done { tables: tables.to_vec(), embeddings, rows, skipped, throughput, before: true, notes }));
+            }
+            if self.existing == Existing::Keep && begun.is_none() {
+                let what =
+                    format!("{} was scored from other images: files of the same names and lengths have changed", tables[0].display());
+                return Err(Error::config(what, "choose another name, or score them again with --force"));
+            }
+        }
+        if let Some(there) = begun {
+            return match difference(&there, identity, "") {
+                None => Ok(None),
+                Some(_) if self.existing != Existing::Keep => {
+                    parts.remove()?.iter().for_each(|text| progress.line(text));
+                    Ok(None)
+                }
+                Some(what) => {
+                    let what = format!("{} is of another scoring job: {what}", parts.folder().display());
+                    Err(Error::config(what, "go on with the same settings, choose another --out, or start again with --force"))
+                }
+            };
         }
         let taken = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings).find(|path| path.exists());
-        if let Some(path) = taken.filter(|_| !self.force) {
-            let what = format!("{} exists already", path.display());
-            return Err(Error::config(what, "choose another name, or replace it with --force"));
-        }
-        Ok(None)
-    }
-
-    /// The blocks that are yet to be scored.
-    fn missing(&self, blocks: &Blocks, progress: &mut dyn Progress) -> Vec<usize> {
-        let mut damaged = 0;
-        let missing = (0..blocks.count()).filter(|&number| match blocks.whole(number) {
-            // To fail at them is what is asked for now.
-            Some(block) => !block.skipped.is_empty() && self.task.on_bad == OnBadImage::Fail,
-            None => {
-                damaged += blocks.exists(number) as usize;
-                true
+        match taken {
+            Some(path) if self.existing == Existing::Keep => {
+                let what = format!("{} exists already", path.display());
+                Err(Error::config(what, "choose another name, or replace it with --force"))
             }
-        });
-        let missing: Vec<usize> = missing.collect();
-        if damaged > 0 {
-            progress.line(&format!("{damaged} of {} blocks in {} are damaged and scored again", blocks.count(), blocks.folder.display()));
+            _ => Ok(None),
         }
-        missing
     }
 
+    /// Whether the files that a finished table was made of contain what they did.
+    fn unchanged(&self, manifest: &Manifest) -> bool {
+        let ids: std::collections::HashSet<&str> = manifest.data.skipped.iter().map(|(id, _)| &id[..]).collect();
+        let source = self.task.source;
+        let rows: Vec<u32> = self.own().iter().map(|(index, _)| *index).filter(|&i| !ids.contains(&source.id(i as usize)[..])).collect();
+        Content::now(source, &rows) == Content::parse(manifest.data.content.as_deref())
+    }
+
+    /// The places of the samples that were measured before and are kept, block by block.
+    fn kept(&self, blocks: &Blocks, progress: &mut dyn Progress) -> Result<Vec<Range<usize>>> {
+        let mut changed = 0;
+        let good = |block: &Block| {
+            if progress.stopped() {
+                return Err(Error::stopped("nothing was scored; the same command goes on"));
+            }
+            let same = Content::now(self.task.source, &block.indices) == Some(block.content);
+            changed += !same as usize;
+            // To fail at bad images is what is asked for now.
+            Ok(same && (block.skipped.is_empty() || self.task.on_bad == OnBadImage::Skip))
+        };
+        let (kept, removed) = blocks.kept(good)?;
+        let at = blocks.parts.folder().display();
+        let (count, samples) = (kept.len() + removed, kept.iter().map(|range| range.len()).sum::<usize>());
+        if changed > 0 {
+            progress.line(&format!("the images of {changed} of {count} blocks in {at} have changed since; they are scored again"));
+        }
+        if removed > changed {
+            progress.line(&format!("{} of {count} blocks in {at} are damaged and scored again", removed - changed));
+        }
+        if samples > 0 {
+            progress.line(&format!("{samples} of {} samples are kept from before", blocks.samples.len()));
+        }
+        Ok(kept)
+    }
+
+    /// Measure the samples at these places, and return them block by block.
     fn measure(
         &self,
         scorer: &mut Scorer,
         blocks: &Blocks,
-        missing: &[usize],
+        missing: &[Range<usize>],
         throughput: &mut Throughput,
         progress: &mut dyn Progress,
-    ) -> Result<()> {
+    ) -> Result<Vec<Range<usize>>> {
         let start = Instant::now();
-        // Only the last block of all is short, so place p of this list is in the block missing[p / BLOCK].
-        let list: Vec<u32> = missing.iter().flat_map(|&number| blocks.samples(number)).copied().collect();
+        let list: Vec<u32> = missing.iter().flat_map(|range| &blocks.samples[range.clone()]).copied().collect();
         progress.start("score", blocks.samples.len() as u64, "sample");
         progress.advance((blocks.samples.len() - list.len()) as u64, "");
-        let widths = scorer.widths();
-        let (mut at, mut open) = (0, None);
-        let times = scorer.measure(&list, |measured| {
-            while at < missing.len() {
-                let range = at * BLOCK..list.len().min((at + 1) * BLOCK);
-                let mut block = open.take().map_or_else(|| blocks.open(missing[at], &widths), Ok)?;
-                block.add(measured, range.clone(), &list)?;
-                if block.len() < range.len() {
-                    open = Some(block);
-                    break;
-                }
-                blocks.write(missing[at], block)?;
-                at += 1;
-            }
+        let mut writer =
+            Writer { blocks, gaps: missing, widths: scorer.widths(), close: self.close, list: &list, at: 0, open: None, made: vec![] };
+        let outcome = scorer.measure(&list, |measured| {
+            writer.add(measured)?;
             progress.advance((measured.places.len() + measured.bad.len()) as u64, "");
-            Ok(())
-        })?;
+            if progress.stopped() { Err(Error::stopped("")) } else { Ok(()) }
+        });
+        // Whatever ended it, what was measured is kept.
+        let written = writer.write();
         progress.done();
+        let times = match outcome {
+            Err(Error::Stopped { .. }) => {
+                written?;
+                let (all, kept) = (blocks.samples.len(), blocks.samples.len() - list.len() + writer.at);
+                let at = blocks.parts.folder().display();
+                return Err(Error::stopped(format!(
+                    "{kept} of {all} samples are scored and kept in {at}; the same command goes on from there"
+                )));
+            }
+            outcome => outcome?,
+        };
+        written?;
         let seconds = start.elapsed().as_secs_f64();
         let (samples, per_second) = (list.len() as u64, list.len() as f64 / seconds);
         let (decode, compute, wait) = (times.decode, times.compute, times.wait);
         *throughput = Throughput { samples, per_second, decode, compute, wait, ..*throughput };
+        Ok(writer.made)
+    }
+}
+
+/// From what is measured of a list of samples to blocks of samples that follow each other in the job.
+struct Writer<'a> {
+    blocks: &'a Blocks<'a>,
+    /// The places in the job of the samples of the list.
+    gaps: &'a [Range<usize>],
+    widths: Vec<usize>,
+    close: Duration,
+    list: &'a [u32],
+    /// The place in the list at which the open block begins.
+    at: usize,
+    open: Option<(Open, Instant)>,
+    made: Vec<Range<usize>>,
+}
+
+impl Writer<'_> {
+    /// Where in the job the open block begins, and how many samples it can have.
+    fn place(&self) -> Option<(usize, usize)> {
+        let mut before = 0;
+        let gap = self.gaps.iter().find(|gap| {
+            before += gap.len();
+            self.at < before
+        })?;
+        let left = before - self.at;
+        Some((gap.end - left, left.min(BLOCK)))
+    }
+
+    fn add(&mut self, measured: &super::Measured) -> Result<()> {
+        while let Some((start, most)) = self.place() {
+            let (mut block, since) = match self.open.take() {
+                Some(open) => open,
+                None => (self.blocks.open(start, &self.widths)?, Instant::now()),
+            };
+            block.add(measured, self.at..self.at + most, self.list)?;
+            let (full, late) = (block.len() == most, block.len() > 0 && since.elapsed() >= self.close);
+            self.open = Some((block, since));
+            if full || late {
+                self.write()?;
+            }
+            if !full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Write the open block as it is.
+    fn write(&mut self) -> Result<()> {
+        let (Some((block, _)), Some((start, _))) = (self.open.take(), self.place()) else { return Ok(()) };
+        let samples = block.len();
+        if samples > 0 {
+            self.blocks.write(start, block)?;
+            self.made.push(start..start + samples);
+            self.at += samples;
+        }
         Ok(())
     }
 }
 
-/// What stands beside a table until it is there: its name with another ending.
-fn beside(table: &Path, ending: &str) -> PathBuf {
-    let mut name = table.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{ending}"));
-    table.with_file_name(name)
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+/// The places that are in none of these ranges, which are in order.
+fn missing(there: &[Range<usize>], samples: usize) -> Vec<Range<usize>> {
+    let ends = [0].into_iter().chain(there.iter().map(|range| range.end));
+    let starts = there.iter().map(|range| range.start).chain([samples]);
+    ends.zip(starts).filter(|(end, start)| end < start).map(|(end, start)| end..start).collect()
 }
 
 /// The first setting in which two jobs differ, in words.
-pub(super) fn difference(there: &Value, here: &Value, name: &str) -> Option<String> {
+pub fn difference(there: &Value, here: &Value, name: &str) -> Option<String> {
     if let (Value::Object(a), Value::Object(b)) = (there, here) {
         let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
         keys.sort();

@@ -4,9 +4,12 @@ use super::Shard;
 use super::assemble::features_digest;
 use super::features;
 use super::job::{Done, difference};
+use super::parts::Parts;
+use crate::data::Content;
 use crate::error::{Error, Result};
-use crate::files;
-use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};
+use crate::files::{self, Lock};
+use crate::manifest::{self, DataFacts, FeatureFacts, Manifest, Throughput, Trust};
+use crate::progress::Progress;
 use crate::table::{self, Format, TableWriter, Totals};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -22,19 +25,56 @@ struct Part<'a> {
 }
 
 /// Put the tables of all shards of one job together at `out`, with the columns that need the whole table, the features that lie beside
-/// them, and the manifest. The bytes are those of a run without shards. One shard's table is in memory at a time.
+/// them, and the manifest. The bytes are those of a run without shards. One shard's table is in memory at a time. A merge that was stopped
+/// goes on with the same call: its folder says whose the files are that have no manifest yet. `force` replaces those of others.
 ///
 /// # Errors
-/// The tables are not of one job, one is missing or there twice, or a file is not what its manifest says.
-pub fn merge(out: &Path, shards: &[PathBuf]) -> Result<Done> {
+/// The tables are not of one job, one is missing or there twice, or a file is not what its manifest says; `out` is one of them, another
+/// process is at work there, or something else is in its place.
+pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Progress) -> Result<Done> {
     Format::of(out)?;
     files::check_writable(out)?;
+    let lock = Lock::output(out)?;
+    lock.warning().iter().for_each(|text| progress.warning(text));
     let mut parts = shards.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     parts.sort_by_key(|part| part.shard.number);
     let Some(first) = parts.first() else {
         return Err(Error::config("no shard is named", "name the tables of all shards"));
     };
     fit(&parts)?;
+    let features: Vec<PathBuf> = first.manifest.embeddings.iter().map(|e| features::path(out, &e.role)).collect();
+    let outputs = [&[out.to_path_buf(), Manifest::path(out)], &features[..]].concat();
+    spare_inputs(&outputs, &parts)?;
+    outputs.iter().try_for_each(|path| files::remove_unfinished_of(path))?;
+    let job = first.manifest.job.clone().map(whole).unwrap_or_default();
+    let folder = Parts::of(out);
+    let mine = serde_json::json!({ "sslmem": env!("CARGO_PKG_VERSION"), "merge": job });
+    let content = parts.iter().map(|part| content(part)).sum::<Result<Content>>()?.hex();
+    let begun = folder.begun()?;
+    if let Some(manifest) = Manifest::read(out).ok().filter(|m| begun.is_none() && !force && merged(out, m, &job, &content)) {
+        let Manifest { rows, data: DataFacts { skipped, .. }, throughput, .. } = manifest;
+        return Ok(Done {
+            tables: vec![out.to_path_buf()],
+            embeddings: features,
+            rows: rows as u64,
+            skipped,
+            throughput,
+            before: true,
+            notes: vec![],
+        });
+    }
+    if begun.as_ref() != Some(&mine) {
+        if begun.is_some() && !force {
+            let what = format!("{} holds the work of another job", folder.folder().display());
+            return Err(Error::config(what, "end that first, choose another name, or throw it away with --force"));
+        }
+        folder.remove()?;
+        if let Some(path) = outputs.iter().find(|path| path.exists() && !force) {
+            let what = format!("{} exists already", path.display());
+            return Err(Error::config(what, "choose another name, or replace it with --force"));
+        }
+        folder.begin(&mine)?;
+    }
     let (mut totals, mut seen, mut indices) = (Totals::default(), HashSet::new(), vec![]);
     for part in &parts {
         for row in table::read(part.path)? {
@@ -47,7 +87,7 @@ pub fn merge(out: &Path, shards: &[PathBuf]) -> Result<Done> {
     }
     drop(seen);
     let skipped = parts.iter().flat_map(|part| part.manifest.data.skipped.clone()).collect();
-    let data = DataFacts { skipped, ..first.manifest.data.clone() };
+    let data = DataFacts { skipped, content, ..first.manifest.data.clone() };
     let embeddings = embeddings(out, &parts, &features_digest(&data, &indices))?;
     let mut writer = TableWriter::create(out, &totals, &[])?;
     for part in &parts {
@@ -64,10 +104,55 @@ pub fn merge(out: &Path, shards: &[PathBuf]) -> Result<Done> {
     (manifest.data, manifest.embeddings) = (data, embeddings);
     manifest.seconds = parts.iter().map(|part| part.manifest.seconds).sum();
     manifest.throughput = parts.iter().fold(Throughput::default(), |sum, part| sum + part.manifest.throughput);
+    let notes = notes(&parts);
     manifest.write(out)?;
+    let notes = notes.into_iter().chain(folder.remove()?).collect();
     let (skipped, throughput) = (manifest.data.skipped, manifest.throughput);
     let embeddings = manifest.embeddings.iter().map(|e| features::path(out, &e.role)).collect();
-    Ok(Done { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false })
+    Ok(Done { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false, notes })
+}
+
+/// Whether the files that are there are those of an earlier merge of these shards.
+fn merged(out: &Path, manifest: &Manifest, job: &Value, content: &Option<String>) -> bool {
+    let is = |path: &Path, digest: &str| files::digest_file(path).is_ok_and(|found| found == digest);
+    let features = || manifest.embeddings.iter().all(|e| is(&features::path(out, &e.role), &e.digest));
+    manifest.job.as_ref() == Some(job) && manifest.data.content == *content && is(out, &manifest.table) && features()
+}
+
+/// What is written must not be what is read.
+fn spare_inputs(outputs: &[PathBuf], parts: &[Part]) -> Result<()> {
+    let own = |part: &Part| {
+        let features = part.manifest.embeddings.iter().map(|e| features::path(part.path, &e.role));
+        [part.path.to_path_buf(), Manifest::path(part.path)]
+            .into_iter()
+            .chain(features)
+            .filter_map(|path| path.canonicalize().ok())
+            .collect()
+    };
+    let inputs: HashSet<PathBuf> = parts.iter().flat_map(|part| -> Vec<PathBuf> { own(part) }).collect();
+    match outputs.iter().find(|path| path.canonicalize().is_ok_and(|path| inputs.contains(&path))) {
+        None => Ok(()),
+        Some(path) => {
+            let what = format!("{} is one of the files that are to be merged", path.display());
+            Err(Error::config(what, "choose another name for the table of all"))
+        }
+    }
+}
+
+fn content(part: &Part) -> Result<Content> {
+    let content = Content::parse(part.manifest.data.content.as_deref());
+    content.ok_or_else(|| Error::format(Manifest::path(part.path), "its `content` is no digest; score this shard again"))
+}
+
+/// Scores of one job differ in the last digits between kinds of processors.
+fn notes(parts: &[Part]) -> Option<String> {
+    let device = |part: &Part| part.manifest.device.clone();
+    let other = parts.iter().find(|part| device(part) != device(&parts[0]))?;
+    let (a, b) = (device(&parts[0]), device(other));
+    let (first, other) = (parts[0].path.display(), other.path.display());
+    Some(format!(
+        "{first} was scored on {a} and {other} on {b}: these differ in the last digits of a score, so one run would not give these bytes"
+    ))
 }
 
 /// Put the features of all shards together, for each encoder of which they have some. `data` is the digest for their heads.
@@ -112,18 +197,19 @@ fn open(path: &Path) -> Result<Part<'_>> {
     if Format::of(path)? == Format::Npy {
         return Err(Error::config(format!("{} is a table for NumPy, which is not read here", path.display()), "write shards as .parquet"));
     }
-    let manifest = Manifest::read(path)?;
+    let manifest = manifest::scored(path, Trust::Verified)?.manifest.ok_or_else(|| no_shard(path))?;
     let shard = manifest.job.as_ref().and_then(|job| job["shard"].as_str()).and_then(|text| text.parse::<Shard>().ok());
-    let shard = shard.ok_or_else(|| {
-        Error::config(format!("{} is not the table of a shard", path.display()), "name what `sslmem score --shard` wrote")
-    })?;
-    let embeddings = manifest.embeddings.iter().map(|e| (features::path(path, &e.role), &e.digest));
-    for (path, digest) in embeddings.chain([(path.to_path_buf(), &manifest.table)]) {
+    let shard = shard.ok_or_else(|| no_shard(path))?;
+    for (path, digest) in manifest.embeddings.iter().map(|e| (features::path(path, &e.role), &e.digest)) {
         if files::digest_file(&path)? != *digest {
             return Err(Error::format(path, "was changed or damaged since its manifest was written; score this shard again"));
         }
     }
     Ok(Part { path, manifest, shard })
+}
+
+fn no_shard(path: &Path) -> Error {
+    Error::config(format!("{} is not the table of a shard", path.display()), "name what `sslmem score --shard` wrote")
 }
 
 /// All shards of one job, each once, sorted.
@@ -132,11 +218,13 @@ fn fit(parts: &[Part]) -> Result<()> {
     let job = |part: &Part| part.manifest.job.clone().map(whole).unwrap_or_default();
     for part in parts {
         let layer = |part: &Part| part.manifest.layer.clone().map(Value::from).unwrap_or_default();
+        let sampled = |part: &Part| part.manifest.data.sampled.clone().map(Value::from).unwrap_or_default();
         // The number of shards first: everything else is a consequence.
         let count = |part: &Part| Value::from(part.shard.count);
         let found = difference(&count(first), &count(part), "the number of shards")
             .or_else(|| difference(&job(first), &job(part), ""))
-            .or_else(|| difference(&layer(first), &layer(part), "the layer"));
+            .or_else(|| difference(&layer(first), &layer(part), "the layer"))
+            .or_else(|| difference(&sampled(first), &sampled(part), "the content of the images"));
         if let Some(what) = found {
             let what = format!("{} and {} are not of one job: {what}", first.path.display(), part.path.display());
             return Err(Error::config(

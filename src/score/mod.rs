@@ -9,6 +9,7 @@ mod blocks;
 pub mod features;
 mod job;
 mod merge;
+mod parts;
 mod scorer;
 mod shard;
 
@@ -29,10 +30,11 @@ use crate::weights::Weights;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use assemble::features_digest;
 pub use blocks::BLOCK;
-pub use job::{Done, Job};
+pub use job::{CLOSE, Done, Existing, Job, difference};
 pub use merge::merge;
-pub use scorer::{Measured, Scorer, Task, standard_error};
+pub use scorer::{Measured, Scorer, Task, rehearse, standard_error};
 pub use shard::{Shard, name as table_name};
 
 /// One encoder from a file, and what it sees.
@@ -203,14 +205,26 @@ pub fn score(
     Ok(rows)
 }
 
-/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`, as [samples, width] with the width.
+/// The features of some samples of a source, by their places in it, in order.
+pub struct Embedded<'a> {
+    pub places: &'a [usize],
+    pub values: &'a [f32], // [places, width]
+    pub width: usize,
+    /// Those between that cannot be decoded, with the reason.
+    pub bad: &'a [(usize, String)],
+    /// Of each place, the BLAKE3 of its file, where it is one.
+    pub contents: &'a [Option<blake3::Hash>],
+}
+
+/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`.
 pub fn embed(
     side: Side,
     protocol: &Protocol,
     source: &dyn Source,
     device: &Device,
+    on_bad: OnBadImage,
     progress: &mut dyn Progress,
-    mut take: impl FnMut(&[f32], usize) -> Result<()>,
+    mut take: impl FnMut(&Embedded) -> Result<()>,
 ) -> Result<()> {
     let batch = protocol.batch;
     side.validate()?;
@@ -227,10 +241,12 @@ pub fn embed(
     let mut program = tape.compile(&mut weights)?;
     progress.start("embed", source.len() as u64, "sample");
     let all: Vec<u32> = (0..source.len() as u32).collect();
-    let feed = Feed { batch: input, source, samples: &all, on_bad: OnBadImage::Fail };
+    let feed = Feed { batch: input, source, samples: &all, on_bad };
     stream(&mut program, &feed, |program, part| {
-        take(&program.read::<f32>(x)?[..part.places.len() * width], width)?;
-        progress.advance(part.places.len() as u64, "");
+        let values = if part.places.is_empty() { vec![] } else { program.read::<f32>(x)? };
+        let values = &values[..part.places.len() * width];
+        take(&Embedded { places: part.places, values, width, bad: part.bad, contents: part.contents })?;
+        progress.advance((part.places.len() + part.bad.len()) as u64, "");
         Ok(())
     })?;
     progress.done();

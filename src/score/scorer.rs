@@ -36,6 +36,8 @@ pub struct Measured<'a> {
     pub values: Vec<Vec<[f64; 3]>>,
     /// Those between that cannot be decoded, with the reason.
     pub bad: &'a [(usize, String)],
+    /// Of each place, the BLAKE3 of its file, where it is one.
+    pub contents: &'a [Option<blake3::Hash>],
     /// [places, width]: of the un-augmented images, f and g at the first layer, then at the next.
     features: Vec<f32>,
 }
@@ -62,17 +64,28 @@ pub struct Scorer<'a> {
     original: usize,
 }
 
-impl<'a> Scorer<'a> {
-    /// # Errors
-    /// The protocol or a layer does not exist, the weights are not of these networks, or memory is short.
-    pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
-        let Task { f, g, protocol, layers, device, .. } = task;
+/// A pass of scoring as it is recorded, before any weights are read.
+struct Recorded {
+    tape: Tape,
+    batch: Batch,
+    /// What of f and of g is compared, by layer.
+    outputs: [Vec<Var>; 2],
+    distances: Vec<[Var; 2]>,
+    pairs: Vec<(usize, usize)>,
+    /// Views that go through the encoders.
+    count: usize,
+    compared: usize,
+    original: usize,
+}
+
+impl Recorded {
+    fn new([f, g]: [Side; 2], protocol: &Protocol, layers: &[Layer], features: bool, device: &Device) -> Result<Recorded> {
         protocol.validate()?;
         f.validate()?;
         g.validate()?;
         let compared = protocol.policies(&f).len();
         let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
-        let beside = task.features && original == compared;
+        let beside = features && original == compared;
         // Behind the others, whose random numbers depend on their place.
         let policies = |side: &Side| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
         let count = compared + beside as usize;
@@ -83,23 +96,52 @@ impl<'a> Scorer<'a> {
         // What both see alike is made once.
         let alike = policies(&f) == policies(&g);
         let others = if alike { views } else { tape.augment(batch, policies(&g), 0, protocol.seed, Purpose::Score) };
+        let (mut distances, mut outputs) = ([vec![], vec![]], [vec![], vec![]]);
+        for (i, (name, side, views)) in [("f", f, views), ("g", g, others)].into_iter().enumerate() {
+            outputs[i] = side.record(&mut tape, name, views, layers)?;
+            distances[i] = outputs[i].iter().map(|x| tape.root().alignment_of(*x, count, &pairs)).collect();
+        }
+        let distances = by_layer(&distances);
+        Ok(Recorded { tape, batch, outputs, distances, pairs, count, compared, original })
+    }
+
+    /// Refuses what the machine cannot hold.
+    fn must_fit(&self, device: &Device) -> Result<()> {
+        let plan = expected(self.tape.plan(device), &self.batch);
+        plan.must_fit(device, "scoring", "lower score.batch or score.views")
+    }
+}
+
+fn by_layer(sides: &[Vec<Var>; 2]) -> Vec<[Var; 2]> {
+    sides[0].iter().zip(&sides[1]).map(|(f, g)| [*f, *g]).collect()
+}
+
+/// Find out whether two encoders like this one can be scored so, before there are any; its file is not asked for.
+///
+/// # Errors
+/// The protocol or a layer does not exist, or memory is short.
+pub fn rehearse(side: Side, protocol: &Protocol, layers: &[Layer], device: &Device) -> Result<()> {
+    Recorded::new([side; 2], protocol, layers, false, device)?.must_fit(device)
+}
+
+impl<'a> Scorer<'a> {
+    /// # Errors
+    /// The protocol or a layer does not exist, the weights are not of these networks, or memory is short.
+    pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
+        let Task { f, g, protocol, layers, device, .. } = task;
+        let recorded = Recorded::new([f, g], protocol, layers, task.features, device)?;
         let mut weights = Weights::on(device.clone(), 0);
-        let (mut distances, mut features) = (vec![], vec![]);
-        for (name, side, views) in [("f", f, views), ("g", g, others)] {
-            let outputs = side.record(&mut tape, name, views, layers)?;
-            distances.push(outputs.iter().map(|x| tape.root().alignment_of(*x, count, &pairs)).collect::<Vec<_>>());
-            features.push(outputs);
+        for (name, side) in [("f", f), ("g", g)] {
+            let tape = &recorded.tape;
             let prefix = format!("{name}.");
             weights.load(side.path, &prefix)?;
-            weights.check(side.path, &tape, &prefix)?;
+            weights.check(side.path, tape, &prefix)?;
         }
-        let by_layer = |v: &[Vec<Var>]| v[0].iter().zip(&v[1]).map(|(f, g)| [*f, *g]).collect::<Vec<[Var; 2]>>();
-        let (distances, outputs) = (by_layer(&distances), by_layer(&features));
+        recorded.must_fit(weights.device())?;
+        let Recorded { mut tape, batch, outputs, distances, pairs, count, compared, original } = recorded;
         let width = |x: Var| (x, tape.shape(x).len() / (count * protocol.batch));
-        let features: Vec<_> = if task.features { outputs.into_iter().flatten().map(width).collect() } else { vec![] };
+        let features: Vec<_> = if task.features { by_layer(&outputs).into_iter().flatten().map(width).collect() } else { vec![] };
         distances.iter().flatten().chain(features.iter().map(|(x, _)| x)).for_each(|x| tape.keep(*x));
-        let plan = expected(tape.plan(weights.device()), &batch);
-        plan.must_fit(weights.device(), "scoring", "lower score.batch or score.views")?;
         let program = tape.compile(&mut weights)?;
         Ok(Scorer { task, program, batch, distances, pairs, views: compared, features, original })
     }
@@ -136,7 +178,7 @@ impl<'a> Scorer<'a> {
             let read: Vec<Vec<f32>> = read.iter().map(|(x, _)| program.read::<f32>(*x)).collect::<Result<_>>()?;
             let row = |i: usize| read.iter().zip(features).flat_map(move |(x, (_, w))| &x[(original * batch.n + i) * w..][..*w]);
             let features: Vec<f32> = (0..part.places.len()).flat_map(row).copied().collect();
-            take(&Measured { places: part.places, values, bad: part.bad, features })
+            take(&Measured { places: part.places, values, bad: part.bad, contents: part.contents, features })
         })
     }
 }

@@ -15,7 +15,7 @@ use parquet::file::reader::Length;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
 
-use super::{COLUMNS, MEANINGS, Row, whole};
+use super::{COLUMNS, MEANINGS, Row, Sample, whole};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::files::Writer;
@@ -36,7 +36,8 @@ pub struct Groups {
 }
 
 impl Groups {
-    pub fn create(out: Writer, metadata: &[(String, String)]) -> Result<Groups> {
+    /// Of the first `columns` of [`COLUMNS`]: all, or those that say which sample a row is.
+    pub fn create(out: Writer, metadata: &[(String, String)], columns: usize) -> Result<Groups> {
         let path = out.path().to_path_buf();
         let about = COLUMNS.iter().zip(MEANINGS).map(|(name, meaning)| KeyValue::new(format!("sslmem.column.{name}"), meaning.to_string()));
         let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).chain(about).collect();
@@ -45,13 +46,23 @@ impl Groups {
             .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
             .set_key_value_metadata(Some(pairs))
             .build();
-        let file = schema().and_then(|schema| SerializedFileWriter::new(out, schema, Arc::new(properties)));
+        let file = schema(columns).and_then(|schema| SerializedFileWriter::new(out, schema, Arc::new(properties)));
         Ok(Groups { file: file.map_err(|e| plain(&path, e))?, path })
     }
 
     /// At most [`GROUP`] rows, and as many of all but the last group.
     pub fn group(&mut self, rows: &[Row]) -> Result<()> {
         encode(&mut self.file, rows).map_err(|e| plain(&self.path, e))
+    }
+
+    /// The same of a file that only says which samples its rows are.
+    pub fn samples(&mut self, samples: &[Sample]) -> Result<()> {
+        let mut write = || {
+            let mut group = self.file.next_row_group()?;
+            who(&mut group, samples.iter().map(|sample| (sample.index, &sample.id[..], sample.label)))?;
+            group.close().map(drop)
+        };
+        write().map_err(|e| plain(&self.path, e))
     }
 
     pub fn finish(self) -> Result<Writer> {
@@ -72,13 +83,9 @@ fn plain(path: &Path, error: ParquetError) -> Error {
 
 fn encode(file: &mut SerializedFileWriter<Writer>, rows: &[Row]) -> Outcome<()> {
     let mut group = file.next_row_group()?;
-    let whole = |values: Vec<u32>| values.into_iter().map(|value| value as i32).collect::<Vec<_>>();
-    let words = |values: Vec<&str>| values.into_iter().map(ByteArray::from).collect::<Vec<_>>();
-    column::<Int32Type>(&mut group, &whole(rows.iter().map(|r| r.index).collect()), None)?;
-    column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.id.as_str()).collect()), None)?;
-    let levels: Vec<i16> = rows.iter().map(|r| r.label.is_some() as i16).collect();
-    column::<Int32Type>(&mut group, &whole(rows.iter().filter_map(|r| r.label).collect()), Some(&levels))?;
-    column::<ByteArrayType>(&mut group, &words(rows.iter().map(|r| r.subset.symbol()).collect()), None)?;
+    who(&mut group, rows.iter().map(|r| (r.index, r.id.as_str(), r.label)))?;
+    let subsets: Vec<ByteArray> = rows.iter().map(|r| ByteArray::from(r.subset.symbol())).collect();
+    column::<ByteArrayType>(&mut group, &subsets, None)?;
     for number in 0..COLUMNS.len() - 4 {
         let all: Vec<f64> = rows.iter().map(|r| r.numbers()[number]).collect();
         let levels: Vec<i16> = all.iter().map(|value| !value.is_nan() as i16).collect();
@@ -89,6 +96,17 @@ fn encode(file: &mut SerializedFileWriter<Writer>, rows: &[Row]) -> Outcome<()> 
     Ok(())
 }
 
+/// The columns that say which samples the rows are.
+fn who<'a>(
+    group: &mut SerializedRowGroupWriter<'_, Writer>,
+    rows: impl Iterator<Item = (u32, &'a str, Option<u32>)> + Clone,
+) -> Outcome<()> {
+    column::<Int32Type>(group, &rows.clone().map(|row| row.0 as i32).collect::<Vec<_>>(), None)?;
+    column::<ByteArrayType>(group, &rows.clone().map(|row| ByteArray::from(row.1)).collect::<Vec<_>>(), None)?;
+    let levels: Vec<i16> = rows.clone().map(|row| row.2.is_some() as i16).collect();
+    column::<Int32Type>(group, &rows.filter_map(|row| row.2).map(|label| label as i32).collect::<Vec<_>>(), Some(&levels))
+}
+
 fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Writer>, values: &[T::T], levels: Option<&[i16]>) -> Outcome<()> {
     let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("more values than columns".into()))?;
     column.typed::<T>().write_batch(values, levels, None)?;
@@ -96,9 +114,10 @@ fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Writer>, values:
 }
 
 /// What is not known (a label, a calibrated score) is null.
-fn schema() -> Outcome<TypePtr> {
+fn schema(columns: usize) -> Outcome<TypePtr> {
     let mut fields = Vec::new();
-    for name in COLUMNS {
+    for name in &COLUMNS[..columns] {
+        let name = *name;
         let optional = !matches!(name, "index" | "id" | "subset");
         let (physical, logical) = match name {
             "index" | "label" => (Physical::INT32, Some(LogicalType::integer(32, false))),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::parquet::{GROUP, Groups};
-use super::{Format, Row, Totals, check, csv, npy};
+use super::{COLUMNS, Format, Row, Totals, check, csv, npy};
 use crate::error::{Error, Result};
 use crate::files::Writer;
 
@@ -30,7 +30,7 @@ impl TableWriter {
         let format = Format::of(path)?;
         let mut writer = Writer::create(path)?;
         let file = match format {
-            Format::Parquet => File::Parquet(Box::new(Groups::create(writer, metadata)?)),
+            Format::Parquet => File::Parquet(Box::new(Groups::create(writer, metadata, COLUMNS.len())?)),
             Format::Csv => {
                 csv::head(&mut writer).map_err(Error::io("write", path))?;
                 File::Csv(writer)

@@ -8,7 +8,7 @@ pub use step::peak_rate;
 pub use watch::rank;
 
 use crate::config::Recipe;
-use crate::data::Source;
+use crate::data::{Content, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
@@ -91,8 +91,30 @@ impl Job<'_> {
         hash.update(self.source.digest().as_bytes());
         hash.update(&self.seed.to_le_bytes());
         hash.update(bytemuck::cast_slice(self.samples));
+        // Files of the same names and lengths may hold other images.
+        if let Some(content) = Content::sampled(self.source, self.samples) {
+            hash.update(&content.to_bytes());
+        }
         Ok(hash.finalize().to_hex().to_string())
     }
+}
+
+/// Find out whether there is enough to train on and room for it, before anything is written.
+///
+/// # Errors
+/// The samples are fewer than a batch, or memory is short.
+pub fn rehearse(job: &Job) -> Result<()> {
+    enough(job)?;
+    let tape = step::record(job, &step::rates(job), 1)?.tape;
+    tape.plan(job.device).must_fit(job.device, "training", "lower train.batch or take a smaller encoder")
+}
+
+fn enough(job: &Job) -> Result<()> {
+    if job.steps() > 0 {
+        return Ok(());
+    }
+    let what = format!("{} has {} samples, fewer than one batch of {}", job.name, job.samples.len(), job.recipe.train.batch);
+    Err(Error::config(what, "lower train.batch or give it more samples"))
 }
 
 /// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
@@ -102,15 +124,10 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     if job.weights_path().exists() {
         let metadata = Weights::new(job.seed).load(&job.weights_path(), "encoder.")?;
         same_recipe(&metadata, &fingerprint, &job.weights_path())?;
-        return read_curve(&job.curve_path());
+        return Ok(read_curve(&job.curve_path())?.unwrap_or_default());
     }
+    enough(job)?;
     let (steps, per_epoch) = (job.steps(), job.steps_per_epoch());
-    if steps == 0 {
-        return Err(Error::config(
-            format!("{} has {} samples, fewer than one batch of {}", job.name, job.samples.len(), job.recipe.train.batch),
-            "lower train.batch or give it more samples",
-        ));
-    }
     let every = (steps / 500).clamp(1, 50);
     let rates = step::rates(job);
     let step::Step { tape, batch, log, embeddings } = step::record(job, &rates, every)?;
@@ -154,13 +171,18 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
             watch::check(job, &curve, &point)?;
             curve.push(point);
             progress.advance(rows as u64, &watch::line(&point));
-            if saved.elapsed() >= pause && step + 1 < steps {
+            if (saved.elapsed() >= pause || progress.stopped()) && step + 1 < steps {
                 let start = Instant::now();
                 let metadata = [("fingerprint", fingerprint.clone()), ("curve", to_json(&curve))];
                 weights.save(&job.checkpoint_path(), "", &metadata.map(|(k, v)| (k.to_string(), v)).into())?;
-                saved = Instant::now();
+                (saved, done) = (Instant::now(), step + 1);
                 pause = job.checkpoint.max(50 * (saved - start).min(job.checkpoint));
             }
+        }
+        if progress.stopped() && step + 1 < steps {
+            let what =
+                format!("{done} of {steps} steps of {} are kept in {}; the same command goes on from there", job.name, job.dir.display());
+            return Err(Error::stopped(what));
         }
     }
     progress.done();
@@ -183,10 +205,13 @@ fn head(name: &str) -> Option<&str> {
     (!others.iter().any(|other| name.starts_with(other))).then_some(name)
 }
 
-/// The training curve that was written beside the weights.
-pub fn read_curve(path: &Path) -> Result<Vec<Point>> {
+/// The training curve that was written beside the weights, unless somebody took it away.
+pub fn read_curve(path: &Path) -> Result<Option<Vec<Point>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
     let text = files::read_text(path)?;
-    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
+    serde_json::from_str(&text).map(Some).map_err(|e| Error::format(path, format!("is not a training curve ({e})")))
 }
 
 fn to_json(curve: &[Point]) -> String {

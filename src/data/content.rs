@@ -1,0 +1,77 @@
+//! What the image files of samples contained: a digest that is the sum of its parts, so that those of blocks and of shards add up.
+
+use super::Source;
+use rayon::prelude::*;
+
+/// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits. It tells apart what was changed, not what
+/// was made to collide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content([u64; 4]);
+
+/// Images that are read of a whole data set to see whether shards were scored on the same one.
+const SAMPLED: usize = 64;
+
+impl Content {
+    pub const BYTES: usize = 32;
+
+    /// Nothing of samples that are no files: their data set's own digest covers them.
+    pub fn of(index: u32, file: Option<blake3::Hash>) -> Content {
+        let Some(file) = file else { return Content::default() };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&index.to_le_bytes()).update(file.as_bytes());
+        Content::from_bytes(hasher.finalize().as_bytes())
+    }
+
+    /// What the files of these samples contain now; `None` if one cannot be read.
+    pub fn now(source: &dyn Source, indices: &[u32]) -> Option<Content> {
+        let one = |&index: &u32| Some(Content::of(index, source.content(index as usize).ok()?));
+        indices.par_iter().map(one).try_reduce(Content::default, |a, b| Some(a + b))
+    }
+
+    /// Of a few files, spread over all `indices`.
+    pub fn sampled(source: &dyn Source, indices: &[u32]) -> Option<Content> {
+        let few: Vec<u32> = indices.iter().step_by(indices.len().div_ceil(SAMPLED).max(1)).copied().collect();
+        // One that cannot be read says something, too, and the same to every shard.
+        let one = |&index: &u32| Content::of(index, source.content(index as usize).ok().flatten());
+        let sum = few.par_iter().map(one).reduce(Content::default, |a, b| a + b);
+        (sum != Content::default()).then_some(sum)
+    }
+
+    pub fn from_bytes(bytes: &[u8; Content::BYTES]) -> Content {
+        Content(std::array::from_fn(|lane| u64::from_le_bytes(std::array::from_fn(|i| bytes[8 * lane + i]))))
+    }
+
+    pub fn to_bytes(self) -> [u8; Content::BYTES] {
+        std::array::from_fn(|i| self.0[i / 8].to_le_bytes()[i % 8])
+    }
+
+    /// Hexadecimal; nothing where no sample is a file.
+    pub fn hex(self) -> Option<String> {
+        (self != Content::default()).then(|| blake3::Hash::from_bytes(self.to_bytes()).to_hex().to_string())
+    }
+
+    /// From [`Content::hex`].
+    pub fn parse(text: Option<&str>) -> Option<Content> {
+        let Some(text) = text else { return Some(Content::default()) };
+        Some(Content::from_bytes(blake3::Hash::from_hex(text).ok()?.as_bytes()))
+    }
+}
+
+impl std::ops::Add for Content {
+    type Output = Content;
+    fn add(self, other: Content) -> Content {
+        Content(std::array::from_fn(|lane| self.0[lane].wrapping_add(other.0[lane])))
+    }
+}
+
+impl std::ops::AddAssign for Content {
+    fn add_assign(&mut self, other: Content) {
+        *self = *self + other;
+    }
+}
+
+impl std::iter::Sum for Content {
+    fn sum<I: Iterator<Item = Content>>(all: I) -> Content {
+        all.fold(Content::default(), |a, b| a + b)
+    }
+}

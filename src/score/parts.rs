@@ -1,0 +1,107 @@
+//! The folder beside a table in which a job keeps what it has done. It is known by its `job.json`; nothing is removed in it but what jobs write.
+
+use crate::error::{Error, Result};
+use crate::files;
+use serde_json::Value;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+const JOB: &str = "job.json";
+
+pub struct Parts {
+    folder: PathBuf,
+}
+
+impl Parts {
+    /// The folder that belongs to a table.
+    pub fn of(table: &Path) -> Parts {
+        Parts { folder: files::beside(table, "parts") }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The identity of the job that was begun here, if one was.
+    ///
+    /// # Errors
+    /// What is in the place is a link, no folder, or a folder with other things in it and no job.
+    pub fn begun(&self) -> Result<Option<Value>> {
+        let remedy = "move it away, or choose another --out";
+        let at = self.folder.display();
+        match fs::symlink_metadata(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &self.folder)(error)),
+            Ok(found) if !found.is_dir() => {
+                let kind = if found.is_symlink() { "a link" } else { "no folder" };
+                return Err(Error::config(format!("{at} is where the job would keep its work, and it is {kind}"), remedy));
+            }
+            Ok(_) => {}
+        }
+        let job = self.folder.join(JOB);
+        if fs::symlink_metadata(&job).is_ok_and(|found| found.is_file()) {
+            let identity = serde_json::from_slice::<Value>(&files::read_whole(&job)?).ok();
+            let identity = identity.filter(|identity| identity["sslmem"].is_string());
+            return identity.map(Some).ok_or_else(|| Error::format(&job, format!("is not what scoring writes; {remedy}")));
+        }
+        // A process may have been killed while it wrote the first file.
+        match self.names()?.into_iter().find(|name| files::unfinished(name).is_none()) {
+            None => Ok(None),
+            Some(name) => {
+                let what = format!("{at} is where the job would keep its work, and it holds `{}`, which no job wrote", name.escape_debug());
+                Err(Error::config(what, remedy))
+            }
+        }
+    }
+
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn begin(&self, identity: &Value) -> Result<()> {
+        files::create_dir(&self.folder)?;
+        files::remove_unfinished(&self.folder)?;
+        files::write_whole(self.folder.join(JOB), format!("{identity:#}\n").as_bytes())
+    }
+
+    /// Take the work of a job that [`Parts::begun`] has found away, its identity last, so that a process that is killed here leaves what
+    /// the next one knows. What no job wrote stays, and then the folder; returns what to say of it.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn remove(&self) -> Result<Option<String>> {
+        if !self.folder.is_dir() {
+            return Ok(None);
+        }
+        files::remove_unfinished(&self.folder)?;
+        let (own, foreign): (Vec<_>, Vec<_>) = self.names()?.into_iter().partition(|name| is_own(name));
+        for path in own.iter().map(|name| self.folder.join(name)).chain([self.folder.join(JOB)]) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path)(error)),
+                _ => {}
+            }
+        }
+        match foreign.iter().find(|name| *name != JOB) {
+            Some(name) => Ok(Some(format!("{} stays, because no job wrote `{}` in it", self.folder.display(), name.escape_debug()))),
+            None => fs::remove_dir(&self.folder).map(|()| None).map_err(Error::io("remove", &self.folder)),
+        }
+    }
+
+    /// Of everything in the folder.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let list = fs::read_dir(&self.folder).map_err(Error::io("list", &self.folder))?;
+        let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        let mut names = list.map(name).collect::<std::io::Result<Vec<_>>>().map_err(Error::io("list", &self.folder))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// The sample with which a block begins, from a name such as `0001024.block`.
+pub fn start(name: &str, ending: &str) -> Option<usize> {
+    let digits = name.strip_suffix(ending)?.strip_suffix('.')?;
+    (digits.len() >= 7 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+fn is_own(name: &str) -> bool {
+    start(name, "block").or(start(name, "features")).is_some()
+}
