@@ -85,7 +85,7 @@ fn misuse_is_two() {
         [&["score", "--views", "-3"][..], &["embed", "--batch", "x"], &["show", "data", "--seed", "-1"], &["train", "--epochs", "1.5"]]
     {
         let error = String::from_utf8(sslmem(f, args).stderr).unwrap();
-        assert!(error.contains(": it takes a whole number, 0 or more\n"), "{args:?}: {error}");
+        assert!(error.contains(": a whole number belongs there\n"), "{args:?}: {error}");
     }
     fs::write(f.join("r.toml"), "[optim]\nlearning_rate = 1\n").unwrap();
     fails(f, &["train", "--recipe", "r.toml", "--out", "t"], 2, "r.toml: unknown key `learning_rate` in [optim]");
@@ -207,10 +207,14 @@ fn the_whole_way_by_verbs_and_at_once() {
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(
         lines[..2],
-        ["a.parquet: 66 samples", "f resnet8, g resnet8, 32 x 32 pixels, normalize cifar10, 3 views, pairs all, pooled"]
+        [
+            "a.parquet: 66 samples",
+            "f: resnet8 (stem 3x3), sees short side 32 (bilinear), middle 32 x 32, mean [0.4914, 0.4822, 0.4465], std [0.247, 0.2435, 0.2616]"
+        ]
     );
-    assert!(lines[3].starts_with("S_C       6 samples  mean score ") && lines[3].contains("  ["), "{said}");
-    assert_eq!(lines[6..], ["next: sslmem top --scores a.parquet --data synthetic:60"]);
+    assert_eq!(lines[3], "3 views, pairs all, pooled");
+    assert!(lines[5].starts_with("S_C       6 samples  mean score ") && lines[5].contains("  ["), "{said}");
+    assert_eq!(lines[8..], ["next: sslmem top --scores a.parquet --data synthetic:60"]);
     done(f, &score("b.csv", &["--split", "s.json", "--batch", "7", "--threads", "1"]));
     let (a, b) = (table::read(f.join("a.parquet")).unwrap(), table::read(f.join("b.csv")).unwrap());
     assert!(a == b && a.len() == 66, "scores do not depend on batch, threads or format");
@@ -236,7 +240,7 @@ fn the_whole_way_by_verbs_and_at_once() {
         "--out",
         "e.safetensors",
     ];
-    assert_eq!(done(f, &embed), "e.safetensors: features of resnet8, 72 samples x 64\n");
+    assert_eq!(done(f, &embed), "e.safetensors: features of resnet8, 72 samples x 64; which they are: e.parquet\n");
     let bytes = fs::read(f.join("e.safetensors")).unwrap();
     let features = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(features.tensor("features").unwrap().shape(), [72, 64]);

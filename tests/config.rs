@@ -181,7 +181,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
         (&["train.epochs=x"][..], "train.epochs: invalid type: string \"x\", expected a whole number; see"),
         (&["train.epochs=1.5"], "train.epochs: invalid type: floating point `1.5`, expected a whole number; see"),
         (&["train.epochs=-1"], "train.epochs: invalid value: integer `-1`, expected a whole number; see"),
-        (&["encoder.stem=cifa"], "encoder.stem: unknown variant `cifa`, expected one of `cifar`, `cifar_wide`, `imagenet`; see"),
+        (&["encoder.stem=cifa"], "encoder.stem: `cifa` is none of `cifar`, `cifar_wide`, `imagenet`; see"),
         (
             &["split.order=random"],
             "split.order: invalid value: string \"random\", expected \"auto\", \"ordered\", \"stratified\" or a seed",

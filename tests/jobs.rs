@@ -78,7 +78,7 @@ fn what_is_in_the_way_of_a_job_stays_and_is_named() {
     }
 
     // A file that somebody puts into the folder of a job.
-    fails(limited(&job(&[]), 3), 1, &["file too large"]);
+    fails(limited(&job(&[]), 5), 1, &["file too large"]);
     fs::write(f.join("o.csv.parts/notes.txt"), "x").unwrap();
     let (said, _) = done(job(&[]));
     assert!(said.contains("note: o.csv.parts stays, because no job wrote `notes.txt` in it\n"), "{said}");
@@ -112,7 +112,7 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
     let merge = |out: &str| sslmem(f, &["merge", out, "o.1-of-2.csv", "o.2-of-2.csv"]);
 
     // Stopped after the features are there, of which the manifest does not know yet.
-    fails(limited(&merge("m.csv"), 3), 1, &["cannot write", "file too large"]);
+    fails(limited(&merge("m.csv"), 5), 1, &["cannot write", "file too large"]);
     for name in [".m.csv.77.0.part", ".m.json.77.1.part", ".m.g.safetensors.77.2.part"] {
         fs::write(f.join(name), "x").unwrap();
     }
@@ -127,7 +127,7 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
     fs::write(f.join("n.csv"), "mine").unwrap();
     fails(merge("n.csv"), 2, &["n.csv exists already"]);
     // Nor in the place of a job that was begun.
-    fails(limited(&command(f, "synthetic:20", "b.csv", &[]), 3), 1, &["file too large"]);
+    fails(limited(&command(f, "synthetic:20", "b.csv", &[]), 5), 1, &["file too large"]);
     let before = all(&f.join("b.csv.parts"));
     fails(merge("b.csv"), 2, &["b.csv.parts holds the work of another job"]);
     assert!(all(&f.join("b.csv.parts")) == before);
@@ -331,7 +331,7 @@ fn too_many_bad_images_and_no_image_are_errors_with_everything_kept() {
     }
     done(job("s.csv", &["--max-bad", "0.14"]));
     let embed = |out: &str, more: &[&str]| {
-        let args = ["embed", "--encoder", "f.safetensors", "--arch", "resnet8", "--size", "16", "--data", "folder:photos", "--out", out];
+        let args = ["embed", "--encoder", "f.safetensors", "--normalize", "unit", "--size", "16", "--data", "folder:photos", "--out", out];
         sslmem(f, &[&args[..], more].concat())
     };
     let ended = embed("e.safetensors", &[]).output().unwrap();

@@ -12,7 +12,8 @@ use crate::error::{self, line};
 
 /// A whole number on the command line, with words of ours for what is none.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| "it takes a whole number, 0 or more".to_string())
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().map_err(|_| if digits { "the number is too large" } else { "a whole number belongs there" }.to_string())
 }
 
 /// `KIND:~/photos` with the folder that `~` stands for: a shell expands it at the beginning of a word alone.

@@ -54,8 +54,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let What::Score(verb) = verb.what;
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.batch", &verb.batch);
-    let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let device = global.device()?;
+    let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let source = recipe.data.open(OnBadImage::Fail)?;
     let protocol = recipe.protocol();
     let layers = [protocol.compared()];

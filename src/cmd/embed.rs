@@ -17,7 +17,7 @@ use crate::table::{Sample, write_samples};
 /// Write the features of every sample of a data set
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  sslmem embed --encoder resnet18.pth --normalize imagenet --data folder:photos --out features.safetensors\n  sslmem embed --encoder vit_small/model.safetensors --data folder:photos --out features.safetensors"
+    after_help = "Examples:\n  sslmem embed --encoder resnet18.pth --normalize imagenet \\\n    --data folder:photos --out features.safetensors\n  sslmem embed --encoder vit/model.safetensors \\\n    --data folder:photos --out features.safetensors"
 )]
 pub struct Verb {
     /// Weights: safetensors, or a file of torch.save
@@ -50,8 +50,8 @@ pub struct Verb {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).measuring(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.layer", &verb.layer);
-    let recipe = verb.origin.resolve_for(&verb.encoder, &flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
     let device = global.device()?;
+    let recipe = verb.origin.resolve_for(&verb.encoder, &flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
     let samples = verb.out.with_extension("parquet");
     if samples == verb.out {
         return Err(Error::config(

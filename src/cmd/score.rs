@@ -85,16 +85,16 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         _ => flags,
     };
     let flags = flags.measuring(&verb.images).with("score.view", &verb.view).with("score.batch", &verb.batch);
+    let device = global.device()?;
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
+    let split = verb.split.as_deref().map(Split::read).transpose()?;
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
-    let device = global.device()?;
     // Bad images are found as they are scored, not by decoding everything before.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
-    let samples = match &verb.split {
+    let samples = match &split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
-        Some(path) => {
-            let split = Split::read(path)?;
+        Some(split) => {
             split.check(source.as_ref())?;
             let of = |subset: Subset| split.subset(subset).iter().map(move |&index| (index, subset));
             Subset::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
