@@ -104,7 +104,7 @@ fn every_draw_takes_the_same_words() {
     }
     // The table of `View::draw`: the flip is word 40, so it stays when the crop has another meaning.
     let view = policy("simclr", 32).unwrap();
-    let whole = View { crop: Crop::Whole, ..view.clone() };
+    let whole = View { crop: Crop::Whole, ..view };
     for v in 0..50 {
         let (a, b) = (view.draw(&mut stream(0, v), 32, 32), whole.draw(&mut stream(0, v), 9, 70));
         assert_eq!(Drawn { top: 0, left: 0, height: 9, width: 70, ..a }, b);
@@ -144,7 +144,7 @@ fn draws_have_the_policy_s_distribution() {
         assert!(d.sigma == 0.0 || (0.1..2.0).contains(&d.sigma));
     }
     // Small boxes nearly always fit at once, so their areas and logarithmic ratios are uniform.
-    let small = View { crop: Crop::Random { scale: [0.1, 0.2], ratio: [0.5, 2.0] }, ..view.clone() };
+    let small = View { crop: Crop::Random { scale: [0.1, 0.2], ratio: [0.5, 2.0] }, ..view };
     let boxes: Vec<Drawn> = (0..n).map(|v| small.draw(&mut stream(1, v), 800, 800)).collect();
     let share = |of: &dyn Fn(&Drawn) -> bool| boxes.iter().filter(|d| of(d)).count() as f64 / n as f64;
     near(share(&|d| ((d.height * d.width) as f64) < 0.15 * 640_000.0), 0.5, "area");
@@ -169,7 +169,7 @@ fn a_crop_that_never_fits_falls_back_to_the_middle() {
     // torchvision: width 200, height round(200 / 0.75) = 267, or the other way round.
     assert_eq!(corner(1000, 200), (366, 0, 267, 200));
     assert_eq!(corner(200, 1000), (0, 366, 200, 267));
-    let narrow = View { crop: Crop::Random { scale: [0.5, 0.5], ratio: [100.0, 200.0] }, ..large.clone() };
+    let narrow = View { crop: Crop::Random { scale: [0.5, 0.5], ratio: [100.0, 200.0] }, ..large };
     let d = narrow.draw(&mut stream(0, 0), 40, 40);
     assert_eq!((d.top, d.left, d.height, d.width), (19, 0, 1, 40));
 }

@@ -182,7 +182,7 @@ fn small_views_equal_the_cpu_s() {
     }
     // A blur whose kernel is one pixel wide changes nothing and has no room in shared memory.
     let view = policy("simclr_imagenet", 16).unwrap();
-    let blur = view.blur.clone().map(|b| Blur { p: 1.0, ..b });
+    let blur = view.blur.map(|b| Blur { p: 1.0, ..b });
     assert_eq!(blur.as_ref().and_then(|b| b.kernel), Some(1));
     let view = [View { blur, ..view }];
     let wanted = views(Device::Cpu, &view, &SIZES).unwrap();
@@ -203,7 +203,7 @@ fn views_in_strips_and_tiles_equal_the_cpu_s() {
 #[test]
 fn a_solarized_jump_is_missed_by_few_values() {
     let view = View { solarize: Some(Solarize { threshold: 0.3, p: 1.0 }), ..busy(24) };
-    let all = [view.clone(), View { crop: Crop::Whole, ..view }];
+    let all = [view, View { crop: Crop::Whole, ..view }];
     let wanted = views(Device::Cpu, &all, &SIZES).unwrap();
     let got = views(emulated(Dtype::F32, SHARED_SM90, Options::default()), &all, &SIZES).unwrap();
     let (worst, share) = difference(&all, &wanted, &got, 1e-5);
@@ -240,7 +240,7 @@ fn views_do_not_depend_on_schedule_batch_and_order() {
 #[test]
 fn large_views_equal_the_cpu_s() {
     let always = View { blur: Some(Blur { sigma: [0.5, 2.0], kernel: Some(23), p: 1.0 }), ..policy("simclr_imagenet", 224).unwrap() };
-    let all = [View { jitter: always.jitter.clone().map(|j| Jitter { p: 1.0, ..j }), ..always }, policy("simclr", 224).unwrap()];
+    let all = [View { jitter: always.jitter.map(|j| Jitter { p: 1.0, ..j }), ..always }, policy("simclr", 224).unwrap()];
     for (shared, image) in [(SHARED_SM86, [375, 500]), (SHARED_SM90, [1500, 1000])] {
         let wanted = views(Device::Cpu, &all, &[image]).unwrap();
         let got = views(emulated(Dtype::F32, shared, Options::default()), &all, &[image]).unwrap();
@@ -256,10 +256,9 @@ fn large_views_equal_the_cpu_s() {
 #[test]
 fn a_view_of_224_pixels_asks_little_of_memory() {
     let view = policy("simclr_imagenet", 224).unwrap();
-    let (jitter, blur) = (view.jitter.clone().map(|j| Jitter { p: 1.0, ..j }), view.blur.clone().map(|b| Blur { p: 1.0, ..b }));
+    let (jitter, blur) = (view.jitter.map(|j| Jitter { p: 1.0, ..j }), view.blur.map(|b| Blur { p: 1.0, ..b }));
     let mut clocks = vec![];
-    for (name, view) in [("blurred", View { jitter: jitter.clone(), blur, ..view.clone() }), ("sharp", View { jitter, blur: None, ..view })]
-    {
+    for (name, view) in [("blurred", View { jitter, blur, ..view }), ("sharp", View { jitter, blur: None, ..view })] {
         let queue = Emulated::new(Dtype::Bf16, Options { counts: true, race: false, ..Options::default() });
         let out = views(Device::Gpu(queue.clone()), &[view], &[[375, 500]]).unwrap().len() as u64;
         let launches = queue.take_counts();

@@ -296,7 +296,7 @@ impl Recipe {
 
     fn view(&self, key: &str, policy: &Policy, size: usize) -> Result<View> {
         let view = match policy {
-            Policy::Own(view) => view.clone(),
+            Policy::Own(view) => *view,
             Policy::Named(name) => {
                 let [mean, std] = self.encoder.normalize.statistics();
                 let made = view::policy(name, size).ok_or_else(|| {

@@ -68,7 +68,7 @@ fn gaussian(width: usize, sigma: f32, kernel: &mut Vec<f32>) {
 
 /// The drawn operations of the jitter that the policy has, in their order.
 fn tones(view: &View, drawn: &Drawn) -> impl Iterator<Item = Tone> + Clone {
-    let strength = view.jitter.clone().filter(|_| drawn.jitter);
+    let strength = view.jitter.filter(|_| drawn.jitter);
     let drawn = *drawn;
     strength.into_iter().flat_map(move |j| {
         drawn.order.into_iter().filter_map(move |which| match which {
