@@ -315,7 +315,7 @@ fn remove_parts(folder: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// What an unfinished file of ours was to be called, from the name that [`part`] gave it.
+/// What an unfinished file of ours was to be called, from the name that `part` gave it.
 pub fn unfinished(name: &str) -> Option<&str> {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (rest, count) = name.strip_prefix('.')?.strip_suffix(PART)?.rsplit_once('.')?;

@@ -373,7 +373,7 @@ const SAME: &str = "same";
 /// How the samples are dealt to the subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// `Ordered` for the kinds of data in [`NAMED`], `Stratified` for the others.
+    /// `Ordered` for the kinds of data in `NAMED`, `Stratified` for the others.
     Auto,
     Ordered,
     Stratified,
