@@ -188,7 +188,7 @@ impl Run {
     }
 
     fn settings(&self) -> Result<Value> {
-        serde_json::to_value(&self.recipe).map_err(|e| Error::format(&self.dir, format!("its recipe cannot be written ({e})")))
+        manifest::settings(&self.recipe).map_err(|e| Error::format(&self.dir, format!("its recipe cannot be written ({e})")))
     }
 
     /// Do something with the scoring job of a pair.
