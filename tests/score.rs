@@ -151,8 +151,8 @@ fn a_full_disk_is_a_sentence_and_the_job_goes_on_afterwards() {
     assert_eq!(names(f), ["s.json", "s.parquet", "t.json", "t.parquet", "whole.json", "whole.parquet"]);
 }
 
-/// A job that was begun, with all its blocks: what it needs is that the table could not be written.
-fn begun(folder: &Path, data: &str) {
+/// A job that was begun, with all its blocks: what it needs is that the table could not be written. A slow machine closes more blocks.
+fn begun(folder: &Path, data: &str) -> Vec<PathBuf> {
     let plain = command(folder, data, "s.parquet", &["--quiet"]);
     let mut limited = Command::new("bash");
     limited
@@ -161,7 +161,10 @@ fn begun(folder: &Path, data: &str) {
         .arg(plain.get_program())
         .args(plain.get_args());
     fails(limited, 1, &["s.parquet: file too large"]);
-    assert_eq!(names(&folder.join("s.parquet.parts")), ["0000000.block", "0001024.block", "job.json"]);
+    let parts = names(&folder.join("s.parquet.parts"));
+    let (job, blocks) = parts.split_last().unwrap();
+    assert!(job == "job.json" && blocks.len() >= 2 && blocks[0] == "0000000.block", "{parts:?}");
+    blocks.iter().map(|block| folder.join("s.parquet.parts").join(block)).collect()
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
     let f = folder.path();
     let data = "synthetic:1500";
     done(command(f, data, "whole.parquet", &[]));
-    begun(f, data);
+    let blocks = begun(f, data);
     let job = |more: &[&str]| command(f, data, "s.parquet", more);
     fails(
         job(&["--seed", "5"]),
@@ -185,16 +188,16 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
     swapped.args(["--g", "h.safetensors"]);
     assert_eq!(swapped.output().unwrap().status.code(), Some(2), "--g twice is misuse");
 
-    for (block, damage) in [(0, "flip"), (1, "cut"), (0, "empty"), (1, "other")] {
-        let path = f.join(format!("s.parquet.parts/{:07}.block", 1024 * block));
-        let mut bytes = fs::read(&path).unwrap();
+    for (last, damage) in [(false, "flip"), (true, "cut"), (false, "empty"), (true, "other")] {
+        let path = if last { blocks.last().unwrap() } else { &blocks[0] };
+        let mut bytes = fs::read(path).unwrap();
         match damage {
             "flip" => bytes[1000] ^= 1,
-            "cut" => bytes.truncate(5000),
+            "cut" => bytes.truncate(bytes.len() / 2),
             "empty" => bytes.clear(),
-            _ => bytes = fs::read(f.join("s.parquet.parts/0000000.block")).unwrap(),
+            _ => bytes = fs::read(&blocks[0]).unwrap(),
         }
-        fs::write(&path, bytes).unwrap();
+        fs::write(path, bytes).unwrap();
         let plain = command(f, data, "s.parquet", &[]);
         let mut limited = Command::new("bash");
         limited
@@ -203,8 +206,7 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
             .arg(plain.get_program())
             .args(plain.get_args());
         let error = String::from_utf8(limited.output().unwrap().stderr).unwrap();
-        let noticed = error.contains("1 of 2 blocks in s.parquet.parts are damaged and scored again");
-        assert!(noticed || error.contains("2 of 2 blocks"), "{damage}: {error}");
+        assert!(error.contains(" blocks in s.parquet.parts are damaged and scored again"), "{damage}: {error}");
     }
     // Batch and threads are nobody's business.
     let (said, _) = done(job(&["--batch", "7", "--threads", "1"]));
