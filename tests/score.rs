@@ -252,7 +252,7 @@ fn merged_shards_are_the_bytes_of_one_run() {
     let rows = |name: &str| format!("{:?}", table::read(f.join(name)).unwrap());
     assert!(rows("c.csv") == rows("s.parquet"), "the rows differ");
 
-    assert_eq!(done(merge(f, "m.parquet", &shards)).0, "m.parquet: 1650 samples, scored before\n");
+    assert!(done(merge(f, "m.parquet", &shards)).0.starts_with("m.parquet: 1650 samples, scored before\n"));
     fails(merge(f, "n.parquet", &shards[..2]), 2, &["shard 2/3 is missing (2 of 3 are named)"]);
     fails(merge(f, "n.parquet", &["s.1-of-3.parquet", "s.1-of-3.parquet"]), 2, &["are both shard 1/3"]);
     fails(merge(f, "n.parquet", &["s.parquet"]), 2, &["s.parquet is not the table of a shard"]);

@@ -173,7 +173,7 @@ fn images_that_nothing_is_known_of_are_asked_for() {
         ("vit", serde_json::json!({ "do_resize": false })),
         ("vit", serde_json::json!({ "rescale_factor": 1.0 })),
         ("vit", serde_json::json!({ "size": { "height": 224, "width": 196 } })),
-        ("dinov2", serde_json::json!({ "do_center_crop": false })),
+        ("dinov2", serde_json::json!({ "do_center_crop": false, "size": { "shortest_edge": 224 } })),
     ];
     for (name, keys) in resized {
         let folder = changed(name, "preprocessor_config.json", |json| {
