@@ -6,7 +6,8 @@
 `NAME/` is what the library writes of a model: `config.json` (timm: its `pretrained_cfg` among it), `preprocessor_config.json`
 (transformers), and the head of `model.safetensors`, whose numbers come from a formula (filled.py). `pictures/` has
 three photographs that nobody took, none of them square, all wider than high: Pillow 13 resizes some tall images rows first, which Pillow
-before it did not, nor does sslmem. `features.safetensors` has [3, width] of each, f32: the library's transform of
+before it did not, nor does sslmem; and of sizes from which transformers' two backends cut out the same middle (where half a pixel is
+left over, Pillow's rounds down, torchvision's to even, as sslmem does). `features.safetensors` has [3, width] of each, f32: the library's transform of
 PIL images (of transformers its Pillow backend), then the library's model; of a ViT the class token after the last norm, of a ResNet the
 pooled map.
 """
@@ -71,7 +72,7 @@ def picture(number, width, height):
 def main():
     out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "pipelines"
     (out / "pictures").mkdir(parents=True)
-    for i, (width, height) in enumerate([(310, 240), (280, 236), (330, 250)]):
+    for i, (width, height) in enumerate([(310, 240), (284, 236), (330, 250)]):
         picture(i, width, height).save(out / "pictures" / f"{i}.jpg", quality=60)
     pictures = [Image.open(path).convert("RGB") for path in sorted((out / "pictures").iterdir())]
     features = {}
