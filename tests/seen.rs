@@ -68,7 +68,7 @@ fn embed_is_the_librarys_own_pipeline() {
             "12 heads, positions of 224 pixels, norm eps 1e-1); of an image it sees: whole image to 256 x 256 (bicubic), middle 224",
         ),
         ("dinov2", "short side 256 (bicubic), middle 224 x 224"),
-        ("resnet", "short side 256 (bilinear), middle 224 x 224"),
+        ("resnet", "short side 256 (bicubic), middle 224 x 224"),
     ];
     for (name, what) in seen {
         let folder = filled(&Path::new(GOLDEN).join(name));
