@@ -8,7 +8,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::budget::{DECODING, Loan};
+use super::budget::DECODING;
 use super::{Image, gif, jpeg};
 
 /// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
@@ -79,17 +79,17 @@ fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
 /// # Errors
 /// What is wrong with the image, in one sentence without its name; or memory for it cannot be had.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    let mut loan = None;
-    let image = decode_within(bytes, name, PIXELS, &mut |memory| {
-        loan = lend(memory);
-        true
-    });
-    Ok(image?.expect("it was admitted"))
+    lent(|admit| decode_within(bytes, name, PIXELS, admit))
 }
 
-/// Memory for an image that is decoded now and given away: as soon as it is to be had.
-pub fn lend(memory: u64) -> Option<Loan> {
-    (memory > SMALL).then(|| DECODING.wait(memory))
+/// What `work` decodes, which waits until the memory that it asks for is to be had.
+pub fn lent<T, E>(work: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<Option<T>, E>) -> Result<T, E> {
+    let mut loan = None;
+    let decoded = work(&mut |memory| {
+        loan = (memory > SMALL).then(|| DECODING.wait(memory));
+        true
+    });
+    Ok(decoded?.expect("memory was lent, so it was decoded"))
 }
 
 /// What [`decode`] does, if `admit` says that so many bytes of memory are to be had, and not with more than `most` pixels.

@@ -184,12 +184,7 @@ impl Source for Pack {
         self.largest
     }
     fn image(&self, index: usize) -> Result<Image> {
-        let mut loan = None;
-        let image = self.image_within(index, &mut |memory| {
-            loan = decode::lend(memory);
-            true
-        })?;
-        Ok(image.expect("it was admitted").0)
+        Ok(decode::lent(|admit| self.image_within(index, admit))?.0)
     }
     fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let Row { id, size: (height, width), .. } = &self.rows[index];

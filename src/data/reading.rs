@@ -104,12 +104,7 @@ impl Source for Read {
         self.inner.largest()
     }
     fn image(&self, index: usize) -> Result<Image> {
-        let mut loan = None;
-        let image = self.image_within(index, &mut |memory| {
-            loan = decode::lend(memory);
-            true
-        })?;
-        Ok(image.expect("it was admitted").0)
+        Ok(decode::lent(|admit| self.image_within(index, admit))?.0)
     }
     fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let Some(bytes) = self.inner.file(index)? else { return self.inner.image_within(index, admit) };

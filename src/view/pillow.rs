@@ -1,7 +1,8 @@
 //! Resizing as Pillow does it (`libImaging/Resample.c`): weights in fixed point, columns first, rounded to 8 bits after the columns and
 //! again after the rows. Encoders were evaluated on such pixels; in floating point the features of a ViT are off by half a percent.
 //!
-//! Pillow 13 takes the rows of some tall images first; versions before it did not (the largest feature of a small ViT differs by .06 %).
+//! Pillow 13 takes the rows of some tall images first; versions before it did not (of 236 x 280 pixels a feature of a ViT-Tiny is off by
+//! up to .17 % of the largest).
 
 use super::{Crop, Interpolation, View, short_side};
 
