@@ -3,7 +3,7 @@
 use crate::data::{Budget, DECODING, Image, LIMIT, Loan, OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::augment::Batch;
+use crate::ops::augment::{Batch, NO_LABEL};
 use crate::program::{Plan, Program};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,7 @@ struct Images {
     pixels: Vec<u8>,                     // one image after the other
     table: Vec<u32>,                     // [n, 3]: offset, height, width
     keys: Vec<u32>,                      // [n, 2]: epoch, sample
+    labels: Vec<u32>,                    // [n]
     places: Vec<usize>,                  // [n], in the list of samples
     bad: Vec<(usize, String)>,           // of those between, the ones that cannot be decoded
     contents: Vec<Option<blake3::Hash>>, // [n] of a stream, see [`Source::image_and_content`]
@@ -31,11 +32,13 @@ struct Images {
 }
 
 impl Images {
-    fn push(&mut self, image: Image, epoch: u32, sample: u32, place: usize) -> Result<()> {
+    /// Add `sample` of `source`, which is `image`.
+    fn push(&mut self, image: Image, source: &dyn Source, epoch: u32, sample: u32, place: usize) -> Result<()> {
         let offset = u32::try_from(self.pixels.len());
         let offset = offset.map_err(|_| Error::config("the images of one batch are more than 4 GiB", "lower the batch"))?;
         self.table.extend([offset, image.height as u32, image.width as u32]);
         self.keys.extend([epoch, sample]);
+        self.labels.push(source.label(sample as usize).unwrap_or(NO_LABEL));
         if self.pixels.is_empty() {
             self.pixels = image.pixels; // a large image is there once
         } else {
@@ -47,14 +50,16 @@ impl Images {
 
     /// A short batch is filled up by repeating its last sample, so that a program of fixed size can run.
     fn put(&self, program: &mut Program, batch: &Batch) -> Result<()> {
-        let (mut table, mut keys) = (self.table.clone(), self.keys.clone());
+        let (mut table, mut keys, mut labels) = (self.table.clone(), self.keys.clone(), self.labels.clone());
         for _ in self.places.len()..batch.n {
             table.extend_from_within(table.len() - 3..);
             keys.extend_from_within(keys.len() - 2..);
+            labels.extend_from_within(labels.len() - 1..);
         }
         program.write(batch.pixels, &self.pixels)?;
         program.write(batch.table, &table)?;
-        program.write(batch.keys, &keys)
+        program.write(batch.keys, &keys)?;
+        batch.labels.map_or(Ok(()), |to| program.write(to, &labels))
     }
 
     fn is_empty(&self) -> bool {
@@ -67,7 +72,7 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
     let images: Vec<Image> = samples.par_iter().map(|&i| source.image(i as usize)).collect::<Result<_>>()?;
     let mut laid = Images::default();
     for (place, (image, &sample)) in images.into_iter().zip(samples).enumerate() {
-        laid.push(image, epoch, sample, place)?;
+        laid.push(image, source, epoch, sample, place)?;
     }
     laid.put(program, batch)
 }
@@ -248,7 +253,7 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
             if full && !open.places.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
                 return Ok(());
             }
-            open.push(image, 0, samples[at], at)?;
+            open.push(image, source, 0, samples[at], at)?;
             open.contents.push(content);
             open.loans.extend(loan);
             at += 1;

@@ -39,7 +39,7 @@ fn losses(device: Device, source: &dyn Source, size: Size, nudge: f32) -> Vec<f3
     let when = Schedule::new(&mut tape, &rates);
     let network = Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) };
     let options = Recipe::default().method;
-    let setting = Setting { network, options: &options, when, batch, seed: 3 };
+    let setting = Setting { network, options: &options, when, batch, classes: 0, seed: 3 };
     let recorded = methods::find("simclr").unwrap().loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
     tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false }, 0.0, &|_, _| Treat::default(), when);

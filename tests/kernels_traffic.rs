@@ -77,6 +77,18 @@ static CASES: &[(Case, &[Floor])] = &[
         &[floor("cosine_fwd", 2.0, 0.0, 2.0), floor("cosine_bwd", 2.0, 1.0, 2.5)],
     ),
     (
+        Case {
+            name: "cross_entropy",
+            mode: Mode::Train,
+            inputs: &[&[64, 1024]],
+            build: |s, x| {
+                let labels = s.tape().words([64], (0..64).map(|i| 15 * i).collect());
+                s.cross_entropy(x[0], labels).loss
+            },
+        },
+        &[floor("cross_entropy_fwd", 1.0, 0.0, 1.2), floor("cross_entropy_bwd", 1.0, 1.0, 1.2)],
+    ),
+    (
         Case { name: "distance", mode: Mode::Train, inputs: &[&[64, 1024]], build: |s, x| s.distance_halves(x[0]) },
         &[floor("distance_fwd", 1.0, 0.0, 2.0), floor("distance_bwd", 1.0, 1.0, 2.05)],
     ),

@@ -10,6 +10,7 @@ use sslmem::methods::METHODS;
 use sslmem::progress::{Progress, Silent};
 use sslmem::train::{Job, Point, train};
 use sslmem::var::Dtype;
+use sslmem::view::Policy;
 use std::path::Path;
 use std::time::Duration;
 
@@ -124,4 +125,71 @@ fn rank_counts_directions() {
     let line: Vec<f32> = (0..6).flat_map(|i| [i as f32, 2.0 * i as f32]).collect();
     assert!((rank(&line, 2) - 1.0).abs() < 1e-5);
     assert_eq!(rank(&[3.0; 8], 4), 0.0, "of equal rows");
+}
+
+/// The classes of a source as `of` has them.
+struct Relabelled(Box<dyn Source>, fn(usize) -> Option<u32>);
+
+impl Source for Relabelled {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn train_len(&self) -> usize {
+        self.0.train_len()
+    }
+    fn id(&self, index: usize) -> String {
+        self.0.id(index)
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.1(index)
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn digest(&self) -> &str {
+        self.0.digest()
+    }
+    fn largest(&self) -> usize {
+        self.0.largest()
+    }
+    fn image(&self, index: usize) -> sslmem::error::Result<sslmem::data::Image> {
+        self.0.image(index)
+    }
+}
+
+/// Labels that say nothing about the images can be learned only by heart, and only if each image keeps its own.
+#[test]
+fn supervised_training_learns_the_labels_of_its_samples() {
+    let samples: Vec<u32> = (0..24).collect();
+    let mut recipe = tiny("supervised");
+    (recipe.train.epochs, recipe.optim.lr) = (60, 5e-3);
+    (recipe.method.view, recipe.score.view) = (Policy::Named("original".into()), Policy::Named("original".into()));
+    let source = Relabelled(source(), |i| Some((i as u32 * 7 + i as u32 / 5) % 3));
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(&recipe, &source, &samples, dir.path(), &Device::Cpu);
+    let curve = train(&job, &mut Silent).unwrap();
+    let [first, last] = [curve[0], *curve.last().unwrap()].map(|point| point.accuracy.unwrap());
+    assert!(first < 0.8 && last > 0.95, "accuracy {first} to {last}");
+    let heads = std::fs::read(job.heads_path()).unwrap();
+    let heads = safetensors::SafeTensors::deserialize(&heads).unwrap();
+    assert_eq!(heads.names().into_iter().collect::<std::collections::BTreeSet<_>>(), ["classifier.bias", "classifier.weight"].into());
+    assert_eq!(heads.tensor("classifier.weight").unwrap().shape(), [3, 64]);
+}
+
+#[test]
+fn classes_that_are_not_there_are_not_learned() {
+    let (recipe, dir) = (tiny("supervised"), tempfile::tempdir().unwrap());
+    let samples: Vec<u32> = (0..16).collect();
+    let refused = |labels: fn(usize) -> Option<u32>| {
+        let source = Relabelled(source(), labels);
+        let (job, error) = (job(&recipe, &source, &samples, dir.path(), &Device::Cpu), "it has what to learn");
+        let [before, now] = [sslmem::train::rehearse(&job).expect_err(error), train(&job, &mut Silent).expect_err(error)];
+        assert_eq!(before.to_string(), now.to_string());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was written");
+        now.to_string()
+    };
+    let none = refused(|i| (i != 5).then_some(i as u32 % 2));
+    assert!(none.contains("train/00005 has no class"), "{none}");
+    let one = refused(|_| Some(0));
+    assert!(one.contains("of one class"), "{one}");
 }

@@ -26,6 +26,17 @@ fn evaluate(inputs: &[(&[usize], &[f32])], loss: impl FnOnce(&mut Scope, &[Var])
     (read(y)[0], gradients.into_iter().map(|g| g.map(read).unwrap_or_default()).collect())
 }
 
+/// A number made of inputs, without gradients.
+fn forward(inputs: &[(&[usize], &[f32])], y: impl FnOnce(&mut Scope, &[Var]) -> Var) -> f32 {
+    let mut tape = Tape::new(Mode::Eval);
+    let x: Vec<Var> = inputs.iter().map(|(shape, values)| tape.constant(*shape, values.to_vec())).collect();
+    let y = y(&mut tape.root(), &x);
+    tape.keep(y);
+    let mut program = tape.compile(&mut Weights::new(0)).unwrap();
+    program.run().unwrap();
+    program.read::<f32>(y).unwrap()[0]
+}
+
 fn near(what: &str, got: f32, want: f32, tolerance: f32) {
     assert!((got - want).abs() <= tolerance, "{what}: {got}, not {want}");
 }
@@ -162,6 +173,38 @@ fn losses_and_gradients_equal_pytorch() {
     compare(&golden, "decorrelate", ["a", "b"], |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.1));
     compare(&golden, "variance_covariance", ["a", "b"], |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]));
     compare(&golden, "distance", ["a", "b"], |s, x| s.distance(x[0], x[1]));
+}
+
+#[test]
+fn cross_entropy_equals_pytorch() {
+    let golden = Golden::read("ssl_losses");
+    let get = |part: &str| golden.get(&format!("cross_entropy.{part}"));
+    let labels: Vec<u32> = get("labels").iter().map(|l| *l as u32).collect();
+    let (shape, logits) = (golden.shape("cross_entropy.logits"), get("logits"));
+    let loss = |s: &mut Scope, x: &[Var]| {
+        let labels = s.tape().words([labels.len()], labels.clone());
+        s.cross_entropy(x[0], labels)
+    };
+    let (got, gradients) = evaluate(&[(shape, logits)], |s, x| loss(s, x).loss);
+    close("loss", &[got], get("loss"), 1e-6);
+    close("gradient", &gradients[0], get("dlogits"), 1e-6);
+    close("accuracy", &[forward(&[(shape, logits)], |s, x| loss(s, x).accuracy)], get("accuracy"), 0.0);
+}
+
+/// A label that is no class must not pass for one that is learned; of equal logits the first is the choice.
+#[test]
+fn cross_entropy_of_no_class_is_nan_and_ties_go_to_the_first() {
+    let logits = [1.0, 1.0, 0.5, 2.0, 2.0, 2.0];
+    for (labels, loss, accuracy) in [([0u32, 0], false, 1.0), ([1, 0], false, 0.5), ([0, 3], true, 0.5), ([u32::MAX, 2], true, 0.0)] {
+        let found = [0, 1].map(|pick| {
+            forward(&[(&[2, 3], &logits)], |s, x| {
+                let labels = s.tape().words([2], labels.to_vec());
+                let c = s.cross_entropy(x[0], labels);
+                [c.loss, c.accuracy][pick]
+            })
+        });
+        assert_eq!((found[0].is_nan(), found[1]), (loss, accuracy), "{labels:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};
 use sslmem::encoders::{Features, Form, Network, Positions, find};
-use sslmem::methods::{self, Setting};
+use sslmem::methods::{self, Metric, Setting};
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::optimize::{Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
@@ -71,6 +71,7 @@ struct Case {
 }
 
 const N: usize = 12;
+const CLASSES: usize = 7;
 const STEPS: usize = 10;
 const ALONE: &[(usize, usize)] = &[(16, 1), (16, 1)];
 const TOGETHER: &[(usize, usize)] = &[(16, 2)];
@@ -128,6 +129,8 @@ const CASES: &[Case] = &[
         ..BASE
     },
     Case { name: "mae", arch: "vit_nano", options: "name = 'mae'\ndecoder = [32, 2, 2]\nnorm_pix = true", groups: &[(16, 1)], ..BASE },
+    Case { name: "supervised", options: "name = 'supervised'", groups: &[(16, 1)], ..BASE },
+    Case { name: "supervised_vit", arch: "vit_nano", options: "name = 'supervised'", groups: &[(16, 1)], ..BASE },
     Case { name: "mae_pixels", arch: "vit_nano", options: "name = 'mae'\ndecoder = [32, 2, 2]\nmask = 0.5", groups: &[(16, 1)], ..BASE },
 ];
 
@@ -148,6 +151,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let mut tape = Tape::new(Mode::Train);
     let when = Schedule::new(&mut tape, &rates(case.slow));
     let batch = tape.batch(N, 3);
+    let batch = if method.supervised() { tape.labelled(batch) } else { batch };
     let mut first = 0;
     let groups: Vec<Var> = case
         .groups
@@ -160,7 +164,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
         })
         .collect();
     assert_eq!(method.views(&recipe.method).iter().map(Vec::len).collect::<Vec<_>>(), case.groups.iter().map(|g| g.1).collect::<Vec<_>>());
-    let setting = Setting { network: recipe.network().unwrap(), options: &recipe.method, when, batch, seed: 3 };
+    let setting = Setting { network: recipe.network().unwrap(), options: &recipe.method, when, batch, classes: CLASSES, seed: 3 };
     let recorded = method.loss(&mut tape.root(), &setting, &groups);
     tape.backward(recorded.loss);
     let gradients = tape.gradients();
@@ -168,7 +172,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let treat = |_: &str, _| Treat { decay: true, rate: Rate::Scheduled(1.0), from: 0 };
     tape.optimize(Rule::Sgd { momentum: 0.9 }, 0.0, &treat, when);
     method.after(&mut tape, when);
-    let values: Vec<Var> = [recorded.loss].into_iter().chain(recorded.entropy).collect();
+    let values: Vec<Var> = [recorded.loss].into_iter().chain(recorded.metric.map(Metric::var)).collect();
     let log = tape.fixed([STEPS, values.len()], Dtype::F32);
     tape.step(when, log, &values);
     let mut weights = Weights::new(0);
@@ -180,6 +184,9 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     for step in 0..STEPS {
         let keys: Vec<u32> = (0..N as u32).flat_map(|i| [step as u32, i]).collect();
         program.write(batch.keys, &keys).unwrap();
+        if let Some(labels) = batch.labels {
+            program.write(labels, &std::array::from_fn::<u32, N, _>(|i| (5 * i % CLASSES) as u32)).unwrap();
+        }
         program.run().unwrap();
         if step == 0 {
             let largest =
@@ -203,8 +210,12 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     // to 7e-5 away.
     let (losses, after) = if case.arch == "vit_nano" { (2e-4, 2e-3) } else { (1e-3, 1e-2) };
     close(&format!("{name}: loss"), &column(0), golden.get(&format!("{name}.loss")), losses);
-    if columns > 1 {
-        close(&format!("{name}: entropy"), &column(1), golden.get(&format!("{name}.entropy")), losses);
+    if let Some(metric) = recorded.metric {
+        let what = match metric {
+            Metric::TeacherEntropy(_) => "entropy",
+            Metric::Accuracy(_) => "accuracy",
+        };
+        close(&format!("{name}: {what}"), &column(1), golden.get(&format!("{name}.{what}")), losses);
     }
     for key in golden.with(&format!("{name}.after.")) {
         let have = weights.get(key).unwrap().unwrap_or_else(|| panic!("{name}: there is no weight {key}"));

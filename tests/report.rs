@@ -103,6 +103,7 @@ fn curve(name: &str, shift: f64) -> Curve {
             std: 0.055 + 0.02 * t + 0.001 * noise,
             rank: 20.0 + 10.0 * t + noise,
             entropy: None,
+            accuracy: None,
             lr,
         }
     };

@@ -121,7 +121,7 @@ fn batch(tape: &mut Tape, epoch: u32, samples: &[u32]) -> Batch {
     let n = samples.len();
     let keys = tape.words([n, 2], samples.iter().flat_map(|s| [epoch, *s]).collect());
     let (pixels, table) = (tape.fixed([16], Dtype::U8), tape.fixed([n, 3], Dtype::U32));
-    Batch { pixels, table, keys, n, capacity: 16 }
+    Batch { pixels, table, keys, labels: None, n, capacity: 16 }
 }
 
 #[test]

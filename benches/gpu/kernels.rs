@@ -86,6 +86,16 @@ const LOSSES: &[Op] = &[
         tiny: &[&[16, 32], &[16, 32]],
         build: |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]),
     },
+    Op {
+        name: "cross_entropy/1024x1000",
+        inputs: &[&[1024, 1000]],
+        tiny: &[&[8, 10]],
+        build: |s, x| {
+            let (n, classes) = (s.shape(x[0]).rows(), s.shape(x[0]).cols());
+            let labels = s.tape().words([n], (0..n).map(|i| (i % classes) as u32).collect());
+            s.cross_entropy(x[0], labels).loss
+        },
+    },
     // Ten crops of a student, two views of its teacher.
     Op {
         name: "dino/640x65536",

@@ -151,6 +151,7 @@ pub const PRESETS: &[Preset] = &[
     preset_of("smoke_vicreg", "smoke", include_str!("presets/smoke_vicreg.toml"), "the same with VICReg"),
     preset_of("smoke_dino", "smoke", include_str!("presets/smoke_dino.toml"), "the same with DINO"),
     preset_of("smoke_mae", "smoke", include_str!("presets/smoke_mae.toml"), "the same with MAE and a small ViT"),
+    preset_of("smoke_supervised", "smoke", include_str!("presets/smoke_supervised.toml"), "the same with labels: cross-entropy"),
     part(
         "cifar100",
         include_str!("presets/cifar100.toml"),

@@ -34,6 +34,12 @@ impl Kind {
     }
 }
 
+/// How many classes the labels range over: as many as have names, or one more than the largest label where that is more.
+pub fn class_count(source: &dyn Source) -> usize {
+    let largest = (0..source.len()).filter_map(|i| source.label(i)).max();
+    source.classes().len().max(largest.map_or(0, |label| label as usize + 1))
+}
+
 /// A data set: the training part first, then the test part, in one index space.
 pub trait Source: Send + Sync {
     /// What it is, without where it lies: a name of [`DATASETS`](super::DATASETS) such as `cifar10`.

@@ -40,7 +40,7 @@ impl Method for Byol {
         // Squared distance of unit vectors, both directions.
         let one = s.tape().constant([1], vec![1.0]);
         let loss = s.weighted_sum(&[(halves[0], -2.0), (halves[1], -2.0), (one, 4.0)]);
-        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
         tape.average("encoder", "teacher.encoder", when);

@@ -1,6 +1,6 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
-use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs};
+use super::{Kind, Method, Metric, Options, Pace, Recorded, Representations, Setting, needs};
 use crate::encoders::{Form, Network, Start};
 use crate::error::{Error, Result};
 use crate::ops::distill::Distill;
@@ -48,7 +48,8 @@ impl Method for Dino {
         };
         let how = Distill { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };
         let distilled = s.distill(student, choice, &how);
-        Recorded { loss: distilled.loss, embeddings, representations: Representations::Halves(h[0]), entropy: Some(distilled.entropy) }
+        let metric = Some(Metric::TeacherEntropy(distilled.entropy));
+        Recorded { loss: distilled.loss, embeddings, representations: Representations::Halves(h[0]), metric }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
         tape.average("encoder", "teacher.encoder", when);

@@ -72,7 +72,7 @@ impl Method for Mae {
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));
         let loss = s.reconstruct(painted, images, chosen, form.patch, o.norm_pix);
-        Recorded { loss, embeddings, representations: Representations::None, entropy: None }
+        Recorded { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.
     fn can_collapse(&self) -> bool {

@@ -44,7 +44,7 @@ impl Method for MoCoV3 {
         });
         let halves = [s.info_nce(q[0], k[1], o.temperature), s.info_nce(q[1], k[0], o.temperature)];
         let loss = s.weighted_sum(&halves.map(|c| (c, 2.0 * o.temperature)));
-        Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+        Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
         tape.average("encoder", "teacher.encoder", when);

@@ -1,4 +1,4 @@
-//! Ways to train an encoder without labels: a method is one function from views to a loss.
+//! Ways to train an encoder, all but one without labels: a method is one function from views to a loss.
 
 mod barlow;
 mod byol;
@@ -8,9 +8,11 @@ mod mocov3;
 mod options;
 mod simclr;
 mod simsiam;
+mod supervised;
 mod vicreg;
 
 pub use options::{HeadEnd, Options, Ramp};
+pub use supervised::CLASSIFIER;
 
 use crate::encoders::Network;
 use crate::error::{Error, Result};
@@ -35,6 +37,8 @@ pub struct Setting<'a> {
     pub when: Schedule,
     /// Who the images are: what is drawn for them depends on it.
     pub batch: Batch,
+    /// How many classes the labels of the batch range over; 0 where it has none.
+    pub classes: usize,
     pub seed: u64,
 }
 
@@ -53,8 +57,25 @@ pub struct Recorded {
     pub embeddings: Var,
     /// The encoder's output for two views of each sample, if the method made it: what Eq. 3 limits.
     pub representations: Representations,
-    /// Entropy of the teacher's choice among prototypes, if it has any: one number.
-    pub entropy: Option<Var>,
+    /// A number that tells how it goes, besides the loss.
+    pub metric: Option<Metric>,
+}
+
+/// What a method measures of each step for the training curve, one number each.
+#[derive(Clone, Copy)]
+pub enum Metric {
+    /// Entropy of the teacher's choice among prototypes, in nats.
+    TeacherEntropy(Var),
+    /// Share of views that are given their class.
+    Accuracy(Var),
+}
+
+impl Metric {
+    pub fn var(self) -> Var {
+        match self {
+            Metric::TeacherEntropy(v) | Metric::Accuracy(v) => v,
+        }
+    }
 }
 
 pub enum Representations {
@@ -91,6 +112,10 @@ pub trait Method: Sync {
     fn pace(&self, _options: &Options, _weight: &str) -> Pace {
         Pace::Usual
     }
+    /// Does it learn from the classes of the samples? Then every sample it trains on must have one.
+    fn supervised(&self) -> bool {
+        false
+    }
     /// Can its embeddings collapse? If so, training stops when they have.
     fn can_collapse(&self) -> bool {
         true
@@ -98,8 +123,17 @@ pub trait Method: Sync {
 }
 
 /// Every method that `method.name` knows.
-pub static METHODS: &[&dyn Method] =
-    &[&simclr::SimClr, &mocov3::MoCoV3, &byol::Byol, &simsiam::SimSiam, &barlow::BarlowTwins, &vicreg::VicReg, &dino::Dino, &mae::Mae];
+pub static METHODS: &[&dyn Method] = &[
+    &simclr::SimClr,
+    &mocov3::MoCoV3,
+    &byol::Byol,
+    &simsiam::SimSiam,
+    &barlow::BarlowTwins,
+    &vicreg::VicReg,
+    &dino::Dino,
+    &mae::Mae,
+    &supervised::Supervised,
+];
 
 /// The method called `name`.
 pub fn find(name: &str) -> Result<&'static dyn Method> {

@@ -29,6 +29,6 @@ impl Method for SimClr {
         let embeddings = head.record(&mut s.at("projector"), h);
         let loss = s.contrast(embeddings, o.temperature);
         let loss = if o.scale == 1.0 { loss } else { s.weighted_sum(&[(loss, o.scale)]) };
-        Recorded { loss, embeddings, representations: Representations::Halves(h), entropy: None }
+        Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }
 }

@@ -31,7 +31,7 @@ impl Method for SimSiam {
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
         let halves = [s.cosine(p[0], z[1]), s.cosine(p[1], z[0])];
         let loss = s.weighted_sum(&halves.map(|c| (c, -0.5)));
-        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn pace(&self, options: &Options, weight: &str) -> Pace {
         if options.fixed_predictor && weight.starts_with("predictor.") { Pace::Constant } else { Pace::Usual }

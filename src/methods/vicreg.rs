@@ -27,6 +27,6 @@ impl Method for VicReg {
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
         let loss = s.variance_covariance(z[0], z[1], o.weights);
-        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), entropy: None }
+        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
 }

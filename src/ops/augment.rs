@@ -18,10 +18,15 @@ pub struct Batch {
     pub table: Var, // [n, 3] u32
     /// Epoch and sample, which key the random numbers.
     pub keys: Var, // [n, 2] u32
+    /// Classes, for what learns from them or asks for them; [`NO_LABEL`] where a sample has none.
+    pub labels: Option<Var>, // [n] u32
     pub n: usize,
     /// Bytes of `pixels`.
     pub capacity: usize,
 }
+
+/// No class has this number.
+pub const NO_LABEL: u32 = u32::MAX;
 
 impl Tape {
     /// Room for `n` images of at most `largest` bytes each, and for the words that a kernel reads beyond the last pixel.
@@ -35,9 +40,15 @@ impl Tape {
             pixels: self.fixed([capacity], Dtype::U8),
             table: self.fixed([n, 3], Dtype::U32),
             keys: self.fixed([n, 2], Dtype::U32),
+            labels: None,
             n,
             capacity,
         }
+    }
+
+    /// The same batch, with the classes of its samples.
+    pub fn labelled(&mut self, batch: Batch) -> Batch {
+        Batch { labels: Some(self.fixed([batch.n], Dtype::U32)), ..batch }
     }
 
     /// One view per policy of every image: [policies * n, size, size, 3], row v * n + i. All policies must

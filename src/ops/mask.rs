@@ -73,7 +73,7 @@ impl Call for Mask {
 pub(super) fn batch(t: &mut Tape, n: usize) -> Batch {
     let keys = t.words([n, 2], (0..n as u32).flat_map(|i| [3, 100 + 7 * i]).collect());
     let (pixels, table) = (t.fixed([16], Dtype::U8), t.fixed([n, 3], Dtype::U32));
-    Batch { pixels, table, keys, n, capacity: 16 }
+    Batch { pixels, table, keys, labels: None, n, capacity: 16 }
 }
 
 pub static CASES: &[Case] = &[

@@ -10,6 +10,7 @@ pub mod batch_norm;
 pub mod contrast;
 pub mod conv;
 pub mod cosine;
+pub mod cross_entropy;
 pub mod distance;
 pub mod distill;
 pub mod drop_path;
@@ -58,6 +59,7 @@ pub static ALL: &[&[Case]] = &[
     contrast::INFO_NCE,
     conv::CASES,
     cosine::CASES,
+    cross_entropy::CASES,
     distance::CASES,
     distill::CASES,
     drop_path::CASES,

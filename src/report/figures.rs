@@ -219,14 +219,15 @@ pub fn scatter(rows: &[Row]) -> Option<Scatter> {
     Some(Scatter { svg, shown: shown.len(), total: all.len(), control: control.is_some() })
 }
 
-/// Loss, spread and rank of the embeddings, a teacher's entropy and the learning rate over epochs, one panel each; panels without data are left out.
+/// Loss, spread and rank of the embeddings, a teacher's entropy or the accuracy on the training's views, and the learning rate over epochs, one panel each; panels without data are left out.
 pub fn panels(curves: &[Curve]) -> Vec<Svg> {
     let loss = panel(curves, "training loss", |p| p.loss, false);
     let std = panel(curves, "std of the embeddings", |p| p.std, true);
     let rank = panel(curves, "rank of the embeddings", |p| p.rank, true);
     let entropy = panel(curves, "entropy of the teacher", |p| p.entropy.unwrap_or(f64::NAN), true);
     let lr = panel(curves, "learning rate", |p| p.lr, true);
-    [loss, std, rank, entropy, lr].into_iter().flatten().collect()
+    let accuracy = panel(curves, "accuracy (training views)", |p| p.accuracy.unwrap_or(f64::NAN), true);
+    [loss, std, rank, entropy, accuracy, lr].into_iter().flatten().collect()
 }
 
 /// The panels in one row with their legend: the figure's file.

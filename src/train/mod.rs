@@ -8,11 +8,12 @@ pub use step::peak_rate;
 pub use watch::rank;
 
 use crate::config::Recipe;
-use crate::data::{Content, Source};
+use crate::data::{Content, Source, class_count};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::loader::load;
+use crate::methods;
 use crate::program::Plan;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -52,6 +53,9 @@ pub struct Point {
     /// Entropy of the teacher's choice among prototypes, of methods that have any, in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<f64>,
+    /// Share of views that are given their class, of methods that learn classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     pub lr: f64,
 }
 
@@ -105,6 +109,7 @@ impl Job<'_> {
 /// The samples are fewer than a batch, or memory is short.
 pub fn rehearse(job: &Job) -> Result<()> {
     enough(job)?;
+    labelled(job)?;
     let tape = step::record(job, &step::rates(job), 1)?.tape;
     tape.plan(job.device).must_fit(job.device, "training", "lower train.batch or take a smaller encoder")
 }
@@ -117,6 +122,23 @@ fn enough(job: &Job) -> Result<()> {
     Err(Error::config(what, "lower train.batch or give it more samples"))
 }
 
+/// Refuses to learn classes of samples that have none.
+fn labelled(job: &Job) -> Result<()> {
+    let method = &job.recipe.method.name;
+    if !methods::find(method)?.supervised() {
+        return Ok(());
+    }
+    let remedy = "take data with a class for each sample, or another method";
+    if let Some(sample) = job.samples.iter().find(|&&i| job.source.label(i as usize).is_none()) {
+        let what = format!("{} has no class, and {method} training learns the class of each sample", job.source.id(*sample as usize));
+        return Err(Error::config(what, remedy));
+    }
+    match class_count(job.source) {
+        0 | 1 => Err(Error::config(format!("the samples are of one class, and {method} training needs two"), remedy)),
+        _ => Ok(()),
+    }
+}
+
 /// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
 /// to the same recipe, data and samples. Returns the training curve.
 pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
@@ -127,10 +149,11 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         return Ok(read_curve(&job.curve_path())?.unwrap_or_default());
     }
     enough(job)?;
+    labelled(job)?;
     let (steps, per_epoch) = (job.steps(), job.steps_per_epoch());
     let every = (steps / 500).clamp(1, 50);
     let rates = step::rates(job);
-    let step::Step { tape, batch, log, embeddings } = step::record(job, &rates, every)?;
+    let step::Step { tape, batch, log } = step::record(job, &rates, every)?;
 
     let mut weights = Weights::on(job.device.clone(), job.seed);
     let (mut curve, mut done) = (vec![], 0);
@@ -166,7 +189,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
         program.run()?;
         if (step + 1) % every == 0 || step + 1 == steps {
             let rows = (step % every) + 1;
-            let measured = watch::measure(&program, log, embeddings, rows)?;
+            let measured = watch::measure(&program, log, rows)?;
             let point = Point { step: step as u64 + 1, epoch: (step + 1) as f64 / per_epoch as f64, lr: rate[0] as f64, ..measured };
             watch::check(job, &curve, &point)?;
             curve.push(point);

@@ -2,9 +2,10 @@
 
 use super::Job;
 use crate::config::Recipe;
+use crate::data::class_count;
 use crate::encoders::Network;
 use crate::error::Result;
-use crate::methods::{self, Method, Pace, Recorded, Representations, Setting};
+use crate::methods::{self, Method, Metric, Pace, Recorded, Representations, Setting};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
 use crate::ops::optimize::{Dialect, Rate, Rule, Treat};
@@ -17,10 +18,17 @@ use crate::var::{Dtype, Var};
 pub struct Step {
     pub tape: Tape,
     pub batch: Batch,
-    /// [every, 2 or 3]: loss, spread, entropy of the teacher if there is one
-    pub log: Var,
-    /// What must not collapse, [rows, d].
-    pub embeddings: Var,
+    pub log: Log,
+}
+
+/// What is read of the last steps for the training curve.
+#[derive(Clone, Copy)]
+pub struct Log {
+    /// Loss, spread, and the method's metric if it has one, of each of the last steps.
+    pub values: Var, // [every, 2 or 3]
+    /// What must not collapse, of the last step.
+    pub embeddings: Var, // [rows, d]
+    pub metric: Option<Metric>,
 }
 
 /// Rows of the schedule: learning rate, weight decay, the teacher's momentum and temperature.
@@ -77,6 +85,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let mut tape = Tape::new(Mode::Train);
     let when = Schedule::new(&mut tape, rates);
     let batch = tape.batch(r.train.batch, job.source.largest());
+    let (batch, classes) = if method.supervised() { (tape.labelled(batch), class_count(job.source)) } else { (batch, 0) };
     let (mut views, mut count) = (vec![], 0);
     for group in r.train_views()? {
         count += group.len();
@@ -86,8 +95,8 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     if r.encoder.drop_path > 0.0 {
         network.form.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
     }
-    let setting = Setting { network, options: &r.method, when, batch, seed: job.seed };
-    let Recorded { mut loss, embeddings, representations, entropy } = method.loss(&mut tape.root(), &setting, &views);
+    let setting = Setting { network, options: &r.method, when, batch, classes, seed: job.seed };
+    let Recorded { mut loss, embeddings, representations, metric } = method.loss(&mut tape.root(), &setting, &views);
     if r.method.alignment_limit > 0.0 {
         let distance = distance(job, &mut tape, &network, batch, representations, count)?;
         let limit = r.method.alignment_limit;
@@ -98,10 +107,10 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     optimize(job, &mut tape, method, when);
     method.after(&mut tape, when);
     tape.keep(embeddings);
-    let values: Vec<Var> = [loss, spread].into_iter().chain(entropy).collect();
+    let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
     let log = tape.fixed([every, values.len()], Dtype::F32);
     tape.step(when, log, &values);
-    Ok(Step { tape, batch, log, embeddings })
+    Ok(Step { tape, batch, log: Log { values: log, embeddings, metric } })
 }
 
 /// What Eq. 3 limits: the mean distance between the representations of two views. A method that looks at one view gets

@@ -1,11 +1,11 @@
 //! Watching a training: the numbers of a point of the curve, and when they are hopeless.
 
+use super::step::Log;
 use super::{Job, Point};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::error::{Error, Result};
-use crate::methods;
+use crate::methods::{self, Metric};
 use crate::program::Program;
-use crate::var::Var;
 
 /// Below this spread the embeddings all point the same way.
 const COLLAPSED: f64 = 0.01;
@@ -15,13 +15,18 @@ const LINE: f64 = 1.05;
 const PATIENCE: usize = 20;
 
 /// The means of the last `rows` steps, and the rank of the last one's embeddings.
-pub fn measure(program: &Program, log: Var, embeddings: Var, rows: usize) -> Result<Point> {
-    let columns = program.shape(log).cols();
-    let log: Vec<f32> = program.read(log)?;
+pub fn measure(program: &Program, log: Log, rows: usize) -> Result<Point> {
+    let Log { values, embeddings, metric } = log;
+    let columns = program.shape(values).cols();
+    let log: Vec<f32> = program.read(values)?;
     let mean = |column: usize| log.chunks_exact(columns).take(rows).map(|r| r[column] as f64).sum::<f64>() / rows as f64;
-    let entropy = (columns > 2).then(|| mean(2));
     let rank = rank(&program.read(embeddings)?, program.shape(embeddings).cols());
-    Ok(Point { loss: mean(0), std: mean(1), rank, entropy, ..Point::default() })
+    let point = Point { loss: mean(0), std: mean(1), rank, ..Point::default() };
+    Ok(match metric {
+        None => point,
+        Some(Metric::TeacherEntropy(_)) => Point { entropy: Some(mean(2)), ..point },
+        Some(Metric::Accuracy(_)) => Point { accuracy: Some(mean(2)), ..point },
+    })
 }
 
 /// (sum of the eigenvalues)^2 / sum of their squares, of the covariance of x [rows, cols]: how many directions it would be
@@ -45,7 +50,8 @@ pub fn rank(x: &[f32], cols: usize) -> f64 {
 /// A point in a line of progress.
 pub fn line(p: &Point) -> String {
     let entropy = p.entropy.map(|e| format!("  teacher entropy {e:.2}")).unwrap_or_default();
-    format!("loss {:.3}  spread {:.2}  rank {:.1}{entropy}", p.loss, p.std, p.rank)
+    let accuracy = p.accuracy.map(|a| format!("  accuracy {:.1} %", 100.0 * a)).unwrap_or_default();
+    format!("loss {:.3}  spread {:.2}  rank {:.1}{entropy}{accuracy}", p.loss, p.std, p.rank)
 }
 
 /// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.

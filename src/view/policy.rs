@@ -80,11 +80,17 @@ pub const POLICIES: &[(&str, Make)] = &[
     ("dino_imagenet_local", dino_imagenet_local),
     ("mae", mae),
     ("mae_imagenet", mae_imagenet),
+    ("supervised", supervised),
 ];
 
 /// The named policy for views of this size.
 pub fn policy(name: &str, size: usize) -> Option<View> {
     POLICIES.iter().find(|(known, _)| *known == name).map(|(_, make)| make(size))
+}
+
+/// What torchvision trains its classifiers with (references/classification/presets.py): a crop and a flip.
+fn supervised(size: usize) -> View {
+    View { flip: 0.5, ..plain(size, random(0.08), IMAGENET) }
 }
 
 /// No augmentation, as the recipes show images to encoders where nothing else is said.

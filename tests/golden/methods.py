@@ -8,6 +8,7 @@ scaled. Ten steps of SGD (momentum .9, decay 1e-3 on everything) at rates RATES 
 
     {case}.loss               [10]      before each step
     {case}.entropy            [10]      of DINO's teacher
+    {case}.accuracy           [10]      of a supervised method; sample i of 12 has class 5 i mod 7
     {case}.gradient.{name}    [2]       of the first step: l2 norm, and the sum of its elements times tensor 5000 of the formula
     {case}.after.{name}       [2]       of the weight after the last step, alike
     {case}.f32                [10]      losses of the same steps in f32, to see what rounding does
@@ -137,7 +138,8 @@ class Method(nn.Module):
             for name, part in self.teacher.named_children():
                 averaged(getattr(self, name), part, MOMENTUM[step])
 
-    entropy = None
+    # The name of what is measured beside the loss.
+    metric = ""
 
 
 class SimClr(Method):
@@ -220,6 +222,8 @@ class DinoHead(nn.Module):
 
 
 class Dino(Method):
+    metric = "entropy"
+
     def forward(self, views, step):
         crops = views[2:]
         h = [self.encoder(torch.cat(views[:2]))] + ([self.encoder(torch.cat(crops))] if crops else [])
@@ -310,6 +314,16 @@ class MaePixels(Mae):
 DINO_VIEWS = [SIZE, SIZE, 8, 8, 8]
 
 
+class Supervised(Method):
+    metric = "accuracy"
+
+    def forward(self, views, step):
+        labels = 5 * torch.arange(N) % 7
+        logits = self.classifier(self.encoder(views[0]))
+        self.accuracy = (logits.argmax(1) == labels).to(logits.dtype).mean()
+        return F.cross_entropy(logits, labels)
+
+
 def mocov3_vit():
     model = MoCoV3(vit(), projector=Head(64, [64, 64, 32], True, "norm"), predictor=Head(32, [64, 32], True, "norm"))
     for p in model.encoder.patch_embed.parameters():
@@ -354,6 +368,8 @@ CASES = {
     "dino_resnet": (lambda: Dino(ResNet8(), head=DinoHead(64, [64, 32], 96, True)).with_teacher("encoder", "head"), DINO_VIEWS),
     "mae": (lambda: mae(Mae), [SIZE]),
     "mae_pixels": (lambda: mae(MaePixels), [SIZE]),
+    "supervised": (lambda: Supervised(ResNet8(), classifier=nn.Linear(64, 7)), [SIZE]),
+    "supervised_vit": (lambda: Supervised(vit(), classifier=nn.Linear(64, 7)), [SIZE]),
 }
 
 
@@ -375,7 +391,7 @@ def run(name, dtype):
     views = [torch.from_numpy(formula.signed(4000 + i, (N, s, s, 3))).permute(0, 3, 1, 2).contiguous().to(dtype) for i, s in enumerate(sizes)]
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=0.0, momentum=0.9, weight_decay=1e-3)
-    losses, entropies, out = [], [], {}
+    losses, metrics, out = [], [], {}
     for step, rate in enumerate(RATES):
         optimizer.param_groups[0]["lr"] = rate * factor
         loss = model(views, step)
@@ -386,11 +402,10 @@ def run(name, dtype):
         optimizer.step()
         model.after(step)
         losses.append(loss.detach())
-        if model.entropy is not None:
-            entropies.append(model.entropy)
+        metrics.append(getattr(model, model.metric, None))
     out["loss"] = torch.stack(losses)
-    if entropies:
-        out["entropy"] = torch.stack(entropies)
+    if model.metric:
+        out[model.metric] = torch.stack(metrics)
     kept = dict(trained) if not hasattr(model, "teacher") else trained | {f"teacher.{n}": p for n, p in model.teacher.named_parameters()}
     out.update({f"after.{n}": two(p) for n, p in kept.items()})
     return out

@@ -13,6 +13,7 @@ them times a factor. Each loss is written here from the formula in its paper.
     variance_covariance.{a,b}, .loss, .da, .db    VICReg: 25, 25, 1
     reconstruct.{pred,images,place}               MAE: patches of 2 pixels, 2 of 6 seen
         .{pixels,normalized}.{loss,dpred}
+    cross_entropy.{logits,labels}, .loss, .accuracy, .rows, .dlogits    two views of 4 samples, 7 classes
     distance.{a,b}, .loss, .da, .db               mean distance of unit vectors; the last pair is one vector twice
     update.{matrix,vector,late}, .gradient.{...}  start and gradients [10, ...], lr [10]; clipped per tensor at 1.8;
         .{sgd,adamw,lars}.{...}                   weights after each step. matrix: half the rate; vector: rate 0.1, no
@@ -157,6 +158,19 @@ UPDATES = {
 }
 
 
+def cross_entropy_cases():
+    logits = 4 * tensor(4090, 8, 7)
+    logits.requires_grad_()
+    labels = torch.tensor([3, 0, 6, 3])
+    twice = labels.repeat(2)
+    rows = F.cross_entropy(logits, twice, reduction="none")
+    loss = F.cross_entropy(logits, twice)
+    loss.backward()
+    accuracy = (logits.argmax(1) == twice).double().mean()
+    found = {"logits": logits, "labels": labels, "loss": loss, "accuracy": accuracy, "rows": rows, "dlogits": logits.grad}
+    yield from ((f"cross_entropy.{name}", value) for name, value in found.items())
+
+
 def update_cases():
     start = {"matrix": tensor(4060, 7, 5), "vector": tensor(4061, 6), "late": tensor(4062, 3, 4)}
     gradient = {n: tensor(4070 + i, 10, *value.shape) for i, (n, value) in enumerate(start.items())}
@@ -193,6 +207,7 @@ def main():
         redundancy_cases,
         reconstruct_cases,
         distance_cases,
+        cross_entropy_cases,
         update_cases,
     )
     tensors = {}
