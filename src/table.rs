@@ -43,9 +43,41 @@ pub struct Row {
     pub calibrated: f64,
     /// Standard error of delta over the draw of the views (`score::standard_error`) or, for several pairs of encoders, over the pairs.
     pub stderr: f64,
+    /// What was measured besides, in the order of [`More`]; the same columns in all rows of a table. NaN: not known.
+    pub more: Vec<(More, f64)>,
 }
 
-/// The columns of a table file, in order.
+/// Columns that a table has where they were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum More {
+    ConfidenceF,
+    ConfidenceG,
+}
+
+impl More {
+    /// All, in the order of a table's columns.
+    pub const ALL: [More; 2] = [More::ConfidenceF, More::ConfidenceG];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            More::ConfidenceF => "confidence_f",
+            More::ConfidenceG => "confidence_g",
+        }
+    }
+    pub fn meaning(self) -> &'static str {
+        match self {
+            More::ConfidenceF => "probability that the classifier of f gives the class of the un-augmented image; empty without a class",
+            More::ConfidenceG => "the same of g: confidence_f - confidence_g is label memorization (Feldman and Zhang 2020) of one pair",
+        }
+    }
+}
+
+/// The names and meanings of a table's columns, in order.
+pub fn columns(more: &[More]) -> Vec<(&'static str, &'static str)> {
+    COLUMNS.into_iter().zip(MEANINGS).chain(more.iter().map(|m| (m.name(), m.meaning()))).collect()
+}
+
+/// The columns that every table file has, in order.
 pub const COLUMNS: [&str; 11] =
     ["index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr"];
 
@@ -68,11 +100,16 @@ impl Row {
     /// A sample with its alignment losses and the standard error of their difference; the rest is [`finish`]'s.
     pub fn measured(index: u32, id: String, label: Option<u32>, subset: Subset, [align_f, align_g, stderr]: [f64; 3]) -> Row {
         let (delta, score, relative, calibrated) = (0.0, f64::NAN, 0.0, f64::NAN);
-        Row { index, id, label, subset, align_f, align_g, delta, score, relative, calibrated, stderr }
+        Row { index, id, label, subset, align_f, align_g, delta, score, relative, calibrated, stderr, more: vec![] }
     }
     /// The columns from `align_f` on, in order. NaN stands for "not known".
     pub fn numbers(&self) -> [f64; 7] {
         [self.align_f, self.align_g, self.delta, self.score, self.relative, self.calibrated, self.stderr]
+    }
+
+    /// A column that not every table has; NaN where it is not known.
+    pub fn get(&self, column: More) -> f64 {
+        self.more.iter().find(|(more, _)| *more == column).map_or(f64::NAN, |(_, value)| *value)
     }
 
     fn with_numbers(&self, numbers: [f64; 7]) -> Row {
@@ -92,7 +129,7 @@ pub fn finish(rows: &mut [Row]) {
 }
 
 /// What the derived columns need of the whole table, gathered row by row for tables that do not fit into memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Totals {
     pub rows: u64,
     /// Bytes of the longest id.
@@ -100,11 +137,13 @@ pub struct Totals {
     least: f64,
     most: f64,
     external: (f64, f64), // sum of delta, count
+    /// The columns beside those of every table.
+    pub more: Vec<More>,
 }
 
 impl Default for Totals {
     fn default() -> Totals {
-        Totals { rows: 0, longest: 0, least: f64::NAN, most: f64::NAN, external: (0.0, 0.0) }
+        Totals { rows: 0, longest: 0, least: f64::NAN, most: f64::NAN, external: (0.0, 0.0), more: vec![] }
     }
 }
 
@@ -114,6 +153,9 @@ impl Totals {
         let delta = row.align_g - row.align_f;
         self.rows += 1;
         self.longest = self.longest.max(row.id.len());
+        if self.rows == 1 {
+            self.more = row.more.iter().map(|(more, _)| *more).collect();
+        }
         match row.subset {
             Subset::Candidate => (self.least, self.most) = (self.least.min(delta), self.most.max(delta)),
             Subset::External => self.external = (self.external.0 + delta, self.external.1 + 1.0),
@@ -150,7 +192,7 @@ pub fn range(rows: &[Row]) -> f64 {
 /// Rows keep the order of the first table; the others may have any.
 ///
 /// # Errors
-/// There is no table, or two tables are not of the same samples in the same subsets.
+/// There is no table, or two tables are not of the same samples in the same subsets, or have other columns.
 pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
     let remedy = "score every pair on the same data with the same split";
     let Some((first, others)) = tables.split_first() else {
@@ -164,11 +206,12 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
     places.sort_by_key(|&place| first[place].index);
     let mut out = first.clone();
     for (n, place) in places.into_iter().enumerate() {
-        let same = |a: &Row, b: &Row| (a.index, &a.id, a.label, a.subset) == (b.index, &b.id, b.label, b.subset);
+        let more = |row: &Row| row.more.iter().map(|(more, _)| *more).collect::<Vec<_>>();
+        let same = |a: &Row, b: &Row| (a.index, &a.id, a.label, a.subset, more(a)) == (b.index, &b.id, b.label, b.subset, more(b));
         for (number, table) in sorted.iter().enumerate() {
             if table.len() != first.len() || !same(table[n], sorted[0][n]) {
                 return Err(Error::config(
-                    format!("table {} of the {} to average is not of the same samples as the first", number + 1, tables.len()),
+                    format!("table {} of the {} to average is not of the same samples and measures as the first", number + 1, tables.len()),
                     remedy,
                 ));
             }
@@ -178,6 +221,9 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
         let mut row = first[place].with_numbers(numbers);
         let squares: f64 = sorted.iter().map(|table| (table[n].delta - row.delta).powi(2)).sum();
         row.stderr = (squares / (pairs - 1.0) / pairs).sqrt();
+        for (more, value) in &mut row.more {
+            *value = mean(sorted.iter().map(|table| table[n].get(*more)));
+        }
         out[place] = row;
     }
     Ok(out)
@@ -229,7 +275,7 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
 /// # Errors
 /// The place is not writable.
 pub fn write_samples(path: impl AsRef<Path>, samples: &[Sample]) -> Result<()> {
-    let mut groups = parquet::Groups::create(Writer::create(path)?, &[], 3)?;
+    let mut groups = parquet::Groups::create(Writer::create(path)?, &[], columns(&[])[..3].to_vec())?;
     samples.chunks(parquet::GROUP).try_for_each(|some| groups.samples(some))?;
     groups.finish()?.commit()
 }
@@ -265,6 +311,9 @@ fn check(row: &Row) -> std::result::Result<(), String> {
         if value.is_infinite() || value.is_nan() && !unknown_is_fine {
             return Err(format!("{name} is {value}, not a finite number"));
         }
+    }
+    if let Some((more, value)) = row.more.iter().find(|(_, value)| value.is_infinite()) {
+        return Err(format!("{} is {value}, not a finite number", more.name()));
     }
     Ok(())
 }

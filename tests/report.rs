@@ -85,6 +85,7 @@ fn rows(sizes: [usize; 4], source: &dyn Source) -> Vec<Row> {
                 relative,
                 calibrated: delta - 0.04,
                 stderr: 0.02,
+                more: vec![],
             });
         }
     }

@@ -75,6 +75,7 @@ fn rows(subset: Subset, n: usize, mean: f64, std: f64) -> Vec<Row> {
                 relative: 0.0,
                 calibrated,
                 stderr: 0.01,
+                more: vec![],
             }
         })
         .collect()

@@ -6,12 +6,12 @@ use std::io::{Seek, SeekFrom, Write};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use sslmem::random::{Purpose, Stream};
 use sslmem::split::Subset;
-use sslmem::table::{self, Row};
+use sslmem::table::{self, More, Row};
 
 fn row(index: u32, subset: Subset, align_f: f64, align_g: f64) -> Row {
     let (delta, score, relative, calibrated, stderr) = (0.0, 0.0, 0.0, f64::NAN, f64::NAN);
     let id = format!("train/{index:05}");
-    Row { index, id, label: None, subset, align_f, align_g, delta, score, relative, calibrated, stderr }
+    Row { index, id, label: None, subset, align_f, align_g, delta, score, relative, calibrated, stderr, more: vec![] }
 }
 
 fn many(n: u32) -> Vec<Row> {
@@ -32,7 +32,8 @@ fn many(n: u32) -> Vec<Row> {
 /// Equal, where NaN equals NaN.
 fn same(a: &[Row], b: &[Row]) -> bool {
     let bits = |row: &Row| row.numbers().map(|v| if v.is_nan() { f64::NAN.to_bits() } else { v.to_bits() });
-    let words = |row: &Row| (row.index, row.id.clone(), row.label, row.subset);
+    let more = |row: &Row| row.more.iter().map(|(m, v)| (*m, v.to_bits())).collect::<Vec<_>>();
+    let words = |row: &Row| (row.index, row.id.clone(), row.label, row.subset, more(row));
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| words(a) == words(b) && bits(a) == bits(b))
 }
 
@@ -125,6 +126,37 @@ fn files_come_back_exactly_and_are_the_same_bytes_twice() {
         assert_eq!(table::read(&path).unwrap(), []);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside the files");
+}
+
+/// Columns that not every table has come back as they were, of all pairs of encoders as means, and only where all tables have them.
+#[test]
+fn measures_beside_the_alignment_are_columns_like_the_others() {
+    let mut rows = many(50);
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.more = vec![(More::ConfidenceF, if i % 5 == 0 { f64::NAN } else { i as f64 / 50.0 }), (More::ConfidenceG, 0.25)];
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["s.parquet", "s.csv"] {
+        let path = folder.path().join(name);
+        table::write(&path, &rows, &[]).unwrap();
+        assert!(same(&table::read(&path).unwrap(), &rows), "{name}");
+    }
+    let csv = fs::read_to_string(folder.path().join("s.csv")).unwrap();
+    assert!(csv.lines().next().unwrap().ends_with(",stderr,confidence_f,confidence_g") && csv.lines().nth(1).unwrap().ends_with(",,0.25"));
+    let npy = folder.path().join("s.npy");
+    table::write(&npy, &rows, &[]).unwrap();
+    assert!(fs::read(&npy).unwrap()[..700].windows(22).any(|part| part == b"('confidence_g', '<f8'"), "the head names its fields");
+
+    let mut other = rows.clone();
+    other.iter_mut().for_each(|row| row.more[1].1 = 0.75);
+    let mean = table::aggregate(&[rows.clone(), other.clone()]).unwrap();
+    assert!(
+        mean[7].get(More::ConfidenceG) == 0.5 && mean[7].get(More::ConfidenceF) == 7.0 / 50.0 && mean[5].get(More::ConfidenceF).is_nan()
+    );
+    other[3].more.pop();
+    assert!(table::aggregate(&[rows.clone(), other]).unwrap_err().to_string().contains("not of the same samples and measures"));
+    rows[9].more[0].1 = f64::INFINITY;
+    assert!(table::write(&npy, &rows, &[]).unwrap_err().to_string().contains("confidence_f is inf"));
 }
 
 /// Whoever opens a table elsewhere finds in it what its columns are.

@@ -14,7 +14,7 @@ use crate::encoders::ENCODERS;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::methods::METHODS;
-use crate::table::{COLUMNS, MEANINGS};
+use crate::table::{More, columns};
 use crate::tape::{Mode, Tape};
 use crate::var::Dtype;
 use crate::view::{POLICIES, policy, sheet};
@@ -128,7 +128,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         What::Encoders => list(ENCODERS.iter().map(|encoder| (encoder.name(), encoder.about()))),
         What::Layers { network, origin } => layers(&origin.resolve(&Flags::default().network(&network))?),
         What::Data => list(DATASETS.iter().map(|data| (data.example, data.about.to_string()))),
-        What::Columns => list(COLUMNS.into_iter().zip(MEANINGS.map(str::to_string))),
+        What::Columns => list(columns(&More::ALL).into_iter().map(|(name, meaning)| (name, meaning.to_string()))),
         What::Policies { name: None, size } => list(POLICIES.iter().map(|(name, make)| (*name, make(size).to_string()))),
         What::Policies { name: Some(name), size } => {
             let view = policy(&name, size).ok_or_else(|| no_policy(&name))?;

@@ -3,20 +3,21 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::{COLUMNS, Row, whole};
+use super::{COLUMNS, More, Row, columns, whole};
 use crate::error::{Error, Result};
 use crate::files::read_lines;
 use crate::split::Subset;
 
-pub fn head(out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "{}", COLUMNS.join(","))
+pub fn head(out: &mut impl Write, more: &[More]) -> std::io::Result<()> {
+    let names: Vec<&str> = columns(more).into_iter().map(|(name, _)| name).collect();
+    writeln!(out, "{}", names.join(","))
 }
 
 pub fn write(out: &mut impl Write, rows: &[Row]) -> std::io::Result<()> {
     for row in rows {
         let label = row.label.map(|label| label.to_string()).unwrap_or_default();
         write!(out, "{},{},{label},{}", row.index, quoted(&row.id), row.subset.symbol())?;
-        for value in row.numbers() {
+        for value in row.numbers().into_iter().chain(row.more.iter().map(|(_, value)| *value)) {
             if value.is_nan() { write!(out, ",")? } else { write!(out, ",{value:?}")? }
         }
         writeln!(out)?;
@@ -37,6 +38,8 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         let found = fields.iter().position(|field| field == name);
         *place = found.ok_or_else(|| Error::format(path, format!("there is no column `{name}`")))?;
     }
+    let place = |more: More| Some((more, fields.iter().position(|field| field == more.name())?));
+    let more: Vec<(More, usize)> = More::ALL.into_iter().filter_map(place).collect();
     let width = fields.len();
     let mut rows = Vec::new();
     loop {
@@ -47,17 +50,24 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         if fields.len() != width {
             return Err(fail(line, format!("{} fields where the first line has {width}", fields.len())));
         }
-        rows.push(row(|column| &fields[places[column]]).map_err(|what| fail(line, what))?);
+        let mut row = row(|column| &fields[places[column]]).map_err(|what| fail(line, what))?;
+        for (more, place) in &more {
+            row.more.push((*more, number(more.name(), &fields[*place]).map_err(|what| fail(line, what))?));
+        }
+        rows.push(row);
+    }
+}
+
+/// What is in a column; nothing is NaN.
+fn number(name: &str, field: &str) -> std::result::Result<f64, String> {
+    match field.trim() {
+        "" => Ok(f64::NAN),
+        text => text.parse().map_err(|_| format!("{name} is `{text}`, not a number")),
     }
 }
 
 fn row<'a>(field: impl Fn(usize) -> &'a String) -> std::result::Result<Row, String> {
-    let number = |column: usize| -> std::result::Result<f64, String> {
-        match field(column).trim() {
-            "" => Ok(f64::NAN),
-            text => text.parse().map_err(|_| format!("{} is `{text}`, not a number", COLUMNS[column])),
-        }
-    };
+    let number = |column: usize| number(COLUMNS[column], field(column));
     let count = |column: usize| {
         let value = number(column)?;
         whole(value).ok_or_else(|| format!("{} is `{}`, not a whole number", COLUMNS[column], field(column)))
@@ -75,6 +85,7 @@ fn row<'a>(field: impl Fn(usize) -> &'a String) -> std::result::Result<Row, Stri
         relative: number(8)?,
         calibrated: number(9)?,
         stderr: number(10)?,
+        more: vec![],
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{COLUMNS, Row, Totals};
+use super::{Row, Totals, columns};
 
 /// `index` is unsigned, `label` -1 where there is none; text is UTF-8 bytes of fixed width.
 pub fn head(out: &mut impl Write, totals: &Totals) -> std::io::Result<()> {
@@ -13,7 +13,8 @@ pub fn head(out: &mut impl Write, totals: &Totals) -> std::io::Result<()> {
         "subset" => "|S3".to_string(),
         _ => "<f8".to_string(),
     };
-    let fields = COLUMNS.map(|name| format!("('{name}', '{}')", kind(name))).join(", ");
+    let fields: Vec<String> = columns(&totals.more).iter().map(|(name, _)| format!("('{name}', '{}')", kind(name))).collect();
+    let fields = fields.join(", ");
     let text = format!("{{'descr': [{fields}], 'fortran_order': False, 'shape': ({},), }}", totals.rows);
     // The data begin at a multiple of 64; a line break ends the head.
     let width = (10 + text.len() + 1).next_multiple_of(64) - 10;
@@ -30,7 +31,8 @@ pub fn write(out: &mut impl Write, rows: &[Row], longest: usize) -> std::io::Res
         out.write_all(&id)?;
         out.write_all(&row.label.map_or(-1, i64::from).to_le_bytes())?;
         out.write_all(row.subset.symbol().as_bytes())?;
-        row.numbers().iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))?;
+        let mut numbers = row.numbers().into_iter().chain(row.more.iter().map(|(_, value)| *value));
+        numbers.try_for_each(|value| out.write_all(&value.to_le_bytes()))?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use parquet::file::reader::Length;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
 
-use super::{COLUMNS, MEANINGS, Row, Sample, whole};
+use super::{COLUMNS, More, Row, Sample, whole};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::files::Writer;
@@ -36,17 +36,17 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Of the first `columns` of [`COLUMNS`]: all, or those that say which sample a row is.
-    pub fn create(out: Writer, metadata: &[(String, String)], columns: usize) -> Result<Groups> {
+    /// Of `columns`, by name and meaning: all of a table, or those that say which sample a row is.
+    pub fn create(out: Writer, metadata: &[(String, String)], columns: Vec<(&'static str, &'static str)>) -> Result<Groups> {
         let path = out.path().to_path_buf();
-        let about = COLUMNS.iter().zip(MEANINGS).map(|(name, meaning)| KeyValue::new(format!("sslmem.column.{name}"), meaning.to_string()));
+        let about = columns.iter().map(|(name, meaning)| KeyValue::new(format!("sslmem.column.{name}"), meaning.to_string()));
         let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).chain(about).collect();
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_created_by("sslmem".into()) // without a version: the same rows give the same bytes
             .set_key_value_metadata(Some(pairs))
             .build();
-        let file = schema(columns).and_then(|schema| SerializedFileWriter::new(out, schema, Arc::new(properties)));
+        let file = schema(&columns).and_then(|schema| SerializedFileWriter::new(out, schema, Arc::new(properties)));
         Ok(Groups { file: file.map_err(|e| plain(&path, e))?, path })
     }
 
@@ -86,8 +86,10 @@ fn encode(file: &mut SerializedFileWriter<Writer>, rows: &[Row]) -> Outcome<()> 
     who(&mut group, rows.iter().map(|r| (r.index, r.id.as_str(), r.label)))?;
     let subsets: Vec<ByteArray> = rows.iter().map(|r| ByteArray::from(r.subset.symbol())).collect();
     column::<ByteArrayType>(&mut group, &subsets, None)?;
-    for number in 0..COLUMNS.len() - 4 {
-        let all: Vec<f64> = rows.iter().map(|r| r.numbers()[number]).collect();
+    let (numbers, more) = (COLUMNS.len() - 4, rows.first().map_or(0, |row| row.more.len()));
+    for number in 0..numbers + more {
+        let value = |row: &Row| if number < numbers { row.numbers()[number] } else { row.more[number - numbers].1 };
+        let all: Vec<f64> = rows.iter().map(value).collect();
         let levels: Vec<i16> = all.iter().map(|value| !value.is_nan() as i16).collect();
         let known: Vec<f64> = all.into_iter().filter(|value| !value.is_nan()).collect();
         column::<DoubleType>(&mut group, &known, Some(&levels))?;
@@ -114,10 +116,9 @@ fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Writer>, values:
 }
 
 /// What is not known (a label, a calibrated score) is null.
-fn schema(columns: usize) -> Outcome<TypePtr> {
+fn schema(columns: &[(&'static str, &'static str)]) -> Outcome<TypePtr> {
     let mut fields = Vec::new();
-    for name in &COLUMNS[..columns] {
-        let name = *name;
+    for &(name, _) in columns {
         let optional = !matches!(name, "index" | "id" | "subset");
         let (physical, logical) = match name {
             "index" | "label" => (Physical::INT32, Some(LogicalType::integer(32, false))),
@@ -151,6 +152,8 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
         let found = schema.columns().iter().position(|column| column.path().string() == name);
         *place = found.ok_or_else(|| format!("there is no column `{name}`"))?;
     }
+    let find = |more: More| Some((more, schema.columns().iter().position(|column| column.path().string() == more.name())?));
+    let more: Vec<(More, usize)> = More::ALL.into_iter().filter_map(find).collect();
     let mut rows = Vec::new();
     let mut ids = 0; // bytes
     for group in metadata.row_groups() {
@@ -163,6 +166,8 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
         for n in 4..COLUMNS.len() {
             numbers.push(column(n).numbers()?);
         }
+        let also = more.iter().map(|&(more, place)| Column { pages: &pages, group, place, name: more.name() }.numbers());
+        let also = also.collect::<std::result::Result<Vec<_>, _>>()?;
         // Ids differ, so they compress a little; a file that claims otherwise would fill the memory.
         ids += id.iter().map(|id| id.len()).sum::<usize>();
         if ids as u64 > 64 * pages.len() + (1 << 20) {
@@ -186,6 +191,7 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
                 relative: number(4),
                 calibrated: number(5),
                 stderr: number(6),
+                more: more.iter().zip(&also).map(|(&(more, _), values)| (more, values[n])).collect(),
             });
         }
     }

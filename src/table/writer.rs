@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::parquet::{GROUP, Groups};
-use super::{COLUMNS, Format, Row, Totals, check, csv, npy};
+use super::{Format, More, Row, Totals, check, columns, csv, npy};
 use crate::error::{Error, Result};
 use crate::files::Writer;
 
@@ -12,12 +12,13 @@ pub struct TableWriter {
     file: File,
     /// Rows of a group that is not full.
     open: Vec<Row>,
+    more: Vec<More>,
 }
 
 enum File {
     Parquet(Box<Groups>),
     Csv(Writer),
-    Npy(Writer, usize), // the width of ids
+    Npy(Writer, usize), // the longest id, bytes
 }
 
 impl TableWriter {
@@ -30,9 +31,9 @@ impl TableWriter {
         let format = Format::of(path)?;
         let mut writer = Writer::create(path)?;
         let file = match format {
-            Format::Parquet => File::Parquet(Box::new(Groups::create(writer, metadata, COLUMNS.len())?)),
+            Format::Parquet => File::Parquet(Box::new(Groups::create(writer, metadata, columns(&totals.more))?)),
             Format::Csv => {
-                csv::head(&mut writer).map_err(Error::io("write", path))?;
+                csv::head(&mut writer, &totals.more).map_err(Error::io("write", path))?;
                 File::Csv(writer)
             }
             Format::Npy => {
@@ -40,14 +41,18 @@ impl TableWriter {
                 File::Npy(writer, totals.longest)
             }
         };
-        Ok(TableWriter { file, open: vec![] })
+        Ok(TableWriter { file, open: vec![], more: totals.more.clone() })
     }
 
+    /// # Panics
+    /// The row has other columns than those that were totalled.
+    ///
     /// # Errors
     /// The row holds a number that no score can have, or the disk is full or failed.
     pub fn push(&mut self, row: Row) -> Result<()> {
         check(&row)
             .map_err(|what| Error::diverged(format!("sample {} ({}): {what}", row.index, row.id), "check the weights of both encoders"))?;
+        assert!(row.more.iter().map(|(more, _)| more).eq(&self.more), "sample {} has other columns than the rows before", row.index);
         self.open.push(row);
         if self.open.len() == GROUP { self.write() } else { Ok(()) }
     }
