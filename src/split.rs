@@ -132,6 +132,14 @@ impl Split {
         &self.indices[subset as usize]
     }
 
+    /// All samples that are in a subset, in the order of the data: files are read one after the other, and rows are found where they are looked for.
+    pub fn samples(&self) -> Vec<(u32, Subset)> {
+        let of = |subset: Subset| self.subset(subset).iter().map(move |&index| (index, subset));
+        let mut samples: Vec<_> = Subset::ALL.into_iter().flat_map(of).collect();
+        samples.sort_unstable();
+        samples
+    }
+
     /// How many of the samples of its data are in no subset.
     pub fn left_out(&self, source: &dyn Source) -> usize {
         source.len() - self.indices.iter().map(Vec::len).sum::<usize>()

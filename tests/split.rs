@@ -85,6 +85,9 @@ fn seeded_splits_are_disjoint_and_a_function_of_the_seed() {
     assert!(split.indices[..3].iter().flatten().all(|&i| i < 3000));
     assert_eq!(split, draw(4));
     assert_ne!(split.indices, draw(5).indices);
+    let samples = split.samples();
+    assert!(samples.len() == 3300 && samples.windows(2).all(|pair| pair[0].0 < pair[1].0), "rows come in the order of the data");
+    assert!(samples.iter().all(|(i, subset)| split.of(*i) == Some(*subset)));
     // A share of every stretch of the data, not the first of it.
     let early = split.subset(Subset::Candidate).iter().filter(|&&i| i < 1500).count();
     assert!((110..190).contains(&early), "{early} of 300 candidates in the first half");

@@ -96,8 +96,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
         Some(split) => {
             split.check(source.as_ref())?;
-            let of = |subset: Subset| split.subset(subset).iter().map(move |&index| (index, subset));
-            Subset::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
+            split.samples()
         }
     };
     let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];

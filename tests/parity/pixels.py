@@ -119,42 +119,42 @@ def levels(found, right):
     return float((found - right).abs().max() * 255)
 
 
+def pillow(pixels, side, size=None):
+    """Resize(side) and CenterCrop(size) of 8-bit pixels by Pillow, the width first: before version 13 Pillow itself does so, from 13 on it takes the height of
+    some tall images first, which moves values by a level."""
+    image = Image.fromarray(pixels)
+    short, long = sorted(image.size)
+    width, height = (side if length == short else int(side * long / short) for length in image.size)
+    image = image.resize((width, image.height), Image.BILINEAR).resize((width, height), Image.BILINEAR)
+    return np.asarray(image if size is None else F.center_crop(image, [size, size]))
+
+
 @check("2.2")
 def resizing(bench):
-    """Resize and CenterCrop of photographs of mixed sizes, bilinear, against torchvision v2 in float32 and float64, and the pipeline of Pillow, which
-    rounds to 8 bits between the axes and after them."""
+    """Resize and CenterCrop of photographs of mixed sizes, bilinear, against Pillow, which rounds to 8 bits between the axes and after them, in levels; and
+    how far that is from torchvision v2 in float64."""
     data, images = pictures(bench, "photos", MIXED)
-    worst, means = {"v2, float32": 0.0, "v2, float64": 0.0, "Pillow": 0.0}, []
+    worst, means = {"Pillow": 0.0, "v2, float64": 0.0}, []
     for size, side in [(32, 32), (96, 96), (224, 256)]:
         _, tensors = bench.views("original", data, len(images), 1, size, "unit")
         for found, pixels in zip(tensors["views"][:, 0], images):
             found = torch.from_numpy(found).permute(2, 0, 1).double()
-            eight = planes(np.asarray(resize(Image.fromarray(pixels), side, size)))
-            for what, error in {
-                "v2, float32": levels(found, resize(planes(pixels, torch.float32), side, size).double()),
-                "v2, float64": levels(found, resize(planes(pixels), side, size)),
-                "Pillow": levels(found, eight),
-            }.items():
-                worst[what] = max(worst[what], error)
-            means.append(float((found - eight).abs().mean() * 255))
-    bounds = {"v2, float32": 1e-4, "v2, float64": 0.005, "Pillow": 1.01}
+            exact = resize(planes(pixels), side, size)
+            worst["Pillow"] = max(worst["Pillow"], levels(found, planes(pillow(pixels, side, size))))
+            worst["v2, float64"] = max(worst["v2, float64"], levels(found, exact))
+            means.append(float((found - exact).abs().mean() * 255))
+    bounds = {"Pillow": 1e-4, "v2, float64": 1.2}  # the first is what float32 makes of whole levels
     yield from ((what, error, bounds[what]) for what, error in worst.items())
-    yield "Pillow, mean", float(np.mean(means)), 0.28
+    yield "v2, float64: mean", float(np.mean(means)), 0.33
 
 
 @check("2.3")
 def packing(bench):
-    """`pack --size 128` against torchvision's resize of 8-bit pixels: levels, and the share of values that differ."""
+    """`pack --size 128` against Pillow: the largest difference in levels."""
     data, images = pictures(bench, "photos", MIXED)
     bench.sslmem("pack", "--data", data, "--size", 128, "--out", bench.folder / "photos.pack")
     found = packed(bench.folder / "photos.pack")
-    apart = []
-    for (_, found), pixels in zip(sorted(found.items()), images):
-        right = F.resize(torch.from_numpy(pixels).permute(2, 0, 1), [128], antialias=True).permute(1, 2, 0).numpy()
-        apart.append(np.abs(found.astype(int) - right).ravel())
-    apart = np.concatenate(apart)
-    yield "levels", float(apart.max()), 1
-    yield "share of values", float((apart > 0).mean()), 0.17
+    yield "levels", float(max(np.abs(found[name].astype(int) - pillow(pixels, 128)).max() for name, pixels in zip(sorted(found), images))), 0
 
 
 def hue(x, turn):

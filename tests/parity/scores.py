@@ -8,7 +8,7 @@ import timm
 import torch
 
 from common import MIXED, Missing, channels_last, check, double, fill, normalized, pictures, relative, stored, tapped
-from pixels import planes, resize
+from pixels import pillow, planes
 from real import TRAINED, cifar10_test
 from resnet import ResNet, load
 
@@ -57,7 +57,7 @@ def compare(bench, data, images, f, g, files, layers, size, side, views, bounds)
     samples = len(images)
     _, drawn = bench.views("score", data, samples, views + 1, size, "imagenet")
     augmented = torch.from_numpy(drawn["views"]).double().permute(0, 1, 4, 2, 3)
-    plain = torch.stack([normalized(resize(planes(image, torch.float32), side, size).double(), "imagenet") for image in images])
+    plain = torch.stack([normalized(planes(pillow(image, side, size)), "imagenet") for image in images])
     # View number v is drawn from the numbers (sample, v): where the image itself is view 0, the augmented ones begin with 1.
     all_views = torch.cat([plain[:, None], augmented], 1).flatten(0, 1)
     by_layer = {}
