@@ -59,4 +59,5 @@ mod starts;
 mod stats;
 mod survive;
 mod table;
+mod tape;
 mod tokens;

@@ -51,7 +51,7 @@ impl Scope<'_> {
         let inverse = t.scratch([views * n], Dtype::F32);
         let table = t.fixed([pairs.len()], Dtype::U32);
         let table = t.gpu_only(table);
-        t.call(Forward { y, x, n, views, cols, pairs, exact, inverse, table });
+        t.no_grad(Forward { y, x, n, views, cols, pairs, exact, inverse, table });
         y
     }
 }

@@ -48,7 +48,7 @@ impl Tape {
         let y = self.var([policies.len() * batch.n, size, size, 3]);
         let numbers = self.fixed([policies.len(), WORDS], Dtype::U32);
         self.gpu_only(numbers);
-        self.call(Augment { y, numbers, batch, policies, first, seed, purpose, size });
+        self.no_grad(Augment { y, numbers, batch, policies, first, seed, purpose, size });
         y
     }
 }

@@ -30,7 +30,7 @@ impl Scope<'_> {
             if let Some(dqkv) = t.gradient_of(qkv) {
                 let delta = t.exact([images, heads, tokens]);
                 let delta = t.gpu_only(delta);
-                t.call(Backward { dqkv, delta, dy, y, qkv, log_sums, size })
+                t.no_grad(Backward { dqkv, delta, dy, y, qkv, log_sums, size })
             }
         })
     }

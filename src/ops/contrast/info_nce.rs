@@ -26,7 +26,7 @@ impl Scope<'_> {
             if let Some(dq) = t.gradient_of(q) {
                 let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
                 t.cpu_only(grad);
-                t.call(Backward { dq, grad, back, dloss, unit, keys, saved, sim, temperature, rows, cols })
+                t.no_grad(Backward { dq, grad, back, dloss, unit, keys, saved, sim, temperature, rows, cols })
             }
         })
     }

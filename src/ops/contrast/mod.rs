@@ -27,7 +27,7 @@ impl Scope<'_> {
             if let Some(dz) = t.gradient_of(z) {
                 let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
                 t.cpu_only(grad);
-                t.call(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
+                t.no_grad(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
             }
         })
     }

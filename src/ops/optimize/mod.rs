@@ -77,7 +77,7 @@ impl Tape {
         let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
         let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
         let gradients = (clip > 0.0).then(|| self.scratch([chunks], Dtype::F32));
-        self.call(Update { parts, rule, clip, when, table, norms, gradients });
+        self.no_grad(Update { parts, rule, clip, when, table, norms, gradients });
     }
 }
 

@@ -34,7 +34,7 @@ impl Scope<'_> {
             for (x, other, side) in [(a, b, sides[0]), (b, a, sides[1])] {
                 if let Some(dx) = t.gradient_of(x) {
                     let back = t.var([rows, cols]);
-                    t.call(Backward { dx, back, dloss, x, other, side, size })
+                    t.no_grad(Backward { dx, back, dloss, x, other, side, size })
                 }
             }
         })
