@@ -92,12 +92,12 @@ DEVICE void forward(u8 *slots, float *saved, float *losses, const T *queries, co
   }
 }
 
-KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses, const T *unit, float temperature, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses, const T *unit, int rows, int cols, float temperature) {
   SHARED_DYN(slots);
   forward<true>(slots, saved, losses, unit, unit, temperature, rows, cols);
 }
 KERNEL void __launch_bounds__(THREADS)
-    info_nce_fwd(float *saved, float *losses, const T *queries, const T *keys, float temperature, int rows, int cols) {
+    info_nce_fwd(float *saved, float *losses, const T *queries, const T *keys, int rows, int cols, float temperature) {
   SHARED_DYN(slots);
   forward<false>(slots, saved, losses, queries, keys, temperature, rows, cols);
 }
@@ -166,13 +166,13 @@ DEVICE void backward(u8 *slots, float *back, const float *dloss, const T *querie
 }
 
 KERNEL void __launch_bounds__(THREADS)
-    contrast_bwd(float *back, const float *dloss, const T *unit, const float *saved, float temperature, int rows, int cols) {
+    contrast_bwd(float *back, const float *dloss, const T *unit, const float *saved, int rows, int cols, float temperature) {
   SHARED_DYN(slots);
   backward<true>(slots, back, dloss, unit, unit, saved, temperature, rows, cols);
 }
 KERNEL void __launch_bounds__(THREADS)
-    info_nce_bwd(float *back, const float *dloss, const T *queries, const T *keys, const float *saved, float temperature, int rows,
-                 int cols) {
+    info_nce_bwd(float *back, const float *dloss, const T *queries, const T *keys, const float *saved, int rows, int cols,
+                 float temperature) {
   SHARED_DYN(slots);
   backward<false>(slots, back, dloss, queries, keys, saved, temperature, rows, cols);
 }

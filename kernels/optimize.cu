@@ -1,7 +1,7 @@
 // The step that follows the gradient, for all weights in one launch: SGD, Adam, AdamW, LARS. One block per chunk of a weight.
 #include "schedule.cuh"
 
-// As in src/ops/optimize.rs.
+// As in src/ops/optimize/mod.rs.
 constexpr int THREADS = 256, WORDS = 7;
 constexpr u32 DECAYS = 1, MATRIX = 2, FIXED = 4;
 
@@ -122,8 +122,8 @@ DEVICE double correction(float beta, u32 t) {
 
 // Floor: 28 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_adam(const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip, float beta1, float beta2,
-                  float eps, int decoupled) {
+    optimize_adam(const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, int decoupled, float clip, float beta1,
+                  float beta2, float eps) {
   SHARED(double, corrections, [2]);
   const Chunk c = load_chunk(chunks);
   if (*step < c.from) return;
@@ -151,7 +151,7 @@ enum Dialect { PLAIN, CLASSIC, CLIPPED };
 // partials[chunk] = sums of w^2 and (scale g + decay w)^2, for the chunks of matrices; of g alone for CLIPPED.
 // Floor: 8 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, float clip, int dialect) {
+    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, int dialect, float clip) {
   const Chunk c = load_chunk(chunks);
   if (!(c.flags & MATRIX)) return;
   const float decay = dialect == CLIPPED ? 0.f : decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
@@ -175,8 +175,8 @@ KERNEL void __launch_bounds__(THREADS)
 
 // Floor: 20 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, float clip,
-                  float momentum, float trust, int dialect) {
+    optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, int dialect,
+                  float clip, float momentum, float trust) {
   const Chunk c = load_chunk(chunks);
   if (*step < c.from) return;
   const float scale = clipped(c, gradients, clip), rate = rate_of(c, schedule, step);

@@ -107,7 +107,8 @@ pub struct Tape {
     pub(crate) slots: Vec<Slot>,
     pub(crate) calls: Vec<Box<dyn Call>>,
     mode: Mode,
-    wants: Vec<bool>, // by variable: does a gradient flow here?
+    wants: Vec<bool>,               // by variable: does a gradient flow here?
+    cut: Vec<Option<&'static str>>, // by variable: the call through which a gradient would be lost
     undo: Vec<Undo>,
     grads: HashMap<Var, Var>,
     names: BTreeMap<String, Var>,
@@ -123,6 +124,7 @@ impl Tape {
             calls: vec![],
             mode,
             wants: vec![],
+            cut: vec![],
             undo: vec![],
             grads: HashMap::new(),
             names: BTreeMap::new(),
@@ -139,6 +141,7 @@ impl Tape {
     fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
         self.slots.push(Slot { shape, dtype, kind, side: Side::Both });
         self.wants.push(false);
+        self.cut.push(None);
         Var(self.slots.len() as u32 - 1)
     }
     /// An activation: f32 on the CPU, on a GPU what its queue says.
@@ -207,8 +210,27 @@ impl Tape {
     pub fn shape(&self, v: Var) -> Shape {
         self.slots[v.index()].shape
     }
-    pub fn call(&mut self, call: impl Call + 'static) {
+    /// Append a call that no gradient passes: a measurement, an update, a part of a backward. To ask for the gradient of what it
+    /// makes of something that wants one is an error; [`Scope::record`] appends calls that have a gradient.
+    pub fn no_grad(&mut self, call: impl Call + 'static) {
+        self.push(call, None);
+    }
+    /// Append a call; no gradient flows through what it writes besides `to`.
+    fn push(&mut self, call: impl Call + 'static, to: Option<Var>) {
+        let Operands { reads, writes } = call.operands();
+        if reads.iter().any(|x| self.wants(*x) || self.cut[x.index()].is_some()) {
+            // Named memory, a weight that is updated or running statistics, is no result of the call.
+            let named = |y: &Var| matches!(self.slots[y.index()].kind, Kind::Named { .. });
+            let cut: Vec<Var> = writes.into_iter().filter(|y| Some(*y) != to && !named(y)).collect();
+            cut.iter().for_each(|y| self.cut[y.index()] = Some(call.name()));
+        }
         self.calls.push(Box::new(call));
+    }
+    /// Refuses to lose the gradient of `x`.
+    fn not_cut(&self, x: Var) {
+        if let Some(op) = self.cut[x.index()] {
+            panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::ignore`");
+        }
     }
     /// A persistent variable: the same name is the same memory.
     pub(crate) fn named(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init, trained: bool) -> Var {
@@ -228,7 +250,11 @@ impl Tape {
         }
     }
     /// Where the gradient of `x` goes; `None`: nobody asks for it.
+    ///
+    /// # Panics
+    /// A call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
     pub fn gradient_of(&mut self, x: Var) -> Option<Grad> {
+        self.not_cut(x);
         if !self.wants[x.index()] {
             return None;
         }
@@ -246,6 +272,7 @@ impl Tape {
     /// No gradient flows into `x`, whatever is recorded: it is a target.
     pub fn ignore(&mut self, x: Var) {
         self.wants[x.index()] = false;
+        self.cut[x.index()] = None;
     }
     /// Does a gradient flow to `x`?
     pub fn wants(&self, x: Var) -> bool {
@@ -256,14 +283,27 @@ impl Tape {
         self.grads.get(&x).copied()
     }
     /// Record the backward of everything that `loss` `[1]` depends on.
+    ///
+    /// # Panics
+    /// Nothing that wants a gradient leads to `loss`, or a call without one lies between ([`Tape::no_grad`]).
     pub fn backward(&mut self, loss: Var) {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
+        assert!(self.mode == Mode::Train, "a recording for evaluation has no backward");
+        self.not_cut(loss);
+        if !self.wants(loss) {
+            let op = self.calls.iter().rev().find(|call| call.operands().writes.contains(&loss));
+            panic!("no trained weight leads to the loss, which `{}` makes", op.map_or("the host", |call| call.name()));
+        }
         let one = self.constant([1], vec![1.0]);
         self.seed(loss, one);
         self.reverse();
     }
     /// `gradient`, like `x`, is or already holds the gradient of `x`: what is recorded next adds to it.
+    ///
+    /// # Panics
+    /// The shapes differ, or a call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
     pub fn seed(&mut self, x: Var, gradient: Var) {
+        self.not_cut(x);
         assert_eq!(self.shape(x), self.shape(gradient), "a gradient has the shape of its variable");
         self.grads.insert(x, gradient);
     }
@@ -341,18 +381,21 @@ impl Scope<'_> {
         let name = self.name(name);
         self.tape.named(&name, shape.into(), dtype, init, false)
     }
-    /// Append `forward`, which makes `to` from `from`, and remember what undoes it. Both or nothing.
-    /// `backward` gets the gradient of `to`, which is complete when it is called.
+    /// Append `forward`, which makes `to` from `from`, and remember what undoes it: a call that has a gradient is recorded with it.
+    /// `backward` gets the gradient of `to`, which is complete when it is called. What `forward` reads besides `from` is a target or
+    /// a constant of the op: no gradient flows into it.
     pub fn record(&mut self, from: &[Var], to: Var, forward: impl Call + 'static, backward: impl FnOnce(&mut Tape, Var) + 'static) -> Var {
         let tape = &mut *self.tape;
-        tape.call(forward);
-        if tape.mode == Mode::Train && from.iter().any(|x| tape.wants[x.index()]) {
+        tape.push(forward, Some(to));
+        if from.iter().any(|x| tape.wants[x.index()]) && tape.mode == Mode::Train {
             tape.wants[to.index()] = true;
             tape.undo.push(Box::new(move |t| {
                 if let Some(dy) = t.gradient(to) {
                     backward(t, dy)
                 }
             }));
+        } else {
+            tape.cut[to.index()] = from.iter().find_map(|x| tape.cut[x.index()]);
         }
         to
     }

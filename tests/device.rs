@@ -2,7 +2,7 @@
 //! five functions alone, and what is missing is said in a sentence.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Arg, Device, Gpu, Host, Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Arg, Capabilities, Device, Gpu, Host, Launch, Matrix, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
@@ -22,17 +22,11 @@ impl Queue for List {
     fn real(&self) -> Dtype {
         Dtype::F32
     }
-    fn shared(&self) -> usize {
-        0
-    }
     fn free(&self, address: u64) {
         self.blocks.borrow_mut().remove(&address);
     }
-    fn products(&self) -> Products {
-        Products::PORTABLE
-    }
-    fn multiprocessors(&self) -> usize {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::portable((8, 0), 1, 0)
     }
     fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
         unreachable!("no kernel for Hopper is chosen")
@@ -141,8 +135,8 @@ fn a_program_runs_through_the_queue_as_on_the_cpu() {
         let mut tape = Tape::new(Mode::Eval);
         let w = tape.root().param("w", [4], Init::Uniform(1.0));
         let (y, z) = (tape.exact([1]), tape.fixed([1], Dtype::F32));
-        tape.call(Mean { y, x: w, rows: 4 });
-        tape.call(Mean { y: z, x: y, rows: 1 });
+        tape.no_grad(Mean { y, x: w, rows: 4 });
+        tape.no_grad(Mean { y: z, x: y, rows: 1 });
         let mut weights = Weights::on(device, 9);
         let mut program = tape.compile(&mut weights).unwrap();
         program.run().unwrap();
@@ -161,7 +155,7 @@ fn a_launch_that_does_not_fit_its_kernel_never_starts() {
     let queue = Rc::new(List { room: 1 << 20, ..List::default() });
     let mut tape = Tape::new(Mode::Eval);
     let y = tape.fixed([1], Dtype::F32);
-    tape.call(Wrong(y));
+    tape.no_grad(Wrong(y));
     let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue.clone()), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
     assert!(error.contains("argument 2 (`values`) of `total`") && error.contains("not a float"), "{error}");
@@ -172,7 +166,7 @@ fn a_launch_that_does_not_fit_its_kernel_never_starts() {
 fn what_a_gpu_cannot_do_is_said_in_a_sentence() {
     let mut tape = Tape::new(Mode::Eval);
     let x = tape.fixed([8], Dtype::F32);
-    tape.call(NoKernel(x));
+    tape.no_grad(NoKernel(x));
     let queue = Rc::new(List { room: 1 << 20, ..List::default() });
     let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();

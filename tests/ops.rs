@@ -69,7 +69,7 @@ pub fn dot_with(s: &mut Scope, x: Var, r: Var) -> Var {
     let loss = s.tape().var([1]);
     s.record(&[x], loss, Dot { loss, x, r }, move |t, dloss| {
         if let Some(dx) = t.gradient_of(x) {
-            t.call(DotBack { dx, dloss, r })
+            t.no_grad(DotBack { dx, dloss, r })
         }
     })
 }
@@ -122,7 +122,7 @@ pub fn sum(s: &mut Scope, parts: &[Var]) -> Var {
     s.record(&parts.clone(), y, Add { y, parts: parts.clone() }, move |t, dy| {
         for &p in &parts {
             if let Some(to) = t.gradient_of(p) {
-                t.call(AddBack { to, from: dy })
+                t.no_grad(AddBack { to, from: dy })
             }
         }
     })

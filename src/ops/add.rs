@@ -19,7 +19,7 @@ impl Tape {
                 let rows = self.shape(to).rows();
                 let cols = self.shape(to).cols();
                 if let Some(dx) = self.gradient_of(to) {
-                    self.call(Add { dx, dy, rows, cols })
+                    self.no_grad(Add { dx, dy, rows, cols })
                 }
             }
         }

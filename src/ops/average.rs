@@ -28,7 +28,7 @@ impl Tape {
         assert!(!parts.is_empty(), "no trained weight below `{from}` has its like below `{to}`");
         let table = self.fixed([blocks(&parts), WORDS, 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.call(Average { parts, when, table });
+        self.no_grad(Average { parts, when, table });
     }
 }
 

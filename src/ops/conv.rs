@@ -3,6 +3,7 @@
 
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
+use super::choose::TILE;
 use super::packs::{Packed, Packs};
 use super::product::{self, Finish};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
@@ -42,24 +43,24 @@ impl Scope<'_> {
         if self.mode() == Mode::Eval {
             let norm = self.at(names[1]).norm_weights(outputs);
             let packed = Packs::forward(self.tape, w, c, Some(&norm));
-            self.tape.call(Forward { y, x, w, norm: Some(norm), packed, moments: None, residual, relu, c });
+            self.tape.no_grad(Forward { y, x, w, norm: Some(norm), packed, moments: None, residual, relu, c });
             return y;
         }
         let packed = Packs::forward(self.tape, w, c, None);
-        let tiles = (batch * c.out_height() * c.out_width()).div_ceil(product::TILE);
+        let tiles = (batch * c.out_height() * c.out_width()).div_ceil(TILE);
         let moments = self.tape.scratch([tiles, 2, outputs], Dtype::F32);
         let call = Forward { y, x, w, norm: None, packed, moments: Some(moments), residual: None, relu: false, c };
         let y = self.record(&[x, w], y, call, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 let packed = Packs::backward(t, w);
-                t.call(BackwardData { dx, dy, w, packed, c })
+                t.no_grad(BackwardData { dx, dy, w, packed, c })
             }
             if let Some(dw) = t.gradient_of(w) {
                 let partial = product::partial_sums(t, &c);
-                t.call(BackwardWeight { dw, dy, x, partial, c })
+                t.no_grad(BackwardWeight { dw, dy, x, partial, c })
             }
         });
-        self.at(names[1]).batch_norm_after(y, residual, relu, Some(Moments { partials: moments, rows: product::TILE }))
+        self.at(names[1]).batch_norm_after(y, residual, relu, Some(Moments { partials: moments, rows: TILE }))
     }
 }
 

@@ -17,7 +17,7 @@ impl Scope<'_> {
         let (y, saved) = (self.tape.exact([1]), self.tape.exact([3, rows]));
         self.record(&[a], y, Forward { y, saved, a, b, rows, cols }, move |t, dy| {
             if let Some(da) = t.gradient_of(a) {
-                t.call(Backward { da, dy, a, b, saved, rows, cols })
+                t.no_grad(Backward { da, dy, a, b, saved, rows, cols })
             }
         })
     }

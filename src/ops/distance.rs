@@ -38,7 +38,7 @@ impl Scope<'_> {
 
 fn backward(t: &mut Tape, pairs: Pairs, da: Option<Grad>, db: Option<Grad>, dy: Var) {
     if da.is_some() || db.is_some() {
-        t.call(Backward { da, db, dy, pairs })
+        t.no_grad(Backward { da, db, dy, pairs })
     }
 }
 

@@ -44,7 +44,7 @@ impl Scope<'_> {
         let from: Vec<Var> = residual.into_iter().chain([x]).collect();
         self.record(&from, y, Forward { y, x, residual, path }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, path })
+                t.no_grad(Backward { dx, dy, path })
             }
             if let Some(residual) = residual {
                 t.pass_gradient(residual, dy)

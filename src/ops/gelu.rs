@@ -14,7 +14,7 @@ impl Scope<'_> {
         let (rows, cols) = (shape.rows(), shape.cols());
         self.record(&[x], y, Forward { y, x, rows, cols }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, x, rows, cols })
+                t.no_grad(Backward { dx, dy, x, rows, cols })
             }
         })
     }

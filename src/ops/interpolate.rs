@@ -26,7 +26,7 @@ impl Scope<'_> {
         let y = t.exact([1, size.outputs, cols]);
         self.record(&[x], y, Forward { y, x, matrix, size }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, matrix, size })
+                t.no_grad(Backward { dx, dy, matrix, size })
             }
         })
     }

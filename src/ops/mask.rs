@@ -24,7 +24,7 @@ impl Tape {
     pub fn mask(&mut self, batch: Batch, tokens: usize, keep: usize, seed: u64) -> Chosen {
         assert!(0 < keep && keep <= tokens, "{keep} of {tokens} patches are no choice");
         let (ids, place) = (self.fixed([batch.n, keep], Dtype::U32), self.fixed([batch.n, tokens], Dtype::U32));
-        self.call(Mask { ids, place, keys: batch.keys, n: batch.n, tokens, keep, seed });
+        self.no_grad(Mask { ids, place, keys: batch.keys, n: batch.n, tokens, keep, seed });
         Chosen { ids, place, keep }
     }
 }

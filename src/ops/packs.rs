@@ -97,7 +97,7 @@ impl Packs {
         if packs.table.borrow().is_none() {
             let table = t.fixed([1], Dtype::U32);
             *packs.table.borrow_mut() = Some(t.gpu_only(table));
-            t.call(Pack(packs.clone()));
+            t.no_grad(Pack(packs.clone()));
         }
         packs
     }

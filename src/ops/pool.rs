@@ -16,7 +16,7 @@ impl Scope<'_> {
         let y = self.tape.var([n, map.half(h), map.half(w), c]);
         self.record(&[x], y, MaxForward { y, x, map }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(MaxBackward { dx, dy, x, map })
+                t.no_grad(MaxBackward { dx, dy, x, map })
             }
         })
     }
@@ -29,7 +29,7 @@ impl Scope<'_> {
         let y = if exact { self.tape.exact([n, c]) } else { self.tape.var([n, c]) };
         self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c, exact }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(MeanBackward { dx, dy, n, pixels: h * w, c })
+                t.no_grad(MeanBackward { dx, dy, n, pixels: h * w, c })
             }
         })
     }

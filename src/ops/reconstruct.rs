@@ -24,7 +24,7 @@ impl Scope<'_> {
         let call = Forward { loss, saved, losses, pred, images, place, size };
         self.record(&[pred], loss, call, move |t, dloss| {
             if let Some(dpred) = t.gradient_of(pred) {
-                t.call(Backward { dpred, dloss, pred, images, saved, place, size })
+                t.no_grad(Backward { dpred, dloss, pred, images, saved, place, size })
             }
         })
     }

@@ -16,7 +16,7 @@ impl Scope<'_> {
         let y = self.tape.var([n, h.div_ceil(2), w.div_ceil(2), 2 * c]);
         self.record(&[x], y, Forward { y, x, map }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, map })
+                t.no_grad(Backward { dx, dy, map })
             }
         })
     }

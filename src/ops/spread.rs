@@ -15,7 +15,7 @@ impl Scope<'_> {
         // At most 128 chunks, because one block adds them up.
         let chunk = rows.div_ceil(128).max(32);
         let partials = self.tape.scratch([rows.div_ceil(chunk), 2, cols], Dtype::F32);
-        self.tape.call(Forward { y, x, rows, cols, partials, chunk });
+        self.tape.no_grad(Forward { y, x, rows, cols, partials, chunk });
         y
     }
 }

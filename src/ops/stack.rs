@@ -22,7 +22,7 @@ impl Scope<'_> {
             let mut first = 0;
             for (x, len) in back.0.into_iter().zip(back.1) {
                 if let Some(dx) = t.gradient_of(x) {
-                    t.call(Backward { dx, dy, first, len });
+                    t.no_grad(Backward { dx, dy, first, len });
                 }
                 first += len;
             }

@@ -13,7 +13,7 @@ impl Tape {
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");
         let table = self.fixed([values.len(), 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.call(Step { step: when.step, log, values: values.to_vec(), rows, table });
+        self.no_grad(Step { step: when.step, log, values: values.to_vec(), rows, table });
     }
 }
 

@@ -33,7 +33,7 @@ impl Scope<'_> {
         let span = Span { n, t, d, first: tokens.start, count: tokens.len() };
         self.record(&[x], y, Forward { y, x, span, kernel }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, span })
+                t.no_grad(Backward { dx, dy, span })
             }
         })
     }

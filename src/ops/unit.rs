@@ -19,7 +19,7 @@ impl Scope<'_> {
         let (y, inverse) = (self.tape.var(shape), self.tape.exact([rows]));
         self.record(&[x], y, Forward { y, inverse, x, rows, cols }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, y, inverse, rows, cols })
+                t.no_grad(Backward { dx, dy, y, inverse, rows, cols })
             }
         })
     }

@@ -21,7 +21,7 @@ impl Scope<'_> {
         self.record(&[u, v], y, Forward { y, inverse, u, v, size }, move |t, dy| {
             let (du, dv) = (t.gradient_of(u), t.gradient_of(v));
             let partial = t.scratch([size.rows.div_ceil(chunk(size.rows, size.k)), size.k], Dtype::F32);
-            t.call(Backward { du, dv, partial, dy, u, v, inverse, size })
+            t.no_grad(Backward { du, dv, partial, dy, u, v, inverse, size })
         })
     }
 }

@@ -20,7 +20,7 @@ impl Scope<'_> {
             let gradients: Vec<(Grad, f32)> = wanted.collect();
             let table = t.fixed([gradients.len(), 2, 2], Dtype::U32);
             let table = t.gpu_only(table);
-            t.call(Backward { gradients, dy, table })
+            t.no_grad(Backward { gradients, dy, table })
         })
     }
 }

@@ -62,10 +62,10 @@ impl Scope<'_> {
         self.record(&from, y, Forward { norm, mean: weights.mean, var: weights.var, statistics }, move |t, dy| {
             let (sums, partials) = (t.exact([2, cols]), Moments::new(t, rows, cols));
             let (dgamma, dbeta) = (t.gradient_of(gamma), t.gradient_of(beta));
-            t.call(Sums { sums, dgamma, dbeta, dy, norm, partials });
+            t.no_grad(Sums { sums, dgamma, dbeta, dy, norm, partials });
             let (dx, dresidual) = (t.gradient_of(x), residual.and_then(|r| t.gradient_of(r)));
             if dx.is_some() || dresidual.is_some() {
-                t.call(Backward { dx, dresidual, dy, sums, norm })
+                t.no_grad(Backward { dx, dresidual, dy, sums, norm })
             }
         })
     }

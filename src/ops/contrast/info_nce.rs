@@ -26,7 +26,7 @@ impl Scope<'_> {
             if let Some(dq) = t.gradient_of(q) {
                 let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
                 t.cpu_only(grad);
-                t.call(Backward { dq, grad, back, dloss, unit, keys, saved, sim, temperature, rows, cols })
+                t.no_grad(Backward { dq, grad, back, dloss, unit, keys, saved, sim, temperature, rows, cols })
             }
         })
     }
@@ -81,8 +81,8 @@ impl Call for Forward {
         for (unit, saved, x) in [(self.unit, self.saved, self.q), (self.keys, self.saved_keys, self.k)] {
             g.launch(&warps("contrast_unit", self.rows), &[&[unit.into(), saved.into(), x.into()][..], &sizes].concat());
         }
-        let args = [self.saved.into(), self.losses.into(), self.unit.into(), self.keys.into(), self.temperature.into()];
-        g.launch(&tiles("info_nce_fwd", self.rows), &[&args[..], &sizes].concat());
+        let args = [self.saved.into(), self.losses.into(), self.unit.into(), self.keys.into()];
+        g.launch(&tiles("info_nce_fwd", self.rows), &[&args[..], &sizes, &[self.temperature.into()]].concat());
         total::launch(g, self.loss, self.losses.into(), self.rows, 1.0 / self.rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -126,8 +126,9 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
-        let from = [self.back.into(), self.dloss.into(), self.unit.into(), self.keys.into(), self.saved.into(), self.temperature.into()];
-        g.launch(&gradient_tiles(g, "info_nce_bwd", rows, cols), &[&from[..], &[rows.into(), cols.into()]].concat());
+        let from = [self.back.into(), self.dloss.into(), self.unit.into(), self.keys.into(), self.saved.into()];
+        let rest = [rows.into(), cols.into(), self.temperature.into()];
+        g.launch(&gradient_tiles(g, "info_nce_bwd", rows, cols), &[&from[..], &rest].concat());
         let from = [self.dq.var.into(), self.back.into(), self.unit.into(), self.saved.into(), self.dq.add.into()];
         g.launch(&warps("contrast_bwd_unit", rows), &[&from[..], &[rows.into(), cols.into()]].concat());
     }

@@ -27,7 +27,7 @@ impl Scope<'_> {
             if let Some(dz) = t.gradient_of(z) {
                 let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
                 t.cpu_only(grad);
-                t.call(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
+                t.no_grad(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
             }
         })
     }
@@ -117,7 +117,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
         g.launch(&warps("contrast_unit", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
-        let rest = [self.unit.into(), self.temperature.into(), rows.into(), cols.into()];
+        let rest = [self.unit.into(), rows.into(), cols.into(), self.temperature.into()];
         g.launch(&tiles("contrast_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
         total::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
     }
@@ -169,7 +169,7 @@ impl Call for Backward {
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
         let tiles = gradient_tiles(g, "contrast_bwd", rows, cols);
-        let from = [self.dloss.into(), self.unit.into(), self.saved.into(), self.temperature.into(), rows.into(), cols.into()];
+        let from = [self.dloss.into(), self.unit.into(), self.saved.into(), rows.into(), cols.into(), self.temperature.into()];
         g.launch(&tiles, &[&[self.back.into()][..], &from].concat());
         let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
         g.launch(&warps("contrast_bwd_unit", rows), &[&[self.dz.var.into()][..], &from].concat());

@@ -57,10 +57,10 @@ impl Scope<'_> {
         let (when, momentum) = (d.when, d.center_momentum);
         self.record(&[student], loss, call, move |t, dloss| {
             if let Some(ds) = t.gradient_of(student) {
-                t.call(Backward { ds, dloss, log_sums, soft, student, teacher, center: used, when, size })
+                t.no_grad(Backward { ds, dloss, log_sums, soft, student, teacher, center: used, when, size })
             }
         });
-        self.tape.call(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
+        self.tape.no_grad(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
         Distilled { loss, entropy }
     }
 }

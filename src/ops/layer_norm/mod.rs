@@ -32,7 +32,7 @@ impl Scope<'_> {
         self.record(&[x, weight, bias], y, Forward { y, bias, norm, eps, types }, move |t, dy| {
             let (dx, dweight, dbias) = (t.gradient_of(x), t.gradient_of(weight), t.gradient_of(bias));
             let partial = t.scratch([rows.div_ceil(backward::chunk(rows)), 2, cols], Dtype::F32);
-            t.call(Backward { dx, dweight, dbias, dy, partial, norm })
+            t.no_grad(Backward { dx, dweight, dbias, dy, partial, norm })
         })
     }
 }

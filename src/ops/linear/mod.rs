@@ -70,22 +70,22 @@ impl Scope<'_> {
                 Some(u) => {
                     let du = t.var(to);
                     let dx = Grad { var: du, add: false };
-                    t.call(gelu::Backward { dx, dy, x: u, rows: size.batch, cols: size.outputs });
+                    t.no_grad(gelu::Backward { dx, dy, x: u, rows: size.batch, cols: size.outputs });
                     du
                 }
                 None => dy,
             };
             if let Some(dx) = t.gradient_of(x) {
                 let packed = Packs::backward(t, w);
-                t.call(BackwardData { dx, dy, w, packed, size })
+                t.no_grad(BackwardData { dx, dy, w, packed, size })
             }
             if let Some(dw) = t.gradient_of(w) {
                 let partial = product::partial_sums(t, &size);
-                t.call(BackwardWeight { dw, dy, x, partial, size })
+                t.no_grad(BackwardWeight { dw, dy, x, partial, size })
             }
             if let Some(db) = b.and_then(|b| t.gradient_of(b)) {
                 let partial = t.scratch([size.batch.div_ceil(BIAS_ROWS), size.outputs], Dtype::F32);
-                t.call(BackwardBias { db, dy, partial, size })
+                t.no_grad(BackwardBias { db, dy, partial, size })
             }
             // Last: from here on it belongs to the residual.
             if let Some(residual) = residual {

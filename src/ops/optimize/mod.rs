@@ -77,7 +77,7 @@ impl Tape {
         let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
         let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
         let gradients = (clip > 0.0).then(|| self.scratch([chunks], Dtype::F32));
-        self.call(Update { parts, rule, clip, when, table, norms, gradients });
+        self.no_grad(Update { parts, rule, clip, when, table, norms, gradients });
     }
 }
 
@@ -199,22 +199,22 @@ impl Call for Update {
         if chunks == 0 {
             return;
         }
-        let ([schedule, step], table, norms) = (self.when.vars().map(Arg::Var), self.table.into(), self.norms.into());
-        let (gradients, clip) = (Arg::from(self.gradients), Arg::from(self.clip));
+        let [schedule, step] = self.when.vars().map(Arg::Var);
+        let (table, norms, gradients, clip) = (Arg::Var(self.table), self.norms.into(), Arg::from(self.gradients), self.clip.into());
         let launch = |kernel, args: &[Arg]| g.launch(&Launch::blocks(kernel, chunks), args);
         if let Some(gradients) = self.gradients {
-            launch("optimize_norms", &[gradients.into(), table]);
+            launch("optimize_norms", &[gradients.into(), table.clone()]);
         }
         match self.rule {
             Rule::Sgd { momentum } => launch("optimize_sgd", &[table, gradients, schedule, step, clip, momentum.into()]),
             Rule::Adam { betas: [beta1, beta2], eps, decoupled } => {
-                let scalars = [clip, beta1.into(), beta2.into(), eps.into(), decoupled.into()];
-                launch("optimize_adam", &[&[table, gradients, schedule, step][..], &scalars].concat())
+                let scalars = [clip, beta1.into(), beta2.into(), eps.into()];
+                launch("optimize_adam", &[&[table, gradients, schedule, step, decoupled.into()][..], &scalars].concat())
             }
             Rule::Lars { momentum, trust, dialect } => {
-                let dialect = Arg::from(dialect as usize);
-                launch("optimize_lars_norms", &[norms, table, gradients, schedule, step, clip, dialect]);
-                launch("optimize_lars", &[table, gradients, norms, schedule, step, clip, momentum.into(), trust.into(), dialect]);
+                let when = [schedule, step, (dialect as usize).into(), clip];
+                launch("optimize_lars_norms", &[&[Arg::Var(self.norms), table.clone(), gradients.clone()][..], &when].concat());
+                launch("optimize_lars", &[&[table, gradients, norms][..], &when, &[momentum.into(), trust.into()]].concat());
             }
         }
     }

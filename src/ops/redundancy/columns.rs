@@ -25,7 +25,7 @@ impl Columns {
         let (rows, cols) = (shape.rows(), shape.cols());
         let t = s.tape();
         let (y, std) = (t.var([rows, cols]), t.exact([cols]));
-        t.call(Columns { y, std, x, scaled, eps, rows, cols });
+        t.no_grad(Columns { y, std, x, scaled, eps, rows, cols });
         (y, std)
     }
 }

@@ -33,7 +33,7 @@ impl Scope<'_> {
             for (x, unit, std, other, weight) in [(a, unit_a, std_a, unit_b, of_a), (b, unit_b, std_b, unit_a, of_b)] {
                 if let Some(dx) = t.gradient_of(x) {
                     let back = t.var([rows, cols]);
-                    t.call(Backward { dx, back, dloss, unit, std, other, weight, size })
+                    t.no_grad(Backward { dx, back, dloss, unit, std, other, weight, size })
                 }
             }
         })

@@ -38,7 +38,7 @@ pub(super) fn record(t: &mut Tape, positions: Var, class: Option<Var>, dy: Var, 
     }
     let rows = if dpositions.is_some() { t.shape(positions).rows() } else { 1 };
     let partial = t.scratch([places.n.div_ceil(IMAGES), rows, places.d], Dtype::F32);
-    t.call(Sums { dpositions, dclass, partial, dy, places, rows });
+    t.no_grad(Sums { dpositions, dclass, partial, dy, places, rows });
 }
 
 impl Call for Sums {

@@ -24,10 +24,10 @@ impl Scope<'_> {
             positions::record(t, positions, None, dy, Places { n, tokens: 1 + patches, d, before: 1, place: None });
             if let Some(dmask) = t.gradient_of(mask_token) {
                 let partial = t.scratch([(n * patches).div_ceil(chunk(n * patches, d)), d], Dtype::F32);
-                t.call(BackwardMask { dmask, partial, dy, place: chosen.place, size })
+                t.no_grad(BackwardMask { dmask, partial, dy, place: chosen.place, size })
             }
             if let Some(dx) = t.gradient_of(x) {
-                t.call(Backward { dx, dy, ids: chosen.ids, size })
+                t.no_grad(Backward { dx, dy, ids: chosen.ids, size })
             }
         })
     }

@@ -28,7 +28,7 @@ impl Scope<'_> {
             if before == 0 {
                 t.pass_gradient(tokens, dy)
             } else if let Some(dtokens) = t.gradient_of(tokens) {
-                t.call(Backward { dtokens, dy, size })
+                t.no_grad(Backward { dtokens, dy, size })
             }
         })
     }
