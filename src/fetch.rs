@@ -178,7 +178,7 @@ pub fn find(name: &str) -> Result<&'static Set> {
 ///
 /// # Errors
 /// The network or the disk fails, or the server has something else; what came so far stays in `NAME.part`, unless its
-/// checksum is wrong. A file that is there is another one.
+/// checksum is wrong. A file that is there is another one, or a link. [`Error::Stopped`], with what came kept.
 pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Progress) -> Result<()> {
     files::create_dir(to)?;
     for remote in set.files {
@@ -186,6 +186,8 @@ pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Prog
             continue;
         }
         let path = to.join(remote.name);
+        let part = to.join(format!("{}.part", remote.name));
+        [&path, &part].into_iter().try_for_each(|path| files::check_own(path))?;
         if path.is_file() {
             let length = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
             let found = if length == remote.bytes { md5(remote, &path, progress)? } else { format!("{length} bytes") };
@@ -198,9 +200,9 @@ pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Prog
                 Some(base) => format!("{}/{}", base.trim_end_matches('/'), remote.name),
                 None => format!("{}{}", remote.base, remote.name),
             };
-            let part = to.join(format!("{}.part", remote.name));
             download(&url, remote, &part, progress)?;
             check(&url, remote, &part, progress)?;
+            files::check_own(&path)?;
             fs::rename(&part, &path).map_err(Error::io("write", &path))?;
         }
         if let Some(archive) = &remote.archive {
@@ -231,9 +233,6 @@ fn download(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress
     let config = ureq::Agent::config_builder().http_status_as_error(false).user_agent(concat!("sslmem/", env!("CARGO_PKG_VERSION")));
     let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE)).timeout_recv_body(Some(PATIENCE));
     let agent = config.build().new_agent();
-    if fs::symlink_metadata(part).is_ok_and(|kind| !kind.is_file()) {
-        return Err(Error::format(part, "is no file of a download (a link or something else); delete it and run the same command again"));
-    }
     let mut file = File::options().create(true).append(true).open(part).map_err(Error::io("write", part))?;
     let mut length = file.metadata().map_err(Error::io("write", part))?.len();
     if length > remote.bytes {
@@ -314,6 +313,11 @@ fn attempt(
                 file.write_all(&buffer[..n]).map_err(write)?;
                 progress.advance((*length + n as u64) / 1000 - *length / 1000, "");
                 *length += n as u64;
+                if progress.stopped() {
+                    let [came, all] = [*length, remote.bytes].map(|bytes| bytes as f64 / 1e6);
+                    let what = format!("{came:.1} of {all:.1} MB are kept in {}; the same command goes on from there", part.display());
+                    return Err(Stop::Refused(Error::stopped(what)));
+                }
             }
             Err(e) => return Err(Stop::Broken(reason(&e.to_string()))),
         }
@@ -343,6 +347,14 @@ fn check(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -
     Ok(())
 }
 
+/// Ends what only reads a download that is there, if that is asked for.
+fn go_on(path: &Path, progress: &dyn Progress) -> Result<()> {
+    if !progress.stopped() {
+        return Ok(());
+    }
+    Err(Error::stopped(format!("{} is kept, but was not checked and unpacked; the same command goes on with it", path.display())))
+}
+
 /// The MD5 of a file, hexadecimal.
 fn md5(remote: &Remote, path: &Path, progress: &mut dyn Progress) -> Result<String> {
     progress.start(&format!("check {}", remote.name), remote.bytes.div_ceil(1000), "kilobyte");
@@ -355,6 +367,7 @@ fn md5(remote: &Remote, path: &Path, progress: &mut dyn Progress) -> Result<Stri
         }
         digest.update(&buffer[..n]);
         progress.advance(n as u64 / 1000, "");
+        go_on(path, progress)?;
     }
     progress.done();
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -384,6 +397,7 @@ fn unpack(archive: &Archive, path: &Path, to: &Path, progress: &mut dyn Progress
                 0 => break,
                 n => out.write_all(&buffer[..n]).map_err(Error::io("write", to.join(name)))?,
             }
+            go_on(path, progress)?;
         }
         out.commit()?;
         missing.retain(|other| *other != name);

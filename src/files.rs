@@ -342,6 +342,28 @@ pub fn digest_file(path: impl AsRef<Path>) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Refuses anything but a file, or nothing, in the place of one that is written as it comes or moved to its name: through a link something
+/// else would be written, and a link would be replaced.
+///
+/// # Errors
+/// `path` is a link, a folder or a device.
+pub fn check_own(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => Err(no_place(path, &found, "move it away")),
+        _ => Ok(()),
+    }
+}
+
+/// That nothing is written at `path`, where there is something else than a file.
+fn no_place(path: &Path, found: &fs::Metadata, remedy: &str) -> Error {
+    let kind = match found {
+        found if found.is_symlink() => "a link",
+        found if found.is_dir() => "a folder",
+        _ => "not a regular file",
+    };
+    Error::config(format!("cannot write {}: it is {kind}", path.display()), remedy)
+}
+
 /// Where the bytes go: through a link to what it names, and never over a device or a folder.
 fn target(path: &Path) -> Result<PathBuf> {
     let Ok(found) = fs::metadata(path) else {
@@ -354,8 +376,7 @@ fn target(path: &Path) -> Result<PathBuf> {
     if found.is_file() {
         fs::canonicalize(path).map_err(Error::io("write", path))
     } else {
-        let kind = if found.is_dir() { "a folder" } else { "not a regular file" };
-        Err(Error::config(format!("cannot write {}: it is {kind}", path.display()), "give the name of a file"))
+        Err(no_place(path, &found, "give the name of a file"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a source to a program's batch: decode on all threads, lay the images one after the other.
 
-use crate::data::{Budget, DECODING, Image, LIMIT, Loan, OnBadImage, Source};
+use crate::data::{Budget, DECODING, Image, LIMIT, Loan, OnBadImage, Source, reserve};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::augment::{Batch, NO_LABEL};
@@ -18,6 +18,15 @@ const AHEAD: usize = 2;
 /// Bytes beyond the last pixel that a kernel reads.
 const BEYOND: usize = 16;
 
+/// A sample that cannot be decoded.
+pub struct Bad {
+    /// In the list of samples.
+    pub place: usize,
+    pub reason: String,
+    /// The BLAKE3 of its file, where it is one that can be read.
+    pub content: Option<blake3::Hash>,
+}
+
 /// The decoded images of a batch.
 #[derive(Default)]
 struct Images {
@@ -26,8 +35,8 @@ struct Images {
     keys: Vec<u32>,                      // [n, 2]: epoch, sample
     labels: Vec<u32>,                    // [n]
     places: Vec<usize>,                  // [n], in the list of samples
-    bad: Vec<(usize, String)>,           // of those between, the ones that cannot be decoded
-    contents: Vec<Option<blake3::Hash>>, // [n] of a stream, see [`Source::image_and_content`]
+    bad: Vec<Bad>,                       // of those between, the ones that cannot be decoded
+    contents: Vec<Option<blake3::Hash>>, // [n] of a stream, see [`Source::image_within`]
     loans: Vec<Loan>,                    // for the pixels
 }
 
@@ -41,11 +50,22 @@ impl Images {
         self.labels.push(source.label(sample as usize).unwrap_or(NO_LABEL));
         if self.pixels.is_empty() {
             self.pixels = image.pixels; // a large image is there once
-        } else {
+        } else if self.makes_room(&image) {
             self.pixels.extend_from_slice(&image.pixels);
+        } else {
+            let what = format!("the images of a batch need {} MiB of memory, which cannot be had", (self.pixels.len() >> 20) + 1);
+            return Err(Error::config(what, "lower the batch"));
         }
         self.places.push(place);
         Ok(())
+    }
+
+    /// Whether there is memory to lay another image behind the others.
+    fn makes_room(&mut self, image: &Image) -> bool {
+        let (there, more) = (self.pixels.len(), image.pixels.len());
+        // Twice as much as there is, as long as that is to be had, so that it is not moved for each image.
+        let grows = there > 0 && self.pixels.capacity() < there + more;
+        !grows || reserve(&mut self.pixels, more.max(there)).is_some() || reserve(&mut self.pixels, more).is_some()
     }
 
     /// A short batch is filled up by repeating its last sample, so that a program of fixed size can run.
@@ -118,8 +138,8 @@ pub struct Feed<'a> {
 pub struct Part<'a> {
     /// Those that the program has just been run on, at most a batch.
     pub places: &'a [usize],
-    /// Those that cannot be decoded, with the reason.
-    pub bad: &'a [(usize, String)],
+    /// Those that cannot be decoded.
+    pub bad: &'a [Bad],
     /// By place: the BLAKE3 of the file that was decoded, where the sample is one.
     pub contents: &'a [Option<blake3::Hash>],
 }
@@ -240,7 +260,9 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
                 Ok(Asked::Decoded(image, content, loan)) => (image, content, loan),
                 Ok(Asked::Later) => unreachable!("it was lent what it asked for"),
                 Err(Error::Format { what, .. }) if on_bad == OnBadImage::Skip => {
-                    open.bad.push((at, what));
+                    // It is read again, since whoever decodes gives no content of what cannot be decoded.
+                    let content = source.content(samples[at] as usize).ok().flatten();
+                    open.bad.push(Bad { place: at, reason: what, content });
                     at += 1;
                     continue;
                 }
@@ -249,7 +271,8 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
             if image.pixels.len() > capacity {
                 return Err(too_large(&image, source, samples[at], capacity));
             }
-            let full = open.places.len() == batch.n || open.pixels.len() + image.pixels.len() > budget;
+            // What there is no memory for begins another batch: results do not depend on where one ends.
+            let full = open.places.len() == batch.n || open.pixels.len() + image.pixels.len() > budget || !open.makes_room(&image);
             if full && !open.places.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
                 return Ok(());
             }

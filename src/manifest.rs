@@ -87,7 +87,7 @@ pub struct DataFacts {
     pub name: String,
     pub digest: String,
     pub samples: usize,
-    /// Of the content of the image files that have a row, hexadecimal; those of shards add up to that of all.
+    /// Of the content of the image files, and which of them were left out, hexadecimal; those of shards add up to that of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     /// The same of at most 64 files spread over all samples, whichever shard this is: shards of other data are not merged.

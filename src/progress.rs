@@ -1,5 +1,7 @@
 //! How long work tells what it is doing; who listens decides what to show.
 
+use crate::error::{Error, Result};
+
 /// Told by the library, shown by the command line.
 pub trait Progress {
     /// A piece of work of `total` units begins; the piece before it, if any, has ended.
@@ -17,6 +19,16 @@ pub trait Progress {
     /// Whether the work is asked to end now, with everything kept that was done.
     fn stopped(&self) -> bool {
         false
+    }
+    /// For work of which nothing is kept when it ends early; `what` is what to call it.
+    ///
+    /// # Errors
+    /// It is asked to end.
+    fn go_on(&self, what: &str) -> Result<()> {
+        if !self.stopped() {
+            return Ok(());
+        }
+        Err(Error::stopped(format!("{what} was not finished and nothing of it is kept; the same command begins again")))
     }
 }
 

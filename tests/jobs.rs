@@ -1,6 +1,7 @@
 //! Scoring jobs and what is around them: what is not theirs stays, what has changed is noticed, what stops them costs little.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -261,6 +262,80 @@ fn contents_that_changed_are_noticed() {
     assert_eq!(manifest(f, "t.json")["data"], manifest(f, "w.json")["data"]);
 }
 
+/// Two files that both cannot be decoded are two contents, and so is one that can.
+#[test]
+fn what_was_left_out_is_content_too() {
+    let folder = encoders();
+    let f = folder.path();
+    photos(f, 6, &[]);
+    let path = f.join("photos/002.jpg");
+    let whole = fs::read(&path).unwrap();
+    // Of the same length, so that nothing but the content tells.
+    let damaged = |with: u8| {
+        let mut bytes = whole.clone();
+        bytes[whole.len() / 2..].fill(with);
+        bytes
+    };
+    let versions = [whole.clone(), damaged(0), damaged(1)];
+    let job = |out: &str, more: &[&str]| command(f, "folder:photos", out, &[&["--max-bad", "1", "--batch", "2"], more].concat());
+    let content = |name: &str| manifest(f, name)["data"]["content"].to_string();
+    let embed = |out: &str| {
+        let args =
+            ["embed", "--encoder", "f.safetensors", "--normalize", "unit", "--size", "16", "--max-bad", "1", "--data", "folder:photos"];
+        sslmem(f, &[&args[..], &["--out", out]].concat())
+    };
+    let mut found = vec![];
+    for (i, version) in versions.iter().enumerate() {
+        fs::write(&path, version).unwrap();
+        done(job(&format!("{i}.csv"), &[]));
+        done(embed(&format!("e{i}.safetensors")));
+        found.push(content(&format!("{i}.json")));
+        assert_eq!(found[i], content(&format!("e{i}.json")));
+    }
+    assert!(found[0] != found[1] && found[1] != found[2] && found[0] != found[2], "{found:?}");
+    // A table that is there is of the files that are there.
+    for (i, version) in versions.iter().enumerate() {
+        fs::write(&path, version).unwrap();
+        for (j, out) in ["0.csv", "1.csv", "2.csv"].into_iter().enumerate() {
+            match i == j {
+                true => assert!(done(job(out, &[])).0.contains(", scored before")),
+                false => fails(job(out, &[]), 2, &["was scored from other images"]),
+            }
+        }
+    }
+    // So is what was merged.
+    let merge = || sslmem(f, &["merge", "--max-bad", "1", "t.csv", "t.1-of-2.csv", "t.2-of-2.csv"]);
+    let shard = |i: usize, more: &[&str]| done(job("t.csv", &[&["--shard", &format!("{i}/2")], more].concat()));
+    fs::write(&path, &versions[1]).unwrap();
+    [1, 2].into_iter().for_each(|i| drop(shard(i, &[])));
+    done(merge());
+    assert!(content("t.json") == found[1] && done(merge()).0.contains(", scored before"));
+    // Both halves, since they compare some files of the whole.
+    fs::write(&path, &versions[2]).unwrap();
+    [1, 2].into_iter().for_each(|i| drop(shard(i, &["--force"])));
+    fails(merge(), 2, &["t.csv exists already"]);
+}
+
+/// Numbers in a job's identity are those of the recipe.
+#[test]
+fn a_manifest_writes_numbers_as_the_recipe_has_them() {
+    let folder = encoders();
+    let f = folder.path();
+    done(command(f, "synthetic:20", "s.csv", &["--set", "encoder.normalize=cifar10"]));
+    let embed = ["embed", "--encoder", "f.safetensors", "--normalize", "cifar10", "--size", "16", "--data", "synthetic:20"];
+    done(sslmem(f, &[&embed[..], &["--out", "e.safetensors"]].concat()));
+    let view = |name: &str| fs::read_to_string(f.join(name)).unwrap();
+    assert!(manifest(f, "s.json")["job"]["f"]["view"]["mean"] == serde_json::json!([0.4914, 0.4822, 0.4465]), "{}", view("s.json"));
+    for name in ["s.json", "e.json"] {
+        let text = view(name);
+        // An f32 has nine digits at most; what is measured (seconds, rates) has more.
+        let settings =
+            text.lines().filter(|line| !["seconds", "per_second", "decode", "compute", "wait"].iter().any(|key| line.contains(key)));
+        let digits = |line: &&str| line.split(|c: char| !c.is_ascii_digit() && c != '.').any(|word| word.contains('.') && word.len() > 11);
+        assert_eq!(settings.filter(digits).next(), None, "{name}");
+    }
+}
+
 /// The digest of an image's file is the same whether it is decoded or only read, however the data are kept.
 #[test]
 fn what_is_read_is_what_is_hashed() {
@@ -278,7 +353,7 @@ fn what_is_read_is_what_is_hashed() {
         let (kind, place) = kind.split_once(':').unwrap();
         for (exif, on_bad) in [(Exif::Ignore, OnBadImage::Fail), (Exif::Turn, OnBadImage::Skip)] {
             let source = exif.open(&format!("{kind}:{}", f.join(place).display()), on_bad).unwrap();
-            let decoded: Vec<_> = (0..6).map(|i| source.image_and_content(i).unwrap()).collect();
+            let decoded: Vec<_> = (0..6).map(|i| source.image_within(i, &mut |_| true).unwrap().unwrap()).collect();
             assert_eq!(decoded.iter().map(|(_, content)| *content).collect::<Vec<_>>(), right, "{kind}");
             assert_eq!((0..6).map(|i| source.content(i).unwrap()).collect::<Vec<_>>(), right, "{kind}");
             assert!((0..6).all(|i| source.image(i).unwrap() == decoded[i].0));
@@ -313,6 +388,33 @@ fn a_job_that_is_told_to_end_keeps_what_it_has() {
         );
         done(job(&out));
         assert!(fs::read(f.join(out)).unwrap() == fs::read(f.join("whole.csv")).unwrap());
+    }
+}
+
+/// What keeps nothing says so, and leaves nothing behind.
+#[cfg(unix)]
+#[test]
+fn verbs_that_keep_nothing_end_with_nothing() {
+    let folder = encoders();
+    let f = folder.path();
+    let encoder = ["--normalize", "unit", "--size", "16", "--set", "score.batch=4", "--threads", "1", "--data", "synthetic:20000"];
+    let verbs: [(&[&str], &str); 3] = [
+        (&["embed", "--encoder", "f.safetensors", "--out", "e.safetensors"], "embedding"),
+        (&["probe", "--weights", "f.safetensors", "--out", "p.json"], "embedding"),
+        (&["pack", "--size", "32", "--data", "synthetic:20000", "--threads", "1", "--out", "o.pack"], "the pack"),
+    ];
+    let before = all(f);
+    for ((args, what), (signal, status)) in verbs.into_iter().zip([("TERM", 143), ("INT", 130), ("TERM", 143)]) {
+        let more = if args[0] == "pack" { &[][..] } else { &encoder[..] };
+        let mut child = sslmem(f, &[args, more].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The first line of progress comes after the signals are heard.
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+        let first: Vec<String> = lines.by_ref().take_while(|line| !line.contains("/s, ")).collect();
+        assert!(Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap().success());
+        let last = lines.last().unwrap_or_default();
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{first:?} {last}");
+        assert_eq!(last, format!("stopped: {what} was not finished and nothing of it is kept; the same command begins again"));
+        assert!(all(f) == before, "{what}");
     }
 }
 

@@ -68,7 +68,7 @@ fn views(budget: u64) -> (Rows, Vec<usize>) {
         let values: Vec<f32> = program.read(x)?;
         let row = |i: usize| values[i * 8 * 8 * 3..][..8 * 8 * 3].iter().map(|v| v.to_bits()).collect();
         rows.extend(part.places.iter().enumerate().map(|(i, &place)| (place, row(i))));
-        bad.extend(part.bad.iter().map(|(place, _)| *place));
+        bad.extend(part.bad.iter().map(|bad| bad.place));
         Ok(())
     });
     times.unwrap();

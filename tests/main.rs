@@ -40,6 +40,7 @@ mod learn_gpu;
 mod learn_methods;
 mod loader;
 mod losses;
+mod memory;
 mod methods;
 mod ops;
 mod paths;

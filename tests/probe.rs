@@ -88,7 +88,7 @@ fn descent_as_in_numpy() {
     for (name, descent) in [("lars", Descent::paper(300, None)), ("adamw", code)] {
         let start = golden.get("descent.start").into_iter().map(f64::from).collect();
         let mut head = Head { values: start, ..Head::zero(12, 24) };
-        descend(&mut head, &train, &descent, 0, &mut Silent);
+        descend(&mut head, &train, &descent, 0, &mut Silent).unwrap();
         close(name, head.values, &golden.get(&format!("descent.{name}")), 1e-4);
     }
     assert_eq!(Descent::paper(50_000, Some("simclr")).rate, 4.8);

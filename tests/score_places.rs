@@ -118,12 +118,15 @@ fn a_disk_that_fills_up_is_a_sentence_and_nothing_half_written() {
     on_disk.current_dir(f).args(["-rm", "bash", "-c", FULL, "bash"]).arg(plain.get_program()).args(args);
     let said = done(on_disk).0;
     let parts: Vec<Vec<&str>> = said.split("\n\n").map(|part| part.lines().filter(|line| !line.is_empty()).collect()).collect();
-    // In the middle of the blocks.
-    assert_eq!(parts[0][..2], ["rc 1", "error: cannot write s.parquet.parts/0003072.block: no space left on device"], "{said}");
-    assert_eq!(parts[0][2..], [".:", "0000000.block", "0001024.block", "0002048.block", "job.json", "s.parquet.parts", "s.parquet.parts:"]);
+    // In the middle of the blocks, of which a slow machine closes more.
+    let full = parts[0][1].strip_prefix("error: cannot write s.parquet.parts/").unwrap_or_default();
+    assert!(parts[0][0] == "rc 1" && full.ends_with(".block: no space left on device"), "{said}");
+    let (blocks, others): (Vec<&str>, Vec<&str>) = parts[0][2..].iter().partition(|line| line.ends_with(".block"));
+    assert_eq!(others, [".:", "job.json", "s.parquet.parts", "s.parquet.parts:"], "{said}");
+    assert!(blocks.len() >= 3 && blocks[0] == "0000000.block" && blocks.iter().all(|block| *block < full), "{said}");
     // In the middle of the table.
     assert_eq!(parts[1][..2], ["rc 1", "error: cannot write s.parquet: no space left on device"], "{said}");
-    assert_eq!(parts[1].iter().filter(|line| line.ends_with(".block")).count(), 5, "{said}");
+    assert!(parts[1].iter().filter(|line| line.ends_with(".block")).count() > blocks.len(), "{said}");
     assert!(!parts[1].contains(&"s.parquet") && !said.contains(".part\n"), "{said}");
     assert_eq!(parts[2], ["rc 0", ".:", "s.json", "s.parquet"], "{said}");
     assert!(fs::read(f.join("s.parquet")).unwrap() == fs::read(f.join("whole.parquet")).unwrap());

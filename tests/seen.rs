@@ -260,3 +260,15 @@ fn cases_of_others_are_right_or_refused() {
         close(name, &embed(&at(name, "pytorch_model.bin"), &of300, &[]).0, &right(name, "right.npy"), 3e-4);
     }
 }
+
+/// Who wrote a file is seen by the names of its tensors alone, so what follows from it is said, unless it was asked for otherwise.
+#[test]
+fn a_guess_is_said_unless_a_flag_answers_it() {
+    let solo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints/sololearn.ckpt");
+    for (stem, guessed) in [(&[][..], true), (&["--stem", "cifar"], false), (&["--set", "encoder.stem=cifar_wide"], false)] {
+        let to = TempDir::new().unwrap();
+        let args = ["embed", "--encoder", solo.to_str().unwrap(), "--size", "32", "--normalize", "unit", "--data", "synthetic:4", "--out"];
+        let (code, said) = sslmem(to.path(), &[&args[..], &["e.safetensors"], stem].concat());
+        assert_eq!((code, said.contains("as solo-learn builds it for CIFAR; this is a guess")), (0, guessed), "{said}");
+    }
+}

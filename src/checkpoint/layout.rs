@@ -25,8 +25,8 @@ pub struct Layout {
     pub trained_size: Option<usize>,
     /// Of a ViT: heads of its attention.
     pub heads: Option<usize>,
-    /// What of this no tensor shows and is taken from who seems to have written the file.
-    pub guesses: Vec<String>,
+    /// What of this no tensor shows and is taken from who seems to have written the file: the key of the recipe, and what.
+    pub guesses: Vec<(&'static str, String)>,
     /// What no tensor shows and nothing tells: the key of the recipe, and why.
     pub unclear: Vec<(&'static str, String)>,
     /// Our names, sorted, and what each is made of.
@@ -168,7 +168,7 @@ fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option
 struct Hidden {
     stem: Option<&'static str>,
     heads: Option<usize>,
-    guesses: Vec<String>,
+    guesses: Vec<(&'static str, String)>,
     unclear: Vec<(&'static str, String)>,
 }
 
@@ -181,7 +181,7 @@ impl Hidden {
             // solo/methods/base.py: on CIFAR conv1 is 3x3 with padding 2.
             if held("momentum_backbone.") || held("projector.") && held("classifier.") {
                 hidden.stem = Some("cifar_wide");
-                hidden.guesses.push("the 3x3 stem is padded by 2, as solo-learn builds it for CIFAR".into());
+                hidden.guesses.push(("encoder.stem", "the 3x3 stem is padded by 2, as solo-learn builds it for CIFAR".into()));
             } else {
                 let what = "may come from solo-learn, which pads the 3x3 stem by 2 (cifar_wide), or not (cifar); no tensor tells";
                 hidden.unclear.push(("encoder.stem", what.into()));
@@ -191,7 +191,7 @@ impl Hidden {
         if wrapper == MOCO_V3 && net.arch == "vit_small" {
             // vits.py of MoCo v3: its ViT-S has twice the usual heads.
             hidden.heads = Some(12);
-            hidden.guesses.push("12 heads, as MoCo v3 builds its ViT-S".into());
+            hidden.guesses.push(("encoder.heads", "12 heads, as MoCo v3 builds its ViT-S".into()));
         } else if wrapper == SOLO && small {
             let what =
                 "comes from solo-learn by its names, whose ViTs have 12 heads for MoCo v3 and MAE and the usual ones else; no tensor tells";
@@ -404,8 +404,8 @@ pub struct Identity {
     pub layout: Option<Layout>,
     /// By name, as in [`crate::weights::Weights::save`]: what the tensors tell, then what lies beside the file, then what it says of itself.
     pub facts: BTreeMap<String, String>,
-    /// What is taken from who seems to have written the file.
-    pub guesses: Vec<String>,
+    /// What is taken from who seems to have written the file: the key of the recipe, and what.
+    pub guesses: Vec<(&'static str, String)>,
     /// What nothing tells and has to be said: the key of the recipe, and why.
     pub unclear: Vec<(&'static str, String)>,
     /// What beside the file is not known here.

@@ -102,7 +102,7 @@ fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
     if let Some(first) = layout.missing.first() {
         out += &format!("  missing     {} (first `{first}`)\n", layout.missing.len());
     }
-    guesses.iter().for_each(|guess| out += &format!("  guess       {guess}\n"));
+    guesses.iter().for_each(|(_, guess)| out += &format!("  guess       {guess}\n"));
     for (key, why) in unclear {
         out += &format!("  unclear     {why}; choose {} where it is used\n", key.replace("encoder.", "--"));
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::args::{Flags, Images, Network, Origin, opened, whole};
-use super::{Global, keep, print};
+use super::{Global, keep, print, signals};
 use crate::data::{Content, OnBadImage, few_bad};
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
@@ -75,6 +75,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     // The width is what the first samples tell, and the number of rows what the last ones do.
     let (mut table, mut width, mut rows, mut content) = (None, 0, vec![], Content::default());
     let mut skipped = source.skipped().to_vec();
+    signals::watch()?;
     let expected = |width| features::head(source.len(), width, source.digest(), arch);
     embed(side, &protocol, source.as_ref(), &device, recipe.data.on_bad_image, progress.as_mut(), |some| {
         width = some.width;
@@ -84,7 +85,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         };
         rows.extend(some.places.iter().map(|&place| place as u32));
         content += some.places.iter().zip(some.contents).map(|(&place, file)| Content::of(place as u32, *file)).sum::<Content>();
-        skipped.extend(some.bad.iter().map(|(place, reason)| (source.id(*place), reason.clone())));
+        content += some.bad.iter().map(|bad| Content::left_out(bad.place as u32, bad.content)).sum();
+        skipped.extend(some.bad.iter().map(|bad| (source.id(bad.place), bad.reason.clone())));
         to.push(bytemuck::cast_slice(some.values))
     })?;
     let Some(mut table) = table.filter(|_| !rows.is_empty()) else {

@@ -58,7 +58,8 @@ impl Origin {
         // What is wrong with what was asked for is said before what is wrong with a file.
         let recipe = layers.resolve()?;
         let found = found?;
-        if let Some((key, why)) = found.unclear.iter().find(|(key, _)| !asked.iter().any(|asked| asked.key == *key)) {
+        let said = |key: &str| asked.iter().any(|asked| asked.key == key);
+        if let Some((key, why)) = found.unclear.iter().find(|(key, _)| !said(key)) {
             return Err(Error::config(format!("{} {why}", path.display()), remedy(key)));
         }
         if !normalised {
@@ -70,7 +71,7 @@ impl Origin {
             let what = "says that its encoder was trained on images with other channel statistics than those asked for";
             warn(&format!("{} {what} (mean {mean:?}, std {std:?})", path.display()));
         }
-        for guess in found.guesses.iter().filter(|_| found.unclear.is_empty()) {
+        for (_, guess) in found.guesses.iter().filter(|(key, _)| !said(key)) {
             warn(&format!("{}: {guess}; this is a guess from the names of its tensors", path.display()));
         }
         Ok(recipe)

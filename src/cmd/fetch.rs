@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Global, print};
+use super::{Global, print, signals};
 use crate::error::Result;
 use crate::fetch;
 
@@ -28,6 +28,7 @@ pub struct Verb {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let set = fetch::find(&verb.name)?;
     let to = verb.to.unwrap_or_else(|| Path::new("data").join(set.folder));
+    signals::watch()?;
     fetch::fetch(set, verb.mirror.as_deref(), &to, global.progress().as_mut())?;
     let [before, after] = set.spec;
     print(&format!("{before}{}{after}\n", to.display()))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{Flags, Images, Origin, open};
-use super::{Global, keep, print};
+use super::{Global, keep, print, signals};
 use crate::data::few_bad;
 use crate::data::pack::{self, Content};
 use crate::error::{Result, line};
@@ -48,6 +48,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         Some(side) => Content::Pixels { side: side.into(), resize: &resized },
         None => Content::Files,
     };
+    signals::watch()?;
     let bytes = pack::write(source.as_ref(), &verb.out, content, global.progress().as_mut())?;
     for (id, why) in source.skipped() {
         let id = line(id.clone());

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin, opened};
 use super::encoder::identify;
-use super::{Global, keep, print};
+use super::{Global, keep, print, signals};
 use crate::config::Recipe;
 use crate::data::{OnBadImage, Source, few_bad};
 use crate::device::Device;
@@ -108,6 +108,7 @@ fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device,
     let seed = global.seed.unwrap_or(run.recipe.seed);
     let task = Task { verb, recipe: &run.recipe, source: &*run.source, method: Some(&run.recipe.method.name), seed, device };
     let mut encoders = vec![];
+    signals::watch()?;
     for pair in 1..=run.recipe.pairs {
         for (name, samples) in [("f", run.split.f_indices()), ("g", run.split.g_indices())] {
             let path = dir.join(format!("pair{pair}/{name}.safetensors"));
@@ -132,6 +133,7 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
     let task = Task { verb, recipe: &recipe, source: &*source, method, seed: recipe.seed, device };
     let all = (0..source.train_len() as u32).collect();
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    signals::watch()?;
     let encoders = vec![task.probe(name, path, all, progress)?];
     Ok(task.file(encoders))
 }

@@ -1,4 +1,4 @@
-//! Memory that decoded images share, whoever decodes them.
+//! Memory that decoded images share, whoever decodes them: what they may take, and what the system has for them.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -65,4 +65,43 @@ impl Drop for Loan {
     fn drop(&mut self) {
         self.keep(0);
     }
+}
+
+/// Bytes that decoders at work may still take.
+static PLEDGED: Mutex<u64> = Mutex::new(0);
+static REDEEMED: Condvar = Condvar::new();
+
+/// Memory for somebody who cannot be refused any: the process ends where an infallible allocation fails, and decoders make such. So the system
+/// is asked before, for this and for all that others were promised and may not have taken yet.
+pub struct Pledge(u64);
+
+impl Pledge {
+    /// Waits until others have done with theirs, as long as that may help. Who holds a pledge may not ask for another.
+    ///
+    /// `None`: the system does not have so many bytes more.
+    pub fn of(bytes: u64) -> Option<Pledge> {
+        let there = |bytes: u64| usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
+        let mut pledged = PLEDGED.lock().unwrap_or_else(PoisonError::into_inner);
+        while !there(pledged.saturating_add(bytes)) {
+            if *pledged == 0 {
+                return None;
+            }
+            pledged = REDEEMED.wait(pledged).unwrap_or_else(PoisonError::into_inner);
+        }
+        *pledged += bytes;
+        Some(Pledge(bytes))
+    }
+}
+
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        *PLEDGED.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        REDEEMED.notify_all();
+    }
+}
+
+/// Makes room for `more` bytes behind those that are there, if that leaves what was pledged.
+pub fn reserve(bytes: &mut Vec<u8>, more: usize) -> Option<()> {
+    let _pledge = Pledge::of((bytes.len() + more) as u64)?;
+    bytes.try_reserve_exact(more).ok()
 }

@@ -3,8 +3,8 @@
 use super::Source;
 use rayon::prelude::*;
 
-/// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits. It tells apart what was changed, not what
-/// was made to collide.
+/// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits; of those that could not be decoded something
+/// else is added. It tells apart what was changed, not what was made to collide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content([u64; 4]);
 
@@ -22,10 +22,21 @@ impl Content {
         Content::from_bytes(hasher.finalize().as_bytes())
     }
 
-    /// What the files of these samples contain now; `None` if one cannot be read.
-    pub fn now(source: &dyn Source, indices: &[u32]) -> Option<Content> {
+    /// Of a sample that could not be decoded: whoever could decode the same file has other content.
+    pub fn left_out(index: u32, file: Option<blake3::Hash>) -> Content {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"left out").update(&index.to_le_bytes());
+        if let Some(file) = file {
+            hasher.update(file.as_bytes());
+        }
+        Content::from_bytes(hasher.finalize().as_bytes())
+    }
+
+    /// What the files of these samples contain now, and those of samples that were left out; `None` if one of the former cannot be read.
+    pub fn now(source: &dyn Source, indices: &[u32], left_out: &[u32]) -> Option<Content> {
         let one = |&index: &u32| Some(Content::of(index, source.content(index as usize).ok()?));
-        indices.par_iter().map(one).try_reduce(Content::default, |a, b| Some(a + b))
+        let without: Content = left_out.iter().map(|&index| Content::left_out(index, source.content(index as usize).ok().flatten())).sum();
+        indices.par_iter().map(one).try_reduce(Content::default, |a, b| Some(a + b)).map(|content| content + without)
     }
 
     /// Of a few files, spread over all `indices`.

@@ -8,7 +8,8 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::budget::DECODING;
+use super::budget::{DECODING, Pledge};
+use super::reading::{Exif, Reading};
 use super::{Image, gif, jpeg};
 
 /// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
@@ -19,6 +20,9 @@ pub const PIXELS: u64 = LIMIT / 3;
 
 /// An image that needs less is decoded without asking for room: threads are few.
 const SMALL: u64 = 16 << 20;
+
+/// Bytes that a decoder takes beside what grows with the image: tables, buffers for its input.
+const BESIDE: u64 = 1 << 20;
 
 /// Images of so many bytes are held to [`DENSEST`].
 const LARGE: u64 = 64 << 20;
@@ -49,11 +53,13 @@ struct Demands {
 }
 
 fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
+    let Some(_pledge) = Pledge::of(BESIDE) else {
+        return Err(format!("reading its header needs {} MiB of memory, which cannot be had", BESIDE >> 20));
+    };
     guarded(|| {
-        let of = |(height, width): (usize, usize), each: u64| Demands { height, width, memory: (height * width) as u64 * each };
+        let of = |(height, width): (usize, usize), each: u64| Demands { height, width, memory: (height * width) as u64 * each + BESIDE };
         if jpeg::is_jpeg(bytes) {
-            // Planes and pixels, and of a progressive file the coefficients.
-            return Ok(of(jpeg::size(bytes)?, if jpeg::is_progressive(bytes) { 12 } else { 6 }));
+            return Ok(of(jpeg::size(bytes)?, jpeg::bytes_per_pixel(bytes)?));
         }
         if gif::is_gif(bytes) {
             return Ok(of(gif::size(bytes)?, 4));
@@ -61,9 +67,18 @@ fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
         let decoder = decoder(bytes, name)?;
         let (width, height) = decoder.dimensions();
         let (colour, pixels) = (decoder.color_type(), u64::from(width) * u64::from(height));
-        // WebP is decoded with four channels; what is not red, green and blue of eight bits is written anew.
-        let inner = if bytes.get(8..12) == Some(b"WEBP") { 4 } else { 0 } + if colour == ColorType::Rgb8 { 0 } else { 3 };
-        Ok(Demands { height: height as usize, width: width as usize, memory: decoder.total_bytes() + inner * pixels })
+        let is = |mark: &[u8], at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(mark));
+        let inner = match bytes {
+            // A frame and its canvas, with four channels.
+            _ if is(b"WEBP", 8) => 8 * pixels,
+            // The samples as they are stored, which may be of four inks.
+            _ if is(b"II", 0) || is(b"MM", 0) => decoder.total_bytes() + 2 * pixels,
+            _ => 0,
+        };
+        // What is not red, green and blue of eight bits is written anew.
+        let anew = if colour == ColorType::Rgb8 { 0 } else { 3 * pixels };
+        let memory = decoder.total_bytes() + inner + anew + bytes.len() as u64 + BESIDE;
+        Ok(Demands { height: height as usize, width: width as usize, memory })
     })
 }
 
@@ -79,7 +94,7 @@ fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
 /// # Errors
 /// What is wrong with the image, in one sentence without its name; or memory for it cannot be had.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
-    lent(|admit| decode_within(bytes, name, PIXELS, admit))
+    lent(|admit| decode_within(bytes, name, Reading::USUAL, admit))
 }
 
 /// What `work` decodes, which waits until the memory that it asks for is to be had.
@@ -92,13 +107,15 @@ pub fn lent<T, E>(work: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<Optio
     Ok(decoded?.expect("memory was lent, so it was decoded"))
 }
 
-/// What [`decode`] does, if `admit` says that so many bytes of memory are to be had, and not with more than `most` pixels.
+/// What [`decode`] does as `reading` says, if `admit` says that so many bytes of memory are to be had.
 ///
 /// # Errors
 /// As [`decode`].
-pub fn decode_within(bytes: &[u8], name: &str, most: u64, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>, String> {
+pub fn decode_within(bytes: &[u8], name: &str, reading: Reading, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>, String> {
     let Demands { height, width, memory } = demands(bytes, name)?;
-    let pixels = (height * width) as u64;
+    let (pixels, most) = ((height * width) as u64, reading.max_pixels);
+    // To be turned, an image is there twice.
+    let memory = if reading.exif == Exif::Turn { memory.max(6 * pixels + BESIDE) } else { memory };
     if pixels > most {
         return Err(too_many(height, width, most));
     }
@@ -108,10 +125,9 @@ pub fn decode_within(bytes: &[u8], name: &str, most: u64, admit: &mut dyn FnMut(
     if !admit(memory) {
         return Ok(None);
     }
-    // Decoders end the process where they cannot have memory, so somebody else must ask before.
-    if memory > SMALL && Vec::<u8>::new().try_reserve_exact(memory.try_into().unwrap_or(usize::MAX)).is_err() {
-        return Err(format!("decoding {width} x {height} pixels needs {} MiB of memory, which cannot be had", memory >> 20));
-    }
+    let Some(_pledge) = Pledge::of(memory) else {
+        return Err(format!("decoding {width} x {height} pixels needs {} MiB of memory, which cannot be had", memory.div_ceil(1 << 20)));
+    };
     let image = guarded(|| match bytes {
         _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes),
         _ if gif::is_gif(bytes) => gif::decode(bytes),
@@ -121,7 +137,7 @@ pub fn decode_within(bytes: &[u8], name: &str, most: u64, admit: &mut dyn FnMut(
     if (image.height, image.width) != (height, width) {
         return Err("the image has another size than its header says".into());
     }
-    Ok(Some(image))
+    Ok(Some(if reading.exif == Exif::Turn { turned(image, bytes, name)? } else { image }))
 }
 
 /// For an image of too many pixels.
@@ -154,7 +170,7 @@ fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
 ///
 /// # Errors
 /// The image has no pixels.
-pub fn turned(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
+fn turned(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
     let orientation = if jpeg::is_jpeg(bytes) {
         jpeg::exif(bytes).and_then(Orientation::from_exif_chunk)
     } else {

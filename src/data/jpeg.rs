@@ -19,16 +19,26 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
 
 /// Height and width from the frame's header, which may lie behind any number of other segments.
 pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
-    frame(bytes).map(|(_, size)| size)
+    frame(bytes).map(|frame| frame.size)
 }
 
-/// Whether the coefficients come in several passes and are kept until the last.
-pub fn is_progressive(bytes: &[u8]) -> bool {
-    frame(bytes).is_ok_and(|(marker, _)| matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE))
+/// Bytes for each pixel that decoding takes at most: the components twice, as planes and as pixels or on their way to the image's size, and
+/// what becomes of them; of a progressive file the coefficients besides.
+pub fn bytes_per_pixel(bytes: &[u8]) -> Result<u64, String> {
+    let Frame { marker, components, .. } = frame(bytes)?;
+    let coefficients = if matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE) { 2 * components } else { 0 };
+    Ok(2 * components + 3 + coefficients)
 }
 
-/// The marker of the frame's header, and its height and width.
-fn frame(bytes: &[u8]) -> Result<(u8, (usize, usize)), String> {
+/// What the frame's header says.
+struct Frame {
+    marker: u8,
+    components: u64,
+    /// Height and width.
+    size: (usize, usize),
+}
+
+fn frame(bytes: &[u8]) -> Result<Frame, String> {
     let mut at = 2;
     loop {
         match (bytes.get(at), bytes.get(at + 1)) {
@@ -36,10 +46,10 @@ fn frame(bytes: &[u8]) -> Result<(u8, (usize, usize)), String> {
             (Some(0xFF), Some(0x01 | 0xD0..=0xD8)) => at += 2,
             (Some(0xFF), Some(0xD9 | 0xDA)) => return Err("the JPEG has no frame header".into()),
             (Some(0xFF), Some(&marker)) => {
-                let Some(head) = bytes.get(at + 2..at + 9) else { return Err(SHORT.into()) };
+                let Some(head) = bytes.get(at + 2..at + 10) else { return Err(SHORT.into()) };
                 let two = |n: usize| u16::from_be_bytes([head[n], head[n + 1]]) as usize;
                 if matches!(marker, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF) {
-                    return Ok((marker, acceptable(two(3), two(5))?));
+                    return Ok(Frame { marker, components: head[7].into(), size: acceptable(two(3), two(5))? });
                 }
                 at += 2 + two(0);
             }

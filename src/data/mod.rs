@@ -41,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 pub use bad::few_bad;
-pub use budget::{Budget, DECODING, Loan};
+pub use budget::{Budget, DECODING, Loan, reserve};
 pub use cifar::Cifar;
 pub use content::Content;
 pub use decode::{LIMIT, PIXELS, decode};

@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::progress::Progress;
 
-use super::decode::{self, LIMIT, PIXELS};
+use super::decode::{self, LIMIT};
 use super::labels::Label;
+use super::reading::Reading;
 use super::section::Section;
 use super::{Image, Source};
 
@@ -196,7 +197,8 @@ impl Source for Pack {
         if self.about.side.is_some() {
             return Ok(Some((Image { height, width, pixels: bytes }, None)));
         }
-        let image = decode::decode_within(&bytes, id, PIXELS, admit).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
+        let image =
+            decode::decode_within(&bytes, id, Reading::USUAL, admit).map_err(|what| Error::format(&self.path, format!("{id}: {what}")))?;
         if image.as_ref().is_some_and(|image| (image.height, image.width) != (height, width)) {
             return Err(Error::format(&self.path, format!("{id}: the image has another size than the table says")));
         }
@@ -216,7 +218,7 @@ pub enum Content<'a> {
 /// Packs a data set into `path`, which appears when it is whole. The same data set gives the same bytes. Returns their number.
 ///
 /// # Errors
-/// An image that cannot be read, files asked of a source that has none, a disk that is full.
+/// An image that cannot be read, files asked of a source that has none, a disk that is full, [`Error::Stopped`].
 pub fn write(source: &dyn Source, path: &Path, content: Content, progress: &mut dyn Progress) -> Result<u64> {
     let side = match content {
         Content::Pixels { side, .. } => Some(side),
@@ -253,6 +255,7 @@ pub fn write(source: &dyn Source, path: &Path, content: Content, progress: &mut 
             at += bytes.len() as u64;
         }
         progress.advance(chunk.len() as u64, "");
+        progress.go_on("the pack")?;
     }
     let size = table.len() as u64;
     for part in [&table[..], &at.to_le_bytes(), &size.to_le_bytes(), blake3::hash(&table).as_bytes(), MAGIC] {

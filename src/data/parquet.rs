@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::pages::{self, Pages, sentence};
 
 use super::columns::{Columns, class_names};
-use super::decode::{self, LIMIT, PIXELS};
+use super::decode::{self, LIMIT};
 use super::labels::{Label, numbered};
+use super::reading::Reading;
 use super::shards::{self, Shard};
 use super::{Image, Source};
 
@@ -257,7 +258,7 @@ impl Source for Parquet {
     }
     fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let encoded = self.encoded(index)?;
-        let image = decode::decode_within(encoded.data(), "", PIXELS, admit).map_err(|what| self.wrong(index, what))?;
+        let image = decode::decode_within(encoded.data(), "", Reading::USUAL, admit).map_err(|what| self.wrong(index, what))?;
         Ok(image.map(|image| (image, Some(blake3::hash(encoded.data())))))
     }
     fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {

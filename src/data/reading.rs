@@ -39,6 +39,9 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// As nobody asked for anything.
+    pub const USUAL: Reading = Reading { on_bad: OnBadImage::Fail, exif: Exif::Ignore, max_pixels: PIXELS };
+
     /// Open a data set by its specification, `NAME:REST`. Bad images can be where images are files; the other kinds have none that could be bad
     /// by itself.
     ///
@@ -109,11 +112,7 @@ impl Source for Read {
     fn image_within(&self, index: usize, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let Some(bytes) = self.inner.file(index)? else { return self.inner.image_within(index, admit) };
         let id = self.id(index);
-        let turn = |image| match self.reading.exif {
-            Exif::Turn => decode::turned(image, &bytes, &id),
-            Exif::Ignore => Ok(image),
-        };
-        let image = decode::decode_within(&bytes, &id, self.reading.max_pixels, admit).and_then(|image| image.map(turn).transpose());
+        let image = decode::decode_within(&bytes, &id, self.reading, admit);
         let image = image.map_err(|what| Error::format(&id, what))?;
         Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
     }

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result, plain};
 
 use super::Image;
-use super::decode::{self, LIMIT, PIXELS};
+use super::budget::reserve;
+use super::decode::{self, LIMIT};
+use super::reading::Reading;
 use super::tar;
 
 /// Bytes that tell nearly every image's size.
@@ -77,7 +79,7 @@ impl Section {
     /// The image and the BLAKE3 of its bytes, if `admit` says that there is memory to decode it.
     pub fn image_within(&self, name: &str, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         let bytes = self.read()?;
-        let image = decode::decode_within(&bytes, name, PIXELS, admit);
+        let image = decode::decode_within(&bytes, name, Reading::USUAL, admit);
         let image = image.map_err(|what| Error::format(&self.path, self.whose(name, what)))?;
         Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
     }
@@ -116,21 +118,28 @@ impl Section {
         if now < self.offset.saturating_add(part) {
             return Err(self.changed());
         }
+        let mut bytes = vec![];
+        let Some(()) = reserve(&mut bytes, part as usize) else {
+            return Err(Error::format(
+                &self.path,
+                format!("reading it needs {} MiB of memory, which cannot be had", part.div_ceil(1 << 20)),
+            ));
+        };
+        bytes.resize(part as usize, 0);
         let mut read = || {
             if let Kind::Member(check) = self.kind {
                 let mut header = [0; tar::BLOCK as usize];
                 file.seek(SeekFrom::Start(self.offset - tar::BLOCK))?;
                 file.read_exact(&mut header)?;
                 if tar::check(&header) != check {
-                    return Ok(None);
+                    return Ok(false);
                 }
             } else {
                 file.seek(SeekFrom::Start(self.offset))?;
             }
-            let mut bytes = vec![0; part as usize];
-            file.read_exact(&mut bytes).map(|()| Some(bytes))
+            file.read_exact(&mut bytes).map(|()| true)
         };
-        read().map_err(Error::io("read", &self.path))?.ok_or_else(|| self.changed())
+        if read().map_err(Error::io("read", &self.path))? { Ok(bytes) } else { Err(self.changed()) }
     }
 
     /// A file of one image that is not there or not to be read is one bad image, like one that is damaged; a file of many is not.

@@ -65,15 +65,12 @@ pub trait Source: Send + Sync {
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
     fn image(&self, index: usize) -> Result<Image>;
-    /// [`Source::image_and_content`] if `admit` says that so many bytes of memory are to be had.
+    /// [`Source::image`] if `admit` says that so many bytes of memory are to be had, and the BLAKE3 of the file that it was decoded from, where
+    /// the sample is one.
     fn image_within(&self, index: usize, _admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         self.image(index).map(|image| Some((image, None)))
     }
-    /// [`Source::image`], and the BLAKE3 of the file that it was decoded from, where the sample is one.
-    fn image_and_content(&self, index: usize) -> Result<(Image, Option<blake3::Hash>)> {
-        self.image_within(index, &mut |_| true).map(|image| image.expect("it was admitted"))
-    }
-    /// The BLAKE3 that [`Source::image_and_content`] would give, without decoding.
+    /// The BLAKE3 that [`Source::image_within`] would give, without decoding.
     fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
         Ok(self.file(index)?.map(|bytes| blake3::hash(&bytes)))
     }

@@ -3,6 +3,7 @@
 use std::f64::consts::PI;
 
 use super::{Features, Head};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
@@ -64,7 +65,10 @@ impl Descent {
 }
 
 /// Train `head`. Every epoch takes all samples in an order of its own; its last batch may be smaller.
-pub fn descend(head: &mut Head, train: &Features, descent: &Descent, seed: u64, progress: &mut dyn Progress) {
+///
+/// # Errors
+/// [`Error::Stopped`](crate::error::Error::Stopped).
+pub fn descend(head: &mut Head, train: &Features, descent: &Descent, seed: u64, progress: &mut dyn Progress) -> Result<()> {
     let steps = train.len().div_ceil(descent.batch);
     let mut state = State { first: vec![0.0; head.values.len()], second: vec![0.0; head.values.len()], steps: 0 };
     progress.start(&descent.name(), descent.epochs as u64, "epoch");
@@ -77,8 +81,10 @@ pub fn descend(head: &mut Head, train: &Features, descent: &Descent, seed: u64, 
             state.step(head, &gradient, descent.rule, descent.at(epoch, step, steps));
         }
         progress.advance(1, &format!("loss {total:.3}"));
+        progress.go_on("the linear probe")?;
     }
     progress.done();
+    Ok(())
 }
 
 /// What an optimizer remembers.

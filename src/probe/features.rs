@@ -34,7 +34,7 @@ impl Features {
     /// What an encoder makes of these samples, and of which it makes nothing because they cannot be decoded: (id, reason).
     ///
     /// # Errors
-    /// The weights do not fit, an image cannot be read, or a feature is not finite.
+    /// As [`embed`]; a feature is not finite.
     pub fn of(
         side: Side,
         protocol: &Protocol,
@@ -47,7 +47,7 @@ impl Features {
         embed(side, protocol, samples, device, on_bad, progress, |some| {
             rows.extend_from_slice(some.values);
             places.extend_from_slice(some.places);
-            skipped.extend(some.bad.iter().map(|(place, reason)| (samples.id(*place), reason.clone())));
+            skipped.extend(some.bad.iter().map(|bad| (samples.id(bad.place), bad.reason.clone())));
             Ok(())
         })?;
         let width = rows.len() / places.len().max(1);

@@ -41,7 +41,7 @@ const BLOCK: usize = 512;
 /// similarities the lower index is nearer, among equal votes the lower class; a class without votes has no place.
 ///
 /// # Errors
-/// There are fewer training samples than neighbours.
+/// There are fewer training samples than neighbours; [`Error::Stopped`].
 pub fn neighbours(train: &Features, test: &Features, ways: &[Neighbours], progress: &mut dyn Progress) -> Result<Vec<Vec<usize>>> {
     let most = ways.iter().map(|way| way.k).max().unwrap_or(0);
     if train.len() < most {
@@ -62,6 +62,7 @@ pub fn neighbours(train: &Features, test: &Features, ways: &[Neighbours], progre
             }
             progress.advance(PANEL.min(test.len() - first) as u64, "");
         }
+        progress.go_on("k-NN")?;
     }
     progress.done();
     Ok(ranks)

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{Features, Head};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
@@ -123,7 +124,10 @@ fn add(to: &mut [f64], factor: f64, what: &[f64]) {
 /// Fit all samples with the strength that is right for most of them when they are held out, a random fifth at a time; the
 /// larger one of equals. A single held-out part would do for large sets, but of 2,000 samples a tenth once chose an l2 that
 /// cost four points of accuracy. It takes the time of [`STRENGTHS`] x [`FOLDS`] fits of four fifths of the samples.
-pub fn choose(train: &Features, seed: u64, progress: &mut dyn Progress) -> (Head, f64) {
+///
+/// # Errors
+/// [`Error::Stopped`](crate::error::Error::Stopped).
+pub fn choose(train: &Features, seed: u64, progress: &mut dyn Progress) -> Result<(Head, f64)> {
     let order = Stream::new(seed, Purpose::Probe, 0, 0, 0).permutation(train.len());
     let folds = FOLDS.min(train.len());
     progress.start("linear probe", (STRENGTHS.len() * folds) as u64 + 1, "fit");
@@ -138,6 +142,7 @@ pub fn choose(train: &Features, seed: u64, progress: &mut dyn Progress) -> (Head
             head = fit(&rest, *strength, ZERO, head);
             *right += head.ranks(&held).iter().filter(|&&rank| rank == 0).count();
             progress.advance(1, &format!("l2 {strength:.0e}, part {} of {folds}", fold + 1));
+            progress.go_on("the linear probe")?;
         }
     }
     let best = (1..STRENGTHS.len()).fold(0, |best, i| if right[i] > right[best] { i } else { best });
@@ -145,5 +150,5 @@ pub fn choose(train: &Features, seed: u64, progress: &mut dyn Progress) -> (Head
     let share = 100.0 * right[best] as f64 / train.len() as f64;
     progress.advance(1, &format!("l2 {:.0e}: {share:.1} % when held out", STRENGTHS[best]));
     progress.done();
-    (head, STRENGTHS[best])
+    Ok((head, STRENGTHS[best]))
 }

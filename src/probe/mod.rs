@@ -78,7 +78,7 @@ pub struct Accuracy {
 /// known: the paper's rate depends on it.
 ///
 /// # Errors
-/// Fewer training samples than neighbours, or of fewer than two classes.
+/// Fewer training samples than neighbours, or of fewer than two classes; [`Error::Stopped`].
 pub fn probe(
     train: &Features,
     test: &Features,
@@ -98,14 +98,14 @@ pub fn probe(
             }
             Protocol::Lbfgs => {
                 let (train, test) = (train.standardised(train), test.standardised(train));
-                let (head, strength) = lbfgs::choose(&train, seed, progress);
+                let (head, strength) = lbfgs::choose(&train, seed, progress)?;
                 let name = format!("linear, L-BFGS, l2 {strength:.0e}");
                 found.push(Accuracy::of(name, &head.ranks(&test), train.classes));
             }
             Protocol::Paper | Protocol::Code => {
                 let descent = if *protocol == Protocol::Code { Descent::code(train.len()) } else { Descent::paper(train.len(), method) };
                 let mut head = Head::random(train.classes, train.width, seed);
-                descend(&mut head, train, &descent, seed, progress);
+                descend(&mut head, train, &descent, seed, progress)?;
                 found.push(Accuracy::of(descent.name(), &head.ranks(test), train.classes));
             }
         }

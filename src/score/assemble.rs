@@ -14,110 +14,115 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Write the tables of a job whose blocks are all `there`, each with its manifest.
-#[allow(clippy::too_many_arguments)]
-pub fn tables(
-    job: &Job,
-    own: &[(u32, Subset)],
-    blocks: &Blocks,
-    there: &[Range<usize>],
-    identity: &Value,
-    tables: &[PathBuf],
-    throughput: Throughput,
-    start: Instant,
-) -> Result<Done> {
-    let (mut totals, mut indices, mut content) = (vec![Totals::default(); tables.len()], vec![], Content::default());
-    let mut skipped = job.task.source.skipped().to_vec();
-    for range in there {
-        let block = blocks.demand(range.start)?;
-        for (layer, totals) in totals.iter_mut().enumerate() {
-            rows(job, &own[range.clone()], &block, layer).iter().for_each(|row| totals.add(row));
-        }
-        content += block.content;
-        indices.extend(block.indices);
-        skipped.extend(block.skipped.into_iter().map(|(index, reason)| (job.task.source.id(index as usize), reason)));
-    }
-    // A shard may be nothing but bad, or nothing at all.
-    if indices.is_empty() && job.shard.is_none() {
-        let (id, reason) = skipped.first().cloned().unwrap_or_default();
-        return Err(Error::format(
-            job.out,
-            format!("would have no row: no image could be decoded (first: {id}: {reason}); look at the data"),
-        ));
-    }
-    let every: Vec<u32> = job.samples.iter().map(|(index, _)| *index).collect();
-    let sampled = Content::sampled(job.task.source, &every).and_then(Content::hex);
-    let data = DataFacts { skipped: skipped.clone(), content: content.hex(), sampled, ..DataFacts::of(job.task.source) };
-    let mut embeddings = features(job, blocks, there, &features_digest(&data, &indices), indices.len(), tables)?.into_iter();
-    for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {
-        let mut table = TableWriter::create(path, totals, &[])?;
+/// A job whose blocks are all there.
+pub struct Ready<'a> {
+    pub job: &'a Job<'a>,
+    pub blocks: &'a Blocks<'a>,
+    /// The places of the samples, block by block.
+    pub there: &'a [Range<usize>],
+    pub identity: &'a Value,
+    /// To write, one for each layer.
+    pub tables: &'a [PathBuf],
+    pub throughput: Throughput,
+    /// When it was begun.
+    pub start: Instant,
+}
+
+impl Ready<'_> {
+    /// Write the tables, each with its manifest.
+    ///
+    /// # Errors
+    /// No image could be decoded; the disk is full or failed.
+    pub fn write(&self) -> Result<Done> {
+        let &Ready { job, blocks, there, identity, tables, throughput, start } = self;
+        let own = job.own();
+        let (mut totals, mut indices, mut content) = (vec![Totals::default(); tables.len()], vec![], Content::default());
+        let mut skipped = job.task.source.skipped().to_vec();
         for range in there {
-            for mut row in rows(job, &own[range.clone()], &blocks.demand(range.start)?, layer) {
-                // A shard does not know the others.
-                if job.shard.is_some() {
-                    totals.part(&mut row)
-                } else {
-                    totals.finish(&mut row)
+            let block = blocks.demand(range.start)?;
+            for (layer, totals) in totals.iter_mut().enumerate() {
+                rows(job, &own[range.clone()], &block, layer).iter().for_each(|row| totals.add(row));
+            }
+            content += block.content;
+            indices.extend(block.indices);
+            skipped.extend(block.skipped.into_iter().map(|(index, reason)| (job.task.source.id(index as usize), reason)));
+        }
+        // A shard may be nothing but bad, or nothing at all.
+        if indices.is_empty() && job.shard.is_none() {
+            let (id, reason) = skipped.first().cloned().unwrap_or_default();
+            return Err(Error::format(
+                job.out,
+                format!("would have no row: no image could be decoded (first: {id}: {reason}); look at the data"),
+            ));
+        }
+        let every: Vec<u32> = job.samples.iter().map(|(index, _)| *index).collect();
+        let sampled = Content::sampled(job.task.source, &every).and_then(Content::hex);
+        let data = DataFacts { skipped: skipped.clone(), content: content.hex(), sampled, ..DataFacts::of(job.task.source) };
+        let mut embeddings = self.features(&features_digest(&data, &indices), indices.len())?.into_iter();
+        for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {
+            let mut table = TableWriter::create(path, totals, &[])?;
+            for range in there {
+                for mut row in rows(job, &own[range.clone()], &blocks.demand(range.start)?, layer) {
+                    // A shard does not know the others.
+                    if job.shard.is_some() {
+                        totals.part(&mut row)
+                    } else {
+                        totals.finish(&mut row)
+                    }
+                    table.push(row)?;
                 }
-                table.push(row)?;
+            }
+            table.commit()?;
+            let manifest = Manifest {
+                sslmem: env!("CARGO_PKG_VERSION").into(),
+                device: job.task.device.name(),
+                data: data.clone(),
+                encoders: job.encoders.clone(),
+                layer: Some(job.task.layers[layer].name().into()),
+                settings: job.settings.clone(),
+                job: Some(identity.clone()),
+                rows: totals.rows as usize,
+                table: files::digest_file(path)?,
+                embeddings: embeddings.next().unwrap_or_default(),
+                seconds: start.elapsed().as_secs_f64(),
+                throughput,
+            };
+            manifest.write(path)?;
+        }
+        let rows = totals.first().map_or(0, |totals| totals.rows);
+        Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
+    }
+
+    /// Write the files of features, all in one pass over the blocks: of f and g for each table, none if they were not asked for.
+    fn features(&self, data: &str, rows: usize) -> Result<Vec<Vec<FeatureFacts>>> {
+        let &Ready { job, blocks, there, tables, .. } = self;
+        let sides = [job.task.f, job.task.g].map(|side| side.network.encoder.name());
+        let one = |(place, &width): (usize, &usize)| {
+            let (table, role, arch) = (&tables[place / 2], ROLES[place % 2], sides[place % 2]);
+            Table::create(&features::path(table, role), role, &features::head(rows, width, data, arch), width)
+        };
+        let create = |widths: &[usize]| widths.iter().enumerate().map(one).collect::<Result<Vec<_>>>();
+        if !blocks.features {
+            return Ok(vec![]);
+        }
+        let mut files = if there.is_empty() { create(&vec![0; 2 * tables.len()])? } else { vec![] };
+        for &Range { start, .. } in there {
+            let kept = blocks.features(start, &blocks.demand(start)?).ok_or_else(|| blocks.damaged(start))?;
+            if files.is_empty() {
+                files = create(&kept.widths)?;
+            }
+            if !kept.each(|place, values| files[place].push(values))? {
+                return Err(blocks.damaged(start));
             }
         }
-        table.commit()?;
-        let manifest = Manifest {
-            sslmem: env!("CARGO_PKG_VERSION").into(),
-            device: job.task.device.name(),
-            data: data.clone(),
-            encoders: job.encoders.clone(),
-            layer: Some(job.task.layers[layer].name().into()),
-            settings: job.settings.clone(),
-            job: Some(identity.clone()),
-            rows: totals.rows as usize,
-            table: files::digest_file(path)?,
-            embeddings: embeddings.next().unwrap_or_default(),
-            seconds: start.elapsed().as_secs_f64(),
-            throughput,
-        };
-        manifest.write(path)?;
+        let facts = files.into_iter().map(Table::commit).collect::<Result<Vec<_>>>()?;
+        Ok(facts.chunks(2).map(<[_]>::to_vec).collect())
     }
-    let rows = totals.first().map_or(0, |totals| totals.rows);
-    Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
 }
 
 /// The digest in a file of features of these samples, in the order of its rows: of the data that is left without the skipped ones.
 pub fn features_digest(data: &DataFacts, indices: &[u32]) -> String {
     if data.skipped.is_empty() { data.digest.clone() } else { kept_digest(&data.digest, indices) }
-}
-
-/// Write the files of features, all in one pass over the blocks: of f and g for each table, none if they were not asked for.
-fn features(
-    job: &Job,
-    blocks: &Blocks,
-    there: &[Range<usize>],
-    data: &str,
-    rows: usize,
-    tables: &[PathBuf],
-) -> Result<Vec<Vec<FeatureFacts>>> {
-    let sides = [job.task.f, job.task.g].map(|side| side.network.encoder.name());
-    let one = |(place, &width): (usize, &usize)| {
-        let (table, role, arch) = (&tables[place / 2], ROLES[place % 2], sides[place % 2]);
-        Table::create(&features::path(table, role), role, &features::head(rows, width, data, arch), width)
-    };
-    let create = |widths: &[usize]| widths.iter().enumerate().map(one).collect::<Result<Vec<_>>>();
-    if !blocks.features {
-        return Ok(vec![]);
-    }
-    let mut files = if there.is_empty() { create(&vec![0; 2 * tables.len()])? } else { vec![] };
-    for &Range { start, .. } in there {
-        let kept = blocks.features(start, &blocks.demand(start)?).ok_or_else(|| blocks.damaged(start))?;
-        if files.is_empty() {
-            files = create(&kept.widths)?;
-        }
-        if !kept.each(|place, values| files[place].push(values))? {
-            return Err(blocks.damaged(start));
-        }
-    }
-    let facts = files.into_iter().map(Table::commit).collect::<Result<Vec<_>>>()?;
-    Ok(facts.chunks(2).map(<[_]>::to_vec).collect())
 }
 
 /// The rows of a block at one layer, as measured; `own` are its samples.

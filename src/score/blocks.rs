@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Samples of a block at most. No influence on the scores.
 pub const BLOCK: usize = 1024;
-const MAGIC: &[u8; 8] = b"sslmem\0\x02";
+const MAGIC: &[u8; 8] = b"sslmem\0\x03";
 pub const DIGEST: usize = blake3::OUT_LEN;
 /// Bytes of the reason why an image is bad.
 const LONGEST: usize = 500;
@@ -25,7 +25,7 @@ pub struct Block {
     pub values: Vec<[f64; 3]>,
     /// Samples without values, with the reason.
     pub skipped: Vec<(u32, String)>,
-    /// Of the files of those with values.
+    /// Of the files of all of them.
     pub content: Content,
 }
 
@@ -47,8 +47,9 @@ impl Open {
             self.block.values.extend(&measured.values[i]);
             self.features.iter_mut().try_for_each(|features| features.push(measured.features(i)))?;
         }
-        for (place, reason) in measured.bad.iter().filter(|(place, _)| which.contains(place)) {
-            self.block.skipped.push((samples[*place], reason.chars().take(LONGEST / 4).collect()));
+        for bad in measured.bad.iter().filter(|bad| which.contains(&bad.place)) {
+            self.block.content += Content::left_out(samples[bad.place], bad.content);
+            self.block.skipped.push((samples[bad.place], bad.reason.chars().take(LONGEST / 4).collect()));
         }
         Ok(())
     }

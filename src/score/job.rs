@@ -7,15 +7,16 @@
 //! scores.parquet scores.json            when all are there; then the folder goes
 //! ```
 
+use super::assemble::Ready;
 use super::blocks::{BLOCK, Block, Blocks, Open};
 use super::features::{self, ROLES};
 use super::parts::Parts;
-use super::{Layer, Scorer, Shard, Task, assemble, table_name};
+use super::{Layer, Scorer, Shard, Task, table_name};
 use crate::data::{Content, OnBadImage};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
-use crate::manifest::{DataFacts, EncoderFacts, Manifest, Throughput};
+use crate::manifest::{self, DataFacts, EncoderFacts, Manifest, Throughput};
 use crate::progress::Progress;
 use crate::split::Subset;
 use serde_json::{Value, json};
@@ -110,7 +111,8 @@ impl Job<'_> {
             there.extend(self.measure(&mut scorer, &blocks, &missing, &mut throughput, progress)?);
             there.sort_unstable_by_key(|range| range.start);
         }
-        let mut done = assemble::tables(self, own, &blocks, &there, &identity, &tables, throughput, start)?;
+        let ready = Ready { job: self, blocks: &blocks, there: &there, identity: &identity, tables: &tables, throughput, start };
+        let mut done = ready.write()?;
         done.notes.extend(parts.remove()?);
         (done.embeddings, done.tables) = (self.embeddings(&tables), tables);
         Ok(done)
@@ -154,11 +156,12 @@ impl Job<'_> {
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
         let side = |role: &str, side: super::Side| {
             let form = side.network.form;
-            json!({
+            let broken = |e: serde_json::Error| Error::format(side.path, format!("what it sees cannot be written ({e})"));
+            Ok::<_, Error>(json!({
                 "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
                 "positions": form.positions, "heads": form.heads, "norm_eps": form.norm_eps, "size": form.size,
-                "view": side.view, "original": side.original,
-            })
+                "view": manifest::settings(&side.view).map_err(broken)?, "original": manifest::settings(&side.original).map_err(broken)?,
+            }))
         };
         let DataFacts { name, digest, samples, .. } = DataFacts::of(source);
         let mut split = blake3::Hasher::new();
@@ -173,8 +176,8 @@ impl Job<'_> {
             "sslmem": env!("CARGO_PKG_VERSION"),
             "data": { "name": name, "digest": digest, "samples": samples },
             "split": { "digest": split.finalize().to_hex().to_string(), "samples": self.samples.len() },
-            "f": side("f", f),
-            "g": side("g", g),
+            "f": side("f", f)?,
+            "g": side("g", g)?,
             "views": protocol.views,
             "pairs": protocol.pairs,
             "seed": protocol.seed,
@@ -242,8 +245,9 @@ impl Job<'_> {
     fn unchanged(&self, manifest: &Manifest) -> bool {
         let ids: std::collections::HashSet<&str> = manifest.data.skipped.iter().map(|(id, _)| &id[..]).collect();
         let source = self.task.source;
-        let rows: Vec<u32> = self.own().iter().map(|(index, _)| *index).filter(|&i| !ids.contains(&source.id(i as usize)[..])).collect();
-        Content::now(source, &rows) == Content::parse(manifest.data.content.as_deref())
+        let own = self.own().iter().map(|(index, _)| *index);
+        let (left_out, rows): (Vec<u32>, Vec<u32>) = own.partition(|&index| ids.contains(&source.id(index as usize)[..]));
+        Content::now(source, &rows, &left_out) == Content::parse(manifest.data.content.as_deref())
     }
 
     /// The places of the samples that were measured before and are kept, block by block.
@@ -253,7 +257,8 @@ impl Job<'_> {
             if progress.stopped() {
                 return Err(Error::stopped("nothing was scored; the same command goes on"));
             }
-            let same = Content::now(self.task.source, &block.indices) == Some(block.content);
+            let left_out: Vec<u32> = block.skipped.iter().map(|(index, _)| *index).collect();
+            let same = Content::now(self.task.source, &block.indices, &left_out) == Some(block.content);
             changed += !same as usize;
             // To fail at bad images is what is asked for now.
             Ok(same && (block.skipped.is_empty() || self.task.on_bad == OnBadImage::Skip))

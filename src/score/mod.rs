@@ -17,7 +17,7 @@ use crate::data::{OnBadImage, Source};
 use crate::device::Device;
 use crate::encoders::{Features, Network};
 use crate::error::{Error, Result};
-use crate::loader::{Feed, expected, room, stream};
+use crate::loader::{Bad, Feed, expected, room, stream};
 use crate::ops::alignment::Pairs;
 use crate::progress::Progress;
 use crate::random::Purpose;
@@ -210,13 +210,16 @@ pub struct Embedded<'a> {
     pub places: &'a [usize],
     pub values: &'a [f32], // [places, width]
     pub width: usize,
-    /// Those between that cannot be decoded, with the reason.
-    pub bad: &'a [(usize, String)],
+    /// Those between that cannot be decoded.
+    pub bad: &'a [Bad],
     /// Of each place, the BLAKE3 of its file, where it is one.
     pub contents: &'a [Option<blake3::Hash>],
 }
 
 /// The features of un-augmented samples as the protocol has them, one batch at a time to `take`.
+///
+/// # Errors
+/// The weights do not fit, an image cannot be read (or decoded, unless such are skipped), `take` says so, or [`Error::Stopped`].
 pub fn embed(
     side: Side,
     protocol: &Protocol,
@@ -247,7 +250,7 @@ pub fn embed(
         let values = &values[..part.places.len() * width];
         take(&Embedded { places: part.places, values, width, bad: part.bad, contents: part.contents })?;
         progress.advance((part.places.len() + part.bad.len()) as u64, "");
-        Ok(())
+        progress.go_on("embedding")
     })?;
     progress.done();
     Ok(())

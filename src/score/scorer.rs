@@ -4,7 +4,7 @@ use super::{Layer, Protocol, Side};
 use crate::data::{OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::loader::{Feed, Times, expected, room, stream};
+use crate::loader::{Bad, Feed, Times, expected, room, stream};
 use crate::ops::alignment::Pairs;
 use crate::ops::augment::Batch;
 use crate::program::Program;
@@ -34,8 +34,8 @@ pub struct Measured<'a> {
     pub places: &'a [usize],
     /// Of each of them, for each layer: alignment loss of f, of g, and the standard error of their difference.
     pub values: Vec<Vec<[f64; 3]>>,
-    /// Those between that cannot be decoded, with the reason.
-    pub bad: &'a [(usize, String)],
+    /// Those between that cannot be decoded.
+    pub bad: &'a [Bad],
     /// Of each place, the BLAKE3 of its file, where it is one.
     pub contents: &'a [Option<blake3::Hash>],
     /// [places, width]: of the un-augmented images, f and g at the first layer, then at the next.
