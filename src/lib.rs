@@ -1,4 +1,51 @@
 //! Per-sample memorization scores of self-supervised encoders (SSLMem, Wang et al., ICLR 2024).
+//!
+//! Two encoders are trained: f has seen an image, g has not. The image's score is how much closer f maps its augmented views together
+//! than g does. The `sslmem` program is a command line over this library.
+//!
+//! ```
+//! use sslmem::config::Layers;
+//! use sslmem::device::Device;
+//! use sslmem::progress::Silent;
+//! use sslmem::run::{Run, Which};
+//!
+//! # fn main() -> sslmem::Result<()> {
+//! # let folder = std::env::temp_dir().join(format!("sslmem-doc-{}", std::process::id()));
+//! let recipe = Layers::presets(&["demo"])?.set("train.epochs", "1")?.set("optim.warmup_epochs", "0")?.set("score.views", "2")?.resolve()?;
+//! let run = Run::open(recipe, &folder, None, Device::Cpu)?; // opens the data, draws the split
+//! run.train(Which::Both, &mut Silent)?; // f and g; a run that was stopped goes on here
+//! let rows = run.score(&mut Silent)?; // a `Row` for each sample
+//! assert!(rows.iter().any(|row| row.score > 0.0));
+//! # drop(run);
+//! # std::fs::remove_dir_all(&folder).ok();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to start
+//!
+//! | to | see |
+//! |---|---|
+//! | train, score and report in one folder | [`run::Run`] |
+//! | score with two checkpoints | [`score::Job`] (files, resumes), [`score::score`] (in memory) |
+//! | read somebody's weights | [`checkpoint::Checkpoint`], [`weights::Weights`] |
+//! | say what a run depends on | [`config::Recipe`], made of [`config::Layers`] |
+//! | open data, or bring your own | [`data::open`], [`data::Source`] |
+//! | train one encoder | [`train::Job`], [`train::train()`] |
+//! | add a loss | [`methods::Method`] |
+//! | read and write score tables | [`table::Row`], [`manifest::scored`], [`table::write()`] |
+//! | test and summarise them | [`stats`] |
+//! | record a network of your own | [`tape::Tape`], [`tape::Scope`], [`program::Program`] |
+//!
+//! `examples/` has programs to start from: `score`, `train`, `own_method`, `own_data`.
+//!
+//! # Conventions
+//!
+//! - Images are `[n, height, width, channels]`, contiguous; a map is rows x channels. There are no strides.
+//! - What a user can get wrong is an [`Error`], one sentence with its remedy. What a caller can get wrong while recording a network, such as a
+//!   shape, panics and names the layer.
+//! - Nothing prints; who wants to hear of progress implements [`progress::Progress`].
+//! - The same recipe on the same data and device gives the same bytes, for any number of threads.
 
 pub mod checkpoint;
 pub mod cmd;
