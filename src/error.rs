@@ -53,6 +53,13 @@ impl Error {
     pub fn device(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Device { what: what.into(), remedy: remedy.into() }
     }
+    /// The same, said of the file that asked for it.
+    pub fn of(self, path: &Path) -> Error {
+        match self {
+            Error::Config { what, remedy } => Error::Config { what: format!("{}: {what}", shown(path)), remedy },
+            other => other,
+        }
+    }
     /// What the process returns: 2 when the request itself was wrong, else 1.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Error::Config { .. }) { 2 } else { 1 }

@@ -43,10 +43,7 @@ impl Writer {
         self.file.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
         fs::rename(&self.part, &self.path).map_err(Error::io("write", &self.path))?;
         self.committed = true;
-        // Without this a power cut can undo the rename. Not every system can open a folder: best effort.
-        if let Ok(folder) = File::open(folder(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        settle(&self.path);
         Ok(())
     }
 
@@ -104,6 +101,26 @@ pub fn open(path: impl AsRef<Path>) -> Result<File> {
     File::open(&path).map_err(Error::io("read", &path))
 }
 
+/// What is at a path, through links; `None` if nothing is, or a link to nothing. That a disk failed or a permission is missing is no answer.
+///
+/// # Errors
+/// The system cannot tell.
+pub fn found(path: impl AsRef<Path>) -> Result<Option<fs::Metadata>> {
+    match fs::metadata(&path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
+    }
+}
+
+/// Whether there is something at a path.
+///
+/// # Errors
+/// As [`found`].
+pub fn exists(path: impl AsRef<Path>) -> Result<bool> {
+    found(path).map(|found| found.is_some())
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
@@ -150,7 +167,19 @@ fn text(path: &Path, most: u64) -> Result<String> {
 /// # Errors
 /// The system refuses, or a file has that name.
 pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
-    fs::create_dir_all(&path).map_err(Error::io("create the folder", &path))
+    let path = path.as_ref();
+    let new = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect::<Vec<_>>();
+    fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
+    new.iter().for_each(|made| settle(made));
+    Ok(())
+}
+
+/// Brings the name of a file or folder to the disk: without this a power cut can undo that it was made or renamed, with all that was written into
+/// a folder since. Not every system can open a folder: best effort.
+fn settle(path: &Path) {
+    if let Ok(folder) = File::open(folder(path)) {
+        let _ = folder.sync_all();
+    }
 }
 
 /// A place where this process is at work and no other may be. The lock is the system's and ends with the process, however that ends;
@@ -286,6 +315,20 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     Writer::create(path).map(drop)
 }
 
+/// Refuses to write where something is.
+///
+/// # Errors
+/// One of the files is there.
+pub fn spare(outputs: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<()> {
+    for path in outputs {
+        if exists(&path)? {
+            let what = format!("{} exists already", path.as_ref().display());
+            return Err(Error::config(what, "choose another name, or replace it with --force"));
+        }
+    }
+    Ok(())
+}
+
 /// Removes what killed processes left unfinished in `folder`. Only for a folder that this process has locked.
 ///
 /// # Errors
@@ -366,7 +409,7 @@ fn no_place(path: &Path, found: &fs::Metadata, remedy: &str) -> Error {
 
 /// Where the bytes go: through a link to what it names, and never over a device or a folder.
 fn target(path: &Path) -> Result<PathBuf> {
-    let Ok(found) = fs::metadata(path) else {
+    let Some(found) = found(path)? else {
         if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
             let what = format!("cannot write {}: it is a link to something that is not there", path.display());
             return Err(Error::config(what, "remove the link, or give another name"));

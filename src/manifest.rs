@@ -51,6 +51,27 @@ struct File<'a> {
     /// When, UTC.
     written: String,
     command: Vec<String>,
+    /// Last, and empty until the rest is written: see [`sealed`].
+    seal: &'static str,
+}
+
+/// What the digits of a seal follow.
+const SEAL: &str = "\"seal\": \"";
+
+/// The text of a manifest with its seal filled in: BLAKE3 of the text without these digits.
+fn sealed(text: String) -> String {
+    let seal = blake3::hash(text.as_bytes()).to_hex();
+    match text.rfind(SEAL).map(|at| text.split_at(at + SEAL.len())) {
+        Some((before, after)) => [before, &seal, after].concat(),
+        None => text,
+    }
+}
+
+/// Whether the text of a manifest is what was written. Those of earlier versions have no seal.
+fn intact(text: &str) -> bool {
+    let Some((before, rest)) = text.rfind(SEAL).map(|at| text.split_at(at + SEAL.len())) else { return true };
+    let whole = |(seal, after)| blake3::hash([before, after].concat().as_bytes()).to_hex().as_str() == seal;
+    rest.split_at_checked(2 * blake3::OUT_LEN).is_some_and(whole)
 }
 
 /// How fast scoring was, and where its time went. Of the last call of a job that was stopped, and the sum over shards.
@@ -154,10 +175,11 @@ impl Manifest {
             warnings: self.warnings(),
             written: DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Secs, true),
             command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+            seal: "",
         };
         let text =
             serde_json::to_string_pretty(&file).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
-        files::write_whole(Manifest::path(table), text.as_bytes())
+        files::write_whole(Manifest::path(table), sealed(text).as_bytes())
     }
     /// What makes the scores worthless, a sentence each without its full stop.
     pub fn warnings(&self) -> Vec<String> {
@@ -169,8 +191,14 @@ impl Manifest {
     }
     pub fn read(table: &Path) -> Result<Manifest> {
         let path = Manifest::path(table);
-        serde_json::from_str(&files::read_text(&path)?)
-            .map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))
+        let text = files::read_text(&path)?;
+        let manifest =
+            serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("is not the manifest of a score table ({e})")))?;
+        if !intact(&text) {
+            let what = "was changed or damaged since it was written; score again; `report` and `top` show the table with --unverified";
+            return Err(Error::format(&path, what));
+        }
+        Ok(manifest)
     }
 }
 
@@ -218,7 +246,7 @@ pub struct Scored {
 pub fn scored(path: &Path, trust: Trust) -> Result<Scored> {
     let changed = "was changed or damaged since its manifest was written";
     let remedy = "score again; `report` and `top` show it as it is with --unverified";
-    if !Manifest::path(path).exists() {
+    if !files::exists(Manifest::path(path))? {
         let rows = table::read(path)?;
         let note = format!("{} has no manifest beside it, so it is not known how it was made", path.display());
         return Ok(Scored { rows, manifest: None, note: Some(note) });

@@ -18,7 +18,7 @@ use crate::report::{self, Curve};
 use crate::score::{self, CLOSE, Existing, Protocol, Task};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
-use crate::train::{CHECKPOINT, Job, read_curve, rehearse, train};
+use crate::train::{self, CHECKPOINT, Job, read_curve, rehearse, train};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -52,9 +52,10 @@ impl Run {
     /// another process is at work in it; more images are bad than the recipe allows.
     pub fn open(recipe: Recipe, dir: &Path, given: Option<Split>, device: Device) -> Result<Run> {
         recipe.validate()?;
-        let lock = dir.exists().then(|| Run::lock(dir)).transpose()?;
+        let lock = files::exists(dir)?.then(|| Run::lock(dir)).transpose()?;
         let at = dir.join(RECIPE);
-        if at.exists() {
+        let begun = files::exists(&at)?;
+        if begun {
             same_training(&Run::recipe(dir)?.resolve()?, &recipe, &at)?;
         } else {
             spare_others(dir)?;
@@ -62,18 +63,21 @@ impl Run {
         let source = recipe.data.open(recipe.data.on_bad_image)?;
         few_bad(dir, source.skipped(), source.len() + source.skipped().len(), recipe.data.max_bad)?;
         let path = dir.join("split.json");
-        let kept = path.exists().then(|| Split::read(&path)).transpose()?;
+        let kept = files::exists(&path)?.then(|| Split::read(&path)).transpose()?;
         if let (Some(kept), Some(given)) = (&kept, &given)
             && kept != given
         {
             return Err(Error::config(format!("{} holds a run with another split", dir.display()), "choose another folder with --out"));
+        }
+        if let Some(kept) = &kept {
+            kept.check(&*source).map_err(|error| error.of(&path))?;
         }
         let split = match kept.or(given) {
             Some(split) => split,
             None => Split::draw(&*source, &recipe.sizes(), recipe.how())?,
         };
         split.check(&*source)?;
-        check(&recipe, &*source, &split, &device, !at.exists())?;
+        check(&recipe, &*source, &split, &device, !begun)?;
         let lock = match lock {
             Some(lock) => lock,
             None => {
@@ -84,7 +88,7 @@ impl Run {
         };
         files::remove_unfinished(dir)?;
         files::write_whole(&at, recipe.to_toml()?.as_bytes())?;
-        if !path.exists() {
+        if !files::exists(&path)? {
             split.write(&path)?;
         }
         Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock })
@@ -101,7 +105,7 @@ impl Run {
 
     /// The run that is in `dir`.
     pub fn read(dir: &Path, device: Device) -> Result<Run> {
-        if !dir.join(RECIPE).exists() {
+        if !files::exists(dir.join(RECIPE))? {
             let what = format!("{} is not the folder of a run (it has no {RECIPE})", dir.display());
             return Err(Error::config(what, "name the folder that `sslmem run --out` wrote"));
         }
@@ -141,10 +145,29 @@ impl Run {
             files::remove_unfinished(&dir)?;
             for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
                 if which != skipped {
-                    let seed = self.recipe.seed + pair as u64;
-                    let (recipe, source, device) = (&self.recipe, &*self.source, &self.device);
-                    train(&Job { recipe, seed, source, samples: &samples, name, dir: &dir, checkpoint: CHECKPOINT, device }, progress)?;
+                    train(&self.training(pair, name, &samples, &dir), progress)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// How an encoder of a pair is trained.
+    fn training<'a>(&'a self, pair: usize, name: &'a str, samples: &'a [u32], dir: &'a Path) -> Job<'a> {
+        let seed = self.recipe.seed + pair as u64;
+        let (recipe, source, device) = (&self.recipe, &*self.source, &self.device);
+        Job { recipe, seed, source, samples, name, dir, checkpoint: CHECKPOINT, device }
+    }
+
+    /// Refuses encoders that were not trained as the folder says now.
+    ///
+    /// # Errors
+    /// One was made by another recipe, on other data or other samples; it is missing or damaged.
+    pub fn check_encoders(&self) -> Result<()> {
+        for pair in 0..self.recipe.pairs {
+            let dir = self.folder(pair);
+            for (name, samples) in [("f", self.split.f_indices()), ("g", self.split.g_indices())] {
+                train::check(&self.training(pair, name, &samples, &dir))?;
             }
         }
         Ok(())
@@ -242,6 +265,7 @@ impl Run {
         let table = manifest::scored(&self.table_path(), Trust::Verified)?;
         let (rows, manifest) = (table.rows, table.manifest.unwrap_or_default());
         self.check_scores(&manifest)?;
+        self.check_encoders()?;
         let warnings = manifest.warnings();
         let mut lost = vec![];
         let mut curves = vec![];
@@ -292,7 +316,7 @@ impl Run {
     /// What `probe.json` in the folder says of the encoders that are there now.
     fn probes(&self) -> Result<Vec<report::Probes>> {
         let path = self.dir.join("probe.json");
-        if !path.exists() {
+        if !files::exists(&path)? {
             return Ok(vec![]);
         }
         let broken = |e: serde_json::Error| Error::format(&path, format!("is not what `sslmem probe` writes ({e})"));

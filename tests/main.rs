@@ -40,6 +40,7 @@ mod layers;
 mod learn;
 mod learn_gpu;
 mod learn_methods;
+mod leftovers;
 mod loader;
 mod losses;
 mod memory;

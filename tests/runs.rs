@@ -130,6 +130,14 @@ fn damaged_tables_and_weights_are_not_believed() {
     let manifest = fs::read_to_string(f.join("r/scores.json")).unwrap();
     fs::write(f.join("r/scores.json"), manifest.replacen("\"rows\": 32", "\"rows\": 7", 1)).unwrap();
     for reader in readers {
+        fails(sslmem(f, reader), 1, &["r/scores.json: was changed or damaged since it was written; score again"]);
+    }
+    // As earlier versions wrote it, without a seal.
+    let mut earlier: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert!(earlier.as_object_mut().unwrap().remove("seal").is_some());
+    earlier["rows"] = 7.into();
+    fs::write(f.join("r/scores.json"), earlier.to_string()).unwrap();
+    for reader in readers {
         fails(sslmem(f, reader), 1, &["r/scores.parquet: has 32 rows, and its manifest says 7"]);
     }
     fs::write(f.join("r/scores.json"), "{").unwrap();
@@ -182,4 +190,19 @@ fn a_training_notices_other_contents() {
     fails(train(), 2, &["f.safetensors was made by another recipe, on other data or other samples"]);
     pixels(0);
     done(train());
+}
+
+/// Encoders in a folder are those of its recipe, or nothing is said of them.
+#[test]
+fn what_is_changed_in_the_folder_of_a_run_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    done(small(f, &["--set", "pairs=1"]));
+    change(&f.join("r/recipe.toml"), "epochs = 1", "epochs = 3");
+    for reader in [&["report", "r"][..], &["probe", "--run", "r", "--protocol", "lbfgs"]] {
+        fails(sslmem(f, reader), 2, &["r/pair1/f.safetensors was made by another recipe"]);
+    }
+    change(&f.join("r/recipe.toml"), "epochs = 3", "epochs = 1");
+    change(&f.join("r/split.json"), "train/", "trail/");
+    fails(sslmem(f, &["report", "r"]), 2, &["r/split.json: the split calls sample"]);
 }

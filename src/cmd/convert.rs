@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{keep, print};
+use super::{print, reserve};
 use crate::checkpoint::{Checkpoint, Format, Identity, Layout, Leftover, SEAL};
 use crate::error::{Error, Result};
-use crate::files::{self, Writer};
+use crate::files::Writer;
 use crate::tensors::{self, Entry};
 
 /// Say which encoder a file of weights holds, and write it with our names
@@ -39,10 +39,7 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb) -> Result<()> {
-    if let Some(out) = &verb.out {
-        keep(out, verb.force)?;
-        files::check_writable(out)?;
-    }
+    let _lock = verb.out.as_ref().map(|out| reserve(out, verb.force)).transpose()?;
     let file = Checkpoint::open(&verb.input)?;
     if verb.out.is_none() && file.heads().is_some() {
         return print(&describe_heads(&file));

@@ -11,7 +11,7 @@ use crate::data::{Content, OnBadImage, few_bad};
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::manifest::{DataFacts, EncoderFacts, Manifest};
-use crate::score::{embed, features, features_digest};
+use crate::score::{Parts, embed, features, features_digest};
 use crate::table::{Sample, write_samples};
 
 /// Write the features of every sample of a data set
@@ -59,16 +59,32 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             "use a name that ends in .safetensors",
         ));
     }
-    for path in [&verb.out, &samples, &Manifest::path(&samples)] {
-        keep(path, verb.force)?;
-        files::check_writable(path)?;
-    }
+    let outputs = [verb.out.clone(), samples.clone(), Manifest::path(&samples)];
+    files::check_writable(&verb.out)?;
     let lock = Lock::output(&verb.out)?;
     lock.warning().iter().for_each(|text| global.progress().warning(text));
+    for path in &outputs {
+        files::remove_unfinished_of(path)?;
+        files::check_writable(path)?;
+    }
+    // Its folder says whose the files are that have no manifest yet.
+    let parts = Parts::of(&verb.out);
+    if parts.begun()?.is_none() {
+        outputs.iter().try_for_each(|path| keep(path, verb.force))?;
+    }
     let start = Instant::now();
     // Bad images are found as they are met, not by decoding everything before.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let (protocol, side) = (recipe.protocol(), recipe.side(&verb.encoder)?);
+    let settings =
+        crate::manifest::settings(&recipe).map_err(|e| Error::format(&verb.out, format!("its recipe cannot be written ({e})")))?;
+    let encoder = EncoderFacts::of("encoder", &side.network, &side.original, &verb.encoder)?;
+    let (layer, data) = (protocol.compared().name().to_string(), &recipe.data);
+    let mine = serde_json::json!({
+        "sslmem": env!("CARGO_PKG_VERSION"), "embed": encoder, "layer": layer,
+        "data": source.digest(), "exif": data.exif, "max_pixels": data.max_pixels,
+    });
+    parts.claim(&mine, &outputs, verb.force)?;
     let mut progress = global.progress();
     progress.line(&side.describe("encoder"));
     let arch = side.network.encoder.name();
@@ -102,15 +118,15 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         table = table.below(&head, expected(width).len())?;
     }
     let of = |&index: &u32| Sample { index, id: source.id(index as usize), label: source.label(index as usize) };
+    parts.begin(&mine)?;
     write_samples(&samples, &rows.iter().map(of).collect::<Vec<_>>())?;
     let manifest = Manifest {
         sslmem: env!("CARGO_PKG_VERSION").into(),
         device: device.name(),
         data,
-        encoders: vec![EncoderFacts::of("encoder", &side.network, &side.original, &verb.encoder)?],
-        layer: Some(protocol.compared().name().into()),
-        settings: crate::manifest::settings(&recipe)
-            .map_err(|e| Error::format(&verb.out, format!("its recipe cannot be written ({e})")))?,
+        encoders: vec![encoder],
+        layer: Some(layer),
+        settings,
         rows: rows.len(),
         table: files::digest_file(&samples)?,
         embeddings: vec![table.commit()?],
@@ -118,6 +134,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
         ..Manifest::default()
     };
     manifest.write(&samples)?;
+    parts.remove()?.iter().for_each(|text| progress.line(text));
     let Manifest { data: DataFacts { skipped, .. }, rows, .. } = manifest;
     let mut text = format!("{}: features of {arch}, {rows} samples x {width}; which they are: {}\n", verb.out.display(), samples.display());
     if let Some((id, reason)) = skipped.first() {

@@ -29,6 +29,7 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result, visible};
+use crate::files::{self, Lock};
 use crate::manifest::Trust;
 use crate::progress::Progress;
 
@@ -174,10 +175,17 @@ fn trust(unverified: bool) -> Trust {
     if unverified { Trust::Unverified } else { Trust::Verified }
 }
 
+/// Makes sure of a file that is to be written: its place takes it, no other process is at work on it, and what is there may be replaced. What
+/// killed processes left unfinished of it is removed.
+fn reserve(path: &Path, force: bool) -> Result<Lock> {
+    files::check_writable(path)?;
+    let lock = Lock::output(path)?;
+    lock.warning().iter().for_each(|text| warn(text));
+    keep(path, force)?;
+    Ok(lock)
+}
+
 /// A file that would be replaced needs `--force`.
 fn keep(path: &Path, force: bool) -> Result<()> {
-    if path.exists() && !force {
-        return Err(Error::config(format!("{} exists already", path.display()), "choose another name, or replace it with --force"));
-    }
-    Ok(())
+    if force { Ok(()) } else { files::spare([path]) }
 }

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{Flags, Images, Origin, open};
-use super::{Global, keep, print, signals};
+use super::{Global, print, reserve, signals};
 use crate::data::few_bad;
 use crate::data::pack::{self, Content};
 use crate::error::{Result, line};
-use crate::files::{self, Lock};
 use crate::view::resized;
 
 /// Put a data set into one file: decoded and resized once, or as its image files are
@@ -39,10 +38,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve(&Flags::default().images(&verb.images))?;
-    keep(&verb.out, verb.force)?;
-    files::check_writable(&verb.out)?;
-    let lock = Lock::output(&verb.out)?;
-    lock.warning().iter().for_each(|text| global.progress().warning(text));
+    let _lock = reserve(&verb.out, verb.force)?;
     let source = open(&recipe, global)?;
     let content = match verb.size {
         Some(side) => Content::Pixels { side: side.into(), resize: &resized },

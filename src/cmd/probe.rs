@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin, opened};
 use super::encoder::identify;
-use super::{Global, keep, print, signals};
+use super::{Global, print, reserve, signals};
 use crate::config::Recipe;
 use crate::data::{OnBadImage, Source, few_bad};
 use crate::device::Device;
@@ -78,6 +78,7 @@ impl Name {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let device = global.device()?;
     let mut progress = global.progress();
+    let _lock = verb.out.as_ref().map(|out| reserve(out, verb.force)).transpose()?;
     let (file, out) = match (&verb.run, &verb.weights) {
         (Some(dir), _) => {
             let out = dir.join("probe.json");
@@ -104,6 +105,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 /// f and g of every pair of a run.
 fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     let run = Run::read(dir, device.clone())?;
+    run.check_encoders()?;
     files::check_writable(out)?;
     let seed = global.seed.unwrap_or(run.recipe.seed);
     let task = Task { verb, recipe: &run.recipe, source: &*run.source, method: Some(&run.recipe.method.name), seed, device };
@@ -120,10 +122,6 @@ fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device,
 
 /// One encoder from a file, on any data set.
 fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
-    if let Some(out) = &verb.out {
-        keep(out, verb.force)?;
-        files::check_writable(out)?;
-    }
     let flags = Flags::default().images(&verb.images).measuring(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve_for(path, &flags)?;
     let metadata = identify(path)?.facts;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::args::home;
 use super::top::facts;
-use super::{keep, print, trust, warn};
+use super::{print, reserve, trust, warn};
 use crate::data::OnBadImage;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ pub fn run(verb: Verb) -> Result<()> {
 
 fn of_table(verb: &Verb) -> Result<PathBuf> {
     let out = verb.out.clone().unwrap_or_else(|| verb.run.with_extension("html"));
-    keep(&out, verb.force)?;
+    let _lock = reserve(&out, verb.force)?;
     let Scored { rows, manifest, note } = manifest::scored(&verb.run, trust(verb.unverified))?;
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let warnings = manifest.as_ref().map(Manifest::warnings).unwrap_or_default();

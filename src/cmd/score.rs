@@ -88,14 +88,14 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let device = global.device()?;
     table::Format::of(&verb.out)?;
     files::check_writable(&verb.out)?;
-    let split = verb.split.as_deref().map(Split::read).transpose()?;
+    let split = verb.split.as_deref().map(|path| Ok((path, Split::read(path)?))).transpose()?;
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     // Bad images are found as they are scored, not by decoding everything before.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let samples = match &split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),
-        Some(split) => {
-            split.check(source.as_ref())?;
+        Some((path, split)) => {
+            split.check(source.as_ref()).map_err(|error| error.of(path))?;
             split.samples()
         }
     };

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use image::ImageFormat;
 
 use super::args::{Flags, Images, Network, Origin, open, whole};
-use super::{Global, keep, print};
+use super::{Global, print, reserve};
 use crate::config::{DEFAULT, PRESETS, Recipe, nearest, sources};
 use crate::data::DATASETS;
 use crate::encoders::ENCODERS;
@@ -165,8 +165,7 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
     // As training and scoring with this recipe normalise it.
     let [mean, std] = recipe.encoder.normalize.statistics();
     let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?.normalized(mean, std);
-    keep(&verb.out, verb.force)?;
-    files::check_writable(&verb.out)?;
+    let _lock = reserve(&verb.out, verb.force)?;
     let source = open(&recipe, global)?;
     let count = verb.samples.min(source.len());
     let samples: Vec<usize> = (0..count).map(|n| n * source.len() / count).collect();

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{Flags, Images, Origin, open};
-use super::{Global, keep, print};
+use super::{Global, print, reserve};
 use crate::data::Source;
 use crate::error::Result;
-use crate::files;
 use crate::split::{How, Split, Subset};
 
 /// Decide which encoder sees which sample, and write it down
@@ -50,8 +49,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = flags.with("split.shared", &verb.shared).with("split.candidate", &verb.candidate);
     let flags = flags.with("split.independent", &verb.independent).with("split.external", &verb.external);
     let recipe = verb.origin.resolve(&flags.with("split.order", &verb.order))?;
-    keep(&verb.out, verb.force)?;
-    files::check_writable(&verb.out)?;
+    let _lock = reserve(&verb.out, verb.force)?;
     let source = open(&recipe, global)?;
     let split = Split::draw(source.as_ref(), &recipe.sizes(), recipe.how())?;
     split.write(&verb.out)?;

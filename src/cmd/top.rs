@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::args::{home, whole};
-use super::{keep, print, trust, warn};
+use super::{print, reserve, trust, warn};
 use crate::data::OnBadImage;
 use crate::error::{Error, Result, line};
 use crate::manifest::{self, Manifest, Scored};
@@ -46,7 +46,7 @@ pub fn run(verb: Verb) -> Result<()> {
         return Err(Error::config("-k is 0", "choose at least 1"));
     }
     let out = verb.out.unwrap_or_else(|| verb.scores.with_extension("top.html"));
-    keep(&out, verb.force)?;
+    let _lock = reserve(&out, verb.force)?;
     let Scored { rows, manifest, note } = manifest::scored(&verb.scores, trust(verb.unverified))?;
     let exif = manifest.as_ref().map(Manifest::exif).unwrap_or_default();
     let source = exif.open(&home(&verb.data), OnBadImage::Fail)?;

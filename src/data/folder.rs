@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 use super::left_out::LeftOut;
 use super::section::{self, Section};
@@ -242,7 +243,7 @@ fn leads_back(folder: &Path, link: &str) -> bool {
 struct Listed {
     /// Names of folders, and whether they are links.
     folders: Vec<(OsString, bool)>,
-    /// Names of images, and their lengths; 0 where nobody can tell, which whoever reads it will hear.
+    /// Names of images, and their lengths; 0 of a link to nothing, which whoever reads it will hear.
     files: Vec<(OsString, u64)>,
     /// Names of images that `ImageFolder` passes over.
     others: Vec<OsString>,
@@ -259,12 +260,12 @@ fn list(folder: &Path) -> Result<Listed> {
         }
         let path = folder.join(&name);
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        match fs::metadata(&path) {
-            Ok(kind) if kind.is_dir() => listed.folders.push((name, entry.file_type().is_ok_and(|kind| kind.is_symlink()))),
+        match files::found(&path)? {
+            Some(kind) if kind.is_dir() => listed.folders.push((name, entry.file_type().is_ok_and(|kind| kind.is_symlink()))),
             // Reading a pipe would wait for ever.
-            Ok(kind) if !kind.is_file() => {}
+            Some(kind) if !kind.is_file() => {}
             kind if ENDINGS.contains(&&ending[..]) => listed.files.push((name, kind.map_or(0, |kind| kind.len()))),
-            Ok(_) if decode::is_image(&name) => listed.others.push(name),
+            Some(_) if decode::is_image(&name) => listed.others.push(name),
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Files that one pattern may mean.
 const MOST: usize = 1 << 20;
@@ -43,13 +44,13 @@ pub fn find(pattern: &str, ending: &str) -> Result<Vec<Shard>> {
 }
 
 fn paths(pattern: &str, ending: &str) -> Result<Vec<PathBuf>> {
-    if Path::new(pattern).is_file() {
+    if is_file(Path::new(pattern))? {
         return Ok(vec![pattern.into()]);
     }
     let mut found = Vec::new();
     for text in expand(pattern)? {
         let before = found.len();
-        if Path::new(&text).is_dir() {
+        if is_dir(Path::new(&text))? {
             glob(&format!("{}/*.{ending}", text.trim_end_matches('/')), &mut found)?;
         } else if text.contains(['*', '?']) {
             glob(&text, &mut found)?;
@@ -149,8 +150,11 @@ fn glob(pattern: &str, to: &mut Vec<PathBuf>) -> Result<()> {
             }
             names.sort_unstable();
             let is_last = number + 1 == parts.len();
-            let fits = |path: &PathBuf| if is_last { path.is_file() } else { path.is_dir() };
-            next.extend(names.into_iter().map(|name| folder.join(name)).filter(fits));
+            for path in names.into_iter().map(|name| folder.join(name)) {
+                if if is_last { is_file(&path)? } else { is_dir(&path)? } {
+                    next.push(path);
+                }
+            }
             if next.len() > MOST {
                 return Err(too_many(pattern));
             }
@@ -159,6 +163,14 @@ fn glob(pattern: &str, to: &mut Vec<PathBuf>) -> Result<()> {
     }
     to.extend(level);
     Ok(())
+}
+
+fn is_file(path: &Path) -> Result<bool> {
+    Ok(files::found(path)?.is_some_and(|kind| kind.is_file()))
+}
+
+fn is_dir(path: &Path) -> Result<bool> {
+    Ok(files::found(path)?.is_some_and(|kind| kind.is_dir()))
 }
 
 /// Whether a name matches, going back to the last `*` where it does not: at most pattern times name steps.

@@ -47,7 +47,7 @@ impl Stl10 {
         let inner = folder.join("stl10_binary");
         let folder = if inner.is_dir() { &inner } else { folder };
         let mut parts = vec![part(folder, "train", TRAIN, true)?];
-        if folder.join("unlabeled_X.bin").exists() {
+        if files::exists(folder.join("unlabeled_X.bin"))? {
             parts.push(part(folder, "unlabeled", UNLABELLED, false)?);
         }
         parts.push(part(folder, "test", TEST, true)?);

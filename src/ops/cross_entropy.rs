@@ -36,7 +36,7 @@ impl Scope<'_> {
         let size = Size { rows, n, classes };
         self.record(&[logits], loss, Forward { loss, accuracy, saved, logits, labels, size }, move |t, dloss| {
             if let Some(dlogits) = t.gradient_of(logits) {
-                t.call(Backward { dlogits, dloss, logits, labels, saved, size })
+                t.no_grad(Backward { dlogits, dloss, logits, labels, saved, size })
             }
         });
         CrossEntropy { loss, accuracy, rows: saved }

@@ -62,7 +62,8 @@ pub fn write(out: &Path, input: &Input) -> Result<()> {
         return Err(Error::config(what, "give one for every row, or none"));
     }
     let folder = out.with_extension("figures");
-    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    files::create_dir(&folder)?;
+    files::remove_unfinished(&folder)?;
 
     let histogram = figures::histogram(input.rows, 880.0);
     let scatter = figures::scatter(input.rows);
@@ -91,7 +92,7 @@ pub fn write(out: &Path, input: &Input) -> Result<()> {
 fn figure(path: &Path, bytes: Option<&[u8]>) -> Result<()> {
     match bytes {
         Some(bytes) => files::write_whole(path, bytes),
-        None if path.exists() => std::fs::remove_file(path).map_err(Error::io("remove", path)),
+        None if files::exists(path)? => std::fs::remove_file(path).map_err(Error::io("remove", path)),
         None => Ok(()),
     }
 }

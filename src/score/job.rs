@@ -231,14 +231,11 @@ impl Job<'_> {
                 }
             };
         }
-        let taken = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings).find(|path| path.exists());
-        match taken {
-            Some(path) if self.existing == Existing::Keep => {
-                let what = format!("{} exists already", path.display());
-                Err(Error::config(what, "choose another name, or replace it with --force"))
-            }
-            _ => Ok(None),
+        if self.existing == Existing::Keep {
+            let outputs = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings);
+            files::spare(outputs)?;
         }
+        Ok(None)
     }
 
     /// Whether the files that a finished table was made of contain what they did.

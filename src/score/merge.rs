@@ -52,6 +52,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     let content = parts.iter().map(|part| content(part)).sum::<Result<Content>>()?.hex();
     let begun = folder.begun()?;
     if let Some(manifest) = Manifest::read(out).ok().filter(|m| begun.is_none() && !force && merged(out, m, &job, &content)) {
+        let notes = folder.remove()?.into_iter().collect(); // what a crash left while it was taken away
         let Manifest { rows, data: DataFacts { skipped, .. }, throughput, .. } = manifest;
         return Ok(Done {
             tables: vec![out.to_path_buf()],
@@ -60,21 +61,11 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
             skipped,
             throughput,
             before: true,
-            notes: vec![],
+            notes,
         });
     }
-    if begun.as_ref() != Some(&mine) {
-        if begun.is_some() && !force {
-            let what = format!("{} holds the work of another job", folder.folder().display());
-            return Err(Error::config(what, "end that first, choose another name, or throw it away with --force"));
-        }
-        folder.remove()?;
-        if let Some(path) = outputs.iter().find(|path| path.exists() && !force) {
-            let what = format!("{} exists already", path.display());
-            return Err(Error::config(what, "choose another name, or replace it with --force"));
-        }
-        folder.begin(&mine)?;
-    }
+    folder.claim(&mine, &outputs, force)?;
+    folder.begin(&mine)?;
     let (mut totals, mut seen, mut indices) = (Totals::default(), HashSet::new(), vec![]);
     for part in &parts {
         for row in table::read(part.path)? {

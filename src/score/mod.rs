@@ -34,6 +34,7 @@ pub use assemble::features_digest;
 pub use blocks::BLOCK;
 pub use job::{CLOSE, Done, Existing, Job, difference};
 pub use merge::merge;
+pub use parts::Parts;
 pub use scorer::{Measured, Scorer, Task, rehearse, standard_error};
 pub use shard::{Shard, name as table_name};
 

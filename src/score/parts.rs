@@ -55,6 +55,26 @@ impl Parts {
         }
     }
 
+    /// Whether work with this identity may be done here: it was begun before, or nothing is in the place of its outputs. `force` throws the
+    /// work of others away.
+    ///
+    /// # Errors
+    /// As [`Parts::begun`]; other work was begun here, or one of the outputs is there.
+    pub fn claim(&self, mine: &Value, outputs: &[PathBuf], force: bool) -> Result<()> {
+        let begun = self.begun()?;
+        if begun.as_ref() == Some(mine) {
+            return Ok(());
+        }
+        if begun.is_some() && !force {
+            let what = format!("{} holds the work of another job", self.folder.display());
+            return Err(Error::config(what, "end that first, choose another name, or throw it away with --force"));
+        }
+        if !force {
+            files::spare(outputs)?;
+        }
+        self.remove().map(drop)
+    }
+
     /// # Errors
     /// The disk is full or failed.
     pub fn begin(&self, identity: &Value) -> Result<()> {

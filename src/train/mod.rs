@@ -143,9 +143,8 @@ fn labelled(job: &Job) -> Result<()> {
 /// to the same recipe, data and samples. Returns the training curve.
 pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     let fingerprint = job.fingerprint()?;
-    if job.weights_path().exists() {
-        let metadata = Weights::new(job.seed).load(&job.weights_path(), "encoder.")?;
-        same_recipe(&metadata, &fingerprint, &job.weights_path())?;
+    if files::exists(job.weights_path())? {
+        check(job)?;
         return Ok(read_curve(&job.curve_path())?.unwrap_or_default());
     }
     enough(job)?;
@@ -157,7 +156,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
 
     let mut weights = Weights::on(job.device.clone(), job.seed);
     let (mut curve, mut done) = (vec![], 0);
-    if job.checkpoint_path().exists() {
+    if files::exists(job.checkpoint_path())? {
         let metadata = weights.load(&job.checkpoint_path(), "")?;
         same_recipe(&metadata, &fingerprint, &job.checkpoint_path())?;
         weights.check(&job.checkpoint_path(), &tape, "")?;
@@ -216,7 +215,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     weights.save_named(&job.heads_path(), head, &heads)?;
     // Last, because its presence says that the training is done.
     weights.save(&job.weights_path(), "encoder.", &metadata)?;
-    if job.checkpoint_path().exists() {
+    if files::exists(job.checkpoint_path())? {
         std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
     }
     Ok(curve)
@@ -230,7 +229,7 @@ fn head(name: &str) -> Option<&str> {
 
 /// The training curve that was written beside the weights, unless somebody took it away.
 pub fn read_curve(path: &Path) -> Result<Option<Vec<Point>>> {
-    if !path.exists() {
+    if !files::exists(path)? {
         return Ok(None);
     }
     let text = files::read_text(path)?;
@@ -274,6 +273,15 @@ fn word(value: &impl Serialize) -> String {
         Ok(other) => other.to_string(),
         Err(_) => String::new(),
     }
+}
+
+/// Refuses an encoder that is there and was not trained as the job says.
+///
+/// # Errors
+/// The file was made by another recipe, on other data or other samples; it is missing or damaged.
+pub fn check(job: &Job) -> Result<()> {
+    let metadata = Weights::new(job.seed).load(&job.weights_path(), "encoder.")?;
+    same_recipe(&metadata, &job.fingerprint()?, &job.weights_path())
 }
 
 fn same_recipe(metadata: &HashMap<String, String>, fingerprint: &str, path: &Path) -> Result<()> {
