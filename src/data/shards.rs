@@ -151,7 +151,8 @@ fn glob(pattern: &str, to: &mut Vec<PathBuf>) -> Result<()> {
             names.sort_unstable();
             let is_last = number + 1 == parts.len();
             for path in names.into_iter().map(|name| folder.join(name)) {
-                if if is_last { is_file(&path)? } else { is_dir(&path)? } {
+                let fits = if is_last { is_file(&path)? } else { is_dir(&path)? };
+                if fits {
                     next.push(path);
                 }
             }
