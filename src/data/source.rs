@@ -64,6 +64,12 @@ pub trait Source: Send + Sync {
     /// read the beginning of every file; no image has more than [`LIMIT`](super::LIMIT).
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
+    ///
+    /// # Errors
+    /// The sample cannot be read or decoded.
+    ///
+    /// # Panics
+    /// There is no sample `index`.
     fn image(&self, index: usize) -> Result<Image>;
     /// [`Source::image_and_content`] if `admit` says that so many bytes of memory are to be had.
     fn image_within(&self, index: usize, _admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
