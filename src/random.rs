@@ -32,7 +32,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of one view of one sample. `view` must be below 2^24.
+    /// The stream of one view of one sample.
+    ///
+    /// # Panics
+    /// `view` is not below 2^24.
     pub fn new(seed: u64, purpose: Purpose, epoch: u32, sample: u32, view: u32) -> Stream {
         assert!(view < 1 << 24, "view {view} does not fit the counter");
         let counter = [0, sample, epoch, (purpose as u32) << 24 | view];

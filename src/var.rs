@@ -57,6 +57,8 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// # Panics
+    /// There is no extent, or there are more than four.
     pub fn new(extents: &[usize]) -> Shape {
         assert!((1..=4).contains(&extents.len()), "a shape has one to four extents, not {extents:?}");
         let mut dims = [1; 4];

@@ -84,6 +84,12 @@ impl Weights {
     }
 
     /// Overwrite or create one named f32 buffer.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    ///
+    /// # Panics
+    /// There are not as many values as the shape has, or `name` is there with another shape.
     pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) -> Result<()> {
         let shape = shape.into();
         let cell = self.cell(name, shape, Dtype::F32, Init::Constant(0.0))?;

@@ -64,6 +64,12 @@ pub trait Source: Send + Sync {
     /// read the beginning of every file; no image has more than [`LIMIT`](super::LIMIT).
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
+    ///
+    /// # Errors
+    /// The sample cannot be read or decoded.
+    ///
+    /// # Panics
+    /// There is no sample `index`.
     fn image(&self, index: usize) -> Result<Image>;
     /// [`Source::image`] if `admit` says that so many bytes of memory are to be had, and the BLAKE3 of the file that it was decoded from, where
     /// the sample is one.

@@ -96,6 +96,7 @@ pub enum Pace {
     After(f32),
 }
 
+/// One way to train an encoder, as data and one function from views to a loss. `examples/own_method.rs` has one from outside.
 pub trait Method: Sync {
     fn name(&self) -> &'static str;
     fn about(&self) -> &'static str;
@@ -106,6 +107,9 @@ pub trait Method: Sync {
         Ok(())
     }
     /// views [group * n, size, size, 3] of each group, view by view, to a loss. The encoder is always called `encoder`.
+    ///
+    /// # Panics
+    /// The network is one that [`Method::check`] refuses, or the batch has no labels where the method learns from them.
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded;
     /// What follows the optimizer: averages.
     fn after(&self, _tape: &mut Tape, _when: Schedule) {}

@@ -5,7 +5,7 @@ use super::{Kind, Method, Metric, Options, Recorded, Representations, Setting};
 use crate::tape::Scope;
 use crate::var::Var;
 
-/// The layer's name: `classifier.weight` [classes, width] and `classifier.bias` [classes].
+/// The layer's name: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
 pub const CLASSIFIER: &str = "classifier";
 
 pub struct Supervised;

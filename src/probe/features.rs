@@ -20,7 +20,10 @@ pub struct Features {
 }
 
 impl Features {
-    /// From rows of `width` numbers.
+    /// From rows of `width` numbers, `[labels.len(), width]`; labels are below `classes`.
+    ///
+    /// # Panics
+    /// There is not a row for each label.
     pub fn new(rows: &[f32], width: usize, labels: Vec<u32>, classes: usize) -> Features {
         assert_eq!(rows.len(), labels.len() * width, "a row for each label");
         let stride = width.next_multiple_of(LANES);

@@ -79,6 +79,9 @@ pub struct Accuracy {
 ///
 /// # Errors
 /// Fewer training samples than neighbours, or of fewer than two classes; [`Error::Stopped`].
+///
+/// # Panics
+/// The features are of two encoders or data sets: they differ in width or in the number of classes.
 pub fn probe(
     train: &Features,
     test: &Features,
