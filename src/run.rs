@@ -15,7 +15,7 @@ use crate::manifest::{self, EncoderFacts, Manifest, Trust};
 use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
-use crate::score::{self, CLOSE, Existing, Protocol, Task};
+use crate::score::{self, CLOSE, Existing, Protocol, Task, classifier};
 use crate::split::{Split, Subset};
 use crate::table::{self, Row};
 use crate::train::{self, CHECKPOINT, Job, read_curve, rehearse, train};
@@ -224,7 +224,12 @@ impl Run {
     ) -> Result<T> {
         let dir = self.folder(pair);
         let (f, g, out) = (dir.join("f.safetensors"), dir.join("g.safetensors"), dir.join("scores.parquet"));
-        let [f, g] = [self.recipe.side(&f)?, self.recipe.side(&g)?];
+        let [mut f, mut g] = [self.recipe.side(&f)?, self.recipe.side(&g)?];
+        if self.recipe.supervised()? {
+            for side in [&mut f, &mut g] {
+                side.classifier = Some(classifier(side.path, &*self.source)?);
+            }
+        }
         let facts = [("f", f), ("g", g)].map(|(role, side)| EncoderFacts::of(role, &side.network, &side.original, side.path));
         let encoders = facts.into_iter().collect::<Result<Vec<_>>>()?;
         let (layers, source, device) = ([protocol.compared()], &*self.source, &self.device);

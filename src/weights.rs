@@ -147,6 +147,17 @@ impl Weights {
         Ok(found.facts.into_iter().collect())
     }
 
+    /// Read one of the heads in a file of `sslmem train`, each name put below `prefix`.
+    ///
+    /// # Errors
+    /// As [`Weights::load`]; a head that is not there is what [`Weights::check`] finds.
+    pub fn load_head(&mut self, path: &Path, prefix: &str, head: &str) -> Result<()> {
+        let file = Checkpoint::open(path)?;
+        file.verify()?;
+        let below = format!("{head}.");
+        file.tensors.keys().filter(|name| name.starts_with(&below)).try_for_each(|name| self.read(&file, name, prefix))
+    }
+
     /// One tensor under its own name.
     fn read(&mut self, file: &Checkpoint, name: &str, prefix: &str) -> Result<()> {
         let tensor = &file.tensors[name];

@@ -168,7 +168,7 @@ fn run(folder: &Path, data: &str, out: &str, close: Duration, progress: &mut dyn
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let (features, layer, pairs) = (Features::Pooled, String::new(), Pairs::Original);
     let protocol = Protocol { views: 1, pairs, features, layer, seed: 0, batch: 4 };
-    let [f, g] = [0, 1].map(|i| Side { path: &paths[i], network: network(), view, original });
+    let [f, g] = [0, 1].map(|i| Side { path: &paths[i], network: network(), view, original, classifier: None });
     let (layers, on_bad, source) = ([protocol.compared()], OnBadImage::Skip, &*source);
     let task = Task { f, g, protocol: &protocol, layers: &layers, source, device: &Device::Cpu, on_bad, features: true };
     let encoders =

@@ -115,7 +115,7 @@ fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
 
 fn side(path: &Path) -> Side<'_> {
     let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
-    Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) }, view, original }
+    Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) }, view, original, classifier: None }
 }
 
 fn bits(rows: &[Row]) -> Vec<(u32, u64, u64, u64)> {

@@ -61,7 +61,13 @@ fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
-    let side = |path| Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) }, view, original };
+    let side = |path| Side {
+        path,
+        network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) },
+        view,
+        original,
+        classifier: None,
+    };
     let samples: Vec<(u32, Subset)> = (0..3).map(|i| (i, Subset::Candidate)).collect();
     score(side(&f), side(&g), protocol, &*source(), &samples, device, &mut Silent).unwrap()
 }

@@ -74,7 +74,7 @@ fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
     let protocol = Protocol { views: 1, pairs: Pairs::Original, features, layer, seed: 0, batch: BLOCK / 4 };
     let source = data::open(&format!("synthetic:{}@0", 2 * BLOCK), OnBadImage::Fail).unwrap();
     let samples: Vec<(u32, Subset)> = (0..BLOCK as u32 * 3 / 2).map(|i| (i, Subset::Candidate)).collect();
-    let side = |i: usize| Side { path: &paths[i], network: network(), view, original };
+    let side = |i: usize| Side { path: &paths[i], network: network(), view, original, classifier: None };
     let (layers, device) = ([protocol.compared()], Device::Gpu(device.clone()));
     let task = Task {
         f: side(0),

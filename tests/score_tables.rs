@@ -101,7 +101,7 @@ fn images_larger_than_a_batch_has_room_for_are_scored_alike() {
         let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
         let (features, layer) = (Features::Pooled, String::new());
         let protocol = Protocol { views: 2, pairs: Pairs::All, features, layer, seed: 0, batch };
-        let side = |i: usize| Side { path: &paths[i], network: network(), view, original };
+        let side = |i: usize| Side { path: &paths[i], network: network(), view, original, classifier: None };
         let rows = score(side(0), side(1), &protocol, &Large, &samples, &Device::Cpu, &mut Silent).unwrap();
         rows.iter().map(|row| (row.index, row.align_f.to_bits(), row.align_g.to_bits())).collect::<Vec<_>>()
     };

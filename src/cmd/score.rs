@@ -12,7 +12,7 @@ use crate::config::Recipe;
 use crate::data::{OnBadImage, few_bad};
 use crate::error::{Error, Result, line};
 use crate::manifest::{self, EncoderFacts, Manifest};
-use crate::score::{CLOSE, Done, Existing, Job, Layer, Shard, Side, Task};
+use crate::score::{CLOSE, Done, Existing, Job, Layer, Shard, Side, Task, classifier};
 use crate::split::{Split, Subset};
 use crate::{files, table};
 
@@ -58,6 +58,10 @@ pub struct Verb {
     /// (none more with --pairs original, where it sees the image anyway)
     #[arg(long, value_enum, value_name = "WHAT")]
     also: Option<Also>,
+    /// What is measured besides the alignment. confidence: the probability that the classifier of f and of g gives the class of the un-augmented
+    /// image; for encoders of `sslmem train --method supervised`, with the file of their heads beside them
+    #[arg(long, value_enum, value_name = "NAME,...", value_delimiter = ',', help_heading = "Scoring")]
+    measure: Vec<Measure>,
     /// Replace a table that exists, or a job that was begun in its place
     #[arg(long)]
     force: bool,
@@ -67,6 +71,13 @@ pub struct Verb {
     network: Network,
     #[command(flatten)]
     origin: Origin,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Measure {
+    /// What every table has
+    Alignment,
+    Confidence,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -99,7 +110,12 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             split.samples()
         }
     };
-    let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
+    let [mut f, mut g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
+    if verb.measure.contains(&Measure::Confidence) {
+        for side in [&mut f, &mut g] {
+            side.classifier = Some(classifier(side.path, source.as_ref())?);
+        }
+    }
     let protocol = recipe.protocol();
     let layers = if verb.layers.len() > 1 { verb.layers.iter().map(|name| Layer::of(name)).collect() } else { vec![protocol.compared()] };
     let facts = |role: &str, side: Side| EncoderFacts::of(role, &side.network, &side.original, side.path);

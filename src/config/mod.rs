@@ -285,7 +285,15 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::validate`].
     pub fn side<'a>(&self, path: &'a Path) -> Result<Side<'a>> {
-        Ok(Side { path, network: self.network()?, view: self.score_view()?, original: self.original_view()? })
+        Ok(Side { path, network: self.network()?, view: self.score_view()?, original: self.original_view()?, classifier: None })
+    }
+
+    /// Whether the method learns from the classes of the samples.
+    ///
+    /// # Errors
+    /// There is no such method.
+    pub fn supervised(&self) -> Result<bool> {
+        Ok(methods::find(&self.method.name)?.supervised())
     }
 
     /// How scoring measures a sample.

@@ -12,7 +12,6 @@ mod supervised;
 mod vicreg;
 
 pub use options::{HeadEnd, Options, Ramp};
-pub use supervised::CLASSIFIER;
 
 use crate::encoders::Network;
 use crate::error::{Error, Result};

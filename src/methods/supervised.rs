@@ -2,11 +2,9 @@
 //! self-supervision with (Wang et al. 2024, Tables 11 and 12), and what label memorization (Feldman and Zhang 2020) is about.
 
 use super::{Kind, Method, Metric, Options, Recorded, Representations, Setting};
+use crate::encoders::CLASSIFIER;
 use crate::tape::Scope;
 use crate::var::Var;
-
-/// The layer's name: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
-pub const CLASSIFIER: &str = "classifier";
 
 pub struct Supervised;
 

@@ -41,7 +41,7 @@ impl Ready<'_> {
         for range in there {
             let block = blocks.demand(range.start)?;
             for (layer, totals) in totals.iter_mut().enumerate() {
-                rows(job, &own[range.clone()], &block, layer).iter().for_each(|row| totals.add(row));
+                self.rows(&own[range.clone()], &block, layer).iter().for_each(|row| totals.add(row));
             }
             content += block.content;
             indices.extend(block.indices);
@@ -62,7 +62,7 @@ impl Ready<'_> {
         for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {
             let mut table = TableWriter::create(path, totals, &[])?;
             for range in there {
-                for mut row in rows(job, &own[range.clone()], &blocks.demand(range.start)?, layer) {
+                for mut row in self.rows(&own[range.clone()], &blocks.demand(range.start)?, layer) {
                     // A shard does not know the others.
                     if job.shard.is_some() {
                         totals.part(&mut row)
@@ -91,6 +91,21 @@ impl Ready<'_> {
         }
         let rows = totals.first().map_or(0, |totals| totals.rows);
         Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
+    }
+
+    /// The rows of a block at one layer, as measured; `own` are its samples.
+    fn rows(&self, own: &[(u32, Subset)], block: &Block, layer: usize) -> Vec<Row> {
+        let &Ready { job, blocks, .. } = self;
+        let (source, columns) = (job.task.source, job.task.more());
+        let mut values = block.indices.iter().zip(block.values.chunks_exact(blocks.numbers())).peekable();
+        let row = |&(index, subset): &(u32, Subset)| {
+            let (_, values) = values.next_if(|(next, _)| **next == index)?;
+            let (layers, more) = values.split_at(3 * blocks.layers);
+            let alignment = layers.as_chunks().0[layer];
+            let row = Row::measured(index, source.id(index as usize), source.label(index as usize), subset, alignment);
+            Some(Row { more: columns.iter().copied().zip(more.iter().copied()).collect(), ..row })
+        };
+        own.iter().filter_map(row).collect()
     }
 
     /// Write the files of features, all in one pass over the blocks: of f and g for each table, none if they were not asked for.
@@ -123,15 +138,4 @@ impl Ready<'_> {
 /// The digest in a file of features of these samples, in the order of its rows: of the data that is left without the skipped ones.
 pub fn features_digest(data: &DataFacts, indices: &[u32]) -> String {
     if data.skipped.is_empty() { data.digest.clone() } else { kept_digest(&data.digest, indices) }
-}
-
-/// The rows of a block at one layer, as measured; `own` are its samples.
-fn rows(job: &Job, own: &[(u32, Subset)], block: &Block, layer: usize) -> Vec<Row> {
-    let source = job.task.source;
-    let mut values = block.indices.iter().zip(block.values.chunks_exact(job.task.layers.len())).peekable();
-    let row = |&(index, subset): &(u32, Subset)| {
-        let (_, values) = values.next_if(|(next, _)| **next == index)?;
-        Some(Row::measured(index, source.id(index as usize), source.label(index as usize), subset, values[layer]))
-    };
-    own.iter().filter_map(row).collect()
 }

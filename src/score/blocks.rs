@@ -21,8 +21,8 @@ const LONGEST: usize = 500;
 #[derive(Clone, Debug, Default)]
 pub struct Block {
     pub indices: Vec<u32>,
-    /// [samples, layers]: alignment of f, of g, standard error.
-    pub values: Vec<[f64; 3]>,
+    /// [samples, numbers]: alignment of f, of g and standard error of each layer, then what else was asked for.
+    pub values: Vec<f64>,
     /// Samples without values, with the reason.
     pub skipped: Vec<(u32, String)>,
     /// Of the files of all of them.
@@ -44,7 +44,7 @@ impl Open {
         for (i, &place) in measured.places.iter().enumerate().filter(|(_, place)| which.contains(place)) {
             self.block.indices.push(samples[place]);
             self.block.content += Content::of(samples[place], measured.contents[i]);
-            self.block.values.extend(&measured.values[i]);
+            self.block.values.extend(measured.values[i].iter().flatten().chain(measured.more(i)));
             self.features.iter_mut().try_for_each(|features| features.push(measured.features(i)))?;
         }
         for bad in measured.bad.iter().filter(|bad| which.contains(&bad.place)) {
@@ -71,7 +71,7 @@ impl Block {
         counts.iter().for_each(|n| bytes.extend((*n as u32).to_le_bytes()));
         bytes.extend(self.content.to_bytes());
         self.indices.iter().for_each(|i| bytes.extend(i.to_le_bytes()));
-        self.values.iter().flatten().for_each(|v| bytes.extend(v.to_bits().to_le_bytes()));
+        self.values.iter().for_each(|v| bytes.extend(v.to_bits().to_le_bytes()));
         for (index, reason) in &self.skipped {
             bytes.extend(index.to_le_bytes());
             bytes.extend((reason.len() as u32).to_le_bytes());
@@ -100,7 +100,7 @@ impl Block {
         let [indices, values, skipped] = [0, 4, 8].map(|at| word(&counts[at..]) as usize);
         let indices = take(indices.checked_mul(4)?)?.chunks_exact(4).map(word).collect();
         let number = |b: &[u8]| f64::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
-        let values = take(values.checked_mul(24)?)?.chunks_exact(24).map(|v| [0, 8, 16].map(|at| number(&v[at..]))).collect();
+        let values = take(values.checked_mul(8)?)?.chunks_exact(8).map(number).collect();
         let mut block = Block { indices, values, skipped: vec![], content };
         for _ in 0..skipped {
             let head = take(8)?;
@@ -119,11 +119,18 @@ pub struct Blocks<'a> {
     /// The samples of the job, in order.
     pub samples: &'a [u32],
     pub layers: usize,
+    /// Numbers of a sample besides those of the layers.
+    pub more: usize,
     /// Whether each block has features beside it.
     pub features: bool,
 }
 
 impl Blocks<'_> {
+    /// Numbers of a sample.
+    pub fn numbers(&self) -> usize {
+        3 * self.layers + self.more
+    }
+
     fn path(&self, start: usize) -> PathBuf {
         self.parts.folder().join(format!("{start:07}.block"))
     }
@@ -175,7 +182,7 @@ impl Blocks<'_> {
 
     /// A block if it is there, whole, and of the samples from this place on.
     fn read(&self, start: usize) -> Option<Block> {
-        let most = 1024 + BLOCK * (16 + 24 * self.layers + LONGEST);
+        let most = 1024 + BLOCK * (16 + 8 * self.numbers() + LONGEST);
         let mut bytes = vec![];
         File::open(self.path(start)).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
         let block = Block::from_bytes(&bytes, &self.job)?;
@@ -183,7 +190,7 @@ impl Blocks<'_> {
         let (mut good, mut bad) = (block.indices.iter().peekable(), block.skipped.iter().map(|(i, _)| i).peekable());
         let all = samples.iter().all(|i| good.next_if_eq(&i).is_some() || bad.next_if_eq(&i).is_some());
         let whole = all && !samples.is_empty() && good.next().is_none() && bad.next().is_none();
-        (whole && block.values.len() == block.indices.len() * self.layers).then_some(block)
+        (whole && block.values.len() == block.indices.len() * self.numbers()).then_some(block)
     }
 
     /// The features of the samples of a block that have values, `None` if they are not there or not these.

@@ -10,6 +10,7 @@
 use super::assemble::Ready;
 use super::blocks::{BLOCK, Block, Blocks, Open};
 use super::features::{self, ROLES};
+use super::measure::heads_of;
 use super::parts::Parts;
 use super::{Layer, Scorer, Shard, Task, table_name};
 use crate::data::{Content, OnBadImage};
@@ -98,7 +99,14 @@ impl Job<'_> {
             return Ok(done);
         }
         let digest = *blake3::hash(identity.to_string().as_bytes()).as_bytes();
-        let blocks = Blocks { parts: &parts, job: digest, samples: &ids, layers: self.task.layers.len(), features: self.task.features };
+        let blocks = Blocks {
+            parts: &parts,
+            job: digest,
+            samples: &ids,
+            layers: self.task.layers.len(),
+            more: self.task.more().len(),
+            features: self.task.features,
+        };
         let mut there = self.kept(&blocks, progress)?;
         let mut throughput = Throughput { threads: rayon::current_num_threads(), ..Throughput::default() };
         let missing = missing(&there, ids.len());
@@ -187,6 +195,9 @@ impl Job<'_> {
         });
         if self.task.features {
             identity["also"] = "embeddings".into();
+        }
+        for (role, side) in ROLES.iter().zip([f, g]).filter(|(_, side)| side.classifier.is_some()) {
+            identity[*role]["classifier"] = files::digest_file(&heads_of(side.path))?.into();
         }
         Ok(identity)
     }

@@ -8,6 +8,7 @@ pub mod bench;
 mod blocks;
 pub mod features;
 mod job;
+mod measure;
 mod merge;
 mod parts;
 mod scorer;
@@ -33,6 +34,7 @@ use std::path::Path;
 pub use assemble::features_digest;
 pub use blocks::BLOCK;
 pub use job::{CLOSE, Done, Existing, Job, difference};
+pub use measure::{Alignment, Confidence, Measure, classifier};
 pub use merge::merge;
 pub use parts::Parts;
 pub use scorer::{Measured, Scorer, Task, rehearse, standard_error};
@@ -48,6 +50,8 @@ pub struct Side<'a> {
     pub view: View,
     /// The un-augmented view, which [`Pairs::Original`] compares with.
     pub original: View,
+    /// Classes of the classifier that was trained on its features ([`classifier`]), where its confidence is asked for: of both sides or of none.
+    pub classifier: Option<usize>,
 }
 
 /// What of an encoder is compared.

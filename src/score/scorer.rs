@@ -1,14 +1,17 @@
 //! The program that scores: all views of a batch through both encoders, to distances at every layer asked for.
 
+use super::measure::{Alignment, Confidence, Measure, heads_of};
 use super::{Layer, Protocol, Side};
 use crate::data::{OnBadImage, Source};
 use crate::device::Device;
+use crate::encoders::{CLASSIFIER, Features};
 use crate::error::{Error, Result};
 use crate::loader::{Bad, Feed, Times, expected, room, stream};
 use crate::ops::alignment::Pairs;
 use crate::ops::augment::Batch;
 use crate::program::Program;
 use crate::random::Purpose;
+use crate::table::More;
 use crate::tape::{Mode, Tape};
 use crate::var::Var;
 use crate::weights::Weights;
@@ -29,11 +32,21 @@ pub struct Task<'a> {
     pub features: bool,
 }
 
+impl Task<'_> {
+    /// The columns beside those of every table: the confidence of both sides' classifiers, if they are given.
+    pub fn more(&self) -> &'static [More] {
+        let classifiers = [self.f, self.g].iter().all(|side| side.classifier.is_some());
+        if classifiers { &[More::ConfidenceF, More::ConfidenceG] } else { &[] }
+    }
+}
+
 /// Some samples by their places in a list, in its order.
 pub struct Measured<'a> {
     pub places: &'a [usize],
     /// Of each of them, for each layer: alignment loss of f, of g, and the standard error of their difference.
     pub values: Vec<Vec<[f64; 3]>>,
+    /// [places, columns]: what else was asked for ([`Task::more`]).
+    more: Vec<f64>,
     /// Those between that cannot be decoded.
     pub bad: &'a [Bad],
     /// Of each place, the BLAKE3 of its file, where it is one.
@@ -43,6 +56,11 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
+    /// What else was asked for, of the `i`-th place.
+    pub fn more(&self, i: usize) -> &[f64] {
+        let width = self.more.len() / self.places.len();
+        &self.more[i * width..][..width]
+    }
     /// Those of the `i`-th place; empty if they were not asked for.
     pub fn features(&self, i: usize) -> &[f32] {
         let width = self.features.len() / self.places.len();
@@ -55,10 +73,8 @@ pub struct Scorer<'a> {
     task: Task<'a>,
     program: Program,
     batch: Batch,
-    distances: Vec<[Var; 2]>, // by layer: [batch, pairs], of f and of g
-    pairs: Vec<(usize, usize)>,
-    /// Views that are compared, the original among them if it is.
-    views: usize,
+    alignments: Vec<Alignment>, // by layer
+    confidence: Option<Confidence>,
     /// f and g at each layer, if they were asked for: [views * batch, width], of which the view `original` is wanted.
     features: Vec<(Var, usize)>,
     original: usize,
@@ -70,39 +86,47 @@ struct Recorded {
     batch: Batch,
     /// What of f and of g is compared, by layer.
     outputs: [Vec<Var>; 2],
-    distances: Vec<[Var; 2]>,
-    pairs: Vec<(usize, usize)>,
+    alignments: Vec<Alignment>,
+    confidence: Option<Confidence>,
     /// Views that go through the encoders.
     count: usize,
-    compared: usize,
     original: usize,
 }
 
 impl Recorded {
     fn new([f, g]: [Side; 2], protocol: &Protocol, layers: &[Layer], features: bool, device: &Device) -> Result<Recorded> {
+        let classifiers = [f.classifier, g.classifier];
+        let confident = classifiers.iter().all(Option::is_some);
         protocol.validate()?;
         f.validate()?;
         g.validate()?;
         let compared = protocol.policies(&f).len();
         let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
-        let beside = features && original == compared;
+        let beside = (features || confident) && original == compared;
         // Behind the others, whose random numbers depend on their place.
         let policies = |side: &Side| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
         let count = compared + beside as usize;
-        let pairs = protocol.pairs.list(compared);
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
+        let batch = if confident { tape.labelled(batch) } else { batch };
         let views = tape.augment(batch, policies(&f), 0, protocol.seed, Purpose::Score);
         // What both see alike is made once.
         let alike = policies(&f) == policies(&g);
         let others = if alike { views } else { tape.augment(batch, policies(&g), 0, protocol.seed, Purpose::Score) };
-        let (mut distances, mut outputs) = ([vec![], vec![]], [vec![], vec![]]);
-        for (i, (name, side, views)) in [("f", f, views), ("g", g, others)].into_iter().enumerate() {
-            outputs[i] = side.record(&mut tape, name, views, layers)?;
-            distances[i] = outputs[i].iter().map(|x| tape.root().alignment_of(*x, count, &pairs)).collect();
-        }
-        let distances = by_layer(&distances);
-        Ok(Recorded { tape, batch, outputs, distances, pairs, count, compared, original })
+        // What a classifier sees comes last.
+        let pooled = confident.then_some(Layer::Output(Features::Pooled));
+        let wanted: Vec<Layer> = layers.iter().cloned().chain(pooled).collect();
+        let [mut of_f, mut of_g] = [f.record(&mut tape, "f", views, &wanted)?, g.record(&mut tape, "g", others, &wanted)?];
+        let confidence = match classifiers {
+            [Some(at_f), Some(at_g)] => {
+                of_f.pop().zip(of_g.pop()).map(|(x, y)| Confidence::record(&mut tape, [x, y], &batch, original, [at_f, at_g]))
+            }
+            _ => None,
+        };
+        let outputs = [of_f, of_g];
+        let align = |both: [Var; 2]| Alignment::record(&mut tape, both, count, compared, protocol.pairs);
+        let alignments = by_layer(&outputs).into_iter().map(align).collect();
+        Ok(Recorded { tape, batch, outputs, alignments, confidence, count, original })
     }
 
     /// Refuses what the machine cannot hold.
@@ -135,15 +159,19 @@ impl<'a> Scorer<'a> {
             let tape = &recorded.tape;
             let prefix = format!("{name}.");
             weights.load(side.path, &prefix)?;
+            if side.classifier.is_some() {
+                weights.load_head(&heads_of(side.path), &prefix, CLASSIFIER)?;
+            }
             weights.check(side.path, tape, &prefix)?;
         }
         recorded.must_fit(weights.device())?;
-        let Recorded { mut tape, batch, outputs, distances, pairs, count, compared, original } = recorded;
+        let Recorded { mut tape, batch, outputs, alignments, confidence, count, original } = recorded;
         let width = |x: Var| (x, tape.shape(x).len() / (count * protocol.batch));
         let features: Vec<_> = if task.features { by_layer(&outputs).into_iter().flatten().map(width).collect() } else { vec![] };
-        distances.iter().flatten().chain(features.iter().map(|(x, _)| x)).for_each(|x| tape.keep(*x));
+        let measures = alignments.iter().map(|m| m as &dyn Measure).chain(confidence.iter().map(|m| m as &dyn Measure));
+        measures.flat_map(Measure::vars).chain(features.iter().map(|(x, _)| x)).for_each(|x| tape.keep(*x));
         let program = tape.compile(&mut weights)?;
-        Ok(Scorer { task, program, batch, distances, pairs, views: compared, features, original })
+        Ok(Scorer { task, program, batch, alignments, confidence, features, original })
     }
 
     /// Of the features of f and g at each layer; none if they were not asked for.
@@ -157,19 +185,16 @@ impl<'a> Scorer<'a> {
     /// An image cannot be read (or decoded, unless such are skipped), features are not finite, the device fails, or
     /// `take` says so. Whatever came before was given to `take`.
     pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&Measured) -> Result<()>) -> Result<Times> {
-        let &mut Scorer { task, ref mut program, batch, ref distances, ref pairs, views, ref features, original } = self;
+        let &mut Scorer { task, ref mut program, batch, ref alignments, ref confidence, ref features, original } = self;
         let feed = Feed { batch, source: task.source, samples, on_bad: task.on_bad };
         stream(program, &feed, |program, part| {
-            let mut values = vec![Vec::with_capacity(distances.len()); part.places.len()];
-            for [f, g] in distances {
-                if part.places.is_empty() {
-                    break;
-                }
-                let (f, g): (Vec<f32>, Vec<f32>) = (program.read(*f)?, program.read(*g)?);
-                for (i, values) in values.iter_mut().enumerate() {
-                    let own = i * pairs.len()..(i + 1) * pairs.len();
-                    values.push(reduce(&f[own.clone()], &g[own], task.protocol.pairs, views));
-                }
+            let mut values = vec![Vec::with_capacity(alignments.len()); part.places.len()];
+            for alignment in alignments {
+                numbers(program, alignment, part.places.len(), |i, found| values[i].push([found[0], found[1], found[2]]))?;
+            }
+            let mut more = vec![];
+            if let Some(confidence) = confidence {
+                numbers(program, confidence, part.places.len(), |_, found| more.extend(found))?;
             }
             for (&place, values) in part.places.iter().zip(&values) {
                 values.iter().try_for_each(|[f, g, _]| finite(&task, *f, *g, samples[place]))?;
@@ -178,7 +203,7 @@ impl<'a> Scorer<'a> {
             let read: Vec<Vec<f32>> = read.iter().map(|(x, _)| program.read::<f32>(*x)).collect::<Result<_>>()?;
             let row = |i: usize| read.iter().zip(features).flat_map(move |(x, (_, w))| &x[(original * batch.n + i) * w..][..*w]);
             let features: Vec<f32> = (0..part.places.len()).flat_map(row).copied().collect();
-            take(&Measured { places: part.places, values, bad: part.bad, contents: part.contents, features })
+            take(&Measured { places: part.places, values, more, bad: part.bad, contents: part.contents, features })
         })
     }
 }
@@ -192,10 +217,13 @@ fn finite(task: &Task, align_f: f64, align_g: f64, sample: u32) -> Result<()> {
     Err(Error::format(path, format!("{who} gives features that are not finite for sample {id}; these weights cannot be used")))
 }
 
-fn reduce(f: &[f32], g: &[f32], kind: Pairs, views: usize) -> [f64; 3] {
-    let mean = |d: &[f32]| d.iter().map(|v| *v as f64).sum::<f64>() / d.len() as f64;
-    let delta: Vec<f64> = f.iter().zip(g).map(|(f, g)| *g as f64 - *f as f64).collect();
-    [mean(f), mean(g), standard_error(kind, &delta, views)]
+/// What a measure makes of each of the first `samples` of the batch that the program has just been run on.
+fn numbers(program: &Program, measure: &dyn Measure, samples: usize, mut take: impl FnMut(usize, Vec<f64>)) -> Result<()> {
+    if samples > 0 {
+        let read: Vec<Vec<f32>> = measure.vars().iter().map(|v| program.read(*v)).collect::<Result<_>>()?;
+        (0..samples).for_each(|i| take(i, measure.reduce(&read, i)));
+    }
+    Ok(())
 }
 
 /// Standard error of the mean of `delta`, the values of the pairs in the order of [`Pairs::list`], over the draw of the views.

@@ -13,7 +13,6 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::loader::load;
-use crate::methods;
 use crate::program::Plan;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -125,7 +124,7 @@ fn enough(job: &Job) -> Result<()> {
 /// Refuses to learn classes of samples that have none.
 fn labelled(job: &Job) -> Result<()> {
     let method = &job.recipe.method.name;
-    if !methods::find(method)?.supervised() {
+    if !job.recipe.supervised()? {
         return Ok(());
     }
     let remedy = "take data with a class for each sample, or another method";

@@ -1,0 +1,131 @@
+//! What scoring computes of each sample from the two encoders, and how that becomes numbers in the table.
+
+use super::scorer::standard_error;
+use crate::checkpoint::Checkpoint;
+use crate::data::{Source, class_count};
+use crate::encoders::CLASSIFIER;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::ops::alignment::Pairs;
+use crate::ops::augment::Batch;
+use crate::table::More;
+use crate::tape::Tape;
+use crate::var::Var;
+use std::path::{Path, PathBuf};
+
+/// A quantity of one sample. To add one: record what it needs of the encoders' outputs, say what is read after each batch, reduce that to
+/// numbers, and name the columns.
+pub trait Measure {
+    /// Its columns beside those that every table has, in the order of its numbers; the alignment has none.
+    fn columns(&self) -> &'static [More];
+    /// Numbers of one sample.
+    fn width(&self) -> usize;
+    /// What is read after each batch.
+    fn vars(&self) -> &[Var];
+    /// The numbers of sample `i` of the batch, from what was read.
+    fn reduce(&self, read: &[Vec<f32>], i: usize) -> Vec<f64>;
+}
+
+/// The alignment loss of f and of g (paper, Eq. 1) at one layer, and the standard error of their difference.
+pub struct Alignment {
+    distances: [Var; 2], // [batch, pairs], of f and of g
+    kind: Pairs,
+    /// Pairs of views.
+    pairs: usize,
+    /// Views that are compared, the original among them if it is.
+    views: usize,
+}
+
+impl Alignment {
+    /// `outputs` `[views * n, ..]` are what f and g make of all `count` views, of which `pairs` are compared.
+    pub fn record(tape: &mut Tape, outputs: [Var; 2], count: usize, views: usize, kind: Pairs) -> Alignment {
+        let pairs = kind.list(views);
+        let distances = outputs.map(|x| tape.root().alignment_of(x, count, &pairs));
+        Alignment { distances, kind, pairs: pairs.len(), views }
+    }
+}
+
+impl Measure for Alignment {
+    fn columns(&self) -> &'static [More] {
+        &[]
+    }
+    fn width(&self) -> usize {
+        3
+    }
+    fn vars(&self) -> &[Var] {
+        &self.distances
+    }
+    fn reduce(&self, read: &[Vec<f32>], i: usize) -> Vec<f64> {
+        let own = |d: &[f32]| d[i * self.pairs..][..self.pairs].iter().map(|v| *v as f64).collect::<Vec<f64>>();
+        let (f, g) = (own(&read[0]), own(&read[1]));
+        let mean = |d: &[f64]| d.iter().sum::<f64>() / d.len() as f64;
+        let delta: Vec<f64> = f.iter().zip(&g).map(|(f, g)| g - f).collect();
+        vec![mean(&f), mean(&g), standard_error(self.kind, &delta, self.views)]
+    }
+}
+
+/// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020 take
+/// the mean of its being the largest over many models; with one pair the probability says more). NaN where a sample has no class.
+pub struct Confidence {
+    rows: [Var; 2], // [3, views * n]: the first row is -ln of the probability
+    /// The row of the first sample's un-augmented view.
+    first: usize,
+}
+
+impl Confidence {
+    /// `features` `[views * n, width]` of f and g, of which view `original` is the image itself; `classes` of each classifier.
+    pub fn record(tape: &mut Tape, features: [Var; 2], batch: &Batch, original: usize, classes: [usize; 2]) -> Confidence {
+        let labels = batch.labels.expect("the batch has labels");
+        let mut at = ["f", "g"].into_iter().zip(classes);
+        let rows = features.map(|x| {
+            let (role, classes) = at.next().expect("two sides");
+            let mut s = tape.root();
+            let logits = s.at(role).at(CLASSIFIER).linear(x, classes, true);
+            s.cross_entropy(logits, labels).rows
+        });
+        Confidence { rows, first: original * batch.n }
+    }
+}
+
+impl Measure for Confidence {
+    fn columns(&self) -> &'static [More] {
+        &[More::ConfidenceF, More::ConfidenceG]
+    }
+    fn width(&self) -> usize {
+        2
+    }
+    fn vars(&self) -> &[Var] {
+        &self.rows
+    }
+    fn reduce(&self, read: &[Vec<f32>], i: usize) -> Vec<f64> {
+        read.iter().map(|losses| (-losses[self.first + i] as f64).exp()).collect()
+    }
+}
+
+/// Where what was trained on top of an encoder is kept: `f.heads.safetensors` beside `f.safetensors`.
+pub fn heads_of(weights: &Path) -> PathBuf {
+    weights.with_extension("heads.safetensors")
+}
+
+/// How many classes the classifier beside an encoder's weights tells apart, which must be those of the data.
+///
+/// # Errors
+/// There is no classifier, or the data have other classes.
+pub fn classifier(weights: &Path, source: &dyn Source) -> Result<usize> {
+    let (path, remedy) =
+        (heads_of(weights), "confidence needs encoders of `sslmem train --method supervised`, with the file of their heads beside them");
+    if !files::exists(&path)? {
+        return Err(Error::config(format!("{} has no classifier: there is no {}", weights.display(), path.display()), remedy));
+    }
+    let heads = Checkpoint::open(&path)?;
+    let Some(classes) = heads.tensors.get(&format!("{CLASSIFIER}.weight")).and_then(|weight| weight.shape.first().copied()) else {
+        return Err(Error::config(format!("{} holds no classifier", path.display()), remedy));
+    };
+    // Labels without names may be a part of all; names are all.
+    let (named, there) = (!source.classes().is_empty(), class_count(source));
+    if there > classes || named && there != classes {
+        let what = format!("{} tells {classes} classes apart, and the data have {there}", path.display());
+        return Err(Error::config(what, "take the data that it was trained on, or data with the same classes in the same order"));
+    }
+    Ok(classes)
+}
