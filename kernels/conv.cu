@@ -66,34 +66,18 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilo
   finish<S, BM, BN, WM, WN, ANY>(acc, smem, g, to, tile, n0);
 }
 
-KERNEL void __launch_bounds__(256, 1) conv_128x256(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, before, moments, shift, residual, add, activation};
+KERNEL void __launch_bounds__(256, 1) conv_128x256(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 256, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x128(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, before, moments, shift, residual, add, activation};
+KERNEL void __launch_bounds__(128, 2) conv_128x128(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 128, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x64(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, before, moments, shift, residual, add, activation};
+KERNEL void __launch_bounds__(128, 2) conv_128x64(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 64, 64, 32, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_any(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  const Epilogue to = {y, before, moments, shift, residual, add, activation};
+KERNEL void __launch_bounds__(128, 2) conv_any(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 64, 64, 32, true>(to, x, w, g);
 }

@@ -3,7 +3,7 @@
 #include "gelu.cuh"
 #include "product.cuh"
 
-// Where the pixels of the result lie in x and in y.
+// Where the pixels of the result lie in x and in y. A parameter: `Gather` in src/ops/product.rs.
 struct Gather {
   int batch, height, width, channels;  // x [batch, height, width, channels]
   int outputs;                         // w [outputs, taps_h, taps_w, channels]
@@ -68,10 +68,10 @@ template <int ROWS, int THREADS> struct Pixels {
   }
 };
 
-// As `Activation` in src/device/product.rs.
+// As `Activation` in src/device/product/mod.rs.
 enum Activation { NOTHING, RELU, GELU };
 
-// What is done to a result before it is written, and the statistics of what is written.
+// What is done to a result before it is written, and the statistics of what is written. A parameter: `Epilogue` in src/ops/product.rs.
 struct Epilogue {
   T *y;
   T *before;           // like y, what the activation is given; or null

@@ -7,7 +7,7 @@
 #include "conv_bwd_w.cuh"
 
 // The same value by value. A warp takes a pixel, so that where it lies is computed once for its columns.
-template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, const Gather &g, int first, int pixel, int end) {
+template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, const Window &g, int first, int pixel, int end) {
   for (int k = threadIdx.x >> 5; k < BK; k += THREADS / 32) {
     const int p = pixel + k, j = p % g.out_w * g.step - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.step - g.pad, n = rest / g.out_h;
 #pragma unroll
@@ -20,7 +20,7 @@ template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, cons
   }
 }
 
-template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void weights(float *partial, const T *dy, const T *x, const Gather &g, int run) {
+template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void weights(float *partial, const T *dy, const T *x, const Window &g, int run) {
   constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, BYTES = (BM + BN) * ROW;
   SHARED_DYN(smem);
   const int across = (g.depth() + BN - 1) / BN, m0 = blockIdx.x / across * BM, n0 = blockIdx.x % across * BN;
@@ -45,19 +45,16 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void weights(float *p
   put_sums<ANY>(partial, acc, g, m0 + wm, n0 + wn);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_bwd_w_128x128(float *partial, const T *dy, const T *x, int batch, int height, int width,
-    int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
-  weights<128, 128, 64, 64, false>(partial, dy, x, {batch, height, width, channels, outputs, taps, step, pad, out_h, out_w}, run);
+KERNEL void __launch_bounds__(128, 2) conv_bwd_w_128x128(float *partial, const T *dy, const T *x, GRID_CONSTANT Window g, int run) {
+  weights<128, 128, 64, 64, false>(partial, dy, x, g, run);
 }
 
-KERNEL void __launch_bounds__(128, 3) conv_bwd_w_64x128(float *partial, const T *dy, const T *x, int batch, int height, int width,
-    int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
-  weights<64, 128, 32, 64, false>(partial, dy, x, {batch, height, width, channels, outputs, taps, step, pad, out_h, out_w}, run);
+KERNEL void __launch_bounds__(128, 3) conv_bwd_w_64x128(float *partial, const T *dy, const T *x, GRID_CONSTANT Window g, int run) {
+  weights<64, 128, 32, 64, false>(partial, dy, x, g, run);
 }
 
-KERNEL void __launch_bounds__(128, 3) conv_bwd_w_any(float *partial, const T *dy, const T *x, int batch, int height, int width,
-    int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
-  weights<64, 64, 32, 32, true>(partial, dy, x, {batch, height, width, channels, outputs, taps, step, pad, out_h, out_w}, run);
+KERNEL void __launch_bounds__(128, 3) conv_bwd_w_any(float *partial, const T *dy, const T *x, GRID_CONSTANT Window g, int run) {
+  weights<64, 64, 32, 32, true>(partial, dy, x, g, run);
 }
 
 // dw [outputs, channels, taps] from partial [splits, outputs, taps, channels], added up in the order of the splits. A block has one

@@ -2,7 +2,8 @@
 #pragma once
 #include "product.cuh"
 
-struct Gather {
+// A convolution and the sizes of its maps. A parameter: `Window` in src/ops/product.rs.
+struct Window {
   int batch, height, width, channels;  // x
   int outputs, taps, step, pad;        // w [outputs, channels, taps, taps]
   int out_h, out_w;                    // dy [batch, out_h, out_w, outputs]
@@ -45,9 +46,9 @@ template <int COLS, int THREADS> struct Seen {
   int down, right, on;              // BK pixels further
   int last_w, row, next_row;        // past the last column; what goes back by a row of the result, and where the next begins
   int last_h, map, next_map;        // the same of a map
-  int step;                         // as in Gather
+  int step;                         // as in Window
 
-  MEMBER Seen(const T *x_, const Gather &g, int first, int begin, int end_) : x(x_), height(g.height), width(g.width), end(end_) {
+  MEMBER Seen(const T *x_, const Window &g, int first, int begin, int end_) : x(x_), height(g.height), width(g.width), end(end_) {
     const int column = first + threadIdx.x % LINE * VEC, tap = column / g.channels, line = g.channels / VEC;
     const int tap_i = tap / g.taps - g.pad, tap_j = tap % g.taps - g.pad;
     in_depth = column < g.depth();
@@ -79,7 +80,7 @@ template <int COLS, int THREADS> struct Seen {
 
 // Writes the sums of a warp, whose first is that of output `o0` and (tap, channel) column `c0`. Four lanes fill a sector of 32 bytes, so
 // they can go straight to memory.
-template <bool ANY, int MI, int NI> DEVICE void put_sums(float *partial, const float (&acc)[MI][NI][4], const Gather &g, int o0, int c0) {
+template <bool ANY, int MI, int NI> DEVICE void put_sums(float *partial, const float (&acc)[MI][NI][4], const Window &g, int o0, int c0) {
   const int lane = threadIdx.x & 31;
   float *to = partial + (u64)blockIdx.y * g.outputs * g.depth();
 #pragma unroll

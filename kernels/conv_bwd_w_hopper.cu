@@ -5,10 +5,8 @@
 #include "product_hopper.cuh"
 #include "conv_bwd_w.cuh"
 
-KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T *dy, const T *x, int batch, int height, int width,
-    int channels, int outputs, int taps, int step, int pad, int out_h, int out_w, int run) {
+KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T *dy, const T *x, GRID_CONSTANT Window g, int run) {
   constexpr int THREADS = 256, STAGES = 3;
-  const Gather g = {batch, height, width, channels, outputs, taps, step, pad, out_h, out_w};
   SHARED_DYN(smem);
   const int across = (g.depth() + 127) / 128, m0 = blockIdx.x / across * 128, n0 = blockIdx.x % across * 128;
   const int begin = blockIdx.y * run, end = min(begin + run, g.pixels());

@@ -22,16 +22,10 @@ template <class S, int BN, int UNDER_WAY> DEVICE void conv(const Epilogue &to, c
   finish<S, 128, BN, 16, BN, false>(acc, smem, g, to, tile, n0);
 }
 
-KERNEL void __launch_bounds__(256, 2) conv_hopper(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  conv<Tile<128, 128, 16, 128, 3>, 128, 0>({y, before, moments, shift, residual, add, activation}, x, w, g);
+KERNEL void __launch_bounds__(256, 2) conv_hopper(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+  conv<Tile<128, 128, 16, 128, 3>, 128, 0>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(256, 1) conv_hopper_wide(T *y, T *before, float *moments, const T *x, const T *w, const float *shift,
-    const T *residual, int add, int activation, int batch, int height, int width, int channels, int outputs, int taps_h, int taps_w, int step, int from_h,
-    int from_w, int out_h, int out_w, int map_h, int map_w, int spread, int at_h, int at_w) {
-  const Gather g = {batch, height, width, channels, outputs, taps_h, taps_w, step, from_h, from_w, out_h, out_w, map_h, map_w, spread, at_h, at_w};
-  conv<Tile<128, 256, 16, 256, 4>, 256, 1>({y, before, moments, shift, residual, add, activation}, x, w, g);
+KERNEL void __launch_bounds__(256, 1) conv_hopper_wide(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+  conv<Tile<128, 256, 16, 256, 4>, 256, 1>(to, x, w, g);
 }

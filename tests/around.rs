@@ -1,7 +1,7 @@
 //! A queue around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::Cell;
@@ -21,18 +21,19 @@ pub enum Fill {
 pub struct Around {
     inner: Rc<dyn Queue>,
     fill: Fill,
-    products: Products,
-    allocated: Cell<usize>,
+    capabilities: Capabilities,
+    /// How often memory was asked for.
+    pub allocated: Cell<usize>,
 }
 
 impl Around {
     pub fn new(inner: Rc<dyn Queue>, fill: Fill) -> Rc<Around> {
-        let products = inner.products();
-        Around::choosing(inner, fill, products)
+        let capabilities = inner.capabilities();
+        Around::choosing(inner, fill, capabilities)
     }
-    /// Multiplies by these kernels.
-    pub fn choosing(inner: Rc<dyn Queue>, fill: Fill, products: Products) -> Rc<Around> {
-        Rc::new(Around { inner, fill, products, allocated: Cell::new(0) })
+    /// Chooses kernels by these capabilities.
+    pub fn choosing(inner: Rc<dyn Queue>, fill: Fill, capabilities: Capabilities) -> Rc<Around> {
+        Rc::new(Around { inner, fill, capabilities, allocated: Cell::new(0) })
     }
 }
 
@@ -40,14 +41,8 @@ impl Queue for Around {
     fn real(&self) -> Dtype {
         self.inner.real()
     }
-    fn shared(&self) -> usize {
-        self.inner.shared()
-    }
-    fn products(&self) -> Products {
-        self.products
-    }
-    fn multiprocessors(&self) -> usize {
-        self.inner.multiprocessors()
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
         self.inner.map(address, matrix)

@@ -6,7 +6,7 @@ use crate::emulated::Emulated;
 use crate::survive::{self, Check};
 use crate::{augment_gpu, conformance, curves, kernels, kernels_update, large, replay};
 use emulator::Options;
-use sslmem::device::{Device, Products, Queue, cuda};
+use sslmem::device::{Capabilities, Device, Queue, cuda};
 use sslmem::var::Dtype;
 use std::rc::Rc;
 
@@ -18,10 +18,10 @@ fn emulated() -> bool {
 /// The first card, with the products that it chooses, or nothing where none is required.
 fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
     if emulated() {
-        let products = if real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err() { Products::HOPPER } else { Products::PORTABLE };
+        let wgmma = real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err();
         // A bug of planted.txt, to see it found.
         let bug = std::env::var("SSLMEM_BUG").ok().map(|bug| &*bug.leak());
-        return Some(Emulated::choosing(real, products, Options { bug, ..Options::default() }));
+        return Some(Emulated::choosing(real, Options { bug, ..Options::default() }, |own| Capabilities { wgmma, ..own }));
     }
     match cuda::open(0, real) {
         Ok(queue) => Some(queue),
@@ -46,10 +46,10 @@ fn cases(test: &'static str, real: Dtype) {
         move || case.agrees(queue).map(|_| ())
     };
     let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &queue))).collect();
-    let products = queue.products();
-    let by_tma = products.hopper.then_some(("by TMA", Products { tma: true, ..products }));
-    for (which, products) in by_tma.into_iter().chain([("widest tiles", Products { wide: 0, deep: 0, ..products })]) {
-        let queue: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, products);
+    let own = queue.capabilities();
+    let by_tma = own.wgmma.then_some(("by TMA", Capabilities { tma: true, ..own }));
+    for (which, chosen) in by_tma.into_iter().chain([("widest tiles", Capabilities { wide: 0, deep: 0, ..own })]) {
+        let queue: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, chosen);
         checks
             .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, {which}", case.name()), one(case, &queue))));
     }
@@ -83,7 +83,7 @@ fn cases_bf16() {
 #[test]
 fn conformance_of_ptx() {
     let Some(queue) = poisoned(Dtype::Bf16) else { return };
-    let checks = conformance::all(queue.products().hopper).into_iter().map(|(name, check)| {
+    let checks = conformance::all(queue.capabilities().wgmma).into_iter().map(|(name, check)| {
         let queue = queue.clone();
         Check::new(name, move || {
             check(&*queue);

@@ -2,7 +2,7 @@
 //! five functions alone, and what is missing is said in a sentence.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Arg, Device, Gpu, Host, Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Arg, Capabilities, Device, Gpu, Host, Launch, Matrix, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
@@ -22,17 +22,11 @@ impl Queue for List {
     fn real(&self) -> Dtype {
         Dtype::F32
     }
-    fn shared(&self) -> usize {
-        0
-    }
     fn free(&self, address: u64) {
         self.blocks.borrow_mut().remove(&address);
     }
-    fn products(&self) -> Products {
-        Products::PORTABLE
-    }
-    fn multiprocessors(&self) -> usize {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::portable((8, 0), 1, 0)
     }
     fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
         unreachable!("no kernel for Hopper is chosen")

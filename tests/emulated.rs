@@ -1,8 +1,8 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
 use emulator::{Emulator, LaunchCounts, Options, TensorMap};
-use sslmem::device::signature::{self, Kind, MAP};
-use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::signature::{self, Kind, MAP, Param};
+use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -15,8 +15,7 @@ type Graph = Vec<(Launch, Vec<u64>)>;
 pub struct Emulated {
     emulator: Rc<Emulator>,
     real: Dtype,
-    shared: usize,
-    products: Products,
+    capabilities: Capabilities,
     /// The launches of the graph that is being made.
     captured: RefCell<Option<Graph>>,
 }
@@ -24,20 +23,20 @@ pub struct Emulated {
 impl Emulated {
     /// A device whose activations are `real`.
     pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
-        Emulated::choosing(real, Products::PORTABLE, options)
+        Emulated::choosing(real, options, |own| own)
     }
     /// A device in bf16 that chooses the kernels for Hopper whose threads copy.
     pub fn hopper(options: Options) -> Rc<Emulated> {
-        Emulated::choosing(Dtype::Bf16, Products::HOPPER, options)
+        Emulated::choosing(Dtype::Bf16, options, |own| Capabilities { wgmma: true, ..own })
     }
     /// A device that chooses those that fetch by TMA as well.
     pub fn tma(options: Options) -> Rc<Emulated> {
-        Emulated::choosing(Dtype::Bf16, Products { tma: true, ..Products::HOPPER }, options)
+        Emulated::choosing(Dtype::Bf16, options, |own| Capabilities { wgmma: true, tma: true, ..own })
     }
-    /// A device that multiplies by these kernels.
-    pub fn choosing(real: Dtype, products: Products, options: Options) -> Rc<Emulated> {
-        let captured = RefCell::default();
-        Rc::new(Emulated { emulator: Rc::new(Emulator::new(options)), real, shared: options.shared_limit, products, captured })
+    /// A device that chooses kernels by changed capabilities. It has few multiprocessors, so that blocks have several tiles.
+    pub fn choosing(real: Dtype, options: Options, change: impl FnOnce(Capabilities) -> Capabilities) -> Rc<Emulated> {
+        let capabilities = change(Capabilities::portable((9, 0), 2, options.shared_limit));
+        Rc::new(Emulated { emulator: Rc::new(Emulator::new(options)), real, capabilities, captured: RefCell::default() })
     }
     fn not_capturing(&self, what: &str) -> Result<()> {
         match *self.captured.borrow() {
@@ -57,15 +56,18 @@ fn found(message: String) -> Error {
 }
 
 fn start(emulator: &Emulator, real: Dtype, l: &Launch, words: &[u64]) -> Result<()> {
-    // Here a map is given by its address.
+    // Here maps and structures are given by their addresses, a map by one of a multiple of 64.
     let signature = signature::find(l.kernel).expect("a kernel");
     let (firsts, _) = signature.words();
-    let map = |&first: &usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
-    let is_map = |at: usize| signature.params[at].kind == Kind::Map;
-    let maps: Vec<(usize, TensorMap)> =
-        firsts.iter().enumerate().filter(|(at, _)| is_map(*at)).map(|(at, first)| (at, map(first))).collect();
-    let mut words: Vec<u64> = firsts.iter().map(|&first| words[first]).collect();
-    maps.iter().for_each(|(at, map)| words[*at] = std::ptr::from_ref(map) as u64);
+    let map = |first: usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
+    let maps: Vec<Option<TensorMap>> =
+        signature.params.iter().zip(&firsts).map(|(param, &first)| (param.kind == Kind::Map).then(|| map(first))).collect();
+    let word = |((param, &first), map): ((&Param, &usize), &Option<TensorMap>)| match (&param.kind, map) {
+        (_, Some(map)) => std::ptr::from_ref(map) as u64,
+        (Kind::Struct(_), _) => std::ptr::from_ref(&words[first]) as u64,
+        _ => words[first],
+    };
+    let words: Vec<u64> = signature.params.iter().zip(&firsts).zip(&maps).map(word).collect();
     emulator.launch(l.kernel, real == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
 }
 
@@ -76,15 +78,8 @@ impl Queue for Emulated {
     fn real(&self) -> Dtype {
         self.real
     }
-    fn shared(&self) -> usize {
-        self.shared
-    }
-    fn products(&self) -> Products {
-        self.products
-    }
-    /// Few, so that blocks have several tiles.
-    fn multiprocessors(&self) -> usize {
-        2
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
         let (dims, high) = ([matrix.columns as u32, matrix.rows as u32], matrix.high as u32);

@@ -5,7 +5,7 @@ use crate::emulated::Emulated;
 use crate::gpu_script::cold::Cold;
 use emulator::Options;
 use sslmem::device::signature::{self, Signature};
-use sslmem::device::{Device, Products, Queue};
+use sslmem::device::{Capabilities, Device, Queue};
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{After, Dense};
 use sslmem::ops::{ALL, Case};
@@ -169,11 +169,11 @@ fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
 /// Cards take the widest tiles for many rows only, which no case has: here they are taken wherever they can be.
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
-    let wide = |hopper| Products { hopper, tma: false, wide: 0, deep: 0 };
+    let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
     for real in [Dtype::F32, Dtype::Bf16] {
-        on_the_emulator(|options| Emulated::choosing(real, wide(false), options), &["linear/", "conv/"]);
+        on_the_emulator(|options| Emulated::choosing(real, options, wide(false)), &["linear/", "conv/"]);
     }
-    on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, wide(true), options), &["linear/", "conv/"]);
+    on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, options, wide(true)), &["linear/", "conv/"]);
 }
 
 #[test]
@@ -253,11 +253,11 @@ fn every_kernel_is_launched_on_the_emulator() {
     const NO_OPS: [&str; 3] = ["conformance_", "measure_", "optimize_"];
     const BY_NAME: [&str; 3] = ["augment", "average", "step"];
     let options = Options { race: false, ..Options::default() };
-    let wide = |hopper| Products { hopper, tma: false, wide: 0, deep: 0 };
+    let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
     let devices = [
         (Emulated::new(Dtype::Bf16, options), &[][..]),
-        (Emulated::choosing(Dtype::Bf16, wide(false), options), &["linear/", "conv/"]),
-        (Emulated::choosing(Dtype::Bf16, wide(true), options), &["linear/", "conv/"]),
+        (Emulated::choosing(Dtype::Bf16, options, wide(false)), &["linear/", "conv/"]),
+        (Emulated::choosing(Dtype::Bf16, options, wide(true)), &["linear/", "conv/"]),
         (Emulated::hopper(options), &["linear/", "conv/"]),
         (Emulated::tma(options), &["linear/", "conv/"]),
     ];

@@ -6,7 +6,7 @@ use crate::emulated::Emulated;
 use crate::kernels::{close, distance, record};
 use crate::survive::Check;
 use emulator::Options;
-use sslmem::device::{Device, Products, Queue};
+use sslmem::device::{Capabilities, Device, Queue};
 use sslmem::ops::Case;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{After, Dense};
@@ -113,8 +113,8 @@ fn like_the_cpu(large: &Large, gpu: &Program) -> Result<(), String> {
 }
 
 /// What a card can choose among, by name; those of one sort add in the same order.
-fn variants(hopper: bool) -> Vec<(&'static str, Products)> {
-    let with = |hopper, tma, wide| Products { hopper, tma, wide, deep: wide };
+fn variants(own: Capabilities) -> Vec<(&'static str, Capabilities)> {
+    let with = |wgmma, tma, wide| Capabilities { wgmma, tma, wide, deep: wide, ..own };
     let all = [
         ("Hopper kernels, by TMA", with(true, true, usize::MAX)),
         ("Hopper kernels, narrow tiles", with(true, false, usize::MAX)),
@@ -122,7 +122,7 @@ fn variants(hopper: bool) -> Vec<(&'static str, Products)> {
         ("portable kernels, narrow tiles", with(false, false, usize::MAX)),
         ("portable kernels, wide tiles", with(false, false, 0)),
     ];
-    all.into_iter().filter(|(_, products)| hopper || !products.hopper).collect()
+    all.into_iter().filter(|(_, chosen)| own.wgmma || !chosen.wgmma).collect()
 }
 
 /// Each layer by all kernels that a card can choose among.
@@ -131,8 +131,8 @@ pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterato
         let queue = queue.clone();
         Check::new(large.all.name, move || {
             let mut first: Option<Vec<Vec<f32>>> = None;
-            for (which, products) in variants(queue.products().hopper) {
-                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(queue.clone(), Fill::Ones, products)));
+            for (which, chosen) in variants(queue.capabilities()) {
+                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(queue.clone(), Fill::Ones, chosen)));
                 let got = results(&mut program).map_err(|why| format!("{which}: {why}"))?;
                 for _ in 1..5 {
                     if !same_bits(&got, &results(&mut program)?) {
@@ -141,7 +141,7 @@ pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterato
                 }
                 like_the_cpu(large, &program).map_err(|why| format!("{which}: {why}"))?;
                 // Statistics of a tile are added in an order that depends on its width.
-                let plain = large.all.inputs[0].len() == 3 && products.hopper;
+                let plain = large.all.inputs[0].len() == 3 && chosen.wgmma;
                 if plain && first.as_ref().is_some_and(|first| !same_bits(first, &got)) {
                     return Err(format!("{which} leave other bits than the first, in the same order of products"));
                 }

@@ -8,6 +8,7 @@ mod card;
 mod checkpoint;
 mod checkpoint_hostile;
 mod checkpoint_libraries;
+mod choose;
 mod cli;
 mod config;
 mod conformance;

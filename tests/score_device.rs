@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::score::{encoders, network};
 use sslmem::data::{self, OnBadImage};
 use sslmem::device::signature::MAP;
-use sslmem::device::{Device, Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Capabilities, Device, Launch, Matrix, Queue, Replay};
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::manifest::EncoderFacts;
@@ -36,14 +36,8 @@ impl Queue for Mortal {
     fn real(&self) -> Dtype {
         Dtype::F32
     }
-    fn shared(&self) -> usize {
-        96 << 10
-    }
-    fn products(&self) -> Products {
-        Products::PORTABLE
-    }
-    fn multiprocessors(&self) -> usize {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::portable((8, 0), 1, 96 << 10)
     }
     fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
         unreachable!("no kernel for Hopper is chosen")

@@ -19,7 +19,7 @@ KERNEL void plain() {}
 "#;
     let parsed = signature::parse(&Source { name: "a.cu", text }).unwrap();
     assert_eq!(parsed.iter().map(|s| s.kernel).collect::<Vec<_>>(), ["two_lines", "plain"]);
-    let params: Vec<_> = parsed[0].params.iter().map(|p| (p.name, p.kind, p.constant)).collect();
+    let params: Vec<_> = parsed[0].params.iter().map(|p| (p.name, p.kind.clone(), p.constant)).collect();
     let pointer = Kind::Pointer;
     let expected = [
         ("y", pointer(Dtype::Real), false),
@@ -36,6 +36,9 @@ KERNEL void plain() {}
     for (text, said) in [
         ("KERNEL void a(double x) {", "a.cu: no call can give `double x` to `a`"),
         ("KERNEL void a(const float **x) {", "a.cu: no call can give `const float **x` to `a`"),
+        ("struct S { int n; }; KERNEL void a(S *s) {", "a.cu: no call can give `S *s` to `a`"),
+        ("struct S { double n; }; KERNEL void a(S s) {", "a.cu: no call can give `double n` in `S` to `a`"),
+        ("struct S { int n, *x; }; KERNEL void a(S s) {", "a.cu: no call can give `int n, *x` in `S` to `a`"),
         ("KERNEL void a(int) {", "a.cu: no call can give `int` to `a`"),
         ("KERNEL void a(int x", "a.cu: parameters that do not end in `KERNEL void a(int x`"),
         ("KERNEL void name##N(int x) {", "a.cu: no plain name in `KERNEL void name##N(int x) {`"),
@@ -63,4 +66,80 @@ fn a_call_that_does_not_fit_its_kernel_is_refused() {
         "{}",
         said(&given)
     );
+}
+
+/// A structure of a kernel, as its text has it, with members that are functions and fields of several sizes.
+fn taking_a_structure() -> signature::Signature {
+    let text = r#"
+struct Inner { int not_this; };
+struct Sizes {
+  int n, height;         // two
+  MEMBER int rows() const { if (n) { return n; } return height; }
+  float *y;
+  const T *x; /* one */
+  u32 seed;
+};
+KERNEL void sized(GRID_CONSTANT Sizes s, int add) {}
+"#;
+    signature::parse(&Source { name: "sized.cu", text }).unwrap().remove(0)
+}
+
+#[test]
+fn structures_are_laid_out_as_the_kernel_has_them() {
+    let sized = taking_a_structure();
+    let Kind::Struct(s) = &sized.params[0].kind else { panic!("a structure") };
+    let fields: Vec<_> = s.fields.iter().map(|f| (f.name, f.kind.clone(), f.constant)).collect();
+    let (f32s, reals) = (Kind::Pointer(Dtype::F32), Kind::Pointer(Dtype::Real));
+    let expected =
+        [("n", Kind::I32, false), ("height", Kind::I32, false), ("y", f32s, false), ("x", reals, true), ("seed", Kind::U32, false)];
+    assert_eq!((s.name, &fields[..]), ("Sizes", &expected[..]));
+    // Two ints share a word; the last word is half filled.
+    assert_eq!(s.layout(), (vec![(0, 4), (4, 4), (8, 8), (16, 8), (24, 4)], 4));
+    assert_eq!(sized.words(), (vec![0, 4], 5));
+}
+
+#[test]
+fn a_structure_that_is_not_the_kernels_is_refused() {
+    let sized = taking_a_structure();
+    let Kind::Struct(right) = sized.params[0].kind.clone() else { panic!("a structure") };
+    let said = |of: signature::Struct| sized.check(Dtype::F32, &[Kind::Struct(of), Kind::I32]).err().map(|e| e.to_string());
+    let change = |change: &dyn Fn(&mut signature::Struct)| {
+        let mut of = right.clone();
+        change(&mut of);
+        said(of).expect("a refusal")
+    };
+    assert_eq!(said(right.clone()), None);
+    let what = "argument 1 (`s`) of `sized` (sized.cu)";
+    let name = change(&|s| s.name = "Other");
+    assert!(name.starts_with(&format!("{what} is the structure `Sizes`, not the structure `Other`; ")), "{name}");
+    let order = change(&|s| s.fields.swap(0, 1));
+    assert!(order.starts_with(&format!("{what} has the fields n, height, y, x, seed, not height, n, y, x, seed; ")), "{order}");
+    let fewer = change(&|s| drop(s.fields.pop()));
+    assert!(fewer.contains("not n, height, y, x; "), "{fewer}");
+    let kind = change(&|s| s.fields[0].kind = Kind::F32);
+    assert!(kind.starts_with(&format!("{what} has a field `n` that is an int, not a float; ")), "{kind}");
+    let plain = sized.check(Dtype::F32, &[Kind::I32, Kind::I32]).unwrap_err().to_string();
+    assert!(plain.starts_with(&format!("{what} is the structure `Sizes`, not an int; ")), "{plain}");
+}
+
+/// Where a parameter stands: what is written, what is read, `add`, whole numbers, floats. A structure stands where its first field would.
+fn rank(param: &signature::Param) -> usize {
+    match &param.kind {
+        Kind::Struct(of) => rank(&of.fields[0]),
+        Kind::Pointer(_) | Kind::Words | Kind::Null => param.constant as usize,
+        Kind::Map => 1,
+        Kind::I32 if param.name == "add" || param.name.starts_with("add_") => 2,
+        Kind::I32 | Kind::U32 => 3,
+        Kind::F32 => 4,
+    }
+}
+
+#[test]
+fn parameters_come_in_one_order_and_are_few() {
+    for s in signature::table().unwrap().values() {
+        let ranks: Vec<usize> = s.params.iter().map(rank).collect();
+        let names: Vec<&str> = s.params.iter().map(|p| p.name).collect();
+        assert!(ranks.is_sorted(), "{} ({}): outputs, inputs, add, whole numbers, floats, not {names:?}", s.kernel, s.file);
+        assert!(names.len() <= 14, "{} ({}): {} parameters; sizes belong into a structure", s.kernel, s.file, names.len());
+    }
 }

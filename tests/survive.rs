@@ -2,7 +2,7 @@
 //! illegal address) and a kernel that never ends cost their check alone, for the rest goes on in a new process.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::any::Any;
@@ -129,14 +129,8 @@ impl Queue for Fragile {
     fn real(&self) -> Dtype {
         Dtype::F32
     }
-    fn shared(&self) -> usize {
-        0
-    }
-    fn products(&self) -> Products {
-        Products::PORTABLE
-    }
-    fn multiprocessors(&self) -> usize {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::portable((8, 0), 1, 0)
     }
     fn map(&self, _: u64, _: &Matrix) -> Result<[u64; MAP]> {
         unreachable!("no kernel for Hopper is chosen")

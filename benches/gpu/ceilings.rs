@@ -61,7 +61,7 @@ fn matrix(bench: &Bench) -> Result<()> {
     let seconds = bench.seconds(|| bench.queue.launch(&blocks("measure_mma", grid), &[out.address, rounds as u64]))?;
     let flops = (grid * 8 * rounds) as f64 * 32768.0;
     bench.tell(Line::new("ceiling/mma_sync", flops / seconds / 1e12, "TFLOP/s"));
-    if bench.queue.products().hopper {
+    if bench.queue.capabilities().wgmma {
         let launch = Launch { shared: 32 << 10, ..blocks("measure_wgmma", grid) };
         let seconds = bench.seconds(|| bench.queue.launch(&launch, &[out.address, rounds as u64 / 2]))?;
         bench.tell(Line::new("ceiling/wgmma", (grid * (rounds / 2)) as f64 * 2097152.0 / seconds / 1e12, "TFLOP/s"));

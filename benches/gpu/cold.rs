@@ -1,7 +1,7 @@
 //! A queue whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Launch, Matrix, Products, Queue, Replay};
+use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -39,14 +39,8 @@ impl Queue for Cold {
     fn real(&self) -> Dtype {
         self.inner.real()
     }
-    fn shared(&self) -> usize {
-        self.inner.shared()
-    }
-    fn products(&self) -> Products {
-        self.inner.products()
-    }
-    fn multiprocessors(&self) -> usize {
-        self.inner.multiprocessors()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {
         self.inner.map(address, matrix)

@@ -26,7 +26,7 @@ mod table;
 mod whole;
 
 use around::{Around, Fill};
-use sslmem::device::{Device, Products, Queue};
+use sslmem::device::{Capabilities, Device, Queue};
 use sslmem::error::{Error, Result};
 use sslmem::program::Program;
 use sslmem::tape::Cost;
@@ -215,8 +215,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let products = Products { tma: args.iter().any(|a| a == "--tma") && queue.products().hopper, ..queue.products() };
-    let queue: Rc<dyn Queue> = Around::choosing(queue, Fill::Nothing, products);
+    let own = queue.capabilities();
+    let chosen = Capabilities { tma: args.iter().any(|a| a == "--tma") && own.wgmma, ..own };
+    let queue: Rc<dyn Queue> = Around::choosing(queue, Fill::Nothing, chosen);
     let only = value("--only").cloned().unwrap_or_default();
     let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
     let label = value("--label").cloned().unwrap_or_default();

@@ -3,7 +3,7 @@
 use crate::around::{Around, Fill};
 use crate::programs::{fill, input};
 use crate::{Bench, Job, Line};
-use sslmem::device::{Device, Products};
+use sslmem::device::{Capabilities, Device};
 use sslmem::error::Result;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{After, Dense};
@@ -41,7 +41,8 @@ const LAYERS: &[Layer] = &[
 ];
 
 fn products(bench: &Bench) -> Result<()> {
-    let with = |hopper, tma, wide| Products { hopper, tma, wide, deep: wide };
+    let own = bench.queue.capabilities();
+    let with = |wgmma, tma, wide| Capabilities { wgmma, tma, wide, deep: wide, ..own };
     let all = [
         ("by TMA", with(true, true, usize::MAX)),
         ("hopper 128x128", with(true, false, usize::MAX)),
@@ -49,13 +50,12 @@ fn products(bench: &Bench) -> Result<()> {
         ("portable 128x128", with(false, false, usize::MAX)),
         ("portable 128x256", with(false, false, 0)),
     ];
-    let own = bench.queue.products();
-    let variants: Vec<_> = all.into_iter().filter(|(_, products)| own.hopper || !products.hopper).collect();
+    let variants: Vec<_> = all.into_iter().filter(|(_, chosen)| own.wgmma || !chosen.wgmma).collect();
     for layer in LAYERS {
         let dims = if bench.tiny { layer.tiny } else { layer.input };
-        for &(variant, products) in &variants {
+        for &(variant, chosen) in &variants {
             bench.in_time()?;
-            let queue = Around::choosing(bench.queue.clone(), Fill::Nothing, products);
+            let queue = Around::choosing(bench.queue.clone(), Fill::Nothing, chosen);
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, dims);
             let y = (layer.build)(&mut tape.root(), x);

@@ -3,8 +3,9 @@
 //! Nothing here knows a driver. A card's driver is one implementation of [`Queue`]; running the kernel
 //! sources on the CPU, in tests, is another.
 
+use super::capabilities::Capabilities;
 use super::host::Place;
-use super::signature::{self, Kind, MAP};
+use super::signature::{self, Kind, MAP, Param, Struct};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Var};
 use bytemuck::Pod;
@@ -15,11 +16,8 @@ use std::rc::Rc;
 pub trait Queue {
     /// What activations are here: [`Dtype::F32`] or [`Dtype::Bf16`], the `T` of the kernels.
     fn real(&self) -> Dtype;
-    /// Bytes of shared memory that one block may use.
-    fn shared(&self) -> usize;
-    /// Which kernels multiply here. Without a default: a queue around another one that forgot to ask it would choose other kernels.
-    fn products(&self) -> Products;
-    fn multiprocessors(&self) -> usize;
+    /// What it can do. Without a default: a queue around another one that forgot to ask it would choose other kernels.
+    fn capabilities(&self) -> Capabilities;
     /// A map of a matrix at this address, in bf16, from which boxes of 64 columns are copied to rows of 128 bytes, swizzled by as many.
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]>;
     /// What computes, for people and manifests.
@@ -32,33 +30,13 @@ pub trait Queue {
     /// `to` may lie inside an allocation.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
-    /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter; a map is [`MAP`] words.
+    /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter; a map is [`MAP`] words,
+    /// a structure as many as it fills.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()>;
     /// Make everything that `work` launches one thing that can be replayed; `None`: replay by working again.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>>;
     /// Seconds that `work` takes by the device's own clock, from its first launch to the end of its last.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
-}
-
-/// Which of the kernels that make the same product are launched: those that suit the device, or those that a test or a comparison wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Products {
-    /// The kernels of the files `*_hopper.cu` run here, and are to.
-    pub hopper: bool,
-    /// Of them those that fetch by TMA, where a product is one of plain matrices.
-    pub tma: bool,
-    /// Blocks of 128 x 256 from which on these are taken: fewer leave multiprocessors of a large card idle.
-    pub wide: usize,
-    /// Where wgmma multiplies, also the terms of a sum from which on. On an H200 sums of 3,072 and 8,192 terms were 8 and 6 % faster that way,
-    /// those of 2,304 no different, those of 768 and 1,024 5 and 8 % slower.
-    pub deep: usize,
-}
-
-impl Products {
-    /// The kernels of all cards.
-    pub const PORTABLE: Products = Products { hopper: false, tma: false, wide: 128, deep: 2048 };
-    /// Those for Hopper where there are such; by copies of all threads, which a card has been seen to do right.
-    pub const HOPPER: Products = Products { hopper: true, ..Products::PORTABLE };
 }
 
 /// What [`Queue::capture`] made of a list of launches.
@@ -85,7 +63,7 @@ pub struct Matrix {
 }
 
 /// One argument of a kernel.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
     Var(Var),
     /// The address of an element of a variable.
@@ -97,7 +75,26 @@ pub enum Arg {
     I32(i32),
     U32(u32),
     F32(f32),
+    /// A structure by value: its name and its fields, as `by_value!` makes them.
+    Struct(&'static str, Vec<(&'static str, Arg)>),
 }
+
+/// Declares a structure that kernels take by value, with the fields that it has in the text of the kernels, and makes it an [`Arg`]. Its
+/// layout follows from the fields; a launch compares their names and kinds with those of the kernel.
+macro_rules! by_value {
+    ($(#[$about:meta])* $visible:vis struct $name:ident { $($(#[$note:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy)]
+        $visible struct $name { $($(#[$note])* $field: $kind,)* }
+
+        impl From<$name> for $crate::device::Arg {
+            fn from(of: $name) -> $crate::device::Arg {
+                $crate::device::Arg::Struct(stringify!($name), vec![$((stringify!($field), of.$field.into()),)*])
+            }
+        }
+    };
+}
+pub(crate) use by_value;
 
 impl From<Var> for Arg {
     fn from(v: Var) -> Arg {
@@ -130,6 +127,12 @@ impl From<u32> for Arg {
     }
 }
 
+impl From<i32> for Arg {
+    fn from(n: i32) -> Arg {
+        Arg::I32(n)
+    }
+}
+
 impl From<f32> for Arg {
     fn from(x: f32) -> Arg {
         Arg::F32(x)
@@ -152,16 +155,9 @@ impl Gpu {
     pub fn real(&self) -> Dtype {
         self.queue.real()
     }
-    /// Bytes of shared memory that one block may use.
-    pub fn shared(&self) -> usize {
-        self.queue.shared()
-    }
-    /// Which kernels multiply here.
-    pub fn products(&self) -> Products {
-        self.queue.products()
-    }
-    pub fn multiprocessors(&self) -> usize {
-        self.queue.multiprocessors()
+    /// What the device can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.queue.capabilities()
     }
     /// Where a variable lies. Addresses do not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {
@@ -179,32 +175,49 @@ impl Gpu {
         if self.failed.borrow().is_some() {
             return;
         }
-        let kind = |arg: &Arg| match *arg {
+        let kinds: Vec<Kind> = args.iter().map(|arg| self.kind(arg)).collect();
+        let words = args.iter().map(|arg| self.words(arg)).collect::<Result<Vec<_>>>().map(|words| words.concat());
+        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
+        if let Err(error) = done {
+            self.fail(error);
+        }
+    }
+
+    fn kind(&self, arg: &Arg) -> Kind {
+        match arg {
             Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
             Arg::Map(..) => Kind::Map,
             Arg::None => Kind::Null,
             Arg::I32(_) => Kind::I32,
             Arg::U32(_) => Kind::U32,
             Arg::F32(_) => Kind::F32,
-        };
-        let part = |v: Var, element: usize| self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64;
-        let words = |arg: &Arg| {
-            Ok(vec![match *arg {
-                Arg::Var(v) => self.address(v),
-                Arg::Part(v, element) => part(v, element),
-                Arg::Map(v, element, matrix) => return Ok(self.queue.map(part(v, element), &matrix)?.to_vec()),
-                Arg::None => 0,
-                Arg::I32(i) => i as u32 as u64,
-                Arg::U32(u) => u as u64,
-                Arg::F32(f) => f.to_bits() as u64,
-            }])
-        };
-        let kinds: Vec<Kind> = args.iter().map(kind).collect();
-        let words = args.iter().map(words).collect::<Result<Vec<_>>>().map(|words| words.concat());
-        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
-        if let Err(error) = done {
-            self.fail(error);
+            Arg::Struct(name, fields) => {
+                let param = |(name, arg): &(&'static str, Arg)| Param { name, kind: self.kind(arg), constant: false };
+                Kind::Struct(Struct { name, fields: fields.iter().map(param).collect() })
+            }
         }
+    }
+
+    fn words(&self, arg: &Arg) -> Result<Vec<u64>> {
+        let part = |v: Var, element: usize| self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64;
+        Ok(match *arg {
+            Arg::Var(v) => vec![self.address(v)],
+            Arg::Part(v, element) => vec![part(v, element)],
+            Arg::Map(v, element, matrix) => self.queue.map(part(v, element), &matrix)?.to_vec(),
+            Arg::None => vec![0],
+            Arg::I32(i) => vec![i as u32 as u64],
+            Arg::U32(u) => vec![u as u64],
+            Arg::F32(f) => vec![f.to_bits() as u64],
+            Arg::Struct(name, ref fields) => {
+                let Kind::Struct(of) = self.kind(arg) else { unreachable!("the kind of `{name}`") };
+                let (layout, words) = of.layout();
+                let mut bytes = vec![0; 8 * words];
+                for ((first, size), (_, field)) in layout.into_iter().zip(fields) {
+                    bytes[first..first + size].copy_from_slice(&self.words(field)?[0].to_le_bytes()[..size]);
+                }
+                bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
+            }
+        })
     }
 
     /// A call has no kernel yet.

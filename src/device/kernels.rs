@@ -22,7 +22,7 @@ impl Source {
     pub fn is_header(&self) -> bool {
         self.name.ends_with(".cuh")
     }
-    /// Its kernels need `sm_90a` and multiply bf16: they are chosen as [`Queue::products`](super::Queue::products) says.
+    /// Its kernels need `sm_90a` and multiply bf16: they are chosen where [`Capabilities::wgmma`](super::Capabilities::wgmma) says so.
     pub fn is_hopper(&self) -> bool {
         self.name.ends_with("_hopper.cu")
     }

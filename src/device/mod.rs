@@ -1,6 +1,7 @@
 //! Where programs run. The CPU is the default and the definition of correct; a GPU is whatever implements
 //! [`Queue`].
 
+mod capabilities;
 pub mod conv;
 pub mod cuda;
 pub mod exp;
@@ -12,7 +13,9 @@ pub mod product;
 mod rows;
 pub mod signature;
 
-pub use gpu::{Arg, Gpu, Launch, Matrix, Products, Queue, Replay};
+pub use capabilities::Capabilities;
+pub(crate) use gpu::by_value;
+pub use gpu::{Arg, Gpu, Launch, Matrix, Queue, Replay};
 pub(crate) use host::Place;
 pub use host::{Buffer, Cell, Host};
 pub(crate) use rows::{THREADS, chunk};

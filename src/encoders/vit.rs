@@ -2,7 +2,7 @@
 
 use super::{Encoder, Form, Positions, Start};
 use crate::error::{Error, Result};
-use crate::ops::attention::LARGEST;
+use crate::ops::choose::LARGEST_HEAD;
 use crate::ops::drop_path::Drop;
 use crate::ops::linear::{After, Dense};
 use crate::ops::mask::Chosen;
@@ -42,9 +42,9 @@ impl Encoder for Vit {
                 format!("choose encoder.heads as a divisor of {}, or 0 for the usual {}", self.width, self.heads),
             ));
         }
-        if self.width / heads > LARGEST {
+        if self.width / heads > LARGEST_HEAD {
             let what =
-                format!("{heads} heads of {} columns each are more than the {LARGEST} that there are kernels for", self.width / heads);
+                format!("{heads} heads of {} columns each are more than the {LARGEST_HEAD} that there are kernels for", self.width / heads);
             return Err(Error::config(what, "choose more heads"));
         }
         for (what, size) in [("images", size), ("the images with positions", form.size)] {

@@ -96,7 +96,7 @@ impl Call for Forward {
         let Forward { y, x, n, views, cols, inverse, table, .. } = *self;
         let kernel = |real: &'static str, exact: &'static str| if self.exact { exact } else { real };
         let (count, kept) = (self.pairs.len(), views * cols.next_multiple_of(4) * 4);
-        if kept <= g.shared() {
+        if kept <= g.capabilities().shared {
             let launch = Launch { shared: kept as u32, ..Launch::blocks(kernel("alignment_fwd", "alignment_fwd_exact"), n) };
             return g.launch(&launch, &[y.into(), x.into(), table.into(), n.into(), views.into(), cols.into(), count.into()]);
         }

@@ -173,7 +173,7 @@ impl Call for Augment {
     fn gpu(&self, g: &Gpu) {
         let radius = |p: &View| p.blur.as_ref().map_or(0, |b| b.width(b.sigma[1]) / 2);
         let halo = self.policies.iter().map(radius).max().unwrap_or(0);
-        let Some(s) = Strips::new(self.size, halo, g.shared()) else {
+        let Some(s) = Strips::new(self.size, halo, g.capabilities().shared) else {
             let what =
                 format!("a blur of {} pixels on views of {} pixels needs more shared memory than this GPU has", 2 * halo + 1, self.size);
             return g.fail(Error::config(what, "choose a smaller blur or smaller views, or run on the CPU"));

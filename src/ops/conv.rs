@@ -3,6 +3,7 @@
 
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
+use super::choose::TILE;
 use super::packs::{Packed, Packs};
 use super::product::{self, Finish};
 use crate::device::conv::{self, Activation, Conv, Epilogue};
@@ -46,7 +47,7 @@ impl Scope<'_> {
             return y;
         }
         let packed = Packs::forward(self.tape, w, c, None);
-        let tiles = (batch * c.out_height() * c.out_width()).div_ceil(product::TILE);
+        let tiles = (batch * c.out_height() * c.out_width()).div_ceil(TILE);
         let moments = self.tape.scratch([tiles, 2, outputs], Dtype::F32);
         let call = Forward { y, x, w, norm: None, packed, moments: Some(moments), residual: None, relu: false, c };
         let y = self.record(&[x, w], y, call, move |t, dy| {
@@ -59,7 +60,7 @@ impl Scope<'_> {
                 t.no_grad(BackwardWeight { dw, dy, x, partial, c })
             }
         });
-        self.at(names[1]).batch_norm_after(y, residual, relu, Some(Moments { partials: moments, rows: product::TILE }))
+        self.at(names[1]).batch_norm_after(y, residual, relu, Some(Moments { partials: moments, rows: TILE }))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod augment;
 pub mod average;
 pub mod batch_norm;
+pub mod choose;
 pub mod contrast;
 pub mod conv;
 pub mod cosine;

@@ -3,6 +3,10 @@
 //! A .cu file becomes one unit per type of activations, the crate's own test kernels one per planted bug. A unit is compiled again
 //! only if its text, a header it includes or the flags have changed.
 
+#[path = "../../src/device/signature/parse.rs"]
+mod parse;
+
+use parse::{Entry, Field, without_comments};
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
@@ -40,7 +44,7 @@ struct Planted {
 struct Kernel {
     name: String,
     bounds: String,
-    params: Vec<(String, &'static str)>,
+    params: Vec<(String, String)>,
 }
 
 fn main() {
@@ -56,17 +60,23 @@ fn main() {
     let mut registry = String::new();
     let mut table = String::new();
     println!("cargo::rerun-if-changed={}", root.join("planted.txt").display());
+    println!("cargo::rerun-if-changed={}", root.join("../../src/device/signature/parse.rs").display());
     let planted = planted(&fs::read_to_string(root.join("planted.txt")).unwrap());
     let planted = planted.into_iter().map(|p| plant(p, &folders[1], &out.join("planted")));
+    let emulator = fs::read_to_string(root.join("include/emulator.h")).unwrap();
     for unit in units(&folders[1], &folders[2]).into_iter().chain(planted) {
         let source = fs::read_to_string(&unit.file).unwrap();
-        let kernels = kernels(&strip_comments(&source)).unwrap_or_else(|e| stop(&format!("{}: {e}", unit.file.display())));
+        // A planted bug may be in a header beside the file.
+        let beside: Vec<PathBuf> = unit.file.parent().map(Path::to_path_buf).into_iter().chain(folders.clone()).collect();
+        let all = with_headers(&source, &beside);
+        let kernels =
+            kernels(&without_comments(&source), &without_comments(&all)).unwrap_or_else(|e| stop(&format!("{}: {e}", unit.file.display())));
         let mut text = text_of(&unit);
         for kernel in &kernels {
             entry(&unit, kernel, &mut text, &mut registry, &mut table);
         }
         let path = out.join(format!("{}.cpp", unit.name));
-        jobs.push(Job { path, text, checked: true, headers: headers(&source, &folders) });
+        jobs.push(Job { path, text, checked: true, headers: all + &emulator });
     }
     let hooks = root.join("include/hooks.cpp");
     jobs.push(Job { path: out.join("hooks.cpp"), text: fs::read_to_string(hooks).unwrap(), checked: false, headers: String::new() });
@@ -183,80 +193,37 @@ fn entry(unit: &Unit, kernel: &Kernel, text: &mut String, registry: &mut String,
     .unwrap();
 }
 
-fn strip_comments(source: &str) -> String {
-    let mut text = String::new();
-    let mut rest = source;
-    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
-        text += &rest[..at];
-        let (end, skip) = if rest[at..].starts_with("//") { ("\n", 0) } else { ("*/", 2) };
-        rest = rest[at..].find(end).map_or("", |e| &rest[at + e + skip..]);
-    }
-    text + rest
-}
-
-/// The text between the parenthesis that `text` starts with and its partner, and what follows.
-fn parenthesis(text: &str) -> Option<(&str, &str)> {
-    let mut depth = 0;
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' if depth == 1 => return Some((&text[1..i], &text[i + 1..])),
-            ')' => depth -= 1,
-            _ => {}
-        }
-    }
-    None
-}
-
-fn kernels(source: &str) -> Result<Vec<Kernel>, String> {
-    let mut kernels = vec![];
-    for part in source.split("KERNEL void").skip(1) {
-        let mut head = part.trim_start();
-        let mut bounds = "1024";
-        if let Some(rest) = head.strip_prefix("__launch_bounds__") {
-            (bounds, head) = parenthesis(rest).ok_or("a __launch_bounds__ that does not end")?;
-        }
-        let open = head.find('(').ok_or("a KERNEL without parameters")?;
-        let name = head[..open].trim().to_string();
-        let (list, _) = parenthesis(&head[open..]).ok_or_else(|| format!("the parameters of {name} do not end"))?;
-        let mut params = vec![];
-        for param in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            params.push(
-                parameter(param).ok_or_else(|| format!("{name}: the parameter `{param}` has none of the types that kernels may take"))?,
-            );
-        }
-        kernels.push(Kernel { name, bounds: bounds.to_string(), params });
-    }
-    Ok(kernels)
-}
-
-fn parameter(text: &str) -> Option<(String, &'static str)> {
-    let spaced = text.replace('*', " * ");
-    let words: Vec<&str> = spaced.split_whitespace().filter(|w| !["__restrict__", "GRID_CONSTANT"].contains(w)).collect();
-    let kind = match words[..words.len() - 1] {
-        ["const", _, "*"] => "In",
-        [_, "*"] => "Out",
-        ["int"] | ["u32"] | ["float"] => "Value",
-        ["TensorMap"] => "Map",
-        _ => return None,
+/// The kernels of a file, whose text is `own` and with that of its headers `all`, both without comments.
+fn kernels(own: &str, all: &str) -> Result<Vec<Kernel>, String> {
+    let kernel = |entry: Entry| {
+        let params = entry.params.iter().map(|field| Ok((field.name.to_string(), kind(field, all)?)));
+        let params = params.collect::<Result<_, String>>().map_err(|why| format!("{}: {why}", entry.name))?;
+        Ok(Kernel { name: entry.name.to_string(), bounds: entry.bounds.unwrap_or("1024").to_string(), params })
     };
-    Some((words[words.len() - 1].to_string(), kind))
+    parse::entries(own)?.into_iter().map(kernel).collect()
 }
 
-/// The text of all headers that `source` includes, and that these include.
-fn headers(source: &str, folders: &[PathBuf]) -> String {
-    let mut names: Vec<String> = vec!["emulator.h".into()];
-    let mut all = String::new();
-    let mut text = source.to_string();
-    let mut next = 0;
-    loop {
-        names.extend(text.lines().filter_map(|l| Some(l.trim().strip_prefix("#include \"")?.strip_suffix('"')?.to_string())));
-        let Some(name) = names.get(next) else { return all };
-        next += 1;
-        let known = names[..next - 1].contains(name);
-        text = if known { String::new() } else { folders.iter().find_map(|f| fs::read_to_string(f.join(name)).ok()).unwrap_or_default() };
-        all += &text;
-    }
+/// The `Kind` of the crate that a parameter is.
+fn kind(field: &Field, all: &str) -> Result<String, String> {
+    Ok(match (field.of, field.pointer) {
+        (_, true) if field.constant => "In".into(),
+        (_, true) => "Out".into(),
+        ("int" | "u32" | "float", false) => "Value".into(),
+        ("TensorMap", false) => "Map".into(),
+        (name, false) => {
+            // The crate looks at the pointers of a structure.
+            let fields = parse::fields(all, name)?;
+            let (places, _) = parse::places(fields.iter().map(|f| if f.pointer { 8 } else { 4 }));
+            let pointers = fields.iter().zip(places).filter(|(f, _)| f.pointer);
+            let members: String = pointers.map(|(f, at)| format!("({:?}, {at}, {}), ", f.name, f.constant)).collect();
+            format!("Struct(&[{members}])")
+        }
+    })
+}
+
+/// The text of a file with all headers that it includes, and that these include.
+fn with_headers(source: &str, folders: &[PathBuf]) -> String {
+    parse::with_headers(source, |name| folders.iter().find_map(|f| fs::read_to_string(f.join(name)).ok()))
 }
 
 struct Job {

@@ -8,7 +8,7 @@ mod nvrtc;
 mod staging;
 
 use super::signature::{self, MAP};
-use super::{Launch, Matrix, Products, Queue, Replay};
+use super::{Capabilities, Launch, Matrix, Queue, Replay};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
 use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DEFAULT};
@@ -123,17 +123,10 @@ impl Queue for Cuda {
         self.real
     }
 
-    fn shared(&self) -> usize {
-        self.card.shared
-    }
-
-    fn products(&self) -> Products {
-        let hopper = self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable;
-        if hopper { Products::HOPPER } else { Products::PORTABLE }
-    }
-
-    fn multiprocessors(&self) -> usize {
-        self.card.multiprocessors
+    fn capabilities(&self) -> Capabilities {
+        let Card { capability, multiprocessors, shared, .. } = self.card;
+        let wgmma = self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable;
+        Capabilities { wgmma, ..Capabilities::portable(capability, multiprocessors, shared) }
     }
 
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]> {

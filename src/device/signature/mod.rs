@@ -1,10 +1,13 @@
 //! What each kernel takes, read from its source: a call that does not fit is refused before a driver sees it,
 //! for a driver would take any bytes for an address.
 
+pub mod parse;
+
 use super::Launch;
 use super::kernels::{Source, sources};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
+use parse::{Field, places, with_headers, without_comments};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -27,7 +30,7 @@ pub struct Param {
 }
 
 /// What a parameter takes, or what an argument is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A pointer to activations (`T`, [`Dtype::Real`]) or to elements of this type.
     Pointer(Dtype),
@@ -40,6 +43,25 @@ pub enum Kind {
     F32,
     /// A map of a matrix, which takes [`MAP`] words.
     Map,
+    /// A structure by value, which takes as many words as it fills.
+    Struct(Struct),
+}
+
+/// A structure that kernels take by value. Host and kernel each say what its fields are, and a launch compares them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Struct {
+    pub name: &'static str,
+    pub fields: Vec<Param>,
+}
+
+impl Struct {
+    /// Of each field the first byte and the size, and how many words all fill: as C++ lays them out.
+    pub fn layout(&self) -> (Vec<(usize, usize)>, usize) {
+        let size = |param: &Param| if matches!(param.kind, Kind::I32 | Kind::U32 | Kind::F32) { 4 } else { 8 };
+        let sizes: Vec<usize> = self.fields.iter().map(size).collect();
+        let (places, all) = places(sizes.iter().copied());
+        (places.into_iter().zip(sizes).collect(), all.div_ceil(8))
+    }
 }
 
 /// Words of a [`Kind::Map`].
@@ -88,7 +110,11 @@ impl Signature {
         let mut at = 0;
         let first = |param: &Param| {
             let first = at;
-            at += if param.kind == Kind::Map { MAP } else { 1 };
+            at += match &param.kind {
+                Kind::Map => MAP,
+                Kind::Struct(fields) => fields.layout().1,
+                _ => 1,
+            };
             first
         };
         (self.params.iter().map(first).collect(), at)
@@ -102,9 +128,8 @@ impl Signature {
             return Err(bug(format!("`{kernel}` ({file}) takes {} arguments, not {}", params.len(), given.len())));
         }
         for (at, (param, given)) in params.iter().zip(given).enumerate() {
-            if !param.kind.takes(*given, real) {
-                let (wanted, given) = (param.kind.name(real), given.name(real));
-                return Err(bug(format!("argument {} (`{}`) of `{kernel}` ({file}) is {wanted}, not {given}", at + 1, param.name)));
+            if let Some(why) = param.kind.refuses(given, real) {
+                return Err(bug(format!("argument {} (`{}`) of `{kernel}` ({file}) {why}", at + 1, param.name)));
             }
         }
         Ok(())
@@ -112,16 +137,19 @@ impl Signature {
 }
 
 impl Kind {
-    fn takes(self, given: Kind, real: Dtype) -> bool {
-        match (self, given) {
+    /// Why this does not take what is given.
+    fn refuses(&self, given: &Kind, real: Dtype) -> Option<String> {
+        let takes = match (self, given) {
+            (Kind::Struct(wanted), Kind::Struct(given)) if wanted.name == given.name => return wanted.refuses(given, real),
             (Kind::Pointer(_) | Kind::Words, Kind::Null) => true,
             (Kind::Pointer(wanted), Kind::Pointer(given)) => wanted.with(real) == given.with(real),
             // Variables hold no 64-bit words: two 32-bit ones make one.
-            (Kind::Words, Kind::Pointer(given)) => given == Dtype::U32,
+            (Kind::Words, Kind::Pointer(given)) => *given == Dtype::U32,
             (wanted, given) => wanted == given,
-        }
+        };
+        (!takes).then(|| format!("is {}, not {}", self.name(real), given.name(real)))
     }
-    fn name(self, real: Dtype) -> String {
+    fn name(&self, real: Dtype) -> String {
         match self {
             Kind::Pointer(dtype) => format!("a pointer to {}", dtype.with(real).name()),
             Kind::Words => "a pointer to U64".into(),
@@ -130,81 +158,75 @@ impl Kind {
             Kind::U32 => "a u32".into(),
             Kind::F32 => "a float".into(),
             Kind::Map => "a map of a matrix".into(),
+            Kind::Struct(of) => format!("the structure `{}`", of.name),
         }
     }
 }
 
-/// The entry points of a file: `KERNEL void __launch_bounds__(N) name(params) {`.
+impl Struct {
+    /// Why the fields of a structure of the same name are not those of this one.
+    fn refuses(&self, given: &Struct, real: Dtype) -> Option<String> {
+        let names = |of: &Struct| of.fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
+        if names(self) != names(given) {
+            return Some(format!("has the fields {}, not {}", names(self), names(given)));
+        }
+        let mut fields = self.fields.iter().zip(&given.fields);
+        fields.find_map(|(wanted, given)| Some(format!("has a field `{}` that {}", wanted.name, wanted.kind.refuses(&given.kind, real)?)))
+    }
+}
+
+/// The entry points of a file, with the structures that they take from it and its headers.
 ///
 /// # Errors
-/// One is not of this form or takes what no call can give.
+/// One is not of the form that [`parse::entries`] reads or takes what no call can give.
 pub fn parse(source: &Source) -> Result<Vec<Signature>> {
-    let text: &'static str = without_comments(source.text).leak();
-    text.split("KERNEL void").skip(1).map(|rest| entry(source.name, rest)).collect()
+    let file = source.name;
+    let odd = |what: String| bug(format!("{file}: {what}"));
+    let headers = sources()?;
+    let header = |name: &str| headers.iter().find(|h| h.name == name).map(|h| h.text.to_string());
+    let all: &'static str = without_comments(&with_headers(source.text, header)).leak();
+    let own: &'static str = without_comments(source.text).leak();
+    let mut signatures = vec![];
+    for entry in parse::entries(own).map_err(odd)? {
+        let param = |field: &Field<'static>| {
+            let plain = plain(field).map(Ok);
+            let kind = plain.unwrap_or_else(|| structure(all, field)).map_err(|why| odd(format!("{why} to `{}`", entry.name)))?;
+            Ok(Param { name: field.name, kind, constant: field.constant })
+        };
+        let params = entry.params.iter().map(param).collect::<Result<_>>()?;
+        signatures.push(Signature { kernel: entry.name, file, params });
+    }
+    Ok(signatures)
 }
 
-fn entry(file: &'static str, rest: &'static str) -> Result<Signature> {
-    let odd = |what: &str| bug(format!("{file}: {what} in `KERNEL void{}`", rest.lines().next().unwrap_or_default()));
-    let mut rest = rest.trim_start();
-    if let Some(bounds) = rest.strip_prefix("__launch_bounds__") {
-        rest = closing(bounds.trim_start()).ok_or_else(|| odd("launch bounds that do not end"))?.1.trim_start();
-    }
-    let open = rest.find('(').ok_or_else(|| odd("no parameters"))?;
-    let kernel = rest[..open].trim();
-    if kernel.is_empty() || !kernel.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(odd("no plain name"));
-    }
-    let (inside, _) = closing(&rest[open..]).ok_or_else(|| odd("parameters that do not end"))?;
-    let params = inside.split(',').map(str::trim).filter(|p| !p.is_empty());
-    let params =
-        params.map(|p| param(p).ok_or_else(|| bug(format!("{file}: no call can give `{p}` to `{kernel}`")))).collect::<Result<_>>()?;
-    Ok(Signature { kernel, file, params })
-}
-
-/// What is between the bracket that `text` begins with and its partner, and what follows.
-fn closing(text: &'static str) -> Option<(&'static str, &'static str)> {
-    let mut depth = 0;
-    for (at, c) in text.char_indices() {
-        depth += (c == '(') as i32 - (c == ')') as i32;
-        if depth == 0 {
-            return Some((text.get(1..at)?, &text[at + 1..]));
-        }
-    }
-    None
-}
-
-fn param(text: &'static str) -> Option<Param> {
-    let start = text.rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).map_or(0, |at| at + 1);
-    let name = &text[start..];
-    let words: Vec<&str> = text[..start].split(|c: char| c.is_whitespace() || c == '*').filter(|w| !w.is_empty()).collect();
-    let constant = words.contains(&"const");
-    let types: Vec<&str> = words.into_iter().filter(|w| !["const", "__restrict__", "GRID_CONSTANT"].contains(w)).collect();
-    let kind = match (&types[..], text.matches('*').count()) {
-        (["T"], 1) => Kind::Pointer(Dtype::Real),
-        (["float"], 1) => Kind::Pointer(Dtype::F32),
-        (["u32"], 1) => Kind::Pointer(Dtype::U32),
-        (["u8"], 1) => Kind::Pointer(Dtype::U8),
-        (["u64"], 1) => Kind::Words,
-        (["int"], 0) => Kind::I32,
-        (["u32"], 0) => Kind::U32,
-        (["float"], 0) => Kind::F32,
-        (["TensorMap"], 0) => Kind::Map,
+/// What a parameter of a plain type takes.
+fn plain(field: &Field) -> Option<Kind> {
+    Some(match (field.of, field.pointer) {
+        ("T", true) => Kind::Pointer(Dtype::Real),
+        ("float", true) => Kind::Pointer(Dtype::F32),
+        ("u32", true) => Kind::Pointer(Dtype::U32),
+        ("u8", true) => Kind::Pointer(Dtype::U8),
+        ("u64", true) => Kind::Words,
+        ("int", false) => Kind::I32,
+        ("u32", false) => Kind::U32,
+        ("float", false) => Kind::F32,
+        ("TensorMap", false) => Kind::Map,
         _ => return None,
-    };
-    (!name.is_empty()).then_some(Param { name, kind, constant })
+    })
 }
 
-/// The text with a space in place of each comment.
-fn without_comments(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
-        out.push_str(&rest[..at]);
-        let (end, skip) = if rest[at..].starts_with("//") { ("\n", 0) } else { ("*/", 2) };
-        rest = rest[at + 2..].find(end).map_or("", |n| &rest[at + 2 + n + skip..]);
-        out.push(' ');
+/// What a parameter takes that is a structure.
+fn structure(text: &'static str, field: &Field<'static>) -> std::result::Result<Kind, String> {
+    if field.pointer || !text.contains(&format!("struct {} ", field.of)) {
+        return Err(format!("no call can give `{} {}{}`", field.of, if field.pointer { "*" } else { "" }, field.name));
     }
-    out + rest
+    let member = |inner: &Field<'static>| {
+        let kind = plain(inner).filter(|kind| *kind != Kind::Map);
+        let kind = kind.ok_or_else(|| format!("no call can give `{} {}` in `{}`", inner.of, inner.name, field.of))?;
+        Ok(Param { name: inner.name, kind, constant: inner.constant })
+    };
+    let fields = parse::fields(text, field.of)?.iter().map(member).collect::<std::result::Result<_, String>>()?;
+    Ok(Kind::Struct(Struct { name: field.of, fields }))
 }
 
 fn bug(what: String) -> Error {

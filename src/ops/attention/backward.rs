@@ -5,6 +5,7 @@ use super::forward::split;
 use super::{Head, Part, Size, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
+use crate::ops::choose;
 use crate::ops::sums::sum_of;
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
@@ -99,16 +100,15 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Backward { dqkv: Grad { var: dqkv, add }, delta, dy, y, qkv, log_sums, size } = *self;
-        if let Some(launch) = size.launch_short_back(g) {
+        if let Some(launch) = choose::attention_back(&g.capabilities(), g.real(), &size.shape()) {
             let args = [dqkv.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
             return g.launch(&launch, &[&args[..], &size.args()].concat());
         }
-        let launch = size.launch(g, ["attention_bwd_q_32", "attention_bwd_q_64", "attention_bwd_q_128"], 2, 0);
+        let [queries, keys_values] = choose::attention_back_long(g.real(), &size.shape());
         let args = [dqkv.into(), delta.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
-        g.launch(&launch, &[&args[..], &size.args()].concat());
-        let launch = size.launch(g, ["attention_bwd_kv_32", "attention_bwd_kv_64", "attention_bwd_kv_128"], 2, 8);
+        g.launch(&queries, &[&args[..], &size.args()].concat());
         let args = [dqkv.into(), qkv.into(), dy.into(), log_sums.into(), delta.into(), add.into()];
-        g.launch(&launch, &[&args[..], &size.args()].concat());
+        g.launch(&keys_values, &[&args[..], &size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         self.size.cost(5, real, 8 + 3 * self.dqkv.add as u64)

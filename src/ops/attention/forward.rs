@@ -3,6 +3,7 @@
 use super::{Head, Part, Size, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
+use crate::ops::choose;
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -61,8 +62,7 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let general = || self.size.launch(g, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0);
-        let launch = self.size.launch_short(g).unwrap_or_else(general);
+        let launch = choose::attention(&g.capabilities(), g.real(), &self.size.shape());
         g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
     fn cost(&self, real: u64) -> Cost {

@@ -5,8 +5,9 @@ mod forward;
 mod scores;
 
 use super::Case;
+use super::choose::{self, LARGEST_HEAD};
+use crate::device::Arg;
 use crate::device::product::{LANES, Left, PANEL, Right, TILE_ROWS};
-use crate::device::{Arg, Gpu, Launch};
 use crate::tape::{Cost, Mode, Scope};
 use crate::var::Var;
 use backward::Backward;
@@ -22,7 +23,7 @@ impl Scope<'_> {
         };
         let head = columns / (3 * heads);
         assert!(3 * heads * head == columns && head > 0, "{}: {columns} columns are not three times {heads} heads", self.path());
-        assert!(head <= LARGEST, "{}: a head of {head} columns is larger than {LARGEST}; take more heads", self.path());
+        assert!(head <= LARGEST_HEAD, "{}: a head of {head} columns is larger than {LARGEST_HEAD}; take more heads", self.path());
         let size = Size { images, tokens, heads, head };
         let t = &mut *self.tape;
         let (y, log_sums) = (t.var([images, tokens, size.width()]), t.exact([images, heads, tokens]));
@@ -35,9 +36,6 @@ impl Scope<'_> {
         })
     }
 }
-
-/// Columns of a head at most: what the kernels hold in registers.
-pub const LARGEST: usize = 128;
 
 #[derive(Clone, Copy)]
 struct Size {
@@ -85,71 +83,11 @@ impl Size {
     }
 }
 
-/// Kernels that hold a head's tokens in shared memory; the counterpart of `attention_short.cu` and `attention_bwd_short.cu`.
-struct Short {
-    tokens: usize,
-    /// Of the forward kernel at most.
-    warps: usize,
-    forward: &'static str,
-    back: Option<&'static str>,
-}
-
-const fn short(tokens: usize, warps: usize, forward: &'static str, back: Option<&'static str>) -> Short {
-    Short { tokens, warps, forward, back }
-}
-
-const SHORT: [Short; 5] = [
-    short(64, 4, "attention_fwd_short_64", Some("attention_bwd_short_64")),
-    short(80, 5, "attention_fwd_short_80", Some("attention_bwd_short_80")),
-    short(128, 4, "attention_fwd_short_128", Some("attention_bwd_short_128")),
-    short(208, 7, "attention_fwd_short_208", Some("attention_bwd_short_208")),
-    short(272, 6, "attention_fwd_short_272", None),
-];
-/// Columns of a head, filled up, in those kernels.
-const SHORT_HEAD: usize = 64;
-
 impl Size {
-    /// The kernels for few tokens where there are such: for heads that come in 16 bytes and are not mostly filled up.
-    fn short(&self, bytes: usize) -> Option<&'static Short> {
-        let takes = (SHORT_HEAD / 2 + 1..=SHORT_HEAD).contains(&self.head) && self.head.is_multiple_of(16 / bytes);
-        SHORT.iter().find(|short| takes && self.tokens <= short.tokens)
-    }
-    /// A block per head with all tokens in shared memory, if a block may have so much; its warps share the strips of queries evenly.
-    fn launch_short(&self, g: &Gpu) -> Option<Launch> {
-        let bytes = g.real().bytes();
-        let short = self.short(bytes)?;
-        let strips = self.tokens.div_ceil(16);
-        self.launch_heads(g, short.forward, strips.div_ceil(strips.div_ceil(short.warps)), 3 * short.tokens * SHORT_HEAD * bytes)
-    }
-    /// The same back: a warp per strip, two numbers per query, and the gradients of all scores in shared memory as well.
-    fn launch_short_back(&self, g: &Gpu) -> Option<Launch> {
-        let bytes = g.real().bytes();
-        let &Short { tokens, back, .. } = self.short(bytes)?;
-        self.launch_heads(g, back?, self.tokens.div_ceil(16), tokens * (4 * SHORT_HEAD * bytes + 8 + tokens * bytes))
-    }
-    fn launch_heads(&self, g: &Gpu, kernel: &'static str, warps: usize, shared: usize) -> Option<Launch> {
-        let grid = [(self.images * self.heads) as u32, 1, 1];
-        (shared <= g.shared()).then(|| Launch { kernel, grid, block: [32 * warps as u32, 1, 1], shared: shared as u32 })
-    }
-    /// Blocks of one head's rows, 16 to a warp: as few as eight warps allow (four of f32), and all alike. `names` are the kernels for
-    /// heads of up to 32, 64 and 128. `stay` tiles of a block's own rows lie in shared memory, two others and `beside` bytes for each of
-    /// their rows come by in two slots. The counterpart of `attention.cuh`.
-    fn launch(&self, g: &Gpu, names: [&'static str; 3], stay: usize, beside: usize) -> Launch {
-        let bytes = g.real().bytes();
-        let (name, padded) = match self.head {
-            ..=32 => (names[0], 32),
-            33..=64 => (names[1], 64),
-            _ => (names[2], LARGEST),
-        };
-        let strips = self.tokens.div_ceil(16);
-        let warps = strips.div_ceil(strips.div_ceil(16 / bytes));
-        let columns = if padded <= 64 { 64 } else { 64 / bytes };
-        let slot = columns * (2 * padded * bytes + beside);
-        let slabs = warps * 16 * (64 / bytes + 8) * 4; // through which results leave
-        let slots = (self.tokens.div_ceil(columns).min(2) * slot).max(slabs);
-        let grid = [(self.images * self.heads * strips.div_ceil(warps)) as u32, 1, 1];
-        let shared = (stay * warps * 16 * padded * bytes + slots) as u32;
-        Launch { kernel: name, grid, block: [32 * warps as u32, 1, 1], shared }
+    /// What the choice of a kernel depends on.
+    fn shape(&self) -> choose::Attention {
+        let Size { images, tokens, heads, head } = *self;
+        choose::Attention { images, tokens, heads, head }
     }
     /// What follows the pointers in every kernel's parameters.
     fn args(&self) -> [Arg; 4] {

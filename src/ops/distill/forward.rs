@@ -65,10 +65,19 @@ impl Call for Forward {
         let Size { n, crops, k, temperature } = self.size;
         let ([schedule, step], teachers) = (self.when.vars().map(Arg::Var), VIEWS * n);
         let [log_sums, parts] = [self.log_sums, self.parts].map(|v| Arg::Part(v, teachers));
-        let (teacher, center) = (self.teacher.into(), self.center.into());
-        let args = [self.log_sums.into(), self.parts.into(), teacher, center, schedule, step, teachers.into(), k.into()];
+        let [teacher, center] = [self.teacher, self.center].map(Arg::Var);
+        let args = [
+            self.log_sums.into(),
+            self.parts.into(),
+            teacher.clone(),
+            center.clone(),
+            schedule.clone(),
+            step.clone(),
+            teachers.into(),
+            k.into(),
+        ];
         g.launch(&Launch::blocks("distill_teacher", teachers), &args);
-        let to = [log_sums, parts, self.student.into(), teacher, center, self.log_sums.into(), schedule, step];
+        let to = [log_sums, parts.clone(), self.student.into(), teacher, center, self.log_sums.into(), schedule, step];
         let launch = Launch::blocks("distill_fwd", crops * n);
         g.launch(&launch, &[&to[..], &[n.into(), crops.into(), k.into(), temperature.into()]].concat());
         total::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);

@@ -123,7 +123,7 @@ impl Call for Forward {
             product::backward_weight(g, &square(rows, cols), to, side.centred, side.centred, self.partial);
             let to = [side.weight.into(), Arg::Part(self.parts, i * cols), self.covariances.into(), side.std.into()];
             let launch = Launch::blocks("variance_covariance_fwd", cols);
-            g.launch(&launch, &[&to[..], &[rows.into(), cols.into(), variance, covariance]].concat());
+            g.launch(&launch, &[&to[..], &[rows.into(), cols.into(), variance.clone(), covariance.clone()]].concat());
         }
         let args = [Arg::Part(self.parts, 2 * cols), self.a.into(), self.b.into(), rows.into(), cols.into(), invariance];
         g.launch(&Launch::blocks("variance_covariance_apart", rows.div_ceil(8)), &args);

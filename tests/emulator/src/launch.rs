@@ -92,6 +92,15 @@ fn pointers(kernel: &'static Kernel, words: &[u64]) -> Result<Vec<(&'static str,
                 return Err(format!("parameter `{}` is a tensor map: its word is the map's address, not {word:#x}", param.name));
             }
             Kind::Map => {}
+            Kind::Struct(_) if word == 0 || word % 8 != 0 => {
+                return Err(format!("parameter `{}` is a structure: its word is the structure's address, not {word:#x}", param.name));
+            }
+            Kind::Struct(members) => {
+                for &(name, at, constant) in members {
+                    // SAFETY: the caller gives the address of a structure of this kernel, which the compiler lays out alike.
+                    pointers.push((name, unsafe { *((word as usize + at) as *const usize) }, constant));
+                }
+            }
         }
     }
     Ok(pointers)

@@ -26,6 +26,8 @@ pub enum Kind {
     Value,
     /// A tensor map by value; the word is its address.
     Map,
+    /// Another structure by value, given by its address as well: of each pointer in it the name, the first byte, whether it is `const`.
+    Struct(&'static [(&'static str, usize, bool)]),
 }
 
 include!(concat!(env!("OUT_DIR"), "/registry.rs"));
