@@ -2,7 +2,7 @@
 #include "moments.cuh"
 #include "rows.cuh"
 
-// As in src/ops/batch_norm.rs.
+// As in src/ops/batch_norm/mod.rs.
 constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;
 
 // Kernels that merge chunks: 8 columns (32 bytes of a row) by 128 parts of the chunks.

@@ -70,10 +70,10 @@ fn files() -> Vec<(String, String)> {
     found.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
 }
 
-/// The modules named by `use crate::a::b` and `use crate::{a::b, c}`.
-fn used(text: &str) -> Vec<String> {
+/// The modules named by `use crate::a::b` and `use crate::{a::b, c}`, where `from` is `use crate::`.
+fn used(text: &str, from: &str) -> Vec<String> {
     let mut modules = vec![];
-    for part in text.split("use crate::").skip(1) {
+    for part in text.split(from).skip(1) {
         let statement = part.split(';').next().unwrap_or_default();
         let first = |s: &str| s.trim().split([':', ',', '}', ' ']).next().unwrap_or_default().to_string();
         match statement.strip_prefix('{') {
@@ -102,11 +102,62 @@ fn modules_use_only_what_lies_below_them() {
             .iter()
             .find(|(m, _)| *m == module)
             .unwrap_or_else(|| panic!("{name}: no rule for this module; add one here and in ARCHITECTURE.md"));
-        for other in used(&text) {
+        for other in used(&text, "use crate::") {
             let fine = other == "error" || other == "Error" || other == "Result" || other == module || rule.1.contains(&other.as_str());
             assert!(fine, "src/{name} uses `{other}`, which {module} may not know");
         }
     }
+}
+
+/// Files of `src/ops` that are pieces of several ops and none themselves: any op may use them.
+const PIECES: [&str; 6] = ["choose", "packs", "product", "stem", "sums", "total"];
+/// What else an op uses: what it fuses, or whose result it takes.
+const FUSED: &[(&str, &[&str])] = &[
+    ("conv", &["batch_norm"]),  // the norm that follows, folded into its weights or begun with its statistics
+    ("packs", &["batch_norm"]), // the same norm, where weights are packed
+    ("linear", &["gelu"]),
+    ("mask", &["augment"]),     // whose batch says which samples they are
+    ("tokens", &["mask"]),      // the patches that are seen
+    ("reconstruct", &["mask"]), // and those that are not
+    ("drop_path", &["mask"]),   // its cases: the keys of samples
+];
+
+#[test]
+fn an_op_uses_pieces_and_what_it_fuses() {
+    let files: Vec<(String, String)> = files().into_iter().filter_map(|(n, t)| Some((n.strip_prefix("ops/")?.to_string(), t))).collect();
+    let module = |name: &str| name.split(['/', '.']).next().unwrap().to_string();
+    let all: std::collections::BTreeSet<String> = files.iter().map(|(name, _)| module(name)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, text) in files.iter().filter(|(name, _)| name != "mod.rs") {
+        let nested = name.contains('/') && !name.ends_with("/mod.rs");
+        let above = if nested { "super::super::" } else { "super::" };
+        let own = module(name);
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        for other in [used(&code, above), used(&code, "crate::ops::")].concat() {
+            if !all.contains(&other) || other == own || PIECES.contains(&&*other) {
+                continue;
+            }
+            let fused = FUSED.iter().any(|(op, uses)| *op == own && uses.contains(&&*other));
+            assert!(
+                fused,
+                "src/ops/{name} uses `{other}`, which is an op; say in tests/layers.rs what it fuses, or make a piece of what both need"
+            );
+            seen.insert((own.clone(), other));
+        }
+    }
+    let said: usize = FUSED.iter().map(|(_, uses)| uses.len()).sum();
+    assert_eq!(seen.len(), said, "tests/layers.rs allows more than is used: {seen:?}");
+}
+
+#[test]
+fn a_shape_holds_extents_alone() {
+    let text = |name: &str| files().into_iter().find(|(n, _)| n == name).unwrap().1;
+    let fields = |text: &str, of: &str| -> Vec<String> {
+        let body = text.split(&format!("struct {of} {{")).nth(1).unwrap().split('}').next().unwrap().to_string();
+        body.lines().filter_map(|l| Some(l.trim().trim_start_matches("pub ").split_once(':')?.0.to_string())).collect()
+    };
+    assert_eq!(fields(&text("var.rs"), "Shape"), ["dims", "rank"]);
+    assert_eq!(fields(&text("tape.rs"), "Slot"), ["shape", "dtype", "kind", "side"]);
 }
 
 #[test]

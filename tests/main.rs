@@ -42,6 +42,7 @@ mod loader;
 mod losses;
 mod methods;
 mod ops;
+mod paths;
 mod planted;
 mod presets;
 mod probe;

@@ -30,8 +30,8 @@ const DENSEST: u64 = 1 << 14;
 /// Whether the name ends like an image that can be read here.
 pub fn is_image(name: &OsStr) -> bool {
     let path = Path::new(name);
-    // Python's `mimetypes` has this ending for JPEGs, the crate has not.
-    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+    // JPEGs have a decoder of their own. Python's `mimetypes` has the last ending for them, the crate has not.
+    ImageFormat::from_path(path).is_ok_and(|format| format == ImageFormat::Jpeg || format.reading_enabled())
         || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpe"))
 }
 

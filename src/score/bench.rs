@@ -95,8 +95,8 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
         weights.load(side.path, &prefix)?;
         weights.check(side.path, &tape, &prefix)?;
         let mut program = tape.compile(&mut weights)?;
-        let zeros = vec![0.5f32; count * protocol.batch * size * size * 3];
-        program.write(x, &zeros)?;
+        let pixels = vec![0.5f32; count * protocol.batch * size * size * 3];
+        program.write(x, &pixels)?;
         let encode = speed(seconds, || {
             program.run()?;
             distances.iter().try_for_each(|d| program.read::<f32>(*d).map(|_| ()))?;
