@@ -75,7 +75,7 @@ pub enum Arg {
     I32(i32),
     U32(u32),
     F32(f32),
-    /// A structure by value: its name and its fields, see [`by_value`](crate::device::by_value).
+    /// A structure by value: its name and its fields, as `by_value!` makes them.
     Struct(&'static str, Vec<(&'static str, Arg)>),
 }
 
