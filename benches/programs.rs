@@ -78,7 +78,7 @@ pub fn inference(device: &Device, n: Network) -> Result<Program> {
 pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     let (when, batch) = (Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]), tape.batch(1, 3));
     let options = Recipe::default().method;
-    let setting = Setting { network: n.built()?, options: &options, when, batch, seed: 0 };
+    let setting = Setting { network: n.built()?, options: &options, when, batch, classes: 0, seed: 0 };
     let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
     tape.optimize(ADAM, 0.0, &|_, _| Treat::default(), when);
