@@ -21,6 +21,9 @@ use std::process::ExitCode;
 /// The recipe for the encoder in a file: what its tensors, its metadata and the configs beside it say of the network and of its images.
 fn recipe_for(path: &Path) -> sslmem::Result<Recipe> {
     let found = Checkpoint::open(path)?.identify()?;
+    if let Some((key, why)) = found.unclear.first() {
+        return Err(Error::config(format!("{} {why}", path.display()), format!("set {key}")));
+    }
     let mut layers = Layers::presets::<&str>(&[])?;
     let facts = ["arch", "stem", "patch", "positions", "heads", "norm_eps", "trained_size", "size", "resize", "interpolation"].into_iter();
     for (fact, value) in facts.filter_map(|fact| Some((fact, found.facts.get(fact)?))) {

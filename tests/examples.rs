@@ -70,7 +70,7 @@ fn a_method_of_ones_own() {
     let said = run(&program, &[folder.path(), Path::new("6")]);
     // "loss A in the first 5 steps, B in the last 5"
     let numbers: Vec<f32> = said.split([' ', ',']).filter(|word| word.contains('.')).filter_map(|word| word.parse().ok()).collect();
-    assert!(numbers.len() == 2 && numbers[1] < numbers[0], "the loss does not fall: {said}");
+    assert!(numbers.len() == 2 && numbers[1] < numbers[0] - 0.1, "the loss does not fall: {said}");
     // Its encoder is one that every verb reads.
     let out = folder.path().join("features.safetensors");
     let mut embed = Command::new(env!("CARGO_BIN_EXE_sslmem"));
