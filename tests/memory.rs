@@ -229,7 +229,7 @@ fn the_loader_leaves_out_what_there_is_no_memory_for() {
     let mut program = tape.compile(&mut Weights::on(Device::Cpu, 0)).unwrap();
     let feed = Feed { batch, source: &*source, samples: &samples, on_bad: OnBadImage::Skip };
     let mut run = |limit: usize| {
-        let (mut rows, mut bad): (Vec<(usize, Vec<u32>)>, Vec<(usize, String)>) = (vec![], vec![]);
+        let (mut rows, mut bad) = (Vec::<(usize, Vec<u32>)>::new(), Vec::<(usize, String)>::new());
         PEAK.store(HELD.load(SeqCst), SeqCst);
         let before = HELD.load(SeqCst);
         let outcome = within(limit, || {
