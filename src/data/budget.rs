@@ -67,36 +67,45 @@ impl Drop for Loan {
     }
 }
 
-/// Bytes that decoders at work may still take.
-static PLEDGED: Mutex<u64> = Mutex::new(0);
-static REDEEMED: Condvar = Condvar::new();
+/// What the system was found to have when nobody was at work, and what of it is not promised yet.
+struct Room {
+    left: u64,
+    at_work: usize,
+}
+
+static ROOM: Mutex<Room> = Mutex::new(Room { left: 0, at_work: 0 });
+static IDLE: Condvar = Condvar::new();
+
+/// Bytes that the system is asked for, if it has them, so that few must wait for the next time.
+const TRIAL: u64 = 1 << 30;
 
 /// Memory for somebody who cannot be refused any: the process ends where an infallible allocation fails, and decoders make such. So the system
-/// is asked before, for this and for all that others were promised and may not have taken yet.
-pub struct Pledge(u64);
+/// is asked before, by a reservation that is given back at once. That is only done while nobody is at work who holds a pledge: it would be
+/// what takes the room away. What is promised is not promised again, whether it was taken or not, until the system is asked anew.
+pub struct Pledge(());
 
 impl Pledge {
-    /// Waits until others have done with theirs, as long as that may help. Who holds a pledge may not ask for another.
+    /// Waits until others have done with theirs, if need be. Who holds a pledge may not ask for another.
     ///
-    /// `None`: the system does not have so many bytes more.
+    /// `None`: the system does not have so many bytes.
     pub fn of(bytes: u64) -> Option<Pledge> {
         let there = |bytes: u64| usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
-        let mut pledged = PLEDGED.lock().unwrap_or_else(PoisonError::into_inner);
-        while !there(pledged.saturating_add(bytes)) {
-            if *pledged == 0 {
-                return None;
-            }
-            pledged = REDEEMED.wait(pledged).unwrap_or_else(PoisonError::into_inner);
+        let mut room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+        room = IDLE.wait_while(room, |room| room.at_work > 0 && room.left < bytes).unwrap_or_else(PoisonError::into_inner);
+        if room.at_work == 0 {
+            let halves = std::iter::successors(Some(TRIAL.max(bytes)), |tried| (*tried > bytes).then(|| (tried / 2).max(bytes)));
+            room.left = halves.into_iter().find(|tried| there(*tried))?;
         }
-        *pledged += bytes;
-        Some(Pledge(bytes))
+        room.left -= bytes;
+        room.at_work += 1;
+        Some(Pledge(()))
     }
 }
 
 impl Drop for Pledge {
     fn drop(&mut self) {
-        *PLEDGED.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
-        REDEEMED.notify_all();
+        ROOM.lock().unwrap_or_else(PoisonError::into_inner).at_work -= 1;
+        IDLE.notify_all();
     }
 }
 

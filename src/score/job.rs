@@ -20,6 +20,7 @@ use crate::files::{self, Lock};
 use crate::manifest::{self, DataFacts, EncoderFacts, Manifest, Throughput};
 use crate::progress::Progress;
 use crate::split::Subset;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -164,11 +165,10 @@ impl Job<'_> {
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
         let side = |role: &str, side: super::Side| {
             let form = side.network.form;
-            let broken = |e: serde_json::Error| Error::format(side.path, format!("what it sees cannot be written ({e})"));
             Ok::<_, Error>(json!({
                 "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
-                "positions": form.positions, "heads": form.heads, "norm_eps": form.norm_eps, "size": form.size,
-                "view": manifest::settings(&side.view).map_err(broken)?, "original": manifest::settings(&side.original).map_err(broken)?,
+                "positions": form.positions, "heads": form.heads, "norm_eps": exact(&form.norm_eps)?, "size": form.size,
+                "view": exact(&side.view)?, "original": exact(&side.original)?,
             }))
         };
         let DataFacts { name, digest, samples, .. } = DataFacts::of(source);
@@ -392,6 +392,11 @@ fn missing(there: &[Range<usize>], samples: usize) -> Vec<Range<usize>> {
     let ends = [0].into_iter().chain(there.iter().map(|range| range.end));
     let starts = there.iter().map(|range| range.start).chain([samples]);
     ends.zip(starts).filter(|(end, start)| end < start).map(|(end, start)| end..start).collect()
+}
+
+/// A number as the recipe has it, and what holds such.
+fn exact(value: &impl Serialize) -> Result<Value> {
+    manifest::settings(value).map_err(|e| Error::config(format!("a setting cannot be written as JSON ({e})"), "report this"))
 }
 
 /// The first setting in which two jobs differ, in words.
