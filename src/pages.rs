@@ -2,7 +2,8 @@
 //! panic at is refused before.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use parquet::basic::{Compression, Encoding};
@@ -13,6 +14,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
+
+use crate::error::Error;
 
 /// Bytes of a page for each of its file at most. Snappy makes 22 of one and no more; zstd could, but what is packed tighter than that as a whole
 /// holds no images.
@@ -48,6 +51,19 @@ impl Length for Pages {
 pub fn sentence(error: &ParquetError) -> String {
     let text = error.to_string();
     text.split_once(": ").map(|(_, what)| what).unwrap_or(&text).trim().to_string()
+}
+
+/// What stopped a decoder of this file: the system, which is no fault of the file's, or what is wrong with `part` of it.
+pub fn fault(path: &Path, part: &str, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            // A file that ends early is a broken one.
+            Ok(source) if source.kind() != ErrorKind::UnexpectedEof => Error::io("read", path)(*source),
+            Ok(source) => Error::format(path, format!("{part} is broken: {source}")),
+            Err(source) => Error::format(path, format!("{part} is broken: {source}")),
+        },
+        other => Error::format(path, format!("{part} is broken: {}", sentence(&other))),
+    }
 }
 
 impl ChunkReader for Pages {

@@ -56,6 +56,7 @@ mod runs;
 mod score;
 mod score_device;
 mod score_embeddings;
+mod score_measures;
 mod score_places;
 mod score_tables;
 mod seen;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -139,10 +140,11 @@ impl Parquet {
         let now = pages.metadata().and_then(|metadata| metadata.modified()).ok();
         let pages = Arc::new(Pages::new(pages, LIMIT));
         if pages.len() != shard.length || now != *modified {
-            let what = "it was changed after its labels were read; start the same command again";
+            let what = "it was changed after its labels were read; start the same command again, with --force where it had begun to write";
             return Err(Error::io("read", &shard.path)(std::io::Error::other(what)));
         }
-        guarded(|| images(&pages, metadata, *number, *image)).map_err(|what| Error::format(&shard.path, what))
+        // What the disk refuses is no bad image.
+        guarded(|| Ok(images(&shard.path, &pages, metadata, *number, *image))).map_err(|what| Error::format(&shard.path, what))?
     }
 
     fn encoded(&self, index: usize) -> Result<ByteArray> {
@@ -202,19 +204,14 @@ fn footer(mut file: &File, length: u64) -> std::io::Result<blake3::Hash> {
     Ok(digest.finalize())
 }
 
-fn images(
-    pages: &Arc<Pages>,
-    metadata: &ParquetMetaData,
-    number: usize,
-    place: usize,
-) -> std::result::Result<Vec<Option<ByteArray>>, String> {
+fn images(path: &Path, pages: &Arc<Pages>, metadata: &ParquetMetaData, number: usize, place: usize) -> Result<Vec<Option<ByteArray>>> {
     let group = metadata.row_group(number);
     let chunk = group.column(place);
     let name = chunk.column_path().string();
-    let broken = |error| format!("the column `{name}` is broken: {}", sentence(&error));
+    let broken = |error| pages::fault(path, &format!("the column `{name}`"), error);
     let rows = group.num_rows() as usize; // checked to be no more than the file can hold
     let ColumnReader::ByteArrayColumnReader(reader) = pages::column(pages, chunk, rows).map_err(broken)? else {
-        return Err(format!("the column `{name}` does not hold bytes"));
+        return Err(Error::format(path, format!("the column `{name}` does not hold bytes")));
     };
     pages::values(reader, rows, chunk.column_descr().max_def_level()).map_err(broken)
 }

@@ -153,7 +153,7 @@ impl Section {
 
     /// No image of this file can be trusted any more.
     fn changed(&self) -> Error {
-        let what = "it was changed after it was looked through; start the same command again";
+        let what = "it was changed after it was looked through; start the same command again, with --force where it had begun to write";
         Error::io("read", &self.path)(std::io::Error::other(what))
     }
 }

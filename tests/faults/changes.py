@@ -184,7 +184,7 @@ def index(bench):
             args = m.score(f"webdataset:{at}", "b.csv")
             bench.fresh()
             ended = bench.run(args)
-            if "it was changed after it was looked through; start the same command again" in ended.error:
+            if "it was changed after it was looked through; start the same command again, with --force" in ended.error:
                 ended = bench.run(args)
             if ended.status and "is of another scoring job: data.digest" in ended.error:
                 ended = bench.run([*args, "--force"])
