@@ -223,7 +223,7 @@ fn the_whole_way_by_verbs_and_at_once() {
     assert!(inside.iter().all(|row| find(row.index) == Some((row.align_f, row.align_g, row.stderr))), "the run scores alike");
     fails(f, &score("a.parquet", &[]), 2, "a.parquet exists already; choose another name, or replace it with --force");
     let other = [&weights[..], &network, &["--data", "synthetic:61", "--split", "s.json", "--out", "c.csv"]].concat();
-    fails(f, &other, 2, "the split was drawn from other data");
+    fails(f, &other, 2, "s.json: the split was drawn from other data");
     let other = [&weights[..], &["--arch", "resnet18", "--data", "synthetic:60", "--out", "c.csv"]].concat();
     fails(f, &other, 2, "--arch resnet18 contradicts t/pair1/f.safetensors, which holds an encoder with arch resnet8; ");
 

@@ -401,7 +401,7 @@ fn verbs_that_keep_nothing_end_with_nothing() {
     let verbs: [(&[&str], &str); 3] = [
         (&["embed", "--encoder", "f.safetensors", "--out", "e.safetensors"], "embedding"),
         (&["probe", "--weights", "f.safetensors", "--out", "p.json"], "embedding"),
-        (&["pack", "--size", "32", "--data", "synthetic:20000", "--threads", "1", "--out", "o.pack"], "the pack"),
+        (&["pack", "--size", "32", "--data", "synthetic:2000000", "--threads", "1", "--out", "o.pack"], "the pack"),
     ];
     let before = all(f);
     for ((args, what), (signal, status)) in verbs.into_iter().zip([("TERM", 143), ("INT", 130), ("TERM", 143)]) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use super::score::{command, done, encoders, fails};
 use safetensors::SafeTensors;
@@ -45,14 +46,21 @@ fn confidence_is_the_softmax_of_each_sides_classifier() {
     let folder = encoders();
     let f = folder.path();
     let data = "synthetic:50";
-    let first = |out: &str, more: &[&str]| done(command(f, data, out, &[&["--measure", "confidence"], more].concat()));
+    let first = |out: &str, more: &[&str]| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_sslmem"));
+        run.current_dir(f).args(["score", "--f", "f.safetensors", "--g", "g.safetensors", "--size", "16", "--normalize", "unit"]);
+        run.args(["--measure", "confidence", "--data", data, "--out", out]).args(more);
+        done(run)
+    };
+    let original = ["--pairs", "original", "--views", "1"];
     let classes = sslmem::data::open(data, sslmem::data::OnBadImage::Fail).unwrap().classes().len();
     let heads = [classifier(f, "f", classes, 1), classifier(f, "g", classes, 2)];
 
     done(command(f, data, "plain.csv", &[]));
-    for (out, pairs) in
-        [("all.csv", &["--pairs", "all", "--views", "3", "--also", "embeddings"][..]), ("original.csv", &["--also", "embeddings"])]
-    {
+    for (out, pairs) in [
+        ("all.csv", &["--pairs", "all", "--views", "3", "--also", "embeddings"][..]),
+        ("original.csv", &["--pairs", "original", "--views", "1", "--also", "embeddings"]),
+    ] {
         first(out, pairs);
         let rows = table::read(f.join(out)).unwrap();
         let stem = out.trim_end_matches(".csv");
@@ -73,15 +81,15 @@ fn confidence_is_the_softmax_of_each_sides_classifier() {
     assert_eq!(numbers("plain.csv"), numbers("original.csv"));
 
     // Several layers, shards and batches.
-    first("layers.csv", &["--layers", "pooled,map", "--batch", "7"]);
+    first("layers.csv", &[&original[..], &["--layers", "pooled,map", "--batch", "7"]].concat());
     let text = |name: &str| fs::read_to_string(f.join(name)).unwrap();
     assert_eq!(text("layers.pooled.csv"), text("original.csv"));
     let confidences = |name: &str| table::read(f.join(name)).unwrap().iter().map(|row| row.more.clone()).collect::<Vec<_>>();
     assert_eq!(confidences("layers.map.csv"), confidences("original.csv"));
     for shard in ["1/2", "2/2"] {
-        first("whole.csv", &["--shard", shard]);
+        first("whole.csv", &[&original[..], &["--shard", shard]].concat());
     }
-    let mut merge = std::process::Command::new(env!("CARGO_BIN_EXE_sslmem"));
+    let mut merge = Command::new(env!("CARGO_BIN_EXE_sslmem"));
     merge.current_dir(f).args(["merge", "whole.csv", "whole.1-of-2.csv", "whole.2-of-2.csv"]);
     done(merge);
     assert_eq!(text("whole.csv"), text("original.csv"));

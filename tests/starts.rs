@@ -121,6 +121,7 @@ fn heads_are_kept_beside_the_encoder_and_are_none() {
             }
             "dino" => (&["head.", "teacher.head.", "center"], &["head.last_layer.weight", "teacher.head.mlp.0.weight", "center"]),
             "mae" => (&["decoder."], &["decoder.mask_token", "decoder.decoder_pred.weight"]),
+            "supervised" => (&["classifier."], &["classifier.weight", "classifier.bias"]),
             other => panic!("{other}"),
         };
         assert!(parts.iter().all(|name| known.iter().any(|start| name.starts_with(start))), "{}: {parts:?}", method.name());
