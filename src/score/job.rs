@@ -197,7 +197,7 @@ impl Job<'_> {
             identity["also"] = "embeddings".into();
         }
         for (role, side) in ROLES.iter().zip([f, g]).filter(|(_, side)| side.classifier.is_some()) {
-            identity[*role]["classifier"] = files::digest_file(&heads_of(side.path))?.into();
+            identity[*role]["classifier"] = files::digest_file(heads_of(side.path))?.into();
         }
         Ok(identity)
     }
