@@ -4,7 +4,7 @@ use crate::tape::Scope;
 use crate::var::Var;
 use crate::weights::Init;
 
-/// The name of a classifier on an encoder's features: `classifier.weight` [classes, width] and `classifier.bias` [classes].
+/// The name of a classifier on an encoder's features: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
 pub const CLASSIFIER: &str = "classifier";
 
 /// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
