@@ -1,6 +1,6 @@
 //! Images on their way to a program: what comes out does not depend on the memory that they may take.
 
-use sslmem::data::{Budget, Image, OnBadImage, Source};
+use sslmem::data::{Budget, Content, Image, OnBadImage, Source};
 use sslmem::device::Device;
 use sslmem::error::{Error, Result};
 use sslmem::loader::{Feed, room, stream_within};
@@ -105,4 +105,50 @@ fn what_is_larger_than_the_budget_goes_alone() {
     assert!(ROOM.ask(1).is_none());
     drop(large);
     assert!(ROOM.ask(1).is_some());
+}
+
+/// Files that the system refuses with a code.
+struct Refused(i32);
+
+impl Source for Refused {
+    fn len(&self) -> usize {
+        100
+    }
+    fn train_len(&self) -> usize {
+        100
+    }
+    fn id(&self, index: usize) -> String {
+        index.to_string()
+    }
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn digest(&self) -> &str {
+        ""
+    }
+    fn largest(&self) -> usize {
+        3
+    }
+    fn image(&self, _: usize) -> Result<Image> {
+        unreachable!("nobody decodes")
+    }
+    fn file(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        let refused = std::io::Error::from_raw_os_error(self.0);
+        if index < 90 { Ok(Some(vec![index as u8])) } else { Err(Error::io("read", format!("{index}.png"))(refused)) }
+    }
+}
+
+/// The digest of files spread over a data set must not depend on a disk that failed while it was made; a file that is gone is part of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_failing_disk_is_no_content() {
+    let (all, few): (Vec<u32>, Vec<u32>) = ((0..100).collect(), (0..90).collect());
+    let of = |code: i32, samples: &[u32]| Content::sampled(&Refused(code), samples);
+    let [eio, enoent, eacces] = [5, 2, 13];
+    assert!(matches!(of(eio, &all), Err(Error::Io { .. })));
+    assert!(of(eio, &few).unwrap().is_some());
+    assert_eq!(of(enoent, &all).unwrap(), of(eacces, &all).unwrap());
 }

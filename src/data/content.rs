@@ -1,7 +1,9 @@
 //! What the image files of samples contained: a digest that is the sum of its parts, so that those of blocks and of shards add up.
 
 use super::Source;
+use crate::error::{Error, Result};
 use rayon::prelude::*;
+use std::io::ErrorKind;
 
 /// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits; of those that could not be decoded something
 /// else is added. It tells apart what was changed, not what was made to collide.
@@ -39,13 +41,23 @@ impl Content {
         indices.par_iter().map(one).try_reduce(Content::default, |a, b| Some(a + b)).map(|content| content + without)
     }
 
-    /// Of a few files, spread over all `indices`.
-    pub fn sampled(source: &dyn Source, indices: &[u32]) -> Option<Content> {
+    /// Of a few files, spread over all `indices`; `None` where no sample is a file.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sampled(source: &dyn Source, indices: &[u32]) -> Result<Option<Content>> {
         let few: Vec<u32> = indices.iter().step_by(indices.len().div_ceil(SAMPLED).max(1)).copied().collect();
-        // One that cannot be read says something, too, and the same to every shard.
-        let one = |&index: &u32| Content::of(index, source.content(index as usize).ok().flatten());
-        let sum = few.par_iter().map(one).reduce(Content::default, |a, b| a + b);
-        (sum != Content::default()).then_some(sum)
+        // One that is gone, closed to us or damaged says something, too, and the same to every shard; a disk that fails says nothing of the data.
+        let one = |&index: &u32| match source.content(index as usize) {
+            Ok(content) => Ok(Content::of(index, content)),
+            Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                Ok(Content::of(index, None))
+            }
+            Err(Error::Format { .. }) => Ok(Content::of(index, None)),
+            Err(error) => Err(error),
+        };
+        let sum = few.par_iter().map(one).try_reduce(Content::default, |a, b| Ok(a + b))?;
+        Ok((sum != Content::default()).then_some(sum))
     }
 
     pub fn from_bytes(bytes: &[u8; Content::BYTES]) -> Content {

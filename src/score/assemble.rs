@@ -56,7 +56,7 @@ impl Ready<'_> {
             ));
         }
         let every: Vec<u32> = job.samples.iter().map(|(index, _)| *index).collect();
-        let sampled = Content::sampled(job.task.source, &every).and_then(Content::hex);
+        let sampled = Content::sampled(job.task.source, &every)?.and_then(Content::hex);
         let data = DataFacts { skipped: skipped.clone(), content: content.hex(), sampled, ..DataFacts::of(job.task.source) };
         let mut embeddings = self.features(&features_digest(&data, &indices), indices.len())?.into_iter();
         for (layer, (path, totals)) in tables.iter().zip(&totals).enumerate() {

@@ -95,7 +95,7 @@ impl Job<'_> {
         hash.update(&self.seed.to_le_bytes());
         hash.update(bytemuck::cast_slice(self.samples));
         // Files of the same names and lengths may hold other images.
-        if let Some(content) = Content::sampled(self.source, self.samples) {
+        if let Some(content) = Content::sampled(self.source, self.samples)? {
             hash.update(&content.to_bytes());
         }
         Ok(hash.finalize().to_hex().to_string())
