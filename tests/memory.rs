@@ -249,9 +249,19 @@ fn the_loader_leaves_out_what_there_is_no_memory_for() {
     let (right, bad, most) = run(usize::MAX >> 1);
     assert!(bad.is_empty() && right.len() == samples.len());
     let mut seen = [0; 3];
-    // Up to twice as much, since decoders ask for more than they take.
-    for part in 0..=24 {
-        let (rows, bad, _) = run(2 * part * most / 24);
+    // Up to what the largest image asks for, less a byte; then up to more than all of them take at once, which is a matter of the threads' luck.
+    let asks = |index: &u32| {
+        let mut asked = 0;
+        drop(source.image_within(*index as usize, &mut |bytes| {
+            asked = bytes as usize;
+            false
+        }));
+        asked
+    };
+    let largest = samples.iter().map(asks).max().unwrap();
+    let limits = (0..=16).map(|part| part * (largest - 1) / 16).chain((1..=8).map(|part| part * (largest + most) / 4));
+    for limit in limits {
+        let (rows, bad, _) = run(limit);
         assert_eq!(rows.len() + bad.len(), samples.len());
         assert!(rows.iter().all(|row| right.contains(row)), "other rows");
         assert!(bad.iter().all(|(_, reason)| reason.contains("MiB of memory, which cannot be had")), "{bad:?}");
