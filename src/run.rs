@@ -133,6 +133,11 @@ impl Run {
         self.dir.join("scores.parquet")
     }
 
+    /// What the user should know of its lock.
+    pub fn warning(&self) -> Option<String> {
+        self.lock.warning()
+    }
+
     /// Train what is asked for of every pair; what is there already stays.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
         self.lock.warning().iter().for_each(|text| progress.warning(text));

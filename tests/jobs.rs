@@ -397,7 +397,7 @@ fn a_job_that_is_told_to_end_keeps_what_it_has() {
 fn verbs_that_keep_nothing_end_with_nothing() {
     let folder = encoders();
     let f = folder.path();
-    let encoder = ["--normalize", "unit", "--size", "16", "--set", "score.batch=4", "--threads", "1", "--data", "synthetic:20000"];
+    let encoder = ["--normalize", "unit", "--size", "16", "--set", "score.batch=4", "--threads", "1", "--data", "synthetic:2000000"];
     let verbs: [(&[&str], &str); 3] = [
         (&["embed", "--encoder", "f.safetensors", "--out", "e.safetensors"], "embedding"),
         (&["probe", "--weights", "f.safetensors", "--out", "p.json"], "embedding"),

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Flags, Images, Network, Origin, opened};
 use super::encoder::identify;
-use super::{Global, print, reserve, signals};
+use super::{Global, print, reserve, signals, warn};
 use crate::config::Recipe;
 use crate::data::{OnBadImage, Source, few_bad};
 use crate::device::Device;
@@ -105,6 +105,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 /// f and g of every pair of a run.
 fn of_run(verb: &Verb, dir: &Path, out: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     let run = Run::read(dir, device.clone())?;
+    run.warning().iter().for_each(|text| warn(text));
     run.check_encoders()?;
     files::check_writable(out)?;
     let seed = global.seed.unwrap_or(run.recipe.seed);

@@ -47,7 +47,9 @@ pub fn run(verb: Verb) -> Result<()> {
         let what = format!("{} is no table, and the report of a run has its images and its place", verb.run.display());
         return Err(Error::config(what, "leave --out and --data out, or name a table such as RUN/scores.parquet"));
     } else {
-        Run::read(&verb.run, Device::Cpu)?.report()?
+        let run = Run::read(&verb.run, Device::Cpu)?;
+        run.warning().iter().for_each(|text| warn(text));
+        run.report()?
     };
     print(&format!("{}\n", page.display()))
 }
