@@ -105,5 +105,14 @@ fn confidence_of_other_classes_or_of_none_is_refused() {
     fails(asked(), 2, &["f.heads.safetensors tells 3 classes apart, and the data have "]);
     fs::copy(f.join("f.safetensors"), f.join("f.heads.safetensors")).unwrap();
     fails(asked(), 2, &["f.heads.safetensors holds no classifier"]);
+    // Logits beyond f32 are no confidence, and not "not known" either.
+    let classes = sslmem::data::open("synthetic:50", sslmem::data::OnBadImage::Fail).unwrap().classes().len();
+    classifier(f, "f", classes, 1);
+    let mut weights = Weights::new(0);
+    weights.set("classifier.weight", [classes, WIDTH], &vec![3e38; classes * WIDTH]).unwrap();
+    weights.set("classifier.bias", [classes], &vec![0.0; classes]).unwrap();
+    weights.save(&f.join("g.heads.safetensors"), "", &BTreeMap::new()).unwrap();
+    fails(asked(), 1, &["g gives features or logits that are not finite"]);
+    fs::remove_dir_all(f.join("s.csv.parts")).unwrap();
     assert!(!f.join("s.csv").exists() && !f.join("s.csv.parts").exists());
 }

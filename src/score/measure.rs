@@ -13,13 +13,9 @@ use crate::tape::Tape;
 use crate::var::Var;
 use std::path::{Path, PathBuf};
 
-/// A quantity of one sample. To add one: record what it needs of the encoders' outputs, say what is read after each batch, reduce that to
-/// numbers, and name the columns.
+/// A quantity of one sample. To add one: record what it needs of the encoders' outputs, say what is read after each batch, and reduce
+/// that to the numbers of its columns.
 pub trait Measure {
-    /// Its columns beside those that every table has, in the order of its numbers; the alignment has none.
-    fn columns(&self) -> &'static [More];
-    /// Numbers of one sample.
-    fn width(&self) -> usize;
     /// What is read after each batch.
     fn vars(&self) -> &[Var];
     /// The numbers of sample `i` of the batch, from what was read.
@@ -46,12 +42,6 @@ impl Alignment {
 }
 
 impl Measure for Alignment {
-    fn columns(&self) -> &'static [More] {
-        &[]
-    }
-    fn width(&self) -> usize {
-        3
-    }
     fn vars(&self) -> &[Var] {
         &self.distances
     }
@@ -73,6 +63,9 @@ pub struct Confidence {
 }
 
 impl Confidence {
+    /// The columns of its numbers.
+    pub const COLUMNS: &'static [More] = &[More::ConfidenceF, More::ConfidenceG];
+
     /// `features` `[views * n, width]` of f and g, of which view `original` is the image itself; `classes` of each classifier.
     pub fn record(tape: &mut Tape, features: [Var; 2], batch: &Batch, original: usize, classes: [usize; 2]) -> Confidence {
         let labels = batch.labels.expect("the batch has labels");
@@ -88,12 +81,6 @@ impl Confidence {
 }
 
 impl Measure for Confidence {
-    fn columns(&self) -> &'static [More] {
-        &[More::ConfidenceF, More::ConfidenceG]
-    }
-    fn width(&self) -> usize {
-        2
-    }
     fn vars(&self) -> &[Var] {
         &self.rows
     }

@@ -36,7 +36,7 @@ impl Task<'_> {
     /// The columns beside those of every table: the confidence of both sides' classifiers, if they are given.
     pub fn more(&self) -> &'static [More] {
         let classifiers = [self.f, self.g].iter().all(|side| side.classifier.is_some());
-        if classifiers { &[More::ConfidenceF, More::ConfidenceG] } else { &[] }
+        if classifiers { Confidence::COLUMNS } else { &[] }
     }
 }
 
@@ -199,6 +199,12 @@ impl<'a> Scorer<'a> {
             for (&place, values) in part.places.iter().zip(&values) {
                 values.iter().try_for_each(|[f, g, _]| finite(&task, *f, *g, samples[place]))?;
             }
+            // Without a class there is no confidence; with one it is a number.
+            for (&place, found) in part.places.iter().zip(more.chunks_exact(Confidence::COLUMNS.len())) {
+                if task.source.label(samples[place] as usize).is_some() {
+                    finite(&task, found[0], found[1], samples[place])?;
+                }
+            }
             let read = if part.places.is_empty() { &[] } else { &features[..] };
             let read: Vec<Vec<f32>> = read.iter().map(|(x, _)| program.read::<f32>(*x)).collect::<Result<_>>()?;
             let row = |i: usize| read.iter().zip(features).flat_map(move |(x, (_, w))| &x[(original * batch.n + i) * w..][..*w]);
@@ -208,13 +214,14 @@ impl<'a> Scorer<'a> {
     }
 }
 
-fn finite(task: &Task, align_f: f64, align_g: f64, sample: u32) -> Result<()> {
-    if align_f.is_finite() && align_g.is_finite() {
+/// Refuses what f and g gave for a sample if it is no number.
+fn finite(task: &Task, of_f: f64, of_g: f64, sample: u32) -> Result<()> {
+    if of_f.is_finite() && of_g.is_finite() {
         return Ok(());
     }
-    let (who, path) = if align_f.is_finite() { ("g", task.g.path) } else { ("f", task.f.path) };
+    let (who, path) = if of_f.is_finite() { ("g", task.g.path) } else { ("f", task.f.path) };
     let id = task.source.id(sample as usize);
-    Err(Error::format(path, format!("{who} gives features that are not finite for sample {id}; these weights cannot be used")))
+    Err(Error::format(path, format!("{who} gives features or logits that are not finite for sample {id}; these weights cannot be used")))
 }
 
 /// What a measure makes of each of the first `samples` of the batch that the program has just been run on.
