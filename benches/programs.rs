@@ -8,12 +8,12 @@ use sslmem::error::Result;
 use sslmem::methods::{self, Setting};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::augment::Batch;
-use sslmem::ops::optimize::{Rule, Treat};
+use sslmem::ops::optimize::{Gradients, Rule, Treat};
 use sslmem::program::Program;
 use sslmem::progress::Silent;
 use sslmem::random::Purpose;
 use sslmem::schedule::Schedule;
-use sslmem::score::{Protocol, Side, score};
+use sslmem::score::{Layer, Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -81,7 +81,7 @@ pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     let setting = Setting { network: n.built()?, options: &options, when, batch, classes: 0, seed: 0 };
     let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
-    tape.optimize(ADAM, 0.0, &|_, _| Treat::default(), when);
+    tape.optimize(Gradients::of(&tape), ADAM, &|_, _| Treat::default(), when);
     let log = tape.fixed([1, 1], Dtype::F32);
     tape.step(when, log, &[recorded.loss]);
     Ok(())
@@ -132,7 +132,7 @@ impl Scoring {
             tape.compile(&mut weights)?;
             weights.save(path, "encoder.", &BTreeMap::new())?;
         }
-        let protocol = Protocol { views: 5, pairs: Pairs::All, features: Features::Pooled, layer: String::new(), seed: 0, batch: n.batch };
+        let protocol = Protocol { views: 5, pairs: Pairs::All, layers: vec![Layer::Output(Features::Pooled)], seed: 0, batch: n.batch };
         Ok(Scoring { device: device.clone(), paths, network: n, protocol })
     }
     /// From the source's images to two alignment losses for each of `count` samples.

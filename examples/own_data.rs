@@ -8,12 +8,10 @@
 use sslmem::config::Layers;
 use sslmem::data::{Image, Source};
 use sslmem::device::Device;
-use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{Protocol, score};
-use sslmem::split::{How, Size, Sizes, Split, Subset};
-use sslmem::train::{CHECKPOINT, Job, train};
-use sslmem::{stats, table};
+use sslmem::run::{Run, Which};
+use sslmem::split::Subset;
+use sslmem::stats;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -89,33 +87,21 @@ fn example() -> sslmem::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let dir = Path::new(arguments.first().map_or("runs/own_data", String::as_str));
     let epochs = arguments.get(1).map_or("60", String::as_str);
-    sslmem::files::create_dir(dir)?;
 
-    let source = Slopes::new(320);
-    let sizes = Sizes { shared: Size::Count(80), candidate: Size::Count(80), independent: Size::Count(80), external: Size::Candidates };
-    let split = Split::draw(&source, &sizes, How::Stratified(0))?;
-    split.write(dir.join("split.json"))?;
-
-    let recipe =
-        Layers::presets(&["demo"])?.set("train.epochs", epochs)?.set("optim.warmup_epochs", "0")?.set("train.batch", "40")?.resolve()?;
-    for (name, samples) in [("f", split.f_indices()), ("g", split.g_indices())] {
-        let job =
-            Job { recipe: &recipe, seed: 0, source: &source, samples: &samples, name, dir, checkpoint: CHECKPOINT, device: &Device::Cpu };
-        let curve = train(&job, &mut Silent)?;
-        println!("{name}: loss {:.3} after {} steps", curve.last().map_or(f64::NAN, |p| p.loss), curve.last().map_or(0, |p| p.step));
+    // `data.source` is no more than a name here.
+    let mut layers = Layers::presets(&["demo"])?.set("data.source", "slopes")?.set("train.epochs", epochs)?;
+    for key in ["split.shared", "split.candidate", "split.independent"] {
+        layers = layers.set(key, "80")?;
     }
-
-    let samples: Vec<(u32, Subset)> =
-        Subset::ALL.into_iter().flat_map(|subset| split.subset(subset).iter().map(move |&index| (index, subset))).collect();
-    let [f, g] = ["f", "g"].map(|name| dir.join(format!("{name}.safetensors")));
-    let protocol = Protocol { views: 5, pairs: Pairs::All, ..recipe.protocol() };
-    let mut rows = score(recipe.side(&f)?, recipe.side(&g)?, &protocol, &source, &samples, &Device::Cpu, &mut Silent)?;
-    table::finish(&mut rows);
-    table::write(dir.join("scores.parquet"), &rows, &[])?;
+    let recipe = layers.set("split.order", "stratified")?.set("optim.warmup_epochs", "0")?.set("train.batch", "40")?.resolve()?;
+    let run = Run::on(recipe, dir, Box::new(Slopes::new(320)), None, Device::Cpu)?;
+    run.train(Which::Both, &mut Silent)?;
+    let rows = run.score(&mut Silent)?;
     for subset in Subset::ALL {
         if let Some(found) = stats::summary(&stats::values(&rows, subset, |row| row.calibrated)) {
             println!("{}  {:3} samples  mean calibrated {:+.4}", subset.symbol(), found.n, found.mean);
         }
     }
+    println!("{}", run.report()?.display());
     Ok(())
 }

@@ -1,25 +1,21 @@
-//! A method of one's own: `Method::loss` from views to a loss, a training step recorded around it, and a loop.
+//! A method of one's own: `Method::loss` from views to a loss. Checkpoints, curves and resuming are those of every training.
 //!
 //! ```sh
-//! cargo run --release --example own_method               # writes runs/own_method/encoder.safetensors
+//! cargo run --release --example own_method               # writes runs/own_method/f.safetensors
 //! cargo run --release --example own_method -- DIR EPOCHS
 //! ```
 //!
-//! The file opens in every verb: `sslmem embed --encoder runs/own_method/encoder.safetensors ...`. A method that is to be trained by
-//! `sslmem train` with checkpoints, curves and a name in recipes is a file in `src/methods/` (see CONTRIBUTING.md).
+//! The file opens in every verb: `sslmem embed --encoder runs/own_method/f.safetensors ...`. A method that is to have a name in recipes is a
+//! file in `src/methods/` (see CONTRIBUTING.md).
 
-use sslmem::config::{Layers, Recipe};
+use sslmem::config::Layers;
 use sslmem::data::{Source, Synthetic};
 use sslmem::encoders::{Head, Last};
-use sslmem::loader::load;
 use sslmem::methods::{Kind, Method, Options, Recorded, Representations, Setting};
-use sslmem::ops::optimize::{Rule, Treat};
-use sslmem::random::{Purpose, Stream};
-use sslmem::schedule::{Schedule, warmup_cosine};
-use sslmem::tape::{Mode, Scope, Tape};
-use sslmem::var::{Dtype, Var};
-use sslmem::weights::Weights;
-use std::collections::BTreeMap;
+use sslmem::progress::Silent;
+use sslmem::tape::Scope;
+use sslmem::train::{Job, train};
+use sslmem::var::Var;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -53,63 +49,6 @@ impl Method for Close {
     }
 }
 
-/// Trains on these samples and returns the loss of each step.
-fn train(method: &dyn Method, recipe: &Recipe, source: &dyn Source, samples: &[u32], out: &Path) -> sslmem::Result<Vec<f32>> {
-    let (n, epochs) = (recipe.train.batch, recipe.train.epochs);
-    let (per_epoch, seed) = (samples.len() / n, recipe.seed);
-    let steps = per_epoch * epochs;
-
-    // What changes from step to step is a table on the device: learning rate, weight decay, momentum and temperature of a teacher.
-    let rates: Vec<[f32; 4]> = (0..steps).map(|step| [warmup_cosine(2e-3, per_epoch, steps, step) as f32, 1e-4, 0.0, 0.0]).collect();
-
-    // One training step, recorded once.
-    let mut tape = Tape::new(Mode::Train);
-    let when = Schedule::new(&mut tape, &rates);
-    let batch = tape.batch(n, source.largest());
-    let view = recipe.train_view()?;
-    let groups = method.views(&recipe.method);
-    let mut first = 0; // number of a group's first view, which its random numbers depend on
-    let mut views = vec![];
-    for group in &groups {
-        views.push(tape.augment(batch, vec![view; group.len()], first, seed, Purpose::Train));
-        first += group.len();
-    }
-    let setting = Setting { network: recipe.network()?, options: &recipe.method, when, batch, classes: 0, seed };
-    let recorded = method.loss(&mut tape.root(), &setting, &views);
-    tape.backward(recorded.loss);
-    tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }, 0.0, &|_, _| Treat::default(), when);
-    method.after(&mut tape, when);
-    let log = tape.fixed([1, 1], Dtype::F32); // [rows, values]: the last steps
-    tape.step(when, log, &[recorded.loss]);
-
-    // Memory is planned and taken here; from then on a step allocates nothing on a GPU.
-    let mut weights = Weights::new(seed);
-    let mut program = tape.compile(&mut weights)?;
-    let mut losses = vec![];
-    for epoch in 0..epochs as u32 {
-        let order = Stream::new(seed, Purpose::Shuffle, epoch, 0, 0).permutation(samples.len());
-        for ids in order.chunks_exact(n) {
-            let ids: Vec<u32> = ids.iter().map(|&i| samples[i as usize]).collect();
-            load(&mut program, &batch, source, &ids, epoch)?;
-            program.run()?;
-            losses.extend(program.read::<f32>(log)?);
-        }
-    }
-
-    // What the file says of its images is what every verb shows its encoder later.
-    let facts = [
-        ("arch", recipe.encoder.arch.clone()),
-        ("stem", "cifar".into()),
-        ("size", recipe.encoder.size.to_string()),
-        ("mean", format!("{:?}", view.mean)),
-        ("std", format!("{:?}", view.std)),
-        ("method", method.name().into()),
-    ];
-    let facts: BTreeMap<String, String> = facts.map(|(key, value)| (key.to_string(), value)).into();
-    weights.save(out, "encoder.", &facts)?;
-    Ok(losses)
-}
-
 fn main() -> ExitCode {
     match example() {
         Ok(()) => ExitCode::SUCCESS,
@@ -131,11 +70,11 @@ fn example() -> sslmem::Result<()> {
         Layers::presets(&["smoke"])?.set("train.epochs", epochs)?.set("optim.warmup_epochs", "0")?.set("train.batch", "40")?.resolve()?;
     let source = Synthetic::new(200, 0)?;
     let samples: Vec<u32> = (0..source.train_len() as u32).collect();
-    let out = dir.join("encoder.safetensors");
-    let losses = train(&Close { pull: 0.1 }, &recipe, &source, &samples, &out)?;
-    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
-    let some = losses.len().min(5);
-    println!("loss {:.3} in the first {some} steps, {:.3} in the last {some}", mean(&losses[..some]), mean(&losses[losses.len() - some..]));
-    println!("{}", out.display());
+    let method = Close { pull: 0.1 };
+    let job = Job { method: &method, ..Job::new(&recipe, &source, &samples, "f", dir)? };
+    let curve = train(&job, &mut Silent)?;
+    let (first, last) = (curve.first().map_or(f64::NAN, |point| point.loss), curve.last().map_or(f64::NAN, |point| point.loss));
+    println!("loss {first:.3} in the first step, {last:.3} in the last of {}", curve.len());
+    println!("{}", job.weights_path().display());
     Ok(())
 }

@@ -70,6 +70,7 @@ pub mod run;
 pub mod schedule;
 pub mod score;
 pub mod split;
+pub mod stage;
 pub mod stats;
 pub mod table;
 pub mod tape;

@@ -213,14 +213,6 @@ pub fn same_weights(encoders: &[EncoderFacts]) -> Vec<String> {
     encoders.iter().filter_map(same).collect()
 }
 
-/// What serde makes of a value, with each f32 as the shortest decimal that is it: 0.9, not 0.8999999761581421.
-///
-/// # Errors
-/// JSON has no word for it.
-pub fn settings(value: &impl Serialize) -> serde_json::Result<serde_json::Value> {
-    serde_json::from_str(&serde_json::to_string(value)?)
-}
-
 /// Whether a table is compared with its manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {

@@ -7,19 +7,20 @@
 //! ```
 
 use crate::config::{Layers, Recipe};
-use crate::data::{OnBadImage, Source, few_bad};
+use crate::data::{Source, few_bad};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::manifest::{self, EncoderFacts, Manifest, Trust};
-use crate::probe::{Accuracy, Probed, Results};
+use crate::probe::{self, Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
-use crate::score::{self, CLOSE, Existing, Protocol, Task, classifier};
+use crate::score::{self, Protocol, Task, classifier};
 use crate::split::{Split, Subset};
+use crate::stage::{Existing, Identity, Stage, setting};
 use crate::table::{self, Row};
-use crate::train::{self, CHECKPOINT, Job, read_curve, rehearse, train};
-use serde_json::{Value, json};
+use crate::train::{self, read_curve, rehearse};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -41,7 +42,24 @@ pub struct Run {
     pub device: Device,
     /// Keeps other processes out.
     pub lock: Lock,
+    pairs: Vec<Pair>,
+    /// What f and what g are trained on.
+    trained: [Vec<u32>; 2],
+    /// What is scored, in the order of the data set.
+    scored: Vec<(u32, Subset)>,
+    protocol: Protocol,
 }
+
+/// The files of a pair of encoders.
+struct Pair {
+    dir: PathBuf,
+    /// Weights of f and of g.
+    weights: [PathBuf; 2],
+    scores: PathBuf,
+}
+
+/// The names of the encoders of a pair.
+const ROLES: [&str; 2] = ["f", "g"];
 
 impl Run {
     /// Start a run in `dir`, or take up the one that is there. How it is scored may be changed: the scores are made again, and nothing is
@@ -51,18 +69,36 @@ impl Run {
     /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or what no run wrote; it cannot be written;
     /// another process is at work in it; more images are bad than the recipe allows.
     pub fn open(recipe: Recipe, dir: &Path, given: Option<Split>, device: Device) -> Result<Run> {
+        let lock = Run::enter(&recipe, dir)?;
+        let source = recipe.data.open(recipe.data.on_bad_image)?;
+        Run::begin(recipe, dir, source, given, device, lock)
+    }
+
+    /// The same on data of one's own. `data.source` of the recipe is then no more than their name.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub fn on(recipe: Recipe, dir: &Path, source: Box<dyn Source>, given: Option<Split>, device: Device) -> Result<Run> {
+        let lock = Run::enter(&recipe, dir)?;
+        Run::begin(recipe, dir, source, given, device, lock)
+    }
+
+    /// Refuses a folder in which this recipe has no place. Keeps others out if it is there.
+    fn enter(recipe: &Recipe, dir: &Path) -> Result<Option<Lock>> {
         recipe.validate()?;
         let lock = files::exists(dir)?.then(|| Run::lock(dir)).transpose()?;
         let at = dir.join(RECIPE);
-        let begun = files::exists(&at)?;
-        if begun {
-            same_training(&Run::recipe(dir)?.resolve()?, &recipe, &at)?;
+        if files::exists(&at)? {
+            same_training(&Run::recipe(dir)?.resolve()?, recipe, &at)?;
         } else {
             spare_others(dir)?;
         }
-        let source = recipe.data.open(recipe.data.on_bad_image)?;
+        Ok(lock)
+    }
+
+    fn begin(recipe: Recipe, dir: &Path, source: Box<dyn Source>, given: Option<Split>, device: Device, lock: Option<Lock>) -> Result<Run> {
         few_bad(dir, source.skipped(), source.len() + source.skipped().len(), recipe.data.max_bad)?;
-        let path = dir.join("split.json");
+        let (at, path) = (dir.join(RECIPE), dir.join("split.json"));
         let kept = files::exists(&path)?.then(|| Split::read(&path)).transpose()?;
         if let (Some(kept), Some(given)) = (&kept, &given)
             && kept != given
@@ -77,7 +113,8 @@ impl Run {
             None => Split::draw(&*source, &recipe.sizes(), recipe.how())?,
         };
         split.check(&*source)?;
-        check(&recipe, &*source, &split, &device, !begun)?;
+        let trained = [split.f_indices(), split.g_indices()];
+        check(&recipe, &*source, &trained, &device, !files::exists(&at)?)?;
         let lock = match lock {
             Some(lock) => lock,
             None => {
@@ -91,7 +128,14 @@ impl Run {
         if !files::exists(&path)? {
             split.write(&path)?;
         }
-        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock })
+        let pair = |number: usize| {
+            let dir = dir.join(format!("pair{}", number + 1));
+            let weights = ROLES.map(|role| dir.join(format!("{role}.safetensors")));
+            Pair { weights, scores: dir.join("scores.parquet"), dir }
+        };
+        let pairs = (0..recipe.pairs).map(pair).collect();
+        let (scored, protocol) = (sampled(&split), recipe.protocol());
+        Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock, pairs, trained, scored, protocol })
     }
 
     /// Keep other processes out of `dir`, which is made if it is not there.
@@ -124,9 +168,12 @@ impl Run {
         Layers::presets::<&str>(&[])?.text(&at.display().to_string(), &text)
     }
 
-    /// The folder of pair `pair`, counted from 0.
-    fn folder(&self, pair: usize) -> PathBuf {
-        self.dir.join(format!("pair{}", pair + 1))
+    fn curve(&self, pair: usize, role: &str) -> PathBuf {
+        self.pairs[pair].dir.join(format!("{role}.curve.json"))
+    }
+
+    fn page_path(&self) -> PathBuf {
+        self.dir.join("report.html")
     }
 
     fn table_path(&self) -> PathBuf {
@@ -138,30 +185,92 @@ impl Run {
         self.lock.warning()
     }
 
+    /// Everything that the run consists of, in the order in which it is done.
+    pub fn stages(&self) -> Vec<Box<dyn Stage + '_>> {
+        let mut stages: Vec<Box<dyn Stage>> = vec![];
+        for pair in 0..self.pairs.len() {
+            for role in [0, 1] {
+                stages.push(Box::new(Training { run: self, pair, role }));
+            }
+        }
+        stages.extend((0..self.pairs.len()).map(|pair| Box::new(Scoring { run: self, pair }) as Box<dyn Stage>));
+        stages.push(Box::new(Mean(self)));
+        stages.push(Box::new(Report(self)));
+        stages
+    }
+
     /// Train what is asked for of every pair; what is there already stays.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
-        self.lock.warning().iter().for_each(|text| progress.warning(text));
-        if Split::draw(&*self.source, &self.recipe.sizes(), self.recipe.how()).ok().as_ref() != Some(&self.split) {
-            progress.line("the split is that of split.json, which is not the one that [split] of the recipe would draw");
-        }
-        for pair in 0..self.recipe.pairs {
-            let dir = self.folder(pair);
-            files::create_dir(&dir)?;
-            files::remove_unfinished(&dir)?;
-            for (name, skipped, samples) in [("f", Which::G, self.split.f_indices()), ("g", Which::F, self.split.g_indices())] {
-                if which != skipped {
-                    train(&self.training(pair, name, &samples, &dir), progress)?;
-                }
-            }
+        self.say(progress);
+        let roles: &[usize] = match which {
+            Which::F => &[0],
+            Which::G => &[1],
+            Which::Both => &[0, 1],
+        };
+        for pair in 0..self.pairs.len() {
+            roles.iter().try_for_each(|&role| Training { run: self, pair, role }.run(progress))?;
         }
         Ok(())
     }
 
-    /// How an encoder of a pair is trained.
-    fn training<'a>(&'a self, pair: usize, name: &'a str, samples: &'a [u32], dir: &'a Path) -> Job<'a> {
+    /// What the user should know before anything is done.
+    fn say(&self, progress: &mut dyn Progress) {
+        self.lock.warning().iter().for_each(|text| progress.warning(text));
+        if Split::draw(&*self.source, &self.recipe.sizes(), self.recipe.how()).ok().as_ref() != Some(&self.split) {
+            progress.line("the split is that of split.json, which is not the one that [split] of the recipe would draw");
+        }
+    }
+
+    /// How an encoder of a pair is trained: role 0 is f, 1 is g.
+    fn training(&self, pair: usize, role: usize) -> Result<train::Job<'_>> {
         let seed = self.recipe.seed + pair as u64;
-        let (recipe, source, device) = (&self.recipe, &*self.source, &self.device);
-        Job { recipe, seed, source, samples, name, dir, checkpoint: CHECKPOINT, device }
+        let job = train::Job::new(&self.recipe, &*self.source, &self.trained[role], ROLES[role], &self.pairs[pair].dir)?;
+        Ok(train::Job { seed, device: &self.device, ..job })
+    }
+
+    /// How a pair, which is trained, is scored.
+    fn scoring(&self, pair: usize) -> Result<score::Job<'_>> {
+        let Pair { weights: [f, g], scores, .. } = &self.pairs[pair];
+        let [mut f, mut g] = [self.recipe.side(f)?, self.recipe.side(g)?];
+        if self.recipe.supervised()? {
+            for side in [&mut f, &mut g] {
+                side.classifier = Some(classifier(side.path, &*self.source)?);
+            }
+        }
+        // Bad images were left out when the data was opened.
+        let task = Task { device: &self.device, ..Task::new(f, g, &self.protocol, &*self.source) };
+        Ok(score::Job { existing: Existing::Renew, ..score::Job::new(task, &self.scored, scores, setting(&self.recipe)?)? })
+    }
+
+    /// How an encoder of a pair, which is trained, is probed: with the samples that it was trained on.
+    ///
+    /// # Errors
+    /// The recipe has no such encoder.
+    pub fn probing(&self, pair: usize, role: usize, how: &probe::How) -> Result<probe::Job<'_>> {
+        let side = self.recipe.side(&self.pairs[pair].weights[role])?;
+        Ok(probe::Job {
+            name: format!("{}{}", ROLES[role], pair + 1),
+            side,
+            layer: probe::vector(self.recipe.score.features),
+            source: &*self.source,
+            samples: self.trained[role].clone(),
+            method: Some(self.recipe.method.name.clone()),
+            how: how.clone(),
+            batch: self.recipe.score.batch,
+            on_bad: self.recipe.data.on_bad_image,
+            device: &self.device,
+        })
+    }
+
+    /// The probes of f and g of every pair, whose results go to `probe.json`.
+    ///
+    /// # Errors
+    /// As [`Run::check_encoders`].
+    pub fn probes(&self, how: &probe::How) -> Result<probe::Probing<'_>> {
+        self.check_encoders()?;
+        let each = (0..self.pairs.len()).flat_map(|pair| [0, 1].map(|role| self.probing(pair, role, how)));
+        let (data, out) = (self.recipe.data.source.clone(), Some(self.dir.join(PROBES)));
+        Ok(probe::Probing { jobs: each.collect::<Result<_>>()?, data, out })
     }
 
     /// Refuses encoders that were not trained as the folder says now.
@@ -169,38 +278,22 @@ impl Run {
     /// # Errors
     /// One was made by another recipe, on other data or other samples; it is missing or damaged.
     pub fn check_encoders(&self) -> Result<()> {
-        for pair in 0..self.recipe.pairs {
-            let dir = self.folder(pair);
-            for (name, samples) in [("f", self.split.f_indices()), ("g", self.split.g_indices())] {
-                train::check(&self.training(pair, name, &samples, &dir))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What is scored, in the order of the data set: all of S_C, S_I and S_E, and of S_S, which is eight
-    /// times as large, the first ones, as many as the largest of the others.
-    fn samples(&self) -> Vec<(u32, Subset)> {
-        let others = [Subset::Candidate, Subset::Independent, Subset::External];
-        let most = others.iter().map(|s| self.split.subset(*s).len()).max().unwrap_or(0);
-        let mut samples: Vec<(u32, Subset)> = vec![];
-        for subset in Subset::ALL {
-            let take = if subset == Subset::Shared { most } else { usize::MAX };
-            samples.extend(self.split.subset(subset).iter().take(take).map(|&i| (i, subset)));
-        }
-        samples.sort();
-        samples
+        let all = (0..self.pairs.len()).flat_map(|pair| [(pair, 0), (pair, 1)]);
+        all.into_iter().try_for_each(|(pair, role)| train::check(&self.training(pair, role)?))
     }
 
     /// Score every pair and write their mean as the run's table. Scores that were made of the same encoders, samples and settings are kept.
     pub fn score(&self, progress: &mut dyn Progress) -> Result<Vec<Row>> {
-        let (start, samples, protocol) = (Instant::now(), self.samples(), self.recipe.protocol());
+        (0..self.pairs.len()).try_for_each(|pair| Scoring { run: self, pair }.run(progress))?;
+        self.mean()
+    }
+
+    /// Write the mean of the pairs' tables.
+    fn mean(&self) -> Result<Vec<Row>> {
+        let start = Instant::now();
         let (mut tables, mut encoders, mut made) = (vec![], vec![], vec![]);
-        for pair in 0..self.recipe.pairs {
-            let table = self.of_pair(pair, &samples, &protocol, |job| {
-                job.run(progress)?.notes.iter().for_each(|text| progress.line(text));
-                manifest::scored(job.out, Trust::Verified)
-            })?;
+        for (pair, files) in self.pairs.iter().enumerate() {
+            let table = manifest::scored(&files.scores, Trust::Verified)?;
             let manifest = table.manifest.unwrap_or_default();
             encoders.extend(manifest.encoders.iter().map(|e| EncoderFacts { role: format!("{}{}", e.role, pair + 1), ..e.clone() }));
             tables.push(table.rows);
@@ -209,57 +302,23 @@ impl Run {
         let rows = table::aggregate(&tables)?;
         let jobs = made.iter().map(|manifest| manifest.job.clone().unwrap_or_default()).collect::<Vec<_>>();
         // By the keys of the recipe that was scored, whatever they were when the first pair was.
-        let settings = self.settings()?;
+        let settings = setting(&self.recipe)?;
         let like = Manifest { settings, ..made.into_iter().next().unwrap_or_default() };
         manifest::publish(&self.table_path(), &rows, &like, encoders, json!({ "pairs": jobs }), start)?;
         Ok(rows)
     }
 
-    fn settings(&self) -> Result<Value> {
-        manifest::settings(&self.recipe).map_err(|e| Error::format(&self.dir, format!("its recipe cannot be written ({e})")))
-    }
-
-    /// Do something with the scoring job of a pair.
-    fn of_pair<T>(
-        &self,
-        pair: usize,
-        samples: &[(u32, Subset)],
-        protocol: &Protocol,
-        then: impl FnOnce(&score::Job) -> Result<T>,
-    ) -> Result<T> {
-        let dir = self.folder(pair);
-        let (f, g, out) = (dir.join("f.safetensors"), dir.join("g.safetensors"), dir.join("scores.parquet"));
-        let [mut f, mut g] = [self.recipe.side(&f)?, self.recipe.side(&g)?];
-        if self.recipe.supervised()? {
-            for side in [&mut f, &mut g] {
-                side.classifier = Some(classifier(side.path, &*self.source)?);
-            }
-        }
-        let facts = [("f", f), ("g", g)].map(|(role, side)| EncoderFacts::of(role, &side.network, &side.original, side.path));
-        let encoders = facts.into_iter().collect::<Result<Vec<_>>>()?;
-        let (layers, source, device) = ([protocol.compared()], &*self.source, &self.device);
-        // Bad images were left out when the data was opened.
-        let task = Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail, features: false };
-        let (settings, existing) = (self.settings()?, Existing::Renew);
-        then(&score::Job { task, samples, shard: None, out: &out, encoders, settings, existing, close: CLOSE })
-    }
-
     /// Refuses scores that are not what the folder says now: of these weights, this recipe, this split and this data.
     fn check_scores(&self, manifest: &Manifest) -> Result<()> {
-        let (samples, protocol) = (self.samples(), self.recipe.protocol());
-        let jobs = (0..self.recipe.pairs).map(|pair| self.of_pair(pair, &samples, &protocol, |job| job.identity()));
         // Which device and version computed them is said, and is for nobody to repeat.
-        let stated = |job: &Value| {
-            let mut job = job.clone();
-            job.as_object_mut().map(|job| (job.remove("device"), job.remove("sslmem")));
-            job
-        };
-        let now: Vec<Value> = jobs.map(|job| Ok(stated(&job?))).collect::<Result<_>>()?;
-        let there = manifest.job.as_ref().and_then(|job| job["pairs"].as_array()).map(|jobs| jobs.iter().map(stated).collect::<Vec<_>>());
+        let stated = |identity: Identity| identity.without(&["device", "sslmem"]);
+        let now = (0..self.pairs.len()).map(|pair| Ok(stated(self.scoring(pair)?.identity()?))).collect::<Result<Vec<_>>>()?;
+        let there = manifest.job.as_ref().and_then(|job| job["pairs"].as_array());
+        let there = there.map(|jobs| jobs.iter().map(|job| stated(Identity::new(job.clone()))).collect::<Vec<_>>());
         let what = match there {
             None => Some("it is not known what they were made of".to_string()),
             Some(there) if there.len() != now.len() => Some(format!("they are of {} pairs of encoders", there.len())),
-            Some(there) => there.iter().zip(&now).find_map(|(there, now)| score::difference(there, now, "")),
+            Some(there) => there.iter().zip(&now).find_map(|(there, now)| now.difference(there)),
         };
         let Some(what) = what else { return Ok(()) };
         let what = what.replace(" there ", " in them ").replace(" here", " in the folder");
@@ -279,9 +338,9 @@ impl Run {
         let warnings = manifest.warnings();
         let mut lost = vec![];
         let mut curves = vec![];
-        for pair in 0..self.recipe.pairs {
-            for name in ["f", "g"] {
-                let path = self.folder(pair).join(format!("{name}.curve.json"));
+        for pair in 0..self.pairs.len() {
+            for name in ROLES {
+                let path = self.curve(pair, name);
                 let label = if self.recipe.pairs == 1 { name.to_string() } else { format!("{name} pair {}", pair + 1) };
                 match read_curve(&path)? {
                     Some(points) => curves.push(Curve { name: label, points }),
@@ -314,23 +373,18 @@ impl Run {
             curves,
             facts,
             truth,
-            probes: self.probes()?,
+            probes: self.probed()?,
             skipped: manifest.data.skipped,
             warnings,
         };
-        let out = self.dir.join("report.html");
+        let out = self.page_path();
         report::write(&out, &input)?;
         Ok(out)
     }
 
     /// What `probe.json` in the folder says of the encoders that are there now.
-    fn probes(&self) -> Result<Vec<report::Probes>> {
-        let path = self.dir.join("probe.json");
-        if !files::exists(&path)? {
-            return Ok(vec![]);
-        }
-        let broken = |e: serde_json::Error| Error::format(&path, format!("is not what `sslmem probe` writes ({e})"));
-        let results: Results = serde_json::from_str(&files::read_text(&path)?).map_err(broken)?;
+    fn probed(&self) -> Result<Vec<report::Probes>> {
+        let Some(results) = Results::read(&self.dir.join(PROBES))? else { return Ok(vec![]) };
         let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
         let of = |e: Probed| report::Probes { found: shares(e.accuracy), encoder: e.encoder };
         Ok(results.encoders.into_iter().map(of).collect())
@@ -338,15 +392,124 @@ impl Run {
 
     /// Everything: train, score, report. Returns the path of the report.
     pub fn everything(&self, progress: &mut dyn Progress) -> Result<PathBuf> {
-        self.train(Which::Both, progress)?;
-        self.score(progress)?;
-        self.report()
+        self.say(progress);
+        self.stages().iter().try_for_each(|stage| stage.run(progress))?;
+        Ok(self.page_path())
     }
 }
 
+/// Training one encoder of a run.
+struct Training<'a> {
+    run: &'a Run,
+    pair: usize,
+    role: usize,
+}
+
+impl Stage for Training<'_> {
+    fn name(&self) -> String {
+        format!("train {} of pair {}", ROLES[self.role], self.pair + 1)
+    }
+    fn identity(&self) -> Result<Identity> {
+        self.run.training(self.pair, self.role)?.identity()
+    }
+    fn outputs(&self) -> Vec<PathBuf> {
+        self.run.training(self.pair, self.role).map_or(vec![], |job| job.outputs())
+    }
+    fn run(&self, progress: &mut dyn Progress) -> Result<()> {
+        let dir = &self.run.pairs[self.pair].dir;
+        files::create_dir(dir)?;
+        files::remove_unfinished(dir)?;
+        self.run.training(self.pair, self.role)?.run(progress)
+    }
+}
+
+/// Scoring one pair of a run. What the weights are is known when they are trained.
+struct Scoring<'a> {
+    run: &'a Run,
+    pair: usize,
+}
+
+impl Stage for Scoring<'_> {
+    fn name(&self) -> String {
+        format!("score pair {}", self.pair + 1)
+    }
+    fn identity(&self) -> Result<Identity> {
+        self.run.scoring(self.pair)?.identity()
+    }
+    fn outputs(&self) -> Vec<PathBuf> {
+        let scores = &self.run.pairs[self.pair].scores;
+        vec![scores.clone(), Manifest::path(scores)]
+    }
+    fn run(&self, progress: &mut dyn Progress) -> Result<()> {
+        let done = self.run.scoring(self.pair)?.score(progress)?;
+        done.notes.iter().for_each(|text| progress.line(text));
+        Ok(())
+    }
+}
+
+/// The table of a run: the mean over its pairs. It is made each time, which takes less than to find out whether it has to be.
+struct Mean<'a>(&'a Run);
+
+impl Stage for Mean<'_> {
+    fn name(&self) -> String {
+        "mean of the pairs".into()
+    }
+    fn identity(&self) -> Result<Identity> {
+        let pairs = (0..self.0.pairs.len()).map(|pair| Ok(self.0.scoring(pair)?.identity()?.value().clone()));
+        Ok(Identity::new(json!({ "pairs": pairs.collect::<Result<Vec<_>>>()? })))
+    }
+    fn outputs(&self) -> Vec<PathBuf> {
+        let table = self.0.table_path();
+        vec![Manifest::path(&table), table]
+    }
+    fn run(&self, _: &mut dyn Progress) -> Result<()> {
+        self.0.mean().map(drop)
+    }
+}
+
+/// The page of a run, which is made each time as well.
+struct Report<'a>(&'a Run);
+
+impl Stage for Report<'_> {
+    fn name(&self) -> String {
+        "report".into()
+    }
+    fn identity(&self) -> Result<Identity> {
+        let digest = |path: PathBuf| Ok(files::exists(&path)?.then(|| files::digest_file(&path)).transpose()?);
+        let curves = (0..self.0.pairs.len()).flat_map(|pair| ROLES.map(|role| digest(self.0.curve(pair, role))));
+        Ok(Identity::new(json!({
+            "sslmem": env!("CARGO_PKG_VERSION"),
+            "scores": digest(self.0.table_path())?,
+            "curves": curves.collect::<Result<Vec<_>>>()?,
+            "probes": digest(self.0.dir.join(PROBES))?,
+        })))
+    }
+    fn outputs(&self) -> Vec<PathBuf> {
+        vec![self.0.page_path()]
+    }
+    fn run(&self, _: &mut dyn Progress) -> Result<()> {
+        self.0.report().map(drop)
+    }
+}
+
+/// What of a split is scored, in the order of the data set: all of S_C, S_I and S_E, and of S_S, which is eight
+/// times as large, the first ones, as many as the largest of the others.
+fn sampled(split: &Split) -> Vec<(u32, Subset)> {
+    let others = [Subset::Candidate, Subset::Independent, Subset::External];
+    let most = others.iter().map(|s| split.subset(*s).len()).max().unwrap_or(0);
+    let mut samples: Vec<(u32, Subset)> = vec![];
+    for subset in Subset::ALL {
+        let take = if subset == Subset::Shared { most } else { usize::MAX };
+        samples.extend(split.subset(subset).iter().take(take).map(|&i| (i, subset)));
+    }
+    samples.sort();
+    samples
+}
+
 const RECIPE: &str = "recipe.toml";
+const PROBES: &str = "probe.json";
 /// What a run writes into its folder.
-const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", "probe.json", "pair1"];
+const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", PROBES, "pair1"];
 
 /// Refuses a folder that holds what a run would write over, and no run.
 fn spare_others(dir: &Path) -> Result<()> {
@@ -375,11 +538,9 @@ fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
 }
 
 /// Everything that can be known before the first step to go wrong in training, if that is `new`, or scoring.
-fn check(recipe: &Recipe, source: &dyn Source, split: &Split, device: &Device, new: bool) -> Result<()> {
-    for (name, samples) in [("f", split.f_indices()), ("g", split.g_indices())].into_iter().filter(|_| new) {
-        let (seed, dir, checkpoint) = (recipe.seed, Path::new(""), CHECKPOINT);
-        rehearse(&Job { recipe, seed, source, samples: &samples, name, dir, checkpoint, device })?;
+fn check(recipe: &Recipe, source: &dyn Source, trained: &[Vec<u32>; 2], device: &Device, new: bool) -> Result<()> {
+    for (role, samples) in ROLES.iter().zip(trained).filter(|_| new) {
+        rehearse(&train::Job { device, ..train::Job::new(recipe, source, samples, role, Path::new(""))? })?;
     }
-    let protocol = recipe.protocol();
-    score::rehearse(recipe.side(Path::new(""))?, &protocol, &[protocol.compared()], device)
+    score::rehearse(recipe.side(Path::new(""))?, &recipe.protocol(), device)
 }

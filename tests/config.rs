@@ -52,12 +52,16 @@ fn presets_go_on_top_of_each_other() {
     assert_eq!(again, preset("paper_dino").unwrap());
 }
 
+fn views_of(recipe: &Recipe) -> Vec<Vec<sslmem::view::View>> {
+    recipe.train_views(sslmem::methods::find(&recipe.method.name).unwrap()).unwrap()
+}
+
 #[test]
 fn the_second_view_is_as_the_first_unless_it_has_a_kind_of_its_own() {
-    let views = base().assign("method.view=simclr_cifar").unwrap().resolve().unwrap().train_views().unwrap();
+    let views = views_of(&base().assign("method.view=simclr_cifar").unwrap().resolve().unwrap());
     assert_eq!((views.len(), views[0].len()), (1, 2), "SimCLR's views go through the encoder together");
     assert_eq!(views[0][0], views[0][1]);
-    let views = preset("cifar_byol").unwrap().train_views().unwrap();
+    let views = views_of(&preset("cifar_byol").unwrap());
     assert!(views.len() == 2 && views[0][0].solarize.is_none() && views[1][0].solarize.is_some());
 }
 
@@ -163,7 +167,7 @@ fn unknown_keys_are_errors_with_a_suggestion() {
         ("epochs=3", "--set: unknown key `epochs`; did you mean `train.epochs`?"),
         ("sed=3", "--set: unknown key `sed`; did you mean `seed`?"),
         ("train=3", "--set: `train` is a section and takes no value; write [train] and its keys below it, or train.name=value"),
-        ("train.zzzzzzzz=3", "--set: unknown key `zzzzzzzz` in [train]; choose one of epochs, batch"),
+        ("train.zzzzzzzz=3", "--set: unknown key `zzzzzzzz` in [train]; choose one of epochs, batch, accumulate"),
         ("train.epochs", "--set train.epochs has no value; write --set section.key=value, as in --set train.epochs=10"),
     ] {
         assert_eq!(refused(base().assign(assignment)), expected);

@@ -8,7 +8,7 @@ use sslmem::device::{Device, Queue};
 use sslmem::encoders::{self, Form, Network};
 use sslmem::loader::load;
 use sslmem::methods::{self, Setting};
-use sslmem::ops::optimize::{Rule, Treat};
+use sslmem::ops::optimize::{Gradients, Rule, Treat};
 use sslmem::random::Purpose;
 use sslmem::schedule::{Schedule, warmup_cosine};
 use sslmem::tape::{Mode, Tape};
@@ -42,7 +42,7 @@ fn losses(device: Device, source: &dyn Source, size: Size, nudge: f32) -> Vec<f3
     let setting = Setting { network, options: &options, when, batch, classes: 0, seed: 3 };
     let recorded = methods::find("simclr").unwrap().loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
-    tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false }, 0.0, &|_, _| Treat::default(), when);
+    tape.optimize(Gradients::of(&tape), Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false }, &|_, _| Treat::default(), when);
     let log = tape.fixed([steps, 1], Dtype::F32);
     tape.step(when, log, &[recorded.loss]);
     let trained: Vec<_> = tape.gradients().into_iter().map(|(name, w, _)| (name, tape.shape(w))).collect();

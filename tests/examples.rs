@@ -61,6 +61,7 @@ fn a_data_set_of_ones_own() {
     let rows = table::read(folder.path().join("scores.parquet")).unwrap();
     assert_eq!(rows.len(), 320);
     assert_eq!(rows[0].id, "slope/0000");
+    assert!(folder.path().join("report.html").exists());
 }
 
 #[test]
@@ -68,13 +69,13 @@ fn a_method_of_ones_own() {
     let Some(program) = program("own_method") else { return };
     let folder = tempfile::tempdir().unwrap();
     let said = run(&program, &[folder.path(), Path::new("6")]);
-    // "loss A in the first 5 steps, B in the last 5"
+    // "loss A in the first step, B in the last of N"
     let numbers: Vec<f32> = said.split([' ', ',']).filter(|word| word.contains('.')).filter_map(|word| word.parse().ok()).collect();
     assert!(numbers.len() == 2 && numbers[1] < numbers[0] - 0.1, "the loss does not fall: {said}");
     // Its encoder is one that every verb reads.
     let out = folder.path().join("features.safetensors");
     let mut embed = Command::new(env!("CARGO_BIN_EXE_sslmem"));
-    embed.args(["--quiet", "embed", "--data", "synthetic:10", "--encoder"]).arg(folder.path().join("encoder.safetensors"));
+    embed.args(["--quiet", "embed", "--data", "synthetic:10", "--encoder"]).arg(folder.path().join("f.safetensors"));
     let output = embed.arg("--out").arg(&out).output().unwrap();
     assert!(output.status.success() && out.exists(), "{}", String::from_utf8_lossy(&output.stderr));
 }

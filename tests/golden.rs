@@ -4,7 +4,7 @@ use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
 use sslmem::encoders::{Form, Stem, find};
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::optimize::{Dialect, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Gradients, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -265,7 +265,7 @@ fn optimizers_equal_pytorch_for_ten_steps() {
         let loss = sum(&mut tape.root(), &losses);
         tape.backward(loss);
         let when = Schedule::new(&mut tape, &rows);
-        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
+        tape.optimize(Gradients::of(&tape), rule, &|_, _| Treat::default(), when);
         let log = tape.fixed([1, 1], Dtype::F32);
         tape.step(when, log, &[loss]);
         let mut program = tape.compile(&mut weights).unwrap();

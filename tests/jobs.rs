@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use sslmem::config::Recipe;
 use sslmem::data::{Exif, OnBadImage};
-use sslmem::device::Device;
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
-use sslmem::manifest::EncoderFacts;
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
-use sslmem::score::{CLOSE, Done, Existing, Job, Protocol, Side, Task};
+use sslmem::score::{CLOSE, Done, Job, Layer, Protocol, Side, Task};
 use sslmem::split::Subset;
 use sslmem::view::policy;
 
@@ -130,7 +128,7 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
     // Nor in the place of a job that was begun.
     fails(limited(&command(f, "synthetic:20", "b.csv", &[]), 5), 1, &["file too large"]);
     let before = all(&f.join("b.csv.parts"));
-    fails(merge("b.csv"), 2, &["b.csv.parts holds the work of another job"]);
+    fails(merge("b.csv"), 2, &["b.csv.parts is of another job: "]);
     assert!(all(&f.join("b.csv.parts")) == before);
     // Not over what is read.
     let input = fs::read(f.join("o.1-of-2.csv")).unwrap();
@@ -166,15 +164,12 @@ fn run(folder: &Path, data: &str, out: &str, close: Duration, progress: &mut dyn
     let paths = ["f", "g"].map(|name| folder.join(format!("{name}.safetensors")));
     let samples: Vec<(u32, Subset)> = (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect();
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
-    let (features, layer, pairs) = (Features::Pooled, String::new(), Pairs::Original);
-    let protocol = Protocol { views: 1, pairs, features, layer, seed: 0, batch: 4 };
+    let layers = vec![Layer::Output(Features::Pooled)];
+    let protocol = Protocol { views: 1, pairs: Pairs::Original, layers, seed: 0, batch: 4 };
     let [f, g] = [0, 1].map(|i| Side { path: &paths[i], network: network(), view, original, classifier: None });
-    let (layers, on_bad, source) = ([protocol.compared()], OnBadImage::Skip, &*source);
-    let task = Task { f, g, protocol: &protocol, layers: &layers, source, device: &Device::Cpu, on_bad, features: true };
-    let encoders =
-        [("f", f), ("g", g)].map(|(role, side)| EncoderFacts::of(role, &side.network, &side.original, side.path).unwrap()).into();
-    let (out, settings, existing) = (&folder.join(out), serde_json::to_value(Recipe::default()).unwrap(), Existing::Keep);
-    Job { task, samples: &samples, shard: None, out, encoders, settings, existing, close }.run(progress)
+    let task = Task { on_bad: OnBadImage::Skip, features: true, ..Task::new(f, g, &protocol, &*source) };
+    let (out, settings) = (&folder.join(out), serde_json::to_value(Recipe::default()).unwrap());
+    Job { close, ..Job::new(task, &samples, out, settings)? }.score(progress)
 }
 
 /// What a job wrote.

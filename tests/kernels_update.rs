@@ -5,7 +5,7 @@ use crate::emulated::Emulated;
 use crate::kernels::{distance, noise};
 use emulator::Options;
 use sslmem::device::Device;
-use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
 use sslmem::program::Program;
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
@@ -79,7 +79,7 @@ pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
     let rows: Vec<[f32; 4]> =
         (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32, 0.9 + 0.01 * (i % 5) as f32, 0.07]).collect();
     let when = Schedule::new(&mut tape, &rows);
-    tape.optimize(rule, run.clip, &|name, shape| treat(run, name, shape.dims().len() == 1), when);
+    tape.optimize(Gradients::of(&tape).clip(run.clip), rule, &|name, shape| treat(run, name, shape.dims().len() == 1), when);
     tape.average("w", "teacher", when);
     let values = [tape.fixed([1], Dtype::F32), tape.fixed([1], Dtype::F32)];
     let log = tape.fixed([2, 2], Dtype::F32);

@@ -20,19 +20,20 @@ const RULES: &[(&str, &[&str])] = &[
     ("data", &["files", "pages", "progress", "random"]),
     ("fetch", &["files", "progress"]),
     ("split", &["data", "files", "random"]),
+    ("stage", &["progress"]),
     ("view", &["data", "files", "random", "tensors"]),
     ("ops", &["device", "random", "schedule", "tape", "var", "view", "weights"]),
     ("encoders", &["ops", "tape", "var", "weights"]),
     ("methods", &["encoders", "ops", "schedule", "tape", "var", "view", "weights"]),
     ("table", &["files", "pages", "split"]),
     ("stats", &["split", "table"]),
-    ("config", &["data", "encoders", "files", "methods", "ops", "score", "split", "view"]),
+    ("config", &["checkpoint", "data", "encoders", "files", "methods", "ops", "score", "split", "stage", "view"]),
     ("loader", &["data", "device", "ops", "program"]),
     (
         "train",
         &[
-            "config", "data", "device", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random", "schedule",
-            "tape", "var", "view", "weights",
+            "checkpoint", "config", "data", "device", "encoders", "files", "loader", "methods", "ops", "program", "progress", "random",
+            "schedule", "stage", "tape", "var", "view", "weights",
         ],
     ),
     (
@@ -50,6 +51,7 @@ const RULES: &[(&str, &[&str])] = &[
             "progress",
             "random",
             "split",
+            "stage",
             "table",
             "tape",
             "tensors",
@@ -58,12 +60,15 @@ const RULES: &[(&str, &[&str])] = &[
             "weights",
         ],
     ),
-    ("probe", &["data", "device", "progress", "random", "score"]),
+    ("probe", &["checkpoint", "data", "device", "encoders", "files", "progress", "random", "score", "stage"]),
     ("manifest", &["checkpoint", "data", "device", "encoders", "files", "table", "view"]),
     ("report", &["data", "files", "split", "stats", "table", "train"]),
     (
         "run",
-        &["config", "data", "device", "encoders", "files", "manifest", "probe", "progress", "report", "score", "split", "table", "train"],
+        &[
+            "config", "data", "device", "encoders", "files", "manifest", "probe", "progress", "report", "score", "split", "stage", "table",
+            "train",
+        ],
     ),
 ];
 

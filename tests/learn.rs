@@ -7,7 +7,7 @@ use sslmem::device::Device;
 use sslmem::encoders::{self, Features, Form, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
-use sslmem::score::{Protocol, Side, score};
+use sslmem::score::{Layer, Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::table::{self, Row};
 use sslmem::train::{Job, Point, train};
@@ -27,7 +27,7 @@ fn recipe(epochs: usize) -> Recipe {
 }
 
 fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path) -> Job<'a> {
-    Job { recipe, seed: 3, source, samples, name: "f", dir, checkpoint: Duration::ZERO, device: &Device::Cpu }
+    Job { seed: 3, checkpoint: Duration::ZERO, ..Job::new(recipe, source, samples, "f", dir).unwrap() }
 }
 
 fn weights_of(dir: &Path) -> Vec<u8> {
@@ -82,9 +82,9 @@ fn a_checkpoint_of_another_recipe_is_refused() {
     let one = recipe(1);
     train(&job(&one, &*source, &samples, dir.path()), &mut Silent).unwrap();
     let error = train(&job(&recipe(2), &*source, &samples, dir.path()), &mut Silent).unwrap_err().to_string();
-    assert!(error.contains("another recipe"), "{error}");
+    assert!(error.contains("f.safetensors is of another training: train.epochs is 1 there and 2 here; choose another folder"), "{error}");
     let error = train(&job(&one, &*source, &samples[1..], dir.path()), &mut Silent).unwrap_err().to_string();
-    assert!(error.contains("another recipe"), "{error}");
+    assert!(error.contains("f.safetensors is of another training: samples.count is 32 there and 31 here"), "{error}");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn pair(dir: &Path) -> Box<dyn Source> {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { views: 4, pairs, features, layer: String::new(), seed: 5, batch }
+    Protocol { views: 4, pairs, layers: vec![Layer::Output(features)], seed: 5, batch }
 }
 
 fn side(path: &Path) -> Side<'_> {

@@ -8,7 +8,7 @@ use sslmem::device::{Device, Queue};
 use sslmem::encoders::{self, Features, Form, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{Protocol, Side, score};
+use sslmem::score::{Layer, Protocol, Side, score};
 use sslmem::split::Subset;
 use sslmem::table::Row;
 use sslmem::train::{Job, Point, train};
@@ -31,7 +31,7 @@ pub fn recipe(batch: usize, epochs: usize) -> Recipe {
 
 pub fn curve(recipe: &Recipe, device: &Device, samples: u32, dir: &Path) -> Vec<Point> {
     let (source, samples) = (source(), (0..samples).collect::<Vec<u32>>());
-    let job = Job { recipe, seed: 3, source: &*source, samples: &samples, name: "f", dir, checkpoint: Duration::ZERO, device };
+    let job = Job { seed: 3, checkpoint: Duration::ZERO, device, ..Job::new(recipe, &*source, &samples, "f", dir).unwrap() };
     train(&job, &mut Silent).unwrap()
 }
 
@@ -55,7 +55,7 @@ fn training_on_a_gpu_follows_the_cpu() {
 }
 
 fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
-    Protocol { views: 3, pairs, features, layer: String::new(), seed: 5, batch }
+    Protocol { views: 3, pairs, layers: vec![Layer::Output(features)], seed: 5, batch }
 }
 
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
@@ -78,16 +78,7 @@ fn scores_on_a_gpu_are_those_of_the_cpu_for_any_batch() {
     for (name, seed) in [("f", 1), ("g", 2)] {
         let (source, recipe) = (source(), recipe(8, 1));
         let samples: Vec<u32> = (0..16).collect();
-        let job = Job {
-            recipe: &recipe,
-            seed,
-            source: &*source,
-            samples: &samples,
-            name,
-            dir: dir.path(),
-            checkpoint: Duration::ZERO,
-            device: &Device::Cpu,
-        };
+        let job = Job { seed, ..Job::new(&recipe, &*source, &samples, name, dir.path()).unwrap() };
         train(&job, &mut Silent).unwrap();
     }
     for (pairs, features) in [(Pairs::All, Features::Pooled), (Pairs::Original, Features::Map)] {

@@ -29,7 +29,7 @@ decoder = [32, 1, 2]\n[train]\nepochs = 2\nbatch = 8\n[optim]\nwarmup_epochs = 0
 }
 
 fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path, device: &'a Device) -> Job<'a> {
-    Job { recipe, seed: 3, source, samples, name: "f", dir, checkpoint: Duration::ZERO, device }
+    Job { seed: 3, checkpoint: Duration::ZERO, device, ..Job::new(recipe, source, samples, "f", dir).unwrap() }
 }
 
 /// Stops like a crash, after a number of reports.

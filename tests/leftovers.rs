@@ -98,7 +98,7 @@ fn an_embedding_that_was_stopped_goes_on_with_the_same_command() {
     fails(limited, 1, &["cannot write e.safetensors"]);
     assert!(f.join("e.parquet").exists() && !f.join("e.safetensors").exists());
     let other: Vec<&str> = words.iter().map(|&word| if word == "16" { "8" } else { word }).collect();
-    fails(sslmem(f, &other), 2, &["e.safetensors.parts holds the work of another job"]);
+    fails(sslmem(f, &other), 2, &["e.safetensors.parts is of another job: "]);
     done(sslmem(f, &words));
     assert_eq!(names(f), before);
     assert!(["e.safetensors", "e.parquet"].map(|name| fs::read(f.join(name)).unwrap()) == whole);

@@ -4,7 +4,7 @@
 use crate::golden::{Golden, close};
 use sslmem::ops::distill::{Distill, Distilled};
 use sslmem::ops::mask::Chosen;
-use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -286,7 +286,7 @@ fn special_weights_move_as_in_pytorch() {
             "vector" => Treat { decay: false, rate: Rate::Fixed(0.1), from: 0 },
             _ => Treat { from: 3, ..Treat::default() },
         };
-        tape.optimize(rule, 1.8, &treat, when);
+        tape.optimize(Gradients::of(&tape).clip(1.8), rule, &treat, when);
         let watched = tape.constant([1], vec![0.0]);
         let log = tape.fixed([1, 1], Dtype::F32);
         tape.step(when, log, &[watched]);

@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod accumulate;
 mod around;
 mod attention;
 mod augment;
@@ -62,6 +63,7 @@ mod score_tables;
 mod seen;
 mod signature;
 mod split;
+mod stage;
 mod starts;
 mod stats;
 mod survive;

@@ -5,7 +5,7 @@ use sslmem::config::{Layers, Recipe};
 use sslmem::encoders::{Features, Form, Network, Positions, find};
 use sslmem::methods::{self, Metric, Setting};
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::optimize::{Rate, Rule, Treat};
+use sslmem::ops::optimize::{Gradients, Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -170,7 +170,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let gradients = tape.gradients();
     gradients.iter().for_each(|(_, _, g)| tape.keep(*g));
     let treat = |_: &str, _| Treat { decay: true, rate: Rate::Scheduled(1.0), from: 0 };
-    tape.optimize(Rule::Sgd { momentum: 0.9 }, 0.0, &treat, when);
+    tape.optimize(Gradients::of(&tape), Rule::Sgd { momentum: 0.9 }, &treat, when);
     method.after(&mut tape, when);
     let values: Vec<Var> = [recorded.loss].into_iter().chain(recorded.metric.map(Metric::var)).collect();
     let log = tape.fixed([STEPS, values.len()], Dtype::F32);

@@ -86,7 +86,11 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     done(sslmem(f, &["report", "r"]));
     fails(sslmem(f, &["run", "--out", "r", "--set", "train.epochs=2"]), 2, &["r holds a run of another recipe"]);
     change(&f.join("r/recipe.toml"), "epochs = 1", "epochs = 2");
-    fails(sslmem(f, &["run", "--out", "r"]), 2, &["r/pair1/f.safetensors was made by another recipe"]);
+    fails(
+        sslmem(f, &["run", "--out", "r"]),
+        2,
+        &["r/pair1/f.safetensors is of another training: train.epochs is 1 there and 2 here; choose another folder"],
+    );
     change(&f.join("r/recipe.toml"), "epochs = 2", "epochs = 1");
 
     // A sample of S_E less.
@@ -187,7 +191,7 @@ fn a_training_notices_other_contents() {
     pixels(0);
     done(train());
     pixels(99);
-    fails(train(), 2, &["f.safetensors was made by another recipe, on other data or other samples"]);
+    fails(train(), 2, &["f.safetensors is of another training: data.content is"]);
     pixels(0);
     done(train());
 }
@@ -200,7 +204,7 @@ fn what_is_changed_in_the_folder_of_a_run_is_named() {
     done(small(f, &["--set", "pairs=1"]));
     change(&f.join("r/recipe.toml"), "epochs = 1", "epochs = 3");
     for reader in [&["report", "r"][..], &["probe", "--run", "r", "--protocol", "lbfgs"]] {
-        fails(sslmem(f, reader), 2, &["r/pair1/f.safetensors was made by another recipe"]);
+        fails(sslmem(f, reader), 2, &["r/pair1/f.safetensors is of another training: train.epochs is 1 there and 3 here"]);
     }
     change(&f.join("r/recipe.toml"), "epochs = 3", "epochs = 1");
     change(&f.join("r/split.json"), "train/", "trail/");

@@ -175,11 +175,7 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
     done(command(f, data, "whole.parquet", &[]));
     let blocks = begun(f, data);
     let job = |more: &[&str]| command(f, data, "s.parquet", more);
-    fails(
-        job(&["--seed", "5"]),
-        2,
-        &["s.parquet.parts is of another scoring job: seed is 0 there and 5 here; go on with the same settings"],
-    );
+    fails(job(&["--seed", "5"]), 2, &["s.parquet.parts is of another job: seed is 0 there and 5 here; go on with the same settings"]);
     fails(job(&["--set", "score.views=2"]), 2, &["views is 1 there and 2 here"]);
     fails(job(&["--layers", "map"]), 2, &["layers is [\"pooled\"] there and [\"map\"] here"]);
     fails(command(f, "synthetic:1501", "s.parquet", &[]), 2, &["data.digest is "]);
@@ -214,7 +210,11 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
     let bytes = fs::read(f.join("s.parquet")).unwrap();
     assert!(bytes == fs::read(f.join("whole.parquet")).unwrap());
     assert!(done(job(&[])).0.starts_with("s.parquet: 1800 samples, scored before\n"));
-    fails(job(&["--seed", "5"]), 2, &["s.parquet exists already; choose another name, or replace it with --force"]);
+    fails(
+        job(&["--seed", "5"]),
+        2,
+        &["s.parquet is of another job: seed is 0 there and 5 here; choose another name, or replace it with --force"],
+    );
     begun_by_force(f, data);
 }
 

@@ -11,10 +11,9 @@ use sslmem::device::signature::MAP;
 use sslmem::device::{Capabilities, Device, Launch, Matrix, Queue, Replay};
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
-use sslmem::manifest::EncoderFacts;
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{BLOCK, CLOSE, Done, Existing, Job, Protocol, Side, Task};
+use sslmem::score::{BLOCK, Done, Job, Layer, Protocol, Side, Task};
 use sslmem::split::Subset;
 use sslmem::var::Dtype;
 use sslmem::view::policy;
@@ -70,26 +69,14 @@ impl Queue for Mortal {
 fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
     let paths = ["f", "g"].map(|name| encoders.join(format!("{name}.safetensors")));
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
-    let (features, layer) = (Features::Pooled, String::new());
-    let protocol = Protocol { views: 1, pairs: Pairs::Original, features, layer, seed: 0, batch: BLOCK / 4 };
+    let layers = vec![Layer::Output(Features::Pooled)];
+    let protocol = Protocol { views: 1, pairs: Pairs::Original, layers, seed: 0, batch: BLOCK / 4 };
     let source = data::open(&format!("synthetic:{}@0", 2 * BLOCK), OnBadImage::Fail).unwrap();
     let samples: Vec<(u32, Subset)> = (0..BLOCK as u32 * 3 / 2).map(|i| (i, Subset::Candidate)).collect();
     let side = |i: usize| Side { path: &paths[i], network: network(), view, original, classifier: None };
-    let (layers, device) = ([protocol.compared()], Device::Gpu(device.clone()));
-    let task = Task {
-        f: side(0),
-        g: side(1),
-        protocol: &protocol,
-        layers: &layers,
-        source: &*source,
-        device: &device,
-        on_bad: OnBadImage::Fail,
-        features: false,
-    };
-    let encoders =
-        ["f", "g"].iter().zip(&paths).map(|(role, path)| EncoderFacts::of(*role, &network(), &original, path)).collect::<Result<_>>()?;
-    Job { task, samples: &samples, shard: None, out, encoders, settings: serde_json::Value::Null, existing: Existing::Keep, close: CLOSE }
-        .run(&mut Silent)
+    let device = Device::Gpu(device.clone());
+    let task = Task { device: &device, ..Task::new(side(0), side(1), &protocol, &*source) };
+    Job::new(task, &samples, out, serde_json::Value::Null)?.score(&mut Silent)
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 use sslmem::checkpoint::Checkpoint;
 use sslmem::config::{Layers, Recipe};
 use sslmem::data::{self, OnBadImage};
-use sslmem::device::Device;
 use sslmem::encoders::{Form, Network, Start, glorot};
 use sslmem::methods::METHODS;
 use sslmem::progress::Silent;
@@ -84,7 +83,7 @@ fn a_vit_starts_as_its_authors_have_it() {
 
 fn trained(recipe: &Recipe, dir: &Path) -> Vec<Point> {
     let (source, samples): (_, Vec<u32>) = (data::open("synthetic:64@1", OnBadImage::Fail).unwrap(), (0..32).collect());
-    let job = Job { recipe, seed: 3, source: &*source, samples: &samples, name: "f", dir, checkpoint: Duration::MAX, device: &Device::Cpu };
+    let job = Job { seed: 3, checkpoint: Duration::MAX, ..Job::new(recipe, &*source, &samples, "f", dir).unwrap() };
     train(&job, &mut Silent).unwrap()
 }
 

@@ -6,7 +6,7 @@ use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::distill::Distill;
-use sslmem::ops::optimize::{Dialect, Rule, Treat};
+use sslmem::ops::optimize::{Dialect, Gradients, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -242,7 +242,7 @@ fn optimize(bench: &Bench) -> Result<()> {
             gradients.push((g, shape.iter().product()));
         }
         let when = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
-        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
+        tape.optimize(Gradients::of(&tape), rule, &|_, _| Treat::default(), when);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &gradients)?;
         bench.calls(name, program)?;

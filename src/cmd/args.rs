@@ -1,12 +1,12 @@
 //! Arguments that several verbs share, and the way from them to a recipe.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 
-use super::Global;
-use crate::config::{Layers, Recipe};
+use super::{Global, warn};
+use crate::config::{Keys, Known, Layers, Recipe, Request};
 use crate::data::{OnBadImage, Source};
 use crate::error::{self, line};
 
@@ -105,7 +105,7 @@ pub struct Length {
 
 /// Flags of the command line as keys of the recipe.
 #[derive(Default)]
-pub struct Flags(Vec<(&'static str, String)>);
+pub struct Flags(Keys);
 
 impl Flags {
     pub fn with<T: ToString>(mut self, key: &'static str, value: &Option<T>) -> Flags {
@@ -131,35 +131,31 @@ impl Flags {
         let flags = self.with("method.name", &length.method).with("method.alignment_limit", &length.alignment_limit);
         flags.with("train.epochs", &length.epochs).with("train.batch", &length.batch)
     }
-    /// Key and value of each.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().map(|(key, value)| (*key, value.as_str()))
-    }
     pub fn seed(self, global: &Global) -> Flags {
         self.with("seed", &global.seed)
     }
 }
 
 impl Origin {
+    fn request<'a>(&'a self, flags: &'a Flags) -> Request<'a> {
+        Request { presets: &self.preset, file: self.recipe.as_deref(), keys: &flags.0, assignments: &self.set }
+    }
+
     /// The recipe: preset, then file, then flags, then `--set`.
     pub fn resolve(&self, flags: &Flags) -> error::Result<Recipe> {
-        self.over(Layers::presets(&self.preset)?, flags)
+        self.request(flags).resolve()
     }
 
     /// The same over other layers than the presets.
     pub fn over(&self, layers: Layers, flags: &Flags) -> error::Result<Recipe> {
-        self.above(layers, &Flags::default(), flags)?.resolve()
+        self.request(flags).over(layers)
     }
 
-    /// Over what is there already: the recipe file, what cannot be otherwise, then flags, then `--set`.
-    pub fn above(&self, mut layers: Layers, fixed: &Flags, flags: &Flags) -> error::Result<Layers> {
-        if let Some(path) = &self.recipe {
-            layers = layers.file(path)?;
-        }
-        for (key, value) in fixed.0.iter().chain(&flags.0) {
-            layers = layers.set(key, value)?;
-        }
-        self.set.iter().try_fold(layers, |layers, assignment| layers.assign(assignment))
+    /// The recipe for the encoder in a file; what was guessed is said.
+    pub fn resolve_for(&self, path: &Path, flags: &Flags) -> error::Result<Recipe> {
+        let Known { recipe, warnings } = self.request(flags).encoder(path)?;
+        warnings.iter().for_each(|text| warn(text));
+        Ok(recipe)
     }
 }
 

@@ -58,10 +58,8 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let source = recipe.data.open(OnBadImage::Fail)?;
     let protocol = recipe.protocol();
-    let layers = [protocol.compared()];
     let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
-    let on_bad = OnBadImage::Skip;
-    let task = Task { f, g, protocol: &protocol, layers: &layers, source: &*source, device: &device, on_bad, features: false };
+    let task = Task { device: &device, on_bad: OnBadImage::Skip, ..Task::new(f, g, &protocol, &*source) };
     let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;
     let mut text = String::new();
     for (name, speed) in speeds.parts.iter().chain([&("together", speeds.whole)]) {

@@ -7,7 +7,6 @@ mod demo;
 mod device;
 mod doctor;
 mod embed;
-mod encoder;
 mod fetch;
 mod merge;
 mod pack;

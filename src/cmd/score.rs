@@ -1,6 +1,6 @@
 //! `sslmem score`: the alignment of f and g on the same views of the same samples.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::args::{Flags, Images, Network, Origin, opened, whole};
 use super::run::means;
 use super::{Global, print, signals, warn};
-use crate::config::Recipe;
 use crate::data::{OnBadImage, few_bad};
-use crate::error::{Error, Result, line};
-use crate::manifest::{self, EncoderFacts, Manifest};
-use crate::score::{CLOSE, Done, Existing, Job, Layer, Shard, Side, Task, classifier};
+use crate::error::{Result, line};
+use crate::manifest::{self, Manifest};
+use crate::score::{Done, Job, Layer, Shard, Task, classifier};
 use crate::split::{Split, Subset};
+use crate::stage::Existing;
 use crate::{files, table};
 
 /// Score every sample with a pair of encoders
@@ -116,46 +116,19 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             side.classifier = Some(classifier(side.path, source.as_ref())?);
         }
     }
-    let protocol = recipe.protocol();
-    let layers = if verb.layers.len() > 1 { verb.layers.iter().map(|name| Layer::of(name)).collect() } else { vec![protocol.compared()] };
-    let facts = |role: &str, side: Side| EncoderFacts::of(role, &side.network, &side.original, side.path);
-    let encoders = vec![facts("f", f)?, facts("g", g)?];
-    manifest::same_weights(&encoders).iter().for_each(|text| warn(text));
-    let job = Job {
-        task: Task {
-            f,
-            g,
-            protocol: &protocol,
-            layers: &layers,
-            source: source.as_ref(),
-            device: &device,
-            on_bad: recipe.data.on_bad_image,
-            features: matches!(verb.also, Some(Also::Embeddings)),
-        },
-        samples: &samples,
-        shard: verb.shard,
-        out: &verb.out,
-        encoders,
-        settings: settings(&recipe, &verb.out)?,
-        existing: if verb.force { Existing::Replace } else { Existing::Keep },
-        close: CLOSE,
-    };
+    let mut protocol = recipe.protocol();
+    if verb.layers.len() > 1 {
+        protocol.layers = verb.layers.iter().map(|name| Layer::of(name)).collect();
+    }
+    let features = matches!(verb.also, Some(Also::Embeddings));
+    let task = Task { device: &device, on_bad: recipe.data.on_bad_image, features, ..Task::new(f, g, &protocol, source.as_ref()) };
+    let existing = if verb.force { Existing::Replace } else { Existing::Keep };
+    let job = Job { shard: verb.shard, existing, ..Job::new(task, &samples, &verb.out, recipe.scoring()?)? };
+    manifest::same_weights(&job.encoders).iter().for_each(|text| warn(text));
     signals::watch()?;
-    let done = job.run(global.progress().as_mut())?;
+    let done = job.score(global.progress().as_mut())?;
     say(&done)?;
     few_bad(&verb.out, &done.skipped, done.rows as usize + done.skipped.len(), recipe.data.max_bad)
-}
-
-/// What of a recipe the scores depend on. The rest is of a training, which need not have been one of ours.
-fn settings(recipe: &Recipe, out: &Path) -> Result<Value> {
-    let broken = |e: serde_json::Error| Error::format(out, format!("its recipe cannot be written ({e})"));
-    let mut settings = manifest::settings(recipe).map_err(broken)?;
-    if let Some(keys) = settings.as_object_mut() {
-        keys.retain(|key, _| ["seed", "data", "encoder", "score"].contains(&key.as_str()));
-        let encoder = keys.get_mut("encoder").and_then(Value::as_object_mut);
-        encoder.into_iter().for_each(|encoder| encoder.retain(|key, _| !["drop_path", "zero_init_residual"].contains(&key.as_str())));
-    }
-    Ok(settings)
 }
 
 /// Where the tables are, what they are of, what they say, and what is not in them.

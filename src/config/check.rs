@@ -1,10 +1,11 @@
 //! What a recipe must satisfy before anything starts.
 
-use super::{Recipe, Size};
+use super::{Recipe, Size, Train};
 use crate::data::PIXELS;
+use crate::encoders;
 use crate::error::{Error, Result};
+use crate::methods::{self, Method};
 use crate::ops::alignment::Pairs;
-use crate::{encoders, methods};
 
 impl Recipe {
     /// Refuses what cannot work, before any file is opened.
@@ -26,6 +27,7 @@ impl Recipe {
         at_least("encoder.size", self.encoder.size, 1)?;
         at_least("train.epochs", train.epochs, 1)?;
         at_least("train.batch", train.batch, 2)?;
+        at_least("train.accumulate", train.accumulate, 1)?;
         at_least("score.views", score.views, if score.pairs == Pairs::All { 2 } else { 1 })?;
         at_least("score.batch", score.batch, 1)?;
         share("data.max_bad", self.data.max_bad as f32)?;
@@ -68,7 +70,27 @@ impl Recipe {
                 format!("encoder.drop_path is {}, and {} has no branches to leave out", self.encoder.drop_path, network.encoder.name());
             return Err(Error::config(what, "set it to 0, or choose a ViT"));
         }
-        methods::find(&m.name)?.check(m, &network)
+        let method = methods::find(&m.name)?;
+        method.check(m, &network)?;
+        self.validate_parts(method)
+    }
+
+    /// Micro-batches are of one size, and of methods that can take a batch in parts.
+    fn validate_parts(&self, method: &dyn Method) -> Result<()> {
+        let Train { batch, accumulate, .. } = self.train;
+        if accumulate > 1 && !method.by_sample() {
+            let what = format!(
+                "{} compares the samples of a batch with each other, so train.accumulate of {accumulate} would train something else",
+                method.name()
+            );
+            let able: Vec<&str> = methods::METHODS.iter().filter(|m| m.by_sample()).map(|m| m.name()).collect();
+            return Err(Error::config(what, format!("leave it at 1, or choose one of {}", able.join(", "))));
+        }
+        if !batch.is_multiple_of(accumulate) || batch / accumulate < 2 {
+            let what = format!("train.batch of {batch} cannot be taken in {accumulate} parts of at least 2 samples each");
+            return Err(Error::config(what, "choose a train.accumulate that divides train.batch"));
+        }
+        Ok(())
     }
 
     fn validate_split(&self) -> Result<()> {
@@ -88,7 +110,8 @@ impl Recipe {
     }
 
     fn validate_views(&self) -> Result<()> {
-        let (train, score, original) = (self.train_views()?, self.score_view()?, self.original_view()?);
+        let method = methods::find(&self.method.name)?;
+        let (train, score, original) = (self.train_views(method)?, self.score_view()?, self.original_view()?);
         let train = || train.iter().flatten();
         let trained = train().map(|view| ("method.view", view));
         for (key, view) in trained.chain([("score.view", &score), ("score.view", &original)]) {

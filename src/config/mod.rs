@@ -1,12 +1,14 @@
 //! The recipe: everything a run depends on, with TOML in and out.
 
 mod check;
+mod encoder;
 mod layers;
 mod normalize;
 mod presets;
 mod sources;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::Path;
 
 use crate::data::{Exif, OnBadImage, Reading, Source};
@@ -14,12 +16,14 @@ use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Kind, Ramp};
 use crate::ops::alignment::Pairs;
-use crate::score::{Protocol, Side};
+use crate::score::{Layer, Protocol, Side};
 use crate::split::{How, Size, Sizes};
+use crate::stage::setting;
 use crate::view::{self, Interpolation, Policy, Resize, View};
 
 pub use crate::methods::Options as Method;
 pub use check::nearest;
+pub use encoder::{Keys, Known, Request};
 pub use layers::Layers;
 pub use normalize::{Normalize, Statistics};
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
@@ -112,6 +116,7 @@ pub struct Optim {
 pub struct Train {
     pub epochs: usize,
     pub batch: usize,
+    pub accumulate: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -209,6 +214,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("optim.trust", "of lars"),
     ("train.epochs", "passes over the samples of an encoder"),
     ("train.batch", "samples in a step; what is left of an epoch is not used"),
+    (
+        "train.accumulate",
+        "micro-batches of a step, whose gradients are added: memory is that of batch / accumulate samples. The gradient is the same but for rounding; \
+         batch norm sees one micro-batch at a time. Only for methods whose loss looks at each sample by itself: mae, supervised, byol, simsiam",
+    ),
     ("score.views", "K, augmented views of each sample"),
     ("score.pairs", "all: every pair of views (Eq. 1); original: the image against each view (the released code)"),
     ("score.features", "pooled: after average pooling, or the class token; mean: over places; map: the whole map, or all tokens"),
@@ -233,11 +243,11 @@ impl Recipe {
         self.view("method.view", &self.method.view, self.encoder.size)
     }
 
-    /// The views of a training step: those that go through the encoder together, group by group.
+    /// The views of a sample that `method` trains on: those that go through the encoder together, group by group.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
-    pub fn train_views(&self) -> Result<Vec<Vec<View>>> {
+    pub fn train_views(&self, method: &dyn methods::Method) -> Result<Vec<Vec<View>>> {
         let o = &self.method;
         let one = |kind: &Kind| match kind {
             Kind::First => self.view("method.view", &o.view, self.encoder.size),
@@ -245,7 +255,7 @@ impl Recipe {
             Kind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
             Kind::Local => self.view("method.local_view", &o.local_view, o.local_size),
         };
-        let groups = methods::find(&o.name)?.views(o);
+        let groups = method.views(o);
         groups.iter().map(|group| group.iter().map(one).collect()).collect()
     }
 
@@ -298,8 +308,28 @@ impl Recipe {
 
     /// How scoring measures a sample.
     pub fn protocol(&self) -> Protocol {
-        let Score { views, pairs, features, ref layer, batch, .. } = self.score;
-        Protocol { views, pairs, features, layer: layer.clone(), seed: self.seed, batch }
+        let Score { views, pairs, batch, .. } = self.score;
+        Protocol { views, pairs, layers: vec![self.layer()], seed: self.seed, batch }
+    }
+
+    /// What of the encoders is compared.
+    pub fn layer(&self) -> Layer {
+        let Score { features, ref layer, .. } = self.score;
+        if layer.is_empty() { Layer::Output(features) } else { Layer::Inner(layer.clone()) }
+    }
+
+    /// What of the recipe scores and features depend on, as manifests state it. The rest is of a training, which need not have been one of ours.
+    ///
+    /// # Errors
+    /// A value has no JSON.
+    pub fn scoring(&self) -> Result<Value> {
+        let mut settings = setting(self)?;
+        if let Some(keys) = settings.as_object_mut() {
+            keys.retain(|key, _| ["seed", "data", "encoder", "score"].contains(&key.as_str()));
+            let encoder = keys.get_mut("encoder").and_then(Value::as_object_mut);
+            encoder.into_iter().for_each(|encoder| encoder.retain(|key, _| !["drop_path", "zero_init_residual"].contains(&key.as_str())));
+        }
+        Ok(settings)
     }
 
     fn view(&self, key: &str, policy: &Policy, size: usize) -> Result<View> {

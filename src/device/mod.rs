@@ -39,6 +39,14 @@ impl Device {
             Device::Gpu(queue) => queue.name(),
         }
     }
+
+    /// What computes and in which numbers, for identities: results of two that differ here may differ in their last digits.
+    pub fn arithmetic(&self) -> String {
+        match self {
+            Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
+            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.real().name()),
+        }
+    }
 }
 
 /// The instructions that products and convolutions are made with here. Between sets of them the last digits of a score differ.

@@ -23,6 +23,9 @@ impl Method for Byol {
         needs("projector", &options.projector)?;
         needs("predictor", &options.predictor)
     }
+    fn by_sample(&self) -> bool {
+        true
+    }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let last = o.head_end.last();

@@ -43,6 +43,9 @@ impl Method for Mae {
         }
         Ok(())
     }
+    fn by_sample(&self) -> bool {
+        true
+    }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let (o, images) = (setting.options, views[0]);
         let form = Form { start: Start::Mae, ..setting.network.form };

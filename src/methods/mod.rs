@@ -75,6 +75,13 @@ impl Metric {
             Metric::TeacherEntropy(v) | Metric::Accuracy(v) => v,
         }
     }
+    /// The same, measured in `v` [1].
+    pub fn of(self, v: Var) -> Metric {
+        match self {
+            Metric::TeacherEntropy(_) => Metric::TeacherEntropy(v),
+            Metric::Accuracy(_) => Metric::Accuracy(v),
+        }
+    }
 }
 
 pub enum Representations {
@@ -117,6 +124,11 @@ pub trait Method: Sync {
     }
     /// Does it learn from the classes of the samples? Then every sample it trains on must have one.
     fn supervised(&self) -> bool {
+        false
+    }
+    /// Is its loss the mean of losses of the samples, each by itself? Then a step can take a batch in parts (`train.accumulate`). It is not
+    /// where samples are compared with each other, as negatives, in correlations or in a centre.
+    fn by_sample(&self) -> bool {
         false
     }
     /// Can its embeddings collapse? If so, training stops when they have.

@@ -22,6 +22,9 @@ impl Method for SimSiam {
         needs("projector", &options.projector)?;
         needs("predictor", &options.predictor)
     }
+    fn by_sample(&self) -> bool {
+        true
+    }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };

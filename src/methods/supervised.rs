@@ -18,6 +18,9 @@ impl Method for Supervised {
     fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
         vec![vec![Kind::First]]
     }
+    fn by_sample(&self) -> bool {
+        true
+    }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let labels = setting.batch.labels.expect("a supervised method gets a batch with labels");
         let embeddings = setting.encode(s, views, 0);

@@ -1,12 +1,11 @@
 //! The labelled samples of a data set, and their features from a frozen encoder.
 
-use crate::data::{Image, OnBadImage, Source};
-use crate::device::Device;
+use crate::data::{Image, Source};
 use crate::device::product::LANES;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
-use crate::score::{Protocol, Side, embed};
+use crate::score::Embedding;
 
 /// Features and labels of samples.
 #[derive(Clone)]
@@ -37,17 +36,14 @@ impl Features {
     /// What an encoder makes of these samples, and of which it makes nothing because they cannot be decoded: (id, reason).
     ///
     /// # Errors
-    /// As [`embed`]; a feature is not finite.
-    pub fn of(
-        side: Side,
-        protocol: &Protocol,
-        samples: &Chosen,
-        device: &Device,
-        on_bad: OnBadImage,
-        progress: &mut dyn Progress,
-    ) -> Result<(Features, Vec<(String, String)>)> {
+    /// As [`Embedding::each`]; a feature is not finite.
+    ///
+    /// # Panics
+    /// A sample has no label: [`labelled`] chooses those that have.
+    pub fn of(embedding: &Embedding, classes: usize, progress: &mut dyn Progress) -> Result<(Features, Vec<(String, String)>)> {
+        let samples = embedding.source;
         let (mut rows, mut places, mut skipped): (Vec<f32>, Vec<usize>, _) = (vec![], vec![], vec![]);
-        embed(side, protocol, samples, device, on_bad, progress, |some| {
+        embedding.each(progress, |some| {
             rows.extend_from_slice(some.values);
             places.extend_from_slice(some.places);
             skipped.extend(some.bad.iter().map(|bad| (samples.id(bad.place), bad.reason.clone())));
@@ -57,12 +53,12 @@ impl Features {
         if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
             let id = samples.id(places[at / width]);
             return Err(Error::format(
-                side.path,
+                embedding.side.path,
                 format!("gives features that are not finite for sample {id}; these weights cannot be used"),
             ));
         }
         let labels: Vec<u32> = places.iter().filter_map(|&place| samples.label(place)).collect();
-        Ok((Features::new(&rows, width, labels, samples.count_classes()), skipped))
+        Ok((Features::new(&rows, width, labels, classes), skipped))
     }
 
     pub fn len(&self) -> usize {
@@ -126,14 +122,6 @@ impl Features {
 pub struct Chosen<'a> {
     source: &'a dyn Source,
     indices: Vec<u32>,
-}
-
-impl Chosen<'_> {
-    /// How many classes the whole data set has.
-    pub fn count_classes(&self) -> usize {
-        let highest = (0..self.source.len()).filter_map(|i| self.source.label(i)).max();
-        self.source.classes().len().max(highest.map_or(0, |label| label as usize + 1))
-    }
 }
 
 /// Those of `indices` that have a label, and how many were left out because they have none. At most `limit` are taken, by

@@ -2,6 +2,7 @@
 
 mod descent;
 mod features;
+mod job;
 mod knn;
 mod lbfgs;
 mod linear;
@@ -13,6 +14,7 @@ use crate::progress::Progress;
 
 pub use descent::{Descent, Rule, descend};
 pub use features::{Chosen, Features, labelled};
+pub use job::{Count, How, Job, Probed, Probing, Results, vector};
 pub use knn::{NEIGHBOURS, Neighbours, neighbours};
 pub use lbfgs::{FOLDS, STRENGTHS, fit};
 pub use linear::Head;
@@ -30,38 +32,16 @@ pub enum Protocol {
     Code,
 }
 
-/// What came of the probes of a run or of a file: `probe.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Results {
-    pub sslmem: String,
-    pub data: String,
-    /// BLAKE3 of the data.
-    pub digest: String,
-    pub classes: usize,
-    pub seed: u64,
-    pub encoders: Vec<Probed>,
-}
-
-/// What is written about one encoder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Probed {
-    /// `f1` is f of the first pair; of a file its name.
-    pub encoder: String,
-    /// BLAKE3 of the weights.
-    pub digest: String,
-    pub train: Count,
-    pub test: Count,
-    pub accuracy: Vec<Accuracy>,
-    /// Images that cannot be decoded: (id, reason).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub skipped: Vec<(String, String)>,
-}
-
-/// Samples of a part, and those that were left out because they have no label.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Count {
-    pub samples: usize,
-    pub unlabelled: usize,
+impl Protocol {
+    /// As the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Knn => "knn",
+            Protocol::Lbfgs => "lbfgs",
+            Protocol::Paper => "paper",
+            Protocol::Code => "code",
+        }
+    }
 }
 
 /// What came of one probe.

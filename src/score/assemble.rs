@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};
 use crate::split::Subset;
+use crate::stage::Identity;
 use crate::table::{Row, TableWriter, Totals};
-use serde_json::Value;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +20,7 @@ pub struct Ready<'a> {
     pub blocks: &'a Blocks<'a>,
     /// The places of the samples, block by block.
     pub there: &'a [Range<usize>],
-    pub identity: &'a Value,
+    pub identity: &'a Identity,
     /// To write, one for each layer.
     pub tables: &'a [PathBuf],
     pub throughput: Throughput,
@@ -78,9 +78,9 @@ impl Ready<'_> {
                 device: job.task.device.name(),
                 data: data.clone(),
                 encoders: job.encoders.clone(),
-                layer: Some(job.task.layers[layer].name().into()),
+                layer: Some(job.task.protocol.layers[layer].name().into()),
                 settings: job.settings.clone(),
-                job: Some(identity.clone()),
+                job: Some(identity.value().clone()),
                 rows: totals.rows as usize,
                 table: files::digest_file(path)?,
                 embeddings: embeddings.next().unwrap_or_default(),

@@ -14,13 +14,12 @@ use super::measure::heads_of;
 use super::parts::Parts;
 use super::{Layer, Scorer, Shard, Task, table_name};
 use crate::data::{Content, OnBadImage};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
-use crate::manifest::{self, DataFacts, EncoderFacts, Manifest, Throughput};
+use crate::manifest::{DataFacts, EncoderFacts, Manifest, Throughput};
 use crate::progress::Progress;
 use crate::split::Subset;
-use serde::Serialize;
+use crate::stage::{Existing, Found, Identity, Next, Stage, setting};
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -28,17 +27,6 @@ use std::time::{Duration, Instant};
 
 /// The usual time after which a block is closed: what a crash costs at most.
 pub const CLOSE: Duration = Duration::from_secs(30);
-
-/// What happens to tables that are in the place of a job's, and to the work of another job there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// The job is refused, unless they are its own.
-    Keep,
-    /// They are replaced, unless they are its own.
-    Renew,
-    /// They are replaced.
-    Replace,
-}
 
 /// What to score, and where to.
 pub struct Job<'a> {
@@ -71,27 +59,31 @@ pub struct Done {
     pub notes: Vec<String>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// All of `samples` into one table; what is in its place is kept. `settings` is how it was asked for ([`crate::config::Recipe::scoring`]).
+    ///
+    /// # Errors
+    /// The weights of f or g cannot be read.
+    pub fn new(task: Task<'a>, samples: &'a [(u32, Subset)], out: &'a Path, settings: Value) -> Result<Job<'a>> {
+        let facts = [("f", task.f), ("g", task.g)].map(|(role, side)| EncoderFacts::of(role, &side.network, &side.original, side.path));
+        let encoders = facts.into_iter().collect::<Result<_>>()?;
+        Ok(Job { task, samples, shard: None, out, encoders, settings, existing: Existing::Keep, close: CLOSE })
+    }
+
     /// Score what is not scored yet and write the tables. The same job in the same place goes on where it was stopped,
     /// and ends in the same bytes as one that was never stopped.
     ///
     /// # Errors
     /// Another process is at work here; another job was begun in this place, its tables are there, or something that no job wrote; whatever
     /// [`Scorer`] refuses; no image can be decoded; the disk is full or failed; [`Error::Stopped`], with what was measured kept.
-    pub fn run(&self, progress: &mut dyn Progress) -> Result<Done> {
+    pub fn score(&self, progress: &mut dyn Progress) -> Result<Done> {
         let start = Instant::now();
-        for (i, layer) in self.task.layers.iter().enumerate() {
-            if self.task.layers[..i].contains(layer) {
-                return Err(Error::config(format!("the layer `{}` is named twice", layer.name()), "name it once"));
-            }
-        }
+        self.task.protocol.validate()?;
         let (table, tables) = (table_name(self.out, None, self.shard), self.tables());
         let lock = Lock::output(&table)?;
         lock.warning().iter().for_each(|text| progress.warning(text));
         self.spare_weights()?;
-        for path in tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(self.embeddings(&tables)) {
-            files::remove_unfinished_of(&path)?;
-        }
+        self.outputs().iter().try_for_each(|path| files::remove_unfinished_of(path))?;
         let own = self.own();
         let ids: Vec<u32> = own.iter().map(|(index, _)| *index).collect();
         let identity = self.identity()?;
@@ -99,12 +91,11 @@ impl Job<'_> {
         if let Some(done) = self.resume(&identity, &parts, &tables, progress)? {
             return Ok(done);
         }
-        let digest = *blake3::hash(identity.to_string().as_bytes()).as_bytes();
         let blocks = Blocks {
             parts: &parts,
-            job: digest,
+            job: identity.digest(),
             samples: &ids,
-            layers: self.task.layers.len(),
+            layers: self.task.protocol.layers.len(),
             more: self.task.more().len(),
             features: self.task.features,
         };
@@ -137,8 +128,9 @@ impl Job<'_> {
 
     /// One for each layer.
     fn tables(&self) -> Vec<PathBuf> {
-        let several = self.task.layers.len() > 1;
-        self.task.layers.iter().map(|layer| table_name(self.out, several.then_some(layer), self.shard)).collect()
+        let layers = &self.task.protocol.layers;
+        let several = layers.len() > 1;
+        layers.iter().map(|layer| table_name(self.out, several.then_some(layer), self.shard)).collect()
     }
 
     /// Where the features of f and g belong, for each of the tables.
@@ -159,51 +151,8 @@ impl Job<'_> {
         }
     }
 
-    /// Everything that the scores depend on, by name; not the batch, the threads, or where files lie.
-    pub fn identity(&self) -> Result<Value> {
-        let Task { f, g, protocol, layers, source, device, .. } = self.task;
-        let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
-        let side = |role: &str, side: super::Side| {
-            let form = side.network.form;
-            Ok::<_, Error>(json!({
-                "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
-                "positions": form.positions, "heads": form.heads, "norm_eps": exact(&form.norm_eps)?, "size": form.size,
-                "view": exact(&side.view)?, "original": exact(&side.original)?,
-            }))
-        };
-        let DataFacts { name, digest, samples, .. } = DataFacts::of(source);
-        let mut split = blake3::Hasher::new();
-        for (index, subset) in self.samples {
-            split.update(&index.to_le_bytes()).update(&[*subset as u8]);
-        }
-        let device = match device {
-            Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
-            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.real().name()),
-        };
-        let mut identity = json!({
-            "sslmem": env!("CARGO_PKG_VERSION"),
-            "data": { "name": name, "digest": digest, "samples": samples },
-            "split": { "digest": split.finalize().to_hex().to_string(), "samples": self.samples.len() },
-            "f": side("f", f)?,
-            "g": side("g", g)?,
-            "views": protocol.views,
-            "pairs": protocol.pairs,
-            "seed": protocol.seed,
-            "layers": layers.iter().map(Layer::name).collect::<Vec<_>>(),
-            "shard": self.shard.map(|shard| shard.to_string()),
-            "device": device,
-        });
-        if self.task.features {
-            identity["also"] = "embeddings".into();
-        }
-        for (role, side) in ROLES.iter().zip([f, g]).filter(|(_, side)| side.classifier.is_some()) {
-            identity[*role]["classifier"] = files::digest_file(heads_of(side.path))?.into();
-        }
-        Ok(identity)
-    }
-
     /// Look at what is there: this job, begun or done, another one, or nothing.
-    fn resume(&self, identity: &Value, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<Done>> {
+    fn resume(&self, identity: &Identity, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<Done>> {
         let begun = parts.begun()?;
         let embeddings = self.embeddings(tables);
         for path in tables.iter().chain(&embeddings) {
@@ -211,42 +160,46 @@ impl Job<'_> {
         }
         let manifests: Vec<Manifest> = tables.iter().map_while(|table| Manifest::read(table).ok()).collect();
         let is = |path: &Path, digest: &str| files::digest_file(path).is_ok_and(|found| found == digest);
-        let same = |(table, m): (&PathBuf, &Manifest)| {
+        let whole = |(table, m): (&PathBuf, &Manifest)| {
             let features = || m.embeddings.iter().all(|e| is(&features::path(table, &e.role), &e.digest));
-            m.job.as_ref() == Some(identity) && is(table, &m.table) && features()
+            m.job == manifests[0].job && is(table, &m.table) && features()
         };
-        let done = manifests.len() == tables.len() && tables.iter().zip(&manifests).all(same);
-        if done && self.existing != Existing::Replace {
-            if self.unchanged(&manifests[0]) {
-                let notes = parts.remove()?.into_iter().collect(); // what a crash left while it was taken away
+        let whole = manifests.len() == tables.len() && tables.iter().zip(&manifests).all(whole);
+        let made = manifests.first().filter(|_| whole).and_then(|first| first.job.clone()).map(Identity::new);
+        let found = match (made, begun) {
+            // What a crash left while it was taken away is beside it.
+            (Some(made), begun) if made == *identity || begun.is_none() => Found::Made(made),
+            (_, Some(begun)) => Found::Begun(begun),
+            (_, None) => Found::Nothing,
+        };
+        let refused = |what| match &found {
+            Found::Made(_) => {
+                let what = format!("{} is of another job: {what}", tables[0].display());
+                Error::config(what, "choose another name, or replace it with --force")
+            }
+            _ => parts.refused(what),
+        };
+        match self.existing.next(&found, identity, refused)? {
+            Next::Reuse if self.unchanged(&manifests[0]) => {
+                let notes = parts.remove()?.into_iter().collect();
                 let first = manifests.into_iter().next().unwrap_or_default();
                 let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
-                return Ok(Some(Done { tables: tables.to_vec(), embeddings, rows, skipped, throughput, before: true, notes }));
+                Ok(Some(Done { tables: tables.to_vec(), embeddings, rows, skipped, throughput, before: true, notes }))
             }
-            if self.existing == Existing::Keep && begun.is_none() {
+            Next::Reuse if self.existing == Existing::Keep => {
                 let what =
                     format!("{} was scored from other images: files of the same names and lengths have changed", tables[0].display());
-                return Err(Error::config(what, "choose another name, or score them again with --force"));
+                Err(Error::config(what, "choose another name, or score them again with --force"))
             }
-        }
-        if let Some(there) = begun {
-            return match difference(&there, identity, "") {
-                None => Ok(None),
-                Some(_) if self.existing != Existing::Keep => {
-                    parts.remove()?.iter().for_each(|text| progress.line(text));
-                    Ok(None)
+            Next::Start => {
+                if self.existing == Existing::Keep {
+                    files::spare(self.outputs())?;
                 }
-                Some(what) => {
-                    let what = format!("{} is of another scoring job: {what}", parts.folder().display());
-                    Err(Error::config(what, "go on with the same settings, choose another --out, or start again with --force"))
-                }
-            };
+                parts.remove()?.iter().for_each(|text| progress.line(text));
+                Ok(None)
+            }
+            Next::Reuse | Next::Resume => Ok(None),
         }
-        if self.existing == Existing::Keep {
-            let outputs = tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings);
-            files::spare(outputs)?;
-        }
-        Ok(None)
     }
 
     /// Whether the files that a finished table was made of contain what they did.
@@ -329,6 +282,59 @@ impl Job<'_> {
     }
 }
 
+impl Stage for Job<'_> {
+    fn name(&self) -> String {
+        "score".into()
+    }
+    /// Everything that the scores depend on, by name; not the batch, the threads, or where files lie.
+    fn identity(&self) -> Result<Identity> {
+        let Task { f, g, protocol, source, device, .. } = self.task;
+        let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
+        let side = |role: &str, side: super::Side| {
+            let form = side.network.form;
+            Ok::<_, Error>(json!({
+                "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
+                "positions": form.positions, "heads": form.heads, "norm_eps": setting(&form.norm_eps)?, "size": form.size,
+                "view": setting(&side.view)?, "original": setting(&side.original)?,
+            }))
+        };
+        let DataFacts { name, digest, samples, .. } = DataFacts::of(source);
+        let mut split = blake3::Hasher::new();
+        for (index, subset) in self.samples {
+            split.update(&index.to_le_bytes()).update(&[*subset as u8]);
+        }
+        let mut identity = json!({
+            "sslmem": env!("CARGO_PKG_VERSION"),
+            "data": { "name": name, "digest": digest, "samples": samples },
+            "split": { "digest": split.finalize().to_hex().to_string(), "samples": self.samples.len() },
+            "f": side("f", f)?,
+            "g": side("g", g)?,
+            "views": protocol.views,
+            "pairs": protocol.pairs,
+            "seed": protocol.seed,
+            "layers": protocol.layers.iter().map(Layer::name).collect::<Vec<_>>(),
+            "shard": self.shard.map(|shard| shard.to_string()),
+            "device": device.arithmetic(),
+        });
+        if self.task.features {
+            identity["also"] = "embeddings".into();
+        }
+        for (role, side) in ROLES.iter().zip([f, g]).filter(|(_, side)| side.classifier.is_some()) {
+            identity[*role]["classifier"] = files::digest_file(heads_of(side.path))?.into();
+        }
+        Ok(Identity::new(identity))
+    }
+
+    fn outputs(&self) -> Vec<PathBuf> {
+        let tables = self.tables();
+        let embeddings = self.embeddings(&tables);
+        tables.iter().flat_map(|table| [table.clone(), Manifest::path(table)]).chain(embeddings).collect()
+    }
+    fn run(&self, progress: &mut dyn Progress) -> Result<()> {
+        self.score(progress).map(drop)
+    }
+}
+
 /// From what is measured of a list of samples to blocks of samples that follow each other in the job.
 struct Writer<'a> {
     blocks: &'a Blocks<'a>,
@@ -392,28 +398,4 @@ fn missing(there: &[Range<usize>], samples: usize) -> Vec<Range<usize>> {
     let ends = [0].into_iter().chain(there.iter().map(|range| range.end));
     let starts = there.iter().map(|range| range.start).chain([samples]);
     ends.zip(starts).filter(|(end, start)| end < start).map(|(end, start)| end..start).collect()
-}
-
-/// A number as the recipe has it, and what holds such.
-fn exact(value: &impl Serialize) -> Result<Value> {
-    manifest::settings(value).map_err(|e| Error::config(format!("a setting cannot be written as JSON ({e})"), "report this"))
-}
-
-/// The first setting in which two jobs differ, in words.
-pub fn difference(there: &Value, here: &Value, name: &str) -> Option<String> {
-    if let (Value::Object(a), Value::Object(b)) = (there, here) {
-        let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-        keys.sort();
-        let at = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
-        return keys
-            .into_iter()
-            .find_map(|key| difference(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &at(key)));
-    }
-    let words = |value: &Value| match value {
-        Value::Null => "none".to_string(),
-        Value::String(text) if text.chars().count() > 40 => format!("{}...", text.chars().take(12).collect::<String>()),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    (there != here).then(|| format!("{name} is {} there and {} here", words(there), words(here)))
 }

@@ -3,13 +3,14 @@
 use super::Shard;
 use super::assemble::features_digest;
 use super::features;
-use super::job::{Done, difference};
+use super::job::Done;
 use super::parts::Parts;
 use crate::data::Content;
 use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::manifest::{self, DataFacts, FeatureFacts, Manifest, Throughput, Trust};
 use crate::progress::Progress;
+use crate::stage::{Existing, Identity, difference};
 use crate::table::{self, Format, TableWriter, Totals};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -48,7 +49,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     outputs.iter().try_for_each(|path| files::remove_unfinished_of(path))?;
     let job = first.manifest.job.clone().map(whole).unwrap_or_default();
     let folder = Parts::of(out);
-    let mine = serde_json::json!({ "sslmem": env!("CARGO_PKG_VERSION"), "merge": job });
+    let mine = Identity::new(serde_json::json!({ "sslmem": env!("CARGO_PKG_VERSION"), "merge": job }));
     let content = parts.iter().map(|part| content(part)).sum::<Result<Content>>()?.hex();
     let begun = folder.begun()?;
     if let Some(manifest) = Manifest::read(out).ok().filter(|m| begun.is_none() && !force && merged(out, m, &job, &content)) {
@@ -64,7 +65,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
             notes,
         });
     }
-    folder.claim(&mine, &outputs, force)?;
+    folder.claim(&mine, &outputs, if force { Existing::Replace } else { Existing::Keep })?;
     folder.begin(&mine)?;
     let (mut totals, mut seen, mut indices) = (Totals::default(), HashSet::new(), vec![]);
     for part in &parts {

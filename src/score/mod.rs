@@ -6,6 +6,7 @@
 mod assemble;
 pub mod bench;
 mod blocks;
+mod embed;
 pub mod features;
 mod job;
 mod measure;
@@ -14,29 +15,26 @@ mod parts;
 mod scorer;
 mod shard;
 
-use crate::data::{OnBadImage, Source};
+use crate::data::Source;
 use crate::device::Device;
 use crate::encoders::{Features, Network};
 use crate::error::{Error, Result};
-use crate::loader::{Bad, Feed, expected, room, stream};
 use crate::ops::alignment::Pairs;
 use crate::progress::Progress;
-use crate::random::Purpose;
 use crate::split::Subset;
-use crate::table::Row;
-use crate::tape::{Mode, Tape};
+use crate::table::{self, Row};
+use crate::tape::Tape;
 use crate::var::Var;
 use crate::view::View;
-use crate::weights::Weights;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use assemble::features_digest;
 pub use blocks::BLOCK;
-pub use job::{CLOSE, Done, Existing, Job, difference};
+pub use embed::{Embed, Embedded, Embedding};
+pub use job::{CLOSE, Done, Job};
 pub use measure::{Alignment, Confidence, Measure, classifier};
 pub use merge::merge;
-pub use parts::Parts;
 pub use scorer::{Measured, Scorer, Task, rehearse, standard_error};
 pub use shard::{Shard, name as table_name};
 
@@ -135,9 +133,8 @@ pub struct Protocol {
     /// K, the number of augmented views.
     pub views: usize,
     pub pairs: Pairs,
-    pub features: Features,
-    /// The layer whose whole output is compared instead of the features; empty for none.
-    pub layer: String,
+    /// What of the encoders is compared: each is scored by itself, all in one pass.
+    pub layers: Vec<Layer>,
     pub seed: u64,
     /// Samples per run of the program. No influence on the scores.
     pub batch: usize,
@@ -161,16 +158,16 @@ impl Protocol {
         if self.batch == 0 {
             return Err(Error::config("score.batch is 0", "choose at least 1"));
         }
-        Ok(())
+        match self.layers.iter().enumerate().find(|(i, layer)| self.layers[..*i].contains(layer)) {
+            Some((_, twice)) => Err(Error::config(format!("the layer `{}` is named twice", twice.name()), "name it once")),
+            None if self.layers.is_empty() => Err(Error::config("nothing of the encoders is compared", "name a layer, such as pooled")),
+            None => Ok(()),
+        }
     }
     /// The views of an encoder in the order of their numbers.
     fn policies(&self, side: &Side) -> Vec<View> {
         let first = (self.pairs == Pairs::Original).then_some(side.original);
         first.into_iter().chain(std::iter::repeat_n(side.view, self.views)).collect()
-    }
-    /// What is compared if nothing else is asked for.
-    pub fn compared(&self) -> Layer {
-        if self.layer.is_empty() { Layer::Output(self.features) } else { Layer::Inner(self.layer.clone()) }
     }
 }
 
@@ -181,9 +178,7 @@ fn plural(views: usize) -> String {
     if views == 1 { "1 view".into() } else { format!("{views} views") }
 }
 
-/// Measure `samples` and return a row for each, in their order, with the alignment of f and of g; the columns
-/// that need the whole table are filled by [`crate::table::finish`]. All in memory: for more samples than
-/// that there is [`Job`].
+/// Measure `samples` and return a row for each, in their order. All in memory: for more samples than that there is [`Job`].
 pub fn score(
     f: Side,
     g: Side,
@@ -193,8 +188,7 @@ pub fn score(
     device: &Device,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Row>> {
-    let layers = [protocol.compared()];
-    let mut scorer = Scorer::new(Task { f, g, protocol, layers: &layers, source, device, on_bad: OnBadImage::Fail, features: false })?;
+    let mut scorer = Scorer::new(Task { device, ..Task::new(f, g, protocol, source) })?;
     let ids: Vec<u32> = samples.iter().map(|(i, _)| *i).collect();
     let mut rows = Vec::with_capacity(samples.len());
     progress.start("score", samples.len() as u64, "sample");
@@ -207,56 +201,6 @@ pub fn score(
         Ok(())
     })?;
     progress.done();
+    table::finish(&mut rows);
     Ok(rows)
-}
-
-/// The features of some samples of a source, by their places in it, in order.
-pub struct Embedded<'a> {
-    pub places: &'a [usize],
-    pub values: &'a [f32], // [places, width]
-    pub width: usize,
-    /// Those between that cannot be decoded.
-    pub bad: &'a [Bad],
-    /// Of each place, the BLAKE3 of its file, where it is one.
-    pub contents: &'a [Option<blake3::Hash>],
-}
-
-/// The features of un-augmented samples as the protocol has them, one batch at a time to `take`.
-///
-/// # Errors
-/// The weights do not fit, an image cannot be read (or decoded, unless such are skipped), `take` says so, or [`Error::Stopped`].
-pub fn embed(
-    side: Side,
-    protocol: &Protocol,
-    source: &dyn Source,
-    device: &Device,
-    on_bad: OnBadImage,
-    progress: &mut dyn Progress,
-    mut take: impl FnMut(&Embedded) -> Result<()>,
-) -> Result<()> {
-    let batch = protocol.batch;
-    side.validate()?;
-    let mut tape = Tape::new(Mode::Eval);
-    let input = tape.batch_of(batch, room(batch, device));
-    let views = tape.augment(input, vec![side.original], 0, 0, Purpose::Score);
-    let x = side.record(&mut tape, "encoder", views, &[protocol.compared()])?[0];
-    let width = tape.shape(x).len() / batch;
-    tape.keep(x);
-    let mut weights = Weights::on(device.clone(), 0);
-    weights.load(side.path, "encoder.")?;
-    weights.check(side.path, &tape, "encoder.")?;
-    expected(tape.plan(weights.device()), &input).must_fit(weights.device(), "embedding", "lower the batch")?;
-    let mut program = tape.compile(&mut weights)?;
-    progress.start("embed", source.len() as u64, "sample");
-    let all: Vec<u32> = (0..source.len() as u32).collect();
-    let feed = Feed { batch: input, source, samples: &all, on_bad };
-    stream(&mut program, &feed, |program, part| {
-        let values = if part.places.is_empty() { vec![] } else { program.read::<f32>(x)? };
-        let values = &values[..part.places.len() * width];
-        take(&Embedded { places: part.places, values, width, bad: part.bad, contents: part.contents })?;
-        progress.advance((part.places.len() + part.bad.len()) as u64, "");
-        progress.go_on("embedding")
-    })?;
-    progress.done();
-    Ok(())
 }

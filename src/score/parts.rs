@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
-use serde_json::Value;
+use crate::stage::{Existing, Found, Identity, Next};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl Parts {
     ///
     /// # Errors
     /// What is in the place is a link, no folder, or a folder with other things in it and no job.
-    pub fn begun(&self) -> Result<Option<Value>> {
+    pub fn begun(&self) -> Result<Option<Identity>> {
         let remedy = "move it away, or choose another --out";
         let at = self.folder.display();
         match fs::symlink_metadata(&self.folder) {
@@ -41,8 +41,8 @@ impl Parts {
         }
         let job = self.folder.join(JOB);
         if fs::symlink_metadata(&job).is_ok_and(|found| found.is_file()) {
-            let identity = serde_json::from_slice::<Value>(&files::read_whole(&job)?).ok();
-            let identity = identity.filter(|identity| identity["sslmem"].is_string());
+            let text = String::from_utf8(files::read_whole(&job)?).unwrap_or_default();
+            let identity = Identity::parse(&text).filter(|identity| identity.value()["sslmem"].is_string());
             return identity.map(Some).ok_or_else(|| Error::format(&job, format!("is not what scoring writes; {remedy}")));
         }
         // A process may have been killed while it wrote the first file.
@@ -55,32 +55,33 @@ impl Parts {
         }
     }
 
-    /// Whether work with this identity may be done here: it was begun before, or nothing is in the place of its outputs. `force` throws the
-    /// work of others away.
+    /// Make room for work with this identity: its own goes on, that of others is kept or thrown away as `existing` says.
     ///
     /// # Errors
     /// As [`Parts::begun`]; other work was begun here, or one of the outputs is there.
-    pub fn claim(&self, mine: &Value, outputs: &[PathBuf], force: bool) -> Result<()> {
-        let begun = self.begun()?;
-        if begun.as_ref() == Some(mine) {
-            return Ok(());
+    pub fn claim(&self, mine: &Identity, outputs: &[PathBuf], existing: Existing) -> Result<()> {
+        let found = self.begun()?.map_or(Found::Nothing, Found::Begun);
+        if existing.next(&found, mine, |what| self.refused(what))? == Next::Start {
+            if existing == Existing::Keep {
+                files::spare(outputs)?;
+            }
+            self.remove()?;
         }
-        if begun.is_some() && !force {
-            let what = format!("{} holds the work of another job", self.folder.display());
-            return Err(Error::config(what, "end that first, choose another name, or throw it away with --force"));
-        }
-        if !force {
-            files::spare(outputs)?;
-        }
-        self.remove().map(drop)
+        Ok(())
+    }
+
+    /// That another job was begun here, which differs in `what`.
+    pub fn refused(&self, what: String) -> Error {
+        let what = format!("{} is of another job: {what}", self.folder.display());
+        Error::config(what, "go on with the same settings, choose another --out, or start again with --force")
     }
 
     /// # Errors
     /// The disk is full or failed.
-    pub fn begin(&self, identity: &Value) -> Result<()> {
+    pub fn begin(&self, identity: &Identity) -> Result<()> {
         files::create_dir(&self.folder)?;
         files::remove_unfinished(&self.folder)?;
-        files::write_whole(self.folder.join(JOB), format!("{identity:#}\n").as_bytes())
+        files::write_whole(self.folder.join(JOB), format!("{:#}\n", identity.value()).as_bytes())
     }
 
     /// Take the work of a job that [`Parts::begun`] has found away, its identity last, so that a process that is killed here leaves what

@@ -22,8 +22,6 @@ pub struct Task<'a> {
     pub f: Side<'a>,
     pub g: Side<'a>,
     pub protocol: &'a Protocol,
-    /// What of the encoders is compared; all in one pass.
-    pub layers: &'a [Layer],
     pub source: &'a dyn Source,
     pub device: &'a Device,
     /// What to do with an image that cannot be decoded.
@@ -32,7 +30,12 @@ pub struct Task<'a> {
     pub features: bool,
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// On the CPU; an image that cannot be decoded ends it.
+    pub fn new(f: Side<'a>, g: Side<'a>, protocol: &'a Protocol, source: &'a dyn Source) -> Task<'a> {
+        Task { f, g, protocol, source, device: &Device::Cpu, on_bad: OnBadImage::Fail, features: false }
+    }
+
     /// The columns beside those of every table: the confidence of both sides' classifiers, if they are given.
     pub fn more(&self) -> &'static [More] {
         let classifiers = [self.f, self.g].iter().all(|side| side.classifier.is_some());
@@ -94,7 +97,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new([f, g]: [Side; 2], protocol: &Protocol, layers: &[Layer], features: bool, device: &Device) -> Result<Recorded> {
+    fn new([f, g]: [Side; 2], protocol: &Protocol, features: bool, device: &Device) -> Result<Recorded> {
         let classifiers = [f.classifier, g.classifier];
         let confident = classifiers.iter().all(Option::is_some);
         protocol.validate()?;
@@ -115,7 +118,7 @@ impl Recorded {
         let others = if alike { views } else { tape.augment(batch, policies(&g), 0, protocol.seed, Purpose::Score) };
         // What a classifier sees comes last.
         let pooled = confident.then_some(Layer::Output(Features::Pooled));
-        let wanted: Vec<Layer> = layers.iter().cloned().chain(pooled).collect();
+        let wanted: Vec<Layer> = protocol.layers.iter().cloned().chain(pooled).collect();
         let [mut of_f, mut of_g] = [f.record(&mut tape, "f", views, &wanted)?, g.record(&mut tape, "g", others, &wanted)?];
         let confidence = match classifiers {
             [Some(at_f), Some(at_g)] => {
@@ -144,16 +147,16 @@ fn by_layer(sides: &[Vec<Var>; 2]) -> Vec<[Var; 2]> {
 ///
 /// # Errors
 /// The protocol or a layer does not exist, or memory is short.
-pub fn rehearse(side: Side, protocol: &Protocol, layers: &[Layer], device: &Device) -> Result<()> {
-    Recorded::new([side; 2], protocol, layers, false, device)?.must_fit(device)
+pub fn rehearse(side: Side, protocol: &Protocol, device: &Device) -> Result<()> {
+    Recorded::new([side; 2], protocol, false, device)?.must_fit(device)
 }
 
 impl<'a> Scorer<'a> {
     /// # Errors
     /// The protocol or a layer does not exist, the weights are not of these networks, or memory is short.
     pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
-        let Task { f, g, protocol, layers, device, .. } = task;
-        let recorded = Recorded::new([f, g], protocol, layers, task.features, device)?;
+        let Task { f, g, protocol, device, .. } = task;
+        let recorded = Recorded::new([f, g], protocol, task.features, device)?;
         let mut weights = Weights::on(device.clone(), 0);
         for (name, side) in [("f", f), ("g", g)] {
             let tape = &recorded.tape;

@@ -5,10 +5,10 @@ use crate::config::Recipe;
 use crate::data::class_count;
 use crate::encoders::Network;
 use crate::error::Result;
-use crate::methods::{self, Method, Metric, Pace, Recorded, Representations, Setting};
+use crate::methods::{Metric, Pace, Recorded, Representations, Setting};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
-use crate::ops::optimize::{Dialect, Rate, Rule, Treat};
+use crate::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
 use crate::random::Purpose;
 use crate::schedule::{Schedule, warmup_cosine};
 use crate::tape::{Mode, Tape};
@@ -17,7 +17,8 @@ use crate::var::{Dtype, Var};
 /// The program of one step and its handles.
 pub struct Step {
     pub tape: Tape,
-    pub batch: Batch,
+    /// Where the host puts the samples of a step, part by part: `train.accumulate` micro-batches.
+    pub batches: Vec<Batch>,
     pub log: Log,
 }
 
@@ -26,7 +27,7 @@ pub struct Step {
 pub struct Log {
     /// Loss, spread, and the method's metric if it has one, of each of the last steps.
     pub values: Var, // [every, 2 or 3]
-    /// What must not collapse, of the last step.
+    /// What must not collapse, of the last micro-batch of the last step.
     pub embeddings: Var, // [rows, d]
     pub metric: Option<Metric>,
 }
@@ -79,15 +80,50 @@ fn rule(recipe: &Recipe) -> Rule {
     }
 }
 
+/// Record a training step: for each micro-batch its views, its loss and the backward, then one update.
+///
+/// Gradients add up over the micro-batches in the memory of the weights' gradients: the first backward writes them and later ones add, as
+/// for a weight that is used twice. A micro-batch's activations take the place of those of the one before.
 pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let r = job.recipe;
-    let method = methods::find(&r.method.name)?;
     let mut tape = Tape::new(Mode::Train);
     let when = Schedule::new(&mut tape, rates);
-    let batch = tape.batch(r.train.batch, job.source.largest());
-    let (batch, classes) = if method.supervised() { (tape.labelled(batch), class_count(job.source)) } else { (batch, 0) };
+    let parts = r.train.accumulate;
+    let batches: Vec<Batch> = (0..parts)
+        .map(|_| {
+            let batch = tape.batch(r.train.batch / parts, job.source.largest());
+            if job.method.supervised() { tape.labelled(batch) } else { batch }
+        })
+        .collect();
+    let classes = if job.method.supervised() { class_count(job.source) } else { 0 };
+    let (mut losses, mut metrics, mut last) = (vec![], vec![], None);
+    for &batch in &batches {
+        let Recorded { loss, embeddings, metric, .. } = micro_batch(job, &mut tape, when, batch, classes)?;
+        let loss = if parts == 1 { loss } else { tape.root().weighted_sum(&[(loss, 1.0 / parts as f32)]) };
+        tape.backward(loss);
+        losses.push((loss, 1.0));
+        metrics.extend(metric.map(|metric| (metric.var(), 1.0 / parts as f32)));
+        last = Some((embeddings, metric));
+    }
+    let (embeddings, metric) = last.expect("a step has a batch");
+    let mut total = |terms: &[(Var, f32)]| if let [(one, _)] = terms { *one } else { tape.root().weighted_sum(terms) };
+    let loss = total(&losses);
+    let metric = metric.map(|metric| metric.of(total(&metrics)));
+    let spread = tape.root().spread(embeddings);
+    optimize(job, &mut tape, when);
+    job.method.after(&mut tape, when);
+    tape.keep(embeddings);
+    let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
+    let log = tape.fixed([every, values.len()], Dtype::F32);
+    tape.step(when, log, &values);
+    Ok(Step { tape, batches, log: Log { values: log, embeddings, metric } })
+}
+
+/// From the views of a micro-batch to its loss, which may hold the limit of Eq. 3.
+fn micro_batch(job: &Job, tape: &mut Tape, when: Schedule, batch: Batch, classes: usize) -> Result<Recorded> {
+    let r = job.recipe;
     let (mut views, mut count) = (vec![], 0);
-    for group in r.train_views()? {
+    for group in r.train_views(job.method)? {
         count += group.len();
         views.push(tape.augment(batch, group.clone(), count - group.len(), job.seed, Purpose::Train));
     }
@@ -96,27 +132,19 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
         network.form.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
     }
     let setting = Setting { network, options: &r.method, when, batch, classes, seed: job.seed };
-    let Recorded { mut loss, embeddings, representations, metric } = method.loss(&mut tape.root(), &setting, &views);
+    let mut recorded = job.method.loss(&mut tape.root(), &setting, &views);
     if r.method.alignment_limit > 0.0 {
-        let distance = distance(job, &mut tape, &network, batch, representations, count)?;
+        let distance = distance(job, tape, &network, batch, &recorded.representations, count)?;
         let limit = r.method.alignment_limit;
-        loss = tape.root().weighted_sum(&[(loss, 1.0 - limit), (distance, -limit)]);
+        recorded.loss = tape.root().weighted_sum(&[(recorded.loss, 1.0 - limit), (distance, -limit)]);
     }
-    let spread = tape.root().spread(embeddings);
-    tape.backward(loss);
-    optimize(job, &mut tape, method, when);
-    method.after(&mut tape, when);
-    tape.keep(embeddings);
-    let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
-    let log = tape.fixed([every, values.len()], Dtype::F32);
-    tape.step(when, log, &values);
-    Ok(Step { tape, batch, log: Log { values: log, embeddings, metric } })
+    Ok(recorded)
 }
 
 /// What Eq. 3 limits: the mean distance between the representations of two views. A method that looks at one view gets
 /// two more, whole ones.
-fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: Representations, count: usize) -> Result<Var> {
-    Ok(match seen {
+fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: &Representations, count: usize) -> Result<Var> {
+    Ok(match *seen {
         Representations::Halves(x) => tape.root().distance_halves(x),
         Representations::Two(a, b) => tape.root().distance(a, b),
         Representations::None => {
@@ -127,17 +155,18 @@ fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: R
     })
 }
 
-fn optimize(job: &Job, tape: &mut Tape, method: &dyn Method, when: Schedule) {
+fn optimize(job: &Job, tape: &mut Tape, when: Schedule) {
     let (r, per_epoch) = (job.recipe, job.steps_per_epoch());
     let treat = |name: &str, dims: &[usize]| {
         let matrix = dims.len() > 1;
         let factor = if matrix { 1.0 } else { r.optim.lr_bias };
-        let (rate, from) = match method.pace(&r.method, name) {
+        let (rate, from) = match job.method.pace(&r.method, name) {
             Pace::Usual => (Rate::Scheduled(factor), 0),
             Pace::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
             Pace::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
         };
         Treat { decay: matrix || r.optim.decay_all, rate, from }
     };
-    tape.optimize(rule(r), r.optim.clip, &|name, shape| treat(name, shape.dims()), when);
+    let gradients = Gradients::of(tape).clip(r.optim.clip);
+    tape.optimize(gradients, rule(r), &|name, shape| treat(name, shape.dims()), when);
 }

@@ -4,7 +4,7 @@ use super::step::Log;
 use super::{Job, Point};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::error::{Error, Result};
-use crate::methods::{self, Metric};
+use crate::methods::Metric;
 use crate::program::Program;
 
 /// Below this spread the embeddings all point the same way.
@@ -60,7 +60,7 @@ pub fn check(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
     if !now.loss.is_finite() || !now.std.is_finite() {
         return Err(Error::diverged(format!("the loss of {} became {} at step {}", job.name, now.loss, now.step), remedy));
     }
-    if !methods::find(&job.recipe.method.name)?.can_collapse() {
+    if !job.method.can_collapse() {
         return Ok(());
     }
     let last = &curve[curve.len().saturating_sub(PATIENCE)..];

@@ -67,7 +67,7 @@ def settings(bench):
         ended = bench.run(others)
         # The cache and the lock of the killed one may go.
         after = snapshot(bench.work)
-        wrong = ended.refused("o.csv.parts is of another scoring job")
+        wrong = ended.refused("o.csv.parts is of another job")
         gone = [name for name in before if not name.endswith((".part", ".lock")) and after.get(name) != before[name]]
         if gone:
             wrong.append((ROWS, f"changed or removed by a refused call: {gone}"))
@@ -135,7 +135,7 @@ def contents(bench):
                 want = result(bench, args)
                 ended = bench.run(args)
                 if ended.status:
-                    wrong = ended.refused("another scoring job")
+                    wrong = ended.refused("another job")
                 else:
                     wrong = ended.crash() + compare(snapshot(bench.work), want)
                 yield f"{kind}: {part}, before it goes on", wrong
@@ -186,7 +186,7 @@ def index(bench):
             ended = bench.run(args)
             if "it was changed after it was looked through; start the same command again, with --force" in ended.error:
                 ended = bench.run(args)
-            if ended.status and "is of another scoring job: data.digest" in ended.error:
+            if ended.status and "is of another job: data.digest" in ended.error:
                 ended = bench.run([*args, "--force"])
             yield what, ended.done() + compare(snapshot(bench.work), result(bench, args))
 

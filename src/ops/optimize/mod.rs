@@ -57,13 +57,32 @@ impl Default for Treat {
     }
 }
 
+/// The gradients of a step between the backward and the update: what is done to them there is a method. Several backwards before add up.
+pub struct Gradients {
+    /// Name, weight and gradient, [shape of the weight] each.
+    of: Vec<(String, Var, Var)>,
+    clip: f32,
+}
+
+impl Gradients {
+    /// Those of every trained weight that a backward has reached so far, in the order of recording.
+    pub fn of(tape: &Tape) -> Gradients {
+        Gradients { of: tape.gradients(), clip: 0.0 }
+    }
+
+    /// A tensor's gradient whose l2 norm is above `norm` is scaled by norm / (l2 norm + 1e-6), each by itself, as in DINO's code; 0: any.
+    /// The update does it while it reads them.
+    pub fn clip(self, norm: f32) -> Gradients {
+        Gradients { clip: norm, ..self }
+    }
+}
+
 impl Tape {
-    /// Append one call that moves every trained weight that has a gradient. `clip`: the largest l2 norm that the gradient
-    /// of one tensor may have (DINO: a longer one is scaled by clip / (norm + 1e-6)); 0: any. `treat` says what is special
-    /// about a weight, by its name and shape.
-    pub fn optimize(&mut self, rule: Rule, clip: f32, treat: &dyn Fn(&str, Shape) -> Treat, when: Schedule) {
+    /// Append one call that moves the weights of `gradients`. `treat` says what is special about a weight, by its name and shape.
+    pub fn optimize(&mut self, gradients: Gradients, rule: Rule, treat: &dyn Fn(&str, Shape) -> Treat, when: Schedule) {
+        let clip = gradients.clip;
         let moments = if matches!(rule, Rule::Adam { .. }) { 2 } else { 1 };
-        let parts = self.gradients().into_iter().map(|(name, w, g)| {
+        let parts = gradients.of.into_iter().map(|(name, w, g)| {
             let shape = self.shape(w);
             let matrix = shape.dims().len() > 1;
             let moment = |i: usize| self.named(&format!("optimizer.{i}.{name}"), shape, Dtype::F32, Init::Constant(0.0), false);

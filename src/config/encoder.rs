@@ -1,17 +1,15 @@
-//! The encoder of a file of weights and what it sees: what the file says counts, a flag that contradicts its tensors is an error, and
-//! what nothing tells has to be said.
+//! What somebody asks for, as a recipe: of a training, or of the encoder in a file of weights and what it sees. There what the file says
+//! counts, a key that contradicts its tensors is an error, and what nothing tells has to be said.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::args::{Flags, Origin};
-use super::warn;
-use crate::checkpoint::{Checkpoint, Identity};
-use crate::config::{Layers, Normalize, Recipe};
+use super::{Layers, Normalize, Recipe};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// What a file says of its encoder, by name.
-pub type Facts = BTreeMap<String, String>;
+type Facts = BTreeMap<String, String>;
 
 /// What the tensors of a file decide, whatever a recipe says: the fact, the key, the flag.
 const FIXED: [(&str, &str); 7] = [
@@ -27,33 +25,75 @@ const FIXED: [(&str, &str); 7] = [
 /// How images were shown to it, which a recipe may overrule.
 const IMAGES: [(&str, &str); 3] = [("size", "encoder.size"), ("resize", "encoder.resize"), ("interpolation", "encoder.interpolation")];
 
-/// What a file of weights says of its encoder, or what its tensors tell.
-///
-/// # Errors
-/// As [`Checkpoint::open`] and [`Checkpoint::identify`].
-pub fn identify(path: &Path) -> Result<Identity> {
-    Checkpoint::open(path)?.identify()
+/// Keys of a recipe with their values.
+pub type Keys = Vec<(&'static str, String)>;
+
+/// What is asked for: presets, a file, keys, assignments, of which the later wins.
+#[derive(Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// Presets, one over the other; none: the default one.
+    pub presets: &'a [String],
+    /// TOML.
+    pub file: Option<&'a Path>,
+    pub keys: &'a [(&'static str, String)],
+    /// `section.key=value`.
+    pub assignments: &'a [String],
 }
 
-impl Origin {
-    /// The recipe for the encoder in `path`: presets, then what the file says of its images, then the recipe file, then what its tensors
-    /// decide, then `flags` and `--set`.
+/// The recipe for an encoder that is in a file.
+pub struct Known {
+    pub recipe: Recipe,
+    /// What was guessed, and what was asked for against what the file says: sentences without their full stop.
+    pub warnings: Vec<String>,
+}
+
+impl Request<'_> {
+    /// The recipe.
     ///
     /// # Errors
-    /// As [`identify`]; what is asked for contradicts the file; nothing tells how its images were normalised, or what else is needed.
-    pub fn resolve_for(&self, path: &Path, flags: &Flags) -> Result<Recipe> {
-        let found = identify(path);
-        let facts = found.as_ref().map(|found| found.facts.clone()).unwrap_or_default();
-        let mut layers = Layers::presets(&self.preset)?;
-        for (key, value) in images(&facts).iter() {
+    /// There is no such preset, key or file; as [`Recipe::validate`].
+    pub fn resolve(&self) -> Result<Recipe> {
+        self.over(Layers::presets(self.presets)?)
+    }
+
+    /// The same over other layers than the presets.
+    ///
+    /// # Errors
+    /// As [`Request::resolve`].
+    pub fn over(&self, layers: Layers) -> Result<Recipe> {
+        self.above(layers, &[])?.resolve()
+    }
+
+    /// Over what is there already: the recipe file, what cannot be otherwise, then keys, then assignments.
+    fn above(&self, mut layers: Layers, fixed: &[(&'static str, String)]) -> Result<Layers> {
+        if let Some(path) = self.file {
+            layers = layers.file(path)?;
+        }
+        for (key, value) in fixed.iter().chain(self.keys) {
             layers = layers.set(key, value)?;
         }
-        let asked = self.asked(flags, &layers)?;
+        self.assignments.iter().try_fold(layers, |layers, assignment| layers.assign(assignment))
+    }
+
+    /// The recipe for the encoder in `path`: presets, then what the file says of its images, then the recipe file, then what its tensors
+    /// decide, then keys and assignments.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Checkpoint::identify`]; what is asked for contradicts the file; nothing tells how its images were
+    /// normalised, or what else is needed.
+    pub fn encoder(&self, path: &Path) -> Result<Known> {
+        let found = Checkpoint::open(path).and_then(|file| file.identify());
+        let facts = found.as_ref().map(|found| found.facts.clone()).unwrap_or_default();
+        let mut layers = Layers::presets(self.presets)?;
+        for (key, value) in images(&facts) {
+            layers = layers.set(key, &value)?;
+        }
+        let asked = self.asked(&layers)?;
         contradicts(path, &facts, &asked)?;
         if let Some(resize) = proportional(&facts, &asked) {
             layers = layers.set("encoder.resize", &resize)?;
         }
-        let layers = self.above(layers, &fixed(&facts), flags)?;
+        let layers = self.above(layers, &fixed(&facts))?;
         let normalised = layers.said("encoder.normalize").is_some();
         // What is wrong with what was asked for is said before what is wrong with a file.
         let recipe = layers.resolve()?;
@@ -66,21 +106,22 @@ impl Origin {
             let what = format!("{} does not say how the images of its encoder were normalised", path.display());
             return Err(Error::config(what, remedy("encoder.normalize")));
         }
+        let mut warnings = vec![];
         let [mean, std] = recipe.encoder.normalize.statistics();
         if statistics(&found.facts).is_some_and(|held| held.statistics() != [mean, std]) {
             let what = "says that its encoder was trained on images with other channel statistics than those asked for";
-            warn(&format!("{} {what} (mean {mean:?}, std {std:?})", path.display()));
+            warnings.push(format!("{} {what} (mean {mean:?}, std {std:?})", path.display()));
         }
         for (_, guess) in found.guesses.iter().filter(|(key, _)| !said(key)) {
-            warn(&format!("{}: {guess}; this is a guess from the names of its tensors", path.display()));
+            warnings.push(format!("{}: {guess}; this is a guess from the names of its tensors", path.display()));
         }
-        Ok(recipe)
+        Ok(Known { recipe, warnings })
     }
 
-    /// What is asked for by the recipe file, by flags and by `--set`.
-    fn asked(&self, flags: &Flags, layers: &Layers) -> Result<Vec<Asked>> {
+    /// What is asked for by the recipe file, by keys and by assignments.
+    fn asked(&self, layers: &Layers) -> Result<Vec<Asked>> {
         let mut asked = vec![];
-        if let Some(file) = &self.recipe {
+        if let Some(file) = self.file {
             let layers = layers.clone().file(file)?;
             let place = file.display().to_string();
             let said = FIXED.iter().chain(&IMAGES).filter(|(_, key)| layers.said(key) == Some(&place));
@@ -88,11 +129,11 @@ impl Origin {
                 Some(Asked { key: key.to_string(), place: format!("{key} of {place},"), value: layers.value(key)? })
             }));
         }
-        asked.extend(flags.iter().map(|(key, value)| {
+        asked.extend(self.keys.iter().map(|(key, value)| {
             let place = format!("--{}", key.trim_start_matches("encoder."));
             Asked { key: key.to_string(), place, value: value.to_string() }
         }));
-        let pairs = self.set.iter().filter_map(|assignment| assignment.split_once('='));
+        let pairs = self.assignments.iter().filter_map(|assignment| assignment.split_once('='));
         asked.extend(pairs.map(|(key, value)| {
             let (key, value) = (key.trim(), value.trim().trim_matches('"'));
             Asked { key: key.to_string(), place: format!("--set {key}"), value: value.to_string() }
@@ -132,8 +173,8 @@ fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
 }
 
 /// What the tensors decide, as keys of the recipe.
-fn fixed(facts: &Facts) -> Flags {
-    FIXED.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &facts.get(*fact)))
+fn fixed(facts: &Facts) -> Keys {
+    FIXED.iter().filter_map(|(fact, key)| Some((*key, facts.get(*fact)?.clone()))).collect()
 }
 
 /// Of another size than the file's, images are resized in the same proportion.
@@ -146,14 +187,15 @@ fn proportional(facts: &Facts, asked: &[Asked]) -> Option<String> {
 }
 
 /// What the file says of its images, as keys of the recipe.
-fn images(facts: &Facts) -> Flags {
+fn images(facts: &Facts) -> Keys {
     let get = |fact: &str| if fact == "size" { size(facts) } else { facts.get(fact).cloned() };
-    let flags = IMAGES.iter().fold(Flags::default(), |flags, (fact, key)| flags.with(key, &get(fact)));
+    let mut keys: Keys = IMAGES.iter().filter_map(|(fact, key)| Some((*key, get(fact)?))).collect();
     let normalize = statistics(facts).map(|statistics| match statistics {
         Normalize::Named(name) => name.to_string(),
         Normalize::Own(own) => format!("{{ mean = {:?}, std = {:?} }}", own.mean, own.std),
     });
-    flags.with("encoder.normalize", &normalize)
+    keys.extend(normalize.map(|normalize| ("encoder.normalize", normalize)));
+    keys
 }
 
 /// Pixels of its images, or what is usual for networks with such a beginning.
