@@ -46,9 +46,9 @@ impl Method for Close {
         let h = setting.encode(s, views, 0); // [2n, width]
         let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
         let embeddings = head.record(&mut s.at("projector"), h); // [2n, d]
-        let contrast = s.contrast(embeddings, o.temperature);
+        let similarity = s.nt_xent(embeddings, o.temperature);
         let distance = s.distance_halves(h);
-        let loss = s.weighted_sum(&[(contrast, 1.0), (distance, self.pull)]);
+        let loss = s.weighted_sum(&[(similarity, 1.0), (distance, self.pull)]);
         Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }
 }

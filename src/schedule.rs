@@ -13,7 +13,7 @@ pub enum Knob {
     WeightDecay,
     /// How much of itself a moving average keeps: [`Tape::average`].
     Momentum,
-    /// Of a teacher: [`crate::tape::Scope::distill`].
+    /// Of a teacher: [`crate::tape::Scope::dino_loss`].
     Temperature,
 }
 

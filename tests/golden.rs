@@ -208,7 +208,7 @@ fn nt_xent_equals_pytorch() {
             let mut tape = Tape::new(Mode::Train);
             let z = tape.constant([rows, cols], golden.get(&format!("{name}.z")).to_vec());
             tape.want(z);
-            let loss = tape.root().contrast(z, t);
+            let loss = tape.root().nt_xent(z, t);
             tape.keep(loss);
             tape.backward(loss);
             let dz = tape.gradient(z).unwrap();
@@ -227,7 +227,7 @@ fn nt_xent_of_equal_embeddings_is_the_closed_form() {
     for rows in [4usize, 128, 512] {
         let mut tape = Tape::new(Mode::Train);
         let z = tape.constant([rows, 3], [1.0, 2.0, -1.0].repeat(rows));
-        let loss = tape.root().contrast(z, 0.2);
+        let loss = tape.root().nt_xent(z, 0.2);
         tape.keep(loss);
         let mut program = tape.compile(&mut Weights::new(0)).unwrap();
         program.run().unwrap();

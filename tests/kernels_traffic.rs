@@ -8,7 +8,7 @@ use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::distill::Distill;
+use sslmem::ops::dino_loss::DinoLoss;
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{After, Dense};
 use sslmem::ops::optimize::{Dialect, Rule};
@@ -95,31 +95,35 @@ static CASES: &[(Case, &[Floor])] = &[
     (
         // Ten crops of a student: two views of the teacher are a fifth of it, and the centre in f32 a tenth.
         Case {
-            name: "distill",
+            name: "dino_loss",
             mode: Mode::Train,
             inputs: &[&[20, 4096], &[4, 4096]],
             build: |s, x| {
                 s.tape().ignore(x[1]);
                 let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
-                s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+                s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
             },
         },
         &[
-            floor("distill_teacher", 0.3, 0.0, 0.7),
-            floor("distill_fwd", 1.3, 0.0, 5.4),
-            floor("distill_center", 0.3, 0.2, 0.35),
-            floor("distill_bwd", 1.3, 1.0, 5.7),
+            floor("dino_loss_teacher", 0.3, 0.0, 0.7),
+            floor("dino_loss_fwd", 1.3, 0.0, 5.4),
+            floor("dino_loss_center", 0.3, 0.2, 0.35),
+            floor("dino_loss_bwd", 1.3, 1.0, 5.7),
         ],
     ),
     (
         Case {
-            name: "decorrelate",
+            name: "barlow_twins_loss",
             mode: Mode::Train,
             inputs: &[&[128, 256], &[128, 256]],
-            build: |s, x| s.decorrelate(x[0], x[1], 0.005, 1.0),
+            build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.005, 1.0),
         },
         // The correlations [256, 256] are four times as many bytes as an output, and their gradient twice two.
-        &[floor("redundancy_columns", 1.0, 1.0, 3.0), floor("decorrelate_fwd", 4.0, 4.0, 4.1), floor("decorrelate_bwd", 2.0, 1.0, 5.2)],
+        &[
+            floor("decorrelation_columns", 1.0, 1.0, 3.0),
+            floor("barlow_twins_loss_fwd", 4.0, 4.0, 4.1),
+            floor("barlow_twins_loss_bwd", 2.0, 1.0, 5.2),
+        ],
     ),
     // Sums over chunks of eight rows, in f32, are half of x.
     (

@@ -132,10 +132,10 @@ const FUSED: &[(&str, &[&str])] = &[
     ("conv", &["batch_norm"]),  // the norm that follows, folded into its weights or begun with its statistics
     ("packs", &["batch_norm"]), // the same norm, where weights are packed
     ("linear", &["gelu"]),
-    ("mask", &["augment"]),     // whose batch says which samples they are
-    ("tokens", &["mask"]),      // the patches that are seen
-    ("reconstruct", &["mask"]), // and those that are not
-    ("drop_path", &["mask"]),   // its cases: the keys of samples
+    ("mask", &["augment"]),   // whose batch says which samples they are
+    ("tokens", &["mask"]),    // the patches that are seen
+    ("mae_loss", &["mask"]),  // and those that are not
+    ("drop_path", &["mask"]), // its cases: the keys of samples
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 //! (tests/golden/ssl_losses.py). The optimizer's special cases and moving averages besides.
 
 use crate::golden::{Golden, close};
-use sslmem::ops::distill::{Distill, Distilled};
+use sslmem::ops::dino_loss::{DinoLoss, DinoLossOutput};
 use sslmem::ops::mask::Chosen;
 use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
 use sslmem::schedule::Schedule;
@@ -85,7 +85,7 @@ fn distillation_of_uniform_outputs_is_the_closed_form() {
         let mut tape = Tape::new(Mode::Train);
         let [s, t] = [(3, student), (2, teacher)].map(|(rows, values)| tape.constant([rows, k], values));
         let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.0, 0.04]]);
-        let d = tape.root().distill(s, t, &Distill { student_temperature: 0.1, center_momentum: 0.9, when });
+        let d = tape.root().dino_loss(s, t, &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when });
         tape.keep(d.loss);
         tape.keep(d.entropy);
         let mut program = tape.compile(&mut Weights::new(0)).unwrap();
@@ -101,7 +101,7 @@ fn vicreg_of_collapsed_outputs_is_the_closed_form() {
     let rows = [0.5, -1.0, 2.0, 0.25].repeat(8);
     let inputs: [(&[usize], &[f32]); 2] = [(&[8, 4], &rows), (&[8, 4], &rows)];
     for (variance, want) in [(25.0, 24.75), (50.0, 49.5)] {
-        let (got, gradients) = evaluate(&inputs, |s, x| s.variance_covariance(x[0], x[1], [25.0, variance, 1.0]));
+        let (got, gradients) = evaluate(&inputs, |s, x| s.vicreg_loss(x[0], x[1], [25.0, variance, 1.0]));
         near("VICReg", got, want, 1e-4);
         assert!(gradients.iter().flatten().all(|g| g.is_finite()));
     }
@@ -112,7 +112,7 @@ fn vicreg_of_collapsed_outputs_is_the_closed_form() {
 fn barlow_twins_of_independent_views_is_the_closed_form() {
     let (n, d, lambda) = (256usize, 512usize, 0.0051f32);
     let (a, b) = (noise(1, n * d), noise(2, n * d));
-    let (got, _) = evaluate(&[(&[n, d], &a), (&[n, d], &b)], |s, x| s.decorrelate(x[0], x[1], lambda, 0.1));
+    let (got, _) = evaluate(&[(&[n, d], &a), (&[n, d], &b)], |s, x| s.barlow_twins_loss(x[0], x[1], lambda, 0.1));
     let (n, d) = (n as f32, d as f32);
     let want = 0.1 * (d * (1.0 + 1.0 / n) + lambda * d * (d - 1.0) / n);
     near("Barlow Twins", got, want, 0.02 * want);
@@ -130,7 +130,7 @@ fn reconstruction_by_zeros_is_the_closed_form() {
         let images = noise(3, 2 * side * side * 3);
         let (got, gradients) = evaluate(&[(&[2, 5, cols], &vec![0.0; 2 * 5 * cols]), (&[2, side, side, 3], &images)], |s, x| {
             let place = s.tape().words([2, 4], vec![0, 1, 2, 3, 3, 2, 1, 0]);
-            s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 1 }, patch, true)
+            s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep: 1 }, patch, true)
         });
         near("MAE", got, want, 2e-5);
         // Tokens 0 and 1 of the first image and 0 and 4 of the second do not count.
@@ -170,8 +170,8 @@ fn losses_and_gradients_equal_pytorch() {
     let golden = Golden::read("ssl_losses");
     compare(&golden, "cosine", ["a", "b"], |s, x| s.cosine(x[0], x[1]));
     compare(&golden, "info_nce", ["q", "k"], |s, x| s.info_nce(x[0], x[1], 0.2));
-    compare(&golden, "decorrelate", ["a", "b"], |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.1));
-    compare(&golden, "variance_covariance", ["a", "b"], |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]));
+    compare(&golden, "decorrelate", ["a", "b"], |s, x| s.barlow_twins_loss(x[0], x[1], 0.0051, 0.1));
+    compare(&golden, "variance_covariance", ["a", "b"], |s, x| s.vicreg_loss(x[0], x[1], [25.0, 25.0, 1.0]));
     compare(&golden, "distance", ["a", "b"], |s, x| s.distance(x[0], x[1]));
 }
 
@@ -215,7 +215,7 @@ fn reconstruction_equals_pytorch() {
         let (shape, place) = get("place");
         let (got, gradients) = evaluate(&[get("pred"), get("images")], |s, x| {
             let place = s.tape().words(shape, place.iter().map(|p| *p as u32).collect());
-            s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 2 }, 2, normalize)
+            s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep: 2 }, 2, normalize)
         });
         close(kind, &[got], get(&format!("{kind}.loss")).1, 1e-5);
         close(&format!("d {kind}"), &gradients[0], get(&format!("{kind}.dpred")).1, 2e-5);
@@ -235,8 +235,8 @@ fn distillation_equals_pytorch_for_three_steps() {
     tape.want(student);
     tape.want(teacher);
     let when = Schedule::new(&mut tape, &schedule);
-    let d = Distill { student_temperature: 0.1, center_momentum: 0.9, when };
-    let Distilled { loss, entropy } = tape.root().at("head").distill(student, teacher, &d);
+    let d = DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
+    let DinoLossOutput { loss, entropy } = tape.root().at("head").dino_loss(student, teacher, &d);
     tape.backward(loss);
     assert!(tape.gradient(teacher).is_none(), "the teacher is a target");
     let dstudent = tape.gradient(student).unwrap();

@@ -31,39 +31,39 @@ fn a_gradient_that_would_be_lost_names_the_op() {
     assert!(lost(|s, w| s.spread(w)).contains("asked through `spread_fwd`"));
     assert!(lost(mean_distance).contains("asked through `alignment_fwd`"));
     let mixed = |s: &mut Scope, w: Var| {
-        let terms = [(s.contrast(w, 0.5), 1.0), (s.spread(w), -0.1)];
+        let terms = [(s.nt_xent(w, 0.5), 1.0), (s.spread(w), -0.1)];
         s.weighted_sum(&terms)
     };
     assert!(lost(mixed).contains("asked through `spread_fwd`"));
     let again = |s: &mut Scope, w: Var| {
-        let loss = s.contrast(w, 0.5);
+        let loss = s.nt_xent(w, 0.5);
         s.tape().backward(loss);
         let dw = s.tape().gradient(w).unwrap();
-        s.contrast(dw, 0.5)
+        s.nt_xent(dw, 0.5)
     };
-    assert!(lost(again).contains("asked through `contrast_bwd`"));
+    assert!(lost(again).contains("asked through `nt_xent_bwd`"));
     let second = |s: &mut Scope, w: Var| {
         let when = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
         let teacher = s.tape().constant([8, 6], vec![0.5; 48]);
-        let options = sslmem::ops::distill::Distill { student_temperature: 0.1, center_momentum: 0.9, when };
+        let options = sslmem::ops::dino_loss::DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
         let seen = s.stack(&[w, w]);
-        let made = s.distill(seen, teacher, &options);
+        let made = s.dino_loss(seen, teacher, &options);
         let terms = [(made.loss, 1.0), (made.entropy, 1.0)];
         s.weighted_sum(&terms)
     };
     // The teacher's entropy: it is made beside the loss, which alone has a gradient.
-    assert!(lost(second).contains("asked through `distill_fwd`"));
+    assert!(lost(second).contains("asked through `dino_loss_fwd`"));
 }
 
 #[test]
 fn a_loss_that_trains_nothing_is_refused() {
     let constant = |s: &mut Scope, _: Var| {
         let x = s.tape().constant([4, 3], vec![0.5; 12]);
-        s.contrast(x, 0.5)
+        s.nt_xent(x, 0.5)
     };
     let said = refusal(Mode::Train, constant).expect("a refusal");
-    assert_eq!(said, "no trained weight leads to the loss, which `contrast_fwd` makes");
-    let said = refusal(Mode::Eval, |s, w| s.contrast(w, 0.5)).expect("a refusal");
+    assert_eq!(said, "no trained weight leads to the loss, which `nt_xent_fwd` makes");
+    let said = refusal(Mode::Eval, |s, w| s.nt_xent(w, 0.5)).expect("a refusal");
     assert_eq!(said, "a recording for evaluation has no backward");
 }
 
@@ -72,7 +72,7 @@ fn a_target_needs_no_gradient() {
     let target = |s: &mut Scope, w: Var| {
         let target = s.spread(w);
         s.tape().ignore(target);
-        let terms = [(s.contrast(w, 0.5), 1.0), (target, 1.0)];
+        let terms = [(s.nt_xent(w, 0.5), 1.0), (target, 1.0)];
         s.weighted_sum(&terms)
     };
     assert_eq!(refusal(Mode::Train, target), None);

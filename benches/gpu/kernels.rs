@@ -5,7 +5,7 @@ use crate::{Bench, Job};
 use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::distill::Distill;
+use sslmem::ops::dino_loss::DinoLoss;
 use sslmem::ops::optimize::{Dialect, Rule, Treat};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
@@ -48,7 +48,7 @@ pub const JOBS: &[Job] = &[
     ("conv/resnet18", |bench| convolutions(bench, "resnet18")),
     ("conv/resnet50", |bench| convolutions(bench, "resnet50")),
     ("alignment", alignment),
-    ("contrast", contrast),
+    ("nt_xent", nt_xent),
     ("transformer", transformer),
     ("losses", |bench| bench.ops(LOSSES)),
     ("optimize", optimize),
@@ -78,13 +78,13 @@ const LOSSES: &[Op] = &[
         name: "barlow/2048x8192",
         inputs: &[&[2048, 8192], &[2048, 8192]],
         tiny: &[&[16, 32], &[16, 32]],
-        build: |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.024),
+        build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.0051, 0.024),
     },
     Op {
         name: "vicreg/2048x8192",
         inputs: &[&[2048, 8192], &[2048, 8192]],
         tiny: &[&[16, 32], &[16, 32]],
-        build: |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]),
+        build: |s, x| s.vicreg_loss(x[0], x[1], [25.0, 25.0, 1.0]),
     },
     Op {
         name: "cross_entropy/1024x1000",
@@ -104,7 +104,7 @@ const LOSSES: &[Op] = &[
         build: |s, x| {
             s.tape().ignore(x[1]);
             let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
-            s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+            s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
         },
     },
 ];
@@ -207,13 +207,13 @@ fn alignment(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn contrast(bench: &Bench) -> Result<()> {
+fn nt_xent(bench: &Bench) -> Result<()> {
     for views in [1024, 8192] {
         let rows = bench.size(views, 32);
         let mut tape = Tape::new(Mode::Train);
         let z = input(&mut tape, &[rows, 128]);
         tape.want(z);
-        let loss = tape.root().contrast(z, 0.5);
+        let loss = tape.root().nt_xent(z, 0.5);
         tape.backward(loss);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(z, rows * 128)])?;

@@ -26,7 +26,7 @@ impl Method for BarlowTwins {
         let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
-        let loss = s.decorrelate(z[0], z[1], o.lambda, o.scale);
+        let loss = s.barlow_twins_loss(z[0], z[1], o.lambda, o.scale);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Kind, Method, Metric, Options, Pace, Recorded, Representations, Setting, needs};
 use crate::encoders::{Form, Network, Start};
 use crate::error::{Error, Result};
-use crate::ops::distill::Distill;
+use crate::ops::dino_loss::DinoLoss;
 use crate::ops::linear::{After, Dense};
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
@@ -46,10 +46,10 @@ impl Method for Dino {
             let h = setting.encode(&mut s, views, 0);
             head(&mut s, o, h).0
         };
-        let how = Distill { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };
-        let distilled = s.distill(student, choice, &how);
-        let metric = Some(Metric::TeacherEntropy(distilled.entropy));
-        Recorded { loss: distilled.loss, embeddings, representations: Representations::Halves(h[0]), metric }
+        let how = DinoLoss { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };
+        let made = s.dino_loss(student, choice, &how);
+        let metric = Some(Metric::TeacherEntropy(made.entropy));
+        Recorded { loss: made.loss, embeddings, representations: Representations::Halves(h[0]), metric }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
         tape.average("encoder", "teacher.encoder", when);

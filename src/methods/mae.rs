@@ -71,7 +71,7 @@ impl Method for Mae {
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));
-        let loss = s.reconstruct(painted, images, chosen, form.patch, o.norm_pix);
+        let loss = s.mae_loss(painted, images, chosen, form.patch, o.norm_pix);
         Recorded { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.

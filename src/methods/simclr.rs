@@ -27,7 +27,7 @@ impl Method for SimClr {
         let h = setting.encode(s, views, 0);
         let head = Head { widths: &o.projector, norm: o.head_norm, last: o.head_end.last() };
         let embeddings = head.record(&mut s.at("projector"), h);
-        let loss = s.contrast(embeddings, o.temperature);
+        let loss = s.nt_xent(embeddings, o.temperature);
         let loss = if o.scale == 1.0 { loss } else { s.weighted_sum(&[(loss, o.scale)]) };
         Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }

@@ -26,7 +26,7 @@ impl Method for VicReg {
         let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
-        let loss = s.variance_covariance(z[0], z[1], o.weights);
+        let loss = s.vicreg_loss(z[0], z[1], o.weights);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
 }

@@ -8,24 +8,24 @@ pub mod augment;
 pub mod average;
 pub mod batch_norm;
 pub mod choose;
-pub mod contrast;
 pub mod conv;
 pub mod cosine;
 pub mod cross_entropy;
+mod decorrelation;
+pub mod dino_loss;
 pub mod distance;
-pub mod distill;
 pub mod drop_path;
 mod gelu;
 pub mod interpolate;
 pub mod layer_norm;
 pub mod linear;
+pub mod mae_loss;
 pub mod mask;
+pub mod nt_xent;
 pub mod optimize;
 mod packs;
 pub mod pool;
 mod product;
-pub mod reconstruct;
-mod redundancy;
 pub mod relu;
 mod shortcut;
 pub mod spread;
@@ -56,13 +56,13 @@ pub static ALL: &[&[Case]] = &[
     alignment::CASES,
     attention::CASES,
     batch_norm::CASES,
-    contrast::CASES,
-    contrast::INFO_NCE,
+    nt_xent::CASES,
+    nt_xent::INFO_NCE,
     conv::CASES,
     cosine::CASES,
     cross_entropy::CASES,
     distance::CASES,
-    distill::CASES,
+    dino_loss::CASES,
     drop_path::CASES,
     gelu::CASES,
     interpolate::CASES,
@@ -70,9 +70,9 @@ pub static ALL: &[&[Case]] = &[
     linear::CASES,
     mask::CASES,
     pool::CASES,
-    reconstruct::CASES,
-    redundancy::DECORRELATE,
-    redundancy::VARIANCE_COVARIANCE,
+    mae_loss::CASES,
+    decorrelation::BARLOW_TWINS,
+    decorrelation::VICREG,
     relu::CASES,
     shortcut::CASES,
     spread::CASES,

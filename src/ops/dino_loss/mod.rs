@@ -17,7 +17,7 @@ use forward::Forward;
 
 /// What the loss needs besides the outputs.
 #[derive(Clone, Copy)]
-pub struct Distill {
+pub struct DinoLoss {
     pub student_temperature: f32,
     /// How much of itself the centre keeps.
     pub center_momentum: f32,
@@ -27,7 +27,7 @@ pub struct Distill {
 
 /// What the loss gives.
 #[derive(Clone, Copy)]
-pub struct Distilled {
+pub struct DinoLossOutput {
     pub loss: Var, // [1]
     /// The mean entropy of the teacher's softmax: 0 or ln k when it has collapsed.
     pub entropy: Var, // [1]
@@ -40,7 +40,7 @@ impl Scope<'_> {
     /// The mean cross-entropy of student `[crops * n, k]` and teacher `[2 * n, k]`, whose row v * n + i is view v of sample i, over
     /// all pairs of a teacher's view and another crop of the student's. The state `center` `[1, k]` moves to the mean of the
     /// teacher's rows after the loss has read it. The gradient goes to the student only.
-    pub fn distill(&mut self, student: Var, teacher: Var, d: &Distill) -> Distilled {
+    pub fn dino_loss(&mut self, student: Var, teacher: Var, d: &DinoLoss) -> DinoLossOutput {
         let (shape, n) = (self.shape(student), self.shape(teacher).rows() / VIEWS);
         let (k, crops) = (shape.cols(), shape.rows() / n);
         let fits = self.shape(teacher).dims() == [VIEWS * n, k] && shape.dims() == [crops * n, k] && crops >= VIEWS;
@@ -61,7 +61,7 @@ impl Scope<'_> {
             }
         });
         self.tape.no_grad(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
-        Distilled { loss, entropy }
+        DinoLossOutput { loss, entropy }
     }
 }
 
@@ -89,17 +89,17 @@ impl Size {
 fn case(s: &mut Scope, x: &[Var], temperature: f32, center_momentum: f32) -> Var {
     s.tape().ignore(x[1]);
     let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, temperature]]);
-    s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum, when }).loss
+    s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum, when }).loss
 }
 
 pub static CASES: &[Case] = &[
     // Differences of losses need a centre that stays. Of three sharp logits the entropy would be what rounding leaves of 1.
-    Case { name: "distill/one", mode: Mode::Train, inputs: &[&[2, 3], &[2, 3]], build: |s, x| case(s, x, 0.5, 1.0) },
-    Case { name: "distill/ragged", mode: Mode::Train, inputs: &[&[15, 19], &[6, 19]], build: |s, x| case(s, x, 0.07, 1.0) },
-    Case { name: "distill/crops", mode: Mode::Train, inputs: &[&[20, 1064], &[4, 1064]], build: |s, x| case(s, x, 0.07, 1.0) },
+    Case { name: "dino_loss/one", mode: Mode::Train, inputs: &[&[2, 3], &[2, 3]], build: |s, x| case(s, x, 0.5, 1.0) },
+    Case { name: "dino_loss/ragged", mode: Mode::Train, inputs: &[&[15, 19], &[6, 19]], build: |s, x| case(s, x, 0.07, 1.0) },
+    Case { name: "dino_loss/crops", mode: Mode::Train, inputs: &[&[20, 1064], &[4, 1064]], build: |s, x| case(s, x, 0.07, 1.0) },
     // The second loss is one with the centre that the first has moved.
     Case {
-        name: "distill/center",
+        name: "dino_loss/center",
         mode: Mode::Eval,
         inputs: &[&[40, 72], &[20, 72]],
         build: |s, x| {
@@ -107,5 +107,5 @@ pub static CASES: &[Case] = &[
             s.weighted_sum(&losses)
         },
     },
-    Case { name: "distill/center_ragged", mode: Mode::Eval, inputs: &[&[6, 67], &[6, 67]], build: |s, x| case(s, x, 0.07, 0.9) },
+    Case { name: "dino_loss/center_ragged", mode: Mode::Eval, inputs: &[&[6, 67], &[6, 67]], build: |s, x| case(s, x, 0.07, 0.9) },
 ];

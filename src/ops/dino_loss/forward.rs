@@ -25,7 +25,7 @@ pub(super) struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "distill_fwd"
+        "dino_loss_fwd"
     }
     fn operands(&self) -> Operands {
         let mut o =
@@ -76,9 +76,9 @@ impl Call for Forward {
             teachers.into(),
             k.into(),
         ];
-        g.launch(&Launch::blocks("distill_teacher", teachers), &args);
+        g.launch(&Launch::blocks("dino_loss_teacher", teachers), &args);
         let to = [log_sums, parts.clone(), self.student.into(), teacher, center, self.log_sums.into(), schedule, step];
-        let launch = Launch::blocks("distill_fwd", crops * n);
+        let launch = Launch::blocks("dino_loss_fwd", crops * n);
         g.launch(&launch, &[&to[..], &[n.into(), crops.into(), k.into(), temperature.into()]].concat());
         total::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);
         total::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);

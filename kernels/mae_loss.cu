@@ -19,7 +19,7 @@ DEVICE Patch patch_of(const T *images, int image, int l, int height, int width, 
 // Of each hidden patch its loss, the mean and 1/std of its pixels; 0 and 1 where they stay as they are.
 // Floor: hidden rows of pred and their pixels once.
 KERNEL void __launch_bounds__(THREADS)
-    reconstruct_fwd(float *losses, float *saved, const T *pred, const T *images, const u32 *place, int n, int height, int width,
+    mae_loss_fwd(float *losses, float *saved, const T *pred, const T *images, const u32 *place, int n, int height, int width,
                     int channels, int patch, int keep, int normalize) {
   const int patches = (height / patch) * (width / patch), at = warp_of_grid(), lane = threadIdx.x & 31;
   if (at >= n * patches) return;
@@ -49,7 +49,7 @@ KERNEL void __launch_bounds__(THREADS)
 // Zero for token 0 and for patches that are seen. A warp per row of pred.
 // Floor: hidden rows of pred and their pixels once, the gradient once.
 KERNEL void __launch_bounds__(THREADS)
-    reconstruct_bwd(T *dpred, const float *dloss, const T *pred, const T *images, const float *saved, const u32 *place, int add, int n,
+    mae_loss_bwd(T *dpred, const float *dloss, const T *pred, const T *images, const float *saved, const u32 *place, int add, int n,
                     int height, int width, int channels, int patch, int keep) {
   const int patches = (height / patch) * (width / patch), row = warp_of_grid(), lane = threadIdx.x & 31;
   if (row >= n * (patches + 1)) return;

@@ -13,10 +13,10 @@ use rayon::prelude::*;
 
 impl Scope<'_> {
     /// The loss `[1]` of embeddings z `[2N, d]`; rows i and i + N are the two views of one sample.
-    pub fn contrast(&mut self, z: Var, temperature: f32) -> Var {
+    pub fn nt_xent(&mut self, z: Var, temperature: f32) -> Var {
         let shape = self.shape(z);
         let (rows, cols) = (shape.rows(), shape.cols());
-        assert!(rows >= 4 && rows % 2 == 0, "{}: contrast needs two views of at least two samples, got {rows} rows", self.path());
+        assert!(rows >= 4 && rows % 2 == 0, "{}: NT-Xent needs two views of at least two samples, got {rows} rows", self.path());
         let t = &mut *self.tape;
         let (loss, unit, saved) = (t.exact([1]), t.var([rows, cols]), t.exact([rows, 2]));
         let sim = t.exact([rows, rows]);
@@ -89,7 +89,7 @@ fn gradient_tiles(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> La
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "contrast_fwd"
+        "nt_xent_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.loss, self.unit, self.saved, self.sim, self.losses], &[self.z])
@@ -116,9 +116,9 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
-        g.launch(&warps("contrast_unit", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
+        g.launch(&warps("nt_xent_normalize", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
         let rest = [self.unit.into(), rows.into(), cols.into(), self.temperature.into()];
-        g.launch(&tiles("contrast_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
+        g.launch(&tiles("nt_xent_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
         total::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -142,7 +142,7 @@ struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "contrast_bwd"
+        "nt_xent_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.grad, self.back], &[self.dloss, self.unit, self.saved, self.sim]).grad(self.dz)
@@ -168,11 +168,11 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let (rows, cols) = (self.rows, self.cols);
-        let tiles = gradient_tiles(g, "contrast_bwd", rows, cols);
+        let tiles = gradient_tiles(g, "nt_xent_bwd", rows, cols);
         let from = [self.dloss.into(), self.unit.into(), self.saved.into(), rows.into(), cols.into(), self.temperature.into()];
         g.launch(&tiles, &[&[self.back.into()][..], &from].concat());
         let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
-        g.launch(&warps("contrast_bwd_unit", rows), &[&[self.dz.var.into()][..], &from].concat());
+        g.launch(&warps("nt_xent_bwd_normalize", rows), &[&[self.dz.var.into()][..], &from].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
@@ -183,7 +183,7 @@ impl Call for Backward {
 pub static INFO_NCE: &[Case] = info_nce::CASES;
 
 pub static CASES: &[Case] = &[
-    Case { name: "contrast/two", mode: Mode::Train, inputs: &[&[4, 3]], build: |s, x| s.contrast(x[0], 0.5) },
-    Case { name: "contrast/ragged", mode: Mode::Train, inputs: &[&[22, 17]], build: |s, x| s.contrast(x[0], 0.5) },
-    Case { name: "contrast/cold", mode: Mode::Train, inputs: &[&[32, 32]], build: |s, x| s.contrast(x[0], 0.1) },
+    Case { name: "nt_xent/two", mode: Mode::Train, inputs: &[&[4, 3]], build: |s, x| s.nt_xent(x[0], 0.5) },
+    Case { name: "nt_xent/ragged", mode: Mode::Train, inputs: &[&[22, 17]], build: |s, x| s.nt_xent(x[0], 0.5) },
+    Case { name: "nt_xent/cold", mode: Mode::Train, inputs: &[&[32, 32]], build: |s, x| s.nt_xent(x[0], 0.1) },
 ];

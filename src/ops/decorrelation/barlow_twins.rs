@@ -15,9 +15,9 @@ const EPS: f32 = 1e-5;
 impl Scope<'_> {
     /// The loss `[1]` of outputs a and b, both `[n, d]`: scale (sum of (1 - C_ii)^2 + lambda sum of C_ij^2, i != j), where
     /// C = a^T b / n of columns with mean 0 and variance 1 over the batch.
-    pub fn decorrelate(&mut self, a: Var, b: Var, lambda: f32, scale: f32) -> Var {
+    pub fn barlow_twins_loss(&mut self, a: Var, b: Var, lambda: f32, scale: f32) -> Var {
         let shape = self.shape(a);
-        assert_eq!(shape, self.shape(b), "{}: decorrelate pairs outputs of one shape", self.path());
+        assert_eq!(shape, self.shape(b), "{}: Barlow Twins pairs outputs of one shape", self.path());
         let (rows, cols) = (shape.rows(), shape.cols());
         assert!(rows > 1, "{}: columns are normalised over more than one row", self.path());
         let (unit_a, std_a) = Columns::record(self, a, true, EPS);
@@ -65,7 +65,7 @@ struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "decorrelate_fwd"
+        "barlow_twins_loss_fwd"
     }
     fn operands(&self) -> Operands {
         let writes = [self.loss, self.of_a, self.of_b, self.correlations, self.tiles, self.partial];
@@ -101,7 +101,7 @@ impl Call for Forward {
         let to = Grad { var: self.correlations, add: false };
         product::backward_weight(g, &square(rows, cols), to, self.unit_a, self.unit_b, self.partial);
         let side = cols.div_ceil(TILE);
-        let launch = Launch { kernel: "decorrelate_fwd", grid: [side as u32, side as u32, 1], block: [32, 8, 1], shared: 0 };
+        let launch = Launch { kernel: "barlow_twins_loss_fwd", grid: [side as u32, side as u32, 1], block: [32, 8, 1], shared: 0 };
         let args = [self.of_a.into(), self.of_b.into(), self.tiles.into(), self.correlations.into(), rows.into(), cols.into()];
         g.launch(&launch, &[&args[..], &[lambda.into()]].concat());
         total::launch(g, self.loss, self.tiles.into(), side * side, scale);
@@ -125,7 +125,7 @@ struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "decorrelate_bwd"
+        "barlow_twins_loss_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.back], &[self.dloss, self.unit, self.std, self.other, self.weight]).grad(self.dx)
@@ -159,7 +159,7 @@ impl Call for Backward {
         product::forward(g, &square(rows, cols), self.back, self.other, self.weight, &Finish::default());
         let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.unit.into(), self.std.into(), self.dx.add.into()];
         let sizes: [Arg; 3] = [rows.into(), cols.into(), scale.into()];
-        g.launch(&column_blocks(g, "decorrelate_bwd", cols), &[&from[..], &sizes].concat());
+        g.launch(&column_blocks(g, "barlow_twins_loss_bwd", cols), &[&from[..], &sizes].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);
@@ -168,17 +168,22 @@ impl Call for Backward {
 }
 
 pub(super) static CASES: &[Case] = &[
-    Case { name: "decorrelate/small", mode: Mode::Train, inputs: &[&[5, 3], &[5, 3]], build: |s, x| s.decorrelate(x[0], x[1], 0.1, 1.0) },
     Case {
-        name: "decorrelate/ragged",
+        name: "barlow_twins_loss/small",
         mode: Mode::Train,
-        inputs: &[&[33, 41], &[33, 41]],
-        build: |s, x| s.decorrelate(x[0], x[1], 0.02, 0.1),
+        inputs: &[&[5, 3], &[5, 3]],
+        build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.1, 1.0),
     },
     Case {
-        name: "decorrelate/wide",
+        name: "barlow_twins_loss/ragged",
+        mode: Mode::Train,
+        inputs: &[&[33, 41], &[33, 41]],
+        build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.02, 0.1),
+    },
+    Case {
+        name: "barlow_twins_loss/wide",
         mode: Mode::Train,
         inputs: &[&[70, 136], &[70, 136]],
-        build: |s, x| s.decorrelate(x[0], x[1], 0.02, 0.1),
+        build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.02, 0.1),
     },
 ];

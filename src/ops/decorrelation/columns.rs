@@ -50,7 +50,7 @@ fn measure(c: &Columns, x: &[f32], first: usize, std: &mut [f32]) -> Vec<f32> {
 
 impl Call for Columns {
     fn name(&self) -> &'static str {
-        "redundancy_columns"
+        "decorrelation_columns"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y, self.std], &[self.x])
@@ -69,7 +69,7 @@ impl Call for Columns {
     }
     fn gpu(&self, g: &Gpu) {
         let args = [self.y.into(), self.std.into(), self.x.into(), self.scaled.into(), self.rows.into(), self.cols.into(), self.eps.into()];
-        g.launch(&column_blocks(g, "redundancy_columns", self.cols), &args);
+        g.launch(&column_blocks(g, "decorrelation_columns", self.cols), &args);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;

@@ -79,7 +79,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let sizes: [Arg; 2] = [self.rows.into(), self.cols.into()];
         for (unit, saved, x) in [(self.unit, self.saved, self.q), (self.keys, self.saved_keys, self.k)] {
-            g.launch(&warps("contrast_unit", self.rows), &[&[unit.into(), saved.into(), x.into()][..], &sizes].concat());
+            g.launch(&warps("nt_xent_normalize", self.rows), &[&[unit.into(), saved.into(), x.into()][..], &sizes].concat());
         }
         let args = [self.saved.into(), self.losses.into(), self.unit.into(), self.keys.into()];
         g.launch(&tiles("info_nce_fwd", self.rows), &[&args[..], &sizes, &[self.temperature.into()]].concat());
@@ -130,7 +130,7 @@ impl Call for Backward {
         let rest = [rows.into(), cols.into(), self.temperature.into()];
         g.launch(&gradient_tiles(g, "info_nce_bwd", rows, cols), &[&from[..], &rest].concat());
         let from = [self.dq.var.into(), self.back.into(), self.unit.into(), self.saved.into(), self.dq.add.into()];
-        g.launch(&warps("contrast_bwd_unit", rows), &[&from[..], &[rows.into(), cols.into()]].concat());
+        g.launch(&warps("nt_xent_bwd_normalize", rows), &[&from[..], &[rows.into(), cols.into()]].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);

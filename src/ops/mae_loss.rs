@@ -11,7 +11,7 @@ impl Scope<'_> {
     /// The loss `[1]` of pred `[n, 1 + L, patch * patch * c]` for images `[n, h, w, c]`: the mean over hidden patches of the mean squared
     /// error. Patches go row by row over the image, columns of pred are (i, j, channel), token 0 is ignored. `normalize`: the
     /// target is each patch over its own mean and standard deviation (unbiased, variance + 1e-6). The gradient goes to pred only.
-    pub fn reconstruct(&mut self, pred: Var, images: Var, chosen: Chosen, patch: usize, normalize: bool) -> Var {
+    pub fn mae_loss(&mut self, pred: Var, images: Var, chosen: Chosen, patch: usize, normalize: bool) -> Var {
         let (shape, image) = (self.shape(pred), self.shape(images));
         let &[n, height, width, channels] = image.dims() else { panic!("{}: {image:?} are no images", self.path()) };
         let size = Size { n, height, width, channels, patch, keep: chosen.keep, normalize };
@@ -83,7 +83,7 @@ struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "reconstruct_fwd"
+        "mae_loss_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.loss, self.saved, self.losses], &[self.pred, self.images, self.place])
@@ -118,7 +118,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let patches = self.size.n * self.size.patches();
         let args = [self.losses.into(), self.saved.into(), self.pred.into(), self.images.into(), self.place.into()];
-        g.launch(&Launch::blocks("reconstruct_fwd", patches.div_ceil(8)), &[&args[..], &self.size.args()].concat());
+        g.launch(&Launch::blocks("mae_loss_fwd", patches.div_ceil(8)), &[&args[..], &self.size.args()].concat());
         total::launch(g, self.loss, self.losses.into(), patches, 1.0 / self.size.hidden() as f32);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -139,7 +139,7 @@ struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "reconstruct_bwd"
+        "mae_loss_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[], &[self.dloss, self.pred, self.images, self.saved, self.place]).grad(self.dpred)
@@ -167,7 +167,7 @@ impl Call for Backward {
     fn gpu(&self, g: &Gpu) {
         let rows = self.size.n * (self.size.patches() + 1);
         let from = [self.dloss.into(), self.pred.into(), self.images.into(), self.saved.into(), self.place.into(), self.dpred.add.into()];
-        let launch = Launch::blocks("reconstruct_bwd", rows.div_ceil(8));
+        let launch = Launch::blocks("mae_loss_bwd", rows.div_ceil(8));
         g.launch(&launch, &[&[self.dpred.var.into()][..], &from, &self.size.args()[..6]].concat());
     }
     fn cost(&self, real: u64) -> Cost {
@@ -184,11 +184,11 @@ fn case(s: &mut Scope, x: &[Var], patch: usize, normalize: bool) -> Var {
     let rank = |l: usize| if l.is_multiple_of(3) { l / 3 } else { keep + l - l / 3 - 1 };
     let place: Vec<u32> = (0..n * patches).map(|at| rank(at % patches) as u32).collect();
     let place = s.tape().words([n, patches], place);
-    s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep }, patch, normalize)
+    s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep }, patch, normalize)
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "reconstruct/one", mode: Mode::Train, inputs: &[&[1, 3, 2], &[1, 2, 1, 2]], build: |s, x| case(s, x, 1, false) },
-    Case { name: "reconstruct/pixels", mode: Mode::Train, inputs: &[&[3, 7, 12], &[3, 6, 4, 3]], build: |s, x| case(s, x, 2, false) },
-    Case { name: "reconstruct/normalized", mode: Mode::Train, inputs: &[&[2, 10, 48], &[2, 12, 12, 3]], build: |s, x| case(s, x, 4, true) },
+    Case { name: "mae_loss/one", mode: Mode::Train, inputs: &[&[1, 3, 2], &[1, 2, 1, 2]], build: |s, x| case(s, x, 1, false) },
+    Case { name: "mae_loss/pixels", mode: Mode::Train, inputs: &[&[3, 7, 12], &[3, 6, 4, 3]], build: |s, x| case(s, x, 2, false) },
+    Case { name: "mae_loss/normalized", mode: Mode::Train, inputs: &[&[2, 10, 48], &[2, 12, 12, 3]], build: |s, x| case(s, x, 4, true) },
 ];

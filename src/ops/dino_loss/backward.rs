@@ -22,7 +22,7 @@ pub(super) struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "distill_bwd"
+        "dino_loss_bwd"
     }
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[], &[self.dloss, self.log_sums, self.soft, self.student, self.teacher, self.center]);
@@ -47,7 +47,7 @@ impl Call for Backward {
         let [schedule, step] = self.when.vars().map(Arg::Var);
         let from = [self.dloss.into(), self.student.into(), self.teacher.into(), self.center.into(), self.log_sums.into(), schedule, step];
         let sizes = [self.ds.add.into(), n.into(), crops.into(), k.into(), temperature.into()];
-        g.launch(&Launch::blocks("distill_bwd", crops * n), &[&[self.ds.var.into()][..], &from, &sizes].concat());
+        g.launch(&Launch::blocks("dino_loss_bwd", crops * n), &[&[self.ds.var.into()][..], &from, &sizes].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let Size { n, crops, k, .. } = self.size;

@@ -17,7 +17,7 @@ pub(super) struct Center {
 
 impl Call for Center {
     fn name(&self) -> &'static str {
-        "distill_center"
+        "dino_loss_center"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.center, self.used], &[self.center, self.teacher])
@@ -32,7 +32,7 @@ impl Call for Center {
     }
     fn gpu(&self, g: &Gpu) {
         let args = [self.center.into(), self.used.into(), self.teacher.into(), self.rows.into(), self.k.into(), self.momentum.into()];
-        g.launch(&Launch::chunks(g, "distill_center", 1, self.k), &args);
+        g.launch(&Launch::chunks(g, "dino_loss_center", 1, self.k), &args);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.rows * self.k) as u64;

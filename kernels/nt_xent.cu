@@ -11,7 +11,7 @@
 constexpr int TILE = 64, THREADS = 128, BYTES = 2 * TILE * ROW, STAGES = 4;  // a warp has 16 rows of a tile of 64 x 64
 
 // unit = z / |z| and the inverse length; a row of zeros counts as 1e-12 long. One warp per row.
-KERNEL void __launch_bounds__(THREADS) contrast_unit(T *unit, float *saved, const T *z, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) nt_xent_normalize(T *unit, float *saved, const T *z, int rows, int cols) {
   const int row = blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
   if (row >= rows) return;
   z += (u64)row * cols, unit += (u64)row * cols;
@@ -92,7 +92,7 @@ DEVICE void forward(u8 *slots, float *saved, float *losses, const T *queries, co
   }
 }
 
-KERNEL void __launch_bounds__(THREADS) contrast_fwd(float *saved, float *losses, const T *unit, int rows, int cols, float temperature) {
+KERNEL void __launch_bounds__(THREADS) nt_xent_fwd(float *saved, float *losses, const T *unit, int rows, int cols, float temperature) {
   SHARED_DYN(slots);
   forward<true>(slots, saved, losses, unit, unit, temperature, rows, cols);
 }
@@ -166,7 +166,7 @@ DEVICE void backward(u8 *slots, float *back, const float *dloss, const T *querie
 }
 
 KERNEL void __launch_bounds__(THREADS)
-    contrast_bwd(float *back, const float *dloss, const T *unit, const float *saved, int rows, int cols, float temperature) {
+    nt_xent_bwd(float *back, const float *dloss, const T *unit, const float *saved, int rows, int cols, float temperature) {
   SHARED_DYN(slots);
   backward<true>(slots, back, dloss, unit, unit, saved, temperature, rows, cols);
 }
@@ -178,7 +178,7 @@ KERNEL void __launch_bounds__(THREADS)
 }
 
 // dz = (back - unit (back . unit)) / |z|. One warp per row.
-KERNEL void __launch_bounds__(THREADS) contrast_bwd_unit(T *dz, const float *back, const T *unit, const float *saved, int add, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) nt_xent_bwd_normalize(T *dz, const float *back, const T *unit, const float *saved, int add, int rows, int cols) {
   const int row = blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
   if (row >= rows) return;
   const u64 at = (u64)row * cols;

@@ -3,9 +3,9 @@
 //! The forward leaves the gradient of the correlations, without the factor from above, as the weight of a product: the
 //! gradient of one side is that of the correlations times the other side, so the backward is one product and a pass.
 
+mod barlow_twins;
 mod columns;
-mod decorrelate;
-mod variance_covariance;
+mod vicreg;
 
 use super::Case;
 use super::sums::sum_of;
@@ -13,8 +13,8 @@ use crate::device::conv::Conv;
 use crate::device::{Gpu, Launch};
 use columns::Columns;
 
-pub static DECORRELATE: &[Case] = decorrelate::CASES;
-pub static VARIANCE_COVARIANCE: &[Case] = variance_covariance::CASES;
+pub static BARLOW_TWINS: &[Case] = barlow_twins::CASES;
+pub static VICREG: &[Case] = vicreg::CASES;
 
 /// The product over rows of two matrices [rows, cols], as that of a linear layer's weight.
 fn square(rows: usize, cols: usize) -> Conv {

@@ -53,7 +53,7 @@ template <int N> DEVICE void normalise(T *y, float *std, const T *x, int scaled,
 }
 
 // Columns without their mean, and if scaled over their standard deviation. Floor: 2 passes over rows x cols; two more are the cache's.
-KERNEL void __launch_bounds__(THREADS) redundancy_columns(T *y, float *std, const T *x, int scaled, int rows, int cols, float eps) {
+KERNEL void __launch_bounds__(THREADS) decorrelation_columns(T *y, float *std, const T *x, int scaled, int rows, int cols, float eps) {
   if (cols % VEC == 0) normalise<VEC>(y, std, x, scaled, rows, cols, eps);
   else normalise<1>(y, std, x, scaled, rows, cols, eps);
 }
@@ -61,7 +61,7 @@ KERNEL void __launch_bounds__(THREADS) redundancy_columns(T *y, float *std, cons
 // From c = n C the gradient of C, as weights of both products, and each tile's part of the loss. A block takes a tile of 32 x 32.
 // Floor: c once, the weights once.
 KERNEL void __launch_bounds__(THREADS)
-    decorrelate_fwd(T *of_a, T *of_b, float *losses, const float *c, int rows, int cols, float lambda) {
+    barlow_twins_loss_fwd(T *of_a, T *of_b, float *losses, const float *c, int rows, int cols, float lambda) {
   SHARED(float, tile, [32][33]);
   const int first = blockIdx.y * 32, other = blockIdx.x * 32;
   float loss = 0;
@@ -116,33 +116,33 @@ DEVICE void through_columns(T *dx, const float *dloss, const T *back, const T *u
 
 // The gradient through the normalised columns; back / n is theirs. Floor: 3 passes over rows x cols; two more are the cache's.
 KERNEL void __launch_bounds__(THREADS)
-    decorrelate_bwd(T *dx, const float *dloss, const T *back, const T *unit, const float *std, int add, int rows, int cols, float scale) {
+    barlow_twins_loss_bwd(T *dx, const float *dloss, const T *back, const T *unit, const float *std, int add, int rows, int cols, float scale) {
   if (cols % VEC == 0) through_columns<VEC>(dx, dloss, back, unit, std, add, rows, cols, scale);
   else through_columns<1>(dx, dloss, back, unit, std, add, rows, cols, scale);
 }
 
-// From c = (n - 1) covariances one row of the weights that make the gradient from the centred columns, and its part of the loss: off
+// From c = (n - 1) covariances one row of their gradient dcov, a weight of the product with the centred columns, and its loss: off
 // the diagonal that of the squared covariances, on it that of relu(1 - std). Floor: c once, the weights once.
 KERNEL void __launch_bounds__(THREADS)
-    variance_covariance_fwd(T *weight, float *losses, const float *c, const float *std, int rows, int cols, float variance,
+    vicreg_loss_fwd(T *dcov, float *losses, const float *c, const float *std, int rows, int cols, float variance,
                             float covariance) {
   const int i = blockIdx.x;
-  const float inverse = 1.f / (rows - 1), shortfall = fmaxf(1 - std[i], 0.f);
+  const float inverse = 1.f / (rows - 1), hinge = fmaxf(1 - std[i], 0.f);
   float sum = 0;
   for (int j = threadIdx.x; j < cols; j += THREADS) {
     const float v = c[at(i, cols, j)] * inverse;
     if (j != i) sum = fmaf(v, v, sum);
-    const float diagonal = shortfall > 0 ? -variance * inverse / std[i] : 0;
-    weight[at(i, cols, j)] = from_f32(j == i ? diagonal : 4 * covariance * inverse * v);
+    const float diagonal = hinge > 0 ? -variance * inverse / std[i] : 0;
+    dcov[at(i, cols, j)] = from_f32(j == i ? diagonal : 4 * covariance * inverse * v);
   }
   sum = block_sum(sum);
-  if (threadIdx.x == 0) losses[i] = covariance * sum + variance * shortfall;
+  if (threadIdx.x == 0) losses[i] = covariance * sum + variance * hinge;
 }
 
 DEVICE int row_of_warp() { return blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5); }
 
-// scale times the squared distance of paired rows, a warp each. Floor: a and b once.
-KERNEL void __launch_bounds__(THREADS) variance_covariance_apart(float *losses, const T *a, const T *b, int rows, int cols, float scale) {
+// The invariance term: `invariance` times the squared distance of paired rows, a warp each. Floor: a and b once.
+KERNEL void __launch_bounds__(THREADS) vicreg_loss_invariance(float *losses, const T *a, const T *b, int rows, int cols, float invariance) {
   const int row = row_of_warp(), lane = threadIdx.x & 31;
   if (row >= rows) return;
   float sum = 0;
@@ -151,26 +151,26 @@ KERNEL void __launch_bounds__(THREADS) variance_covariance_apart(float *losses, 
     sum = fmaf(d, d, sum);
   }
   sum = warp_sum(sum);
-  if (lane == 0) losses[row] = scale * sum;
+  if (lane == 0) losses[row] = invariance * sum;
 }
 
 template <int N>
-DEVICE void gradient(T *dx, const T *back, const T *x, const T *other, int add, int cols, float dloss, float pull) {
+DEVICE void gradient(T *dx, const T *back, const T *x, const T *other, int add, int cols, float dloss, float invariance) {
   for (int c = (threadIdx.x & 31) * N; c < cols; c += 32 * N) {
     float g[N], v[N], o[N];
     load(back + c, g), load(x + c, v), load(other + c, o);
 #pragma unroll
-    for (int i = 0; i < N; i++) g[i] = dloss * (g[i] + pull * (v[i] - o[i]));
+    for (int i = 0; i < N; i++) g[i] = dloss * (g[i] + invariance * (v[i] - o[i]));
     store_gradient(dx + c, g, add);
   }
 }
 
-// dx = dloss (back + pull (x - other)), a warp per row. Floor: 4 passes over rows x cols.
+// dx = dloss (back + invariance (x - other)), a warp per row. Floor: 4 passes over rows x cols.
 KERNEL void __launch_bounds__(THREADS)
-    variance_covariance_bwd(T *dx, const float *dloss, const T *back, const T *x, const T *other, int add, int rows, int cols, float pull) {
+    vicreg_loss_bwd(T *dx, const float *dloss, const T *back, const T *x, const T *other, int add, int rows, int cols, float invariance) {
   const int row = row_of_warp();
   if (row >= rows) return;
   const u64 from = at(row, cols, 0);
-  if (cols % VEC == 0) gradient<VEC>(dx + from, back + from, x + from, other + from, add, cols, dloss[0], pull);
-  else gradient<1>(dx + from, back + from, x + from, other + from, add, cols, dloss[0], pull);
+  if (cols % VEC == 0) gradient<VEC>(dx + from, back + from, x + from, other + from, add, cols, dloss[0], invariance);
+  else gradient<1>(dx + from, back + from, x + from, other + from, add, cols, dloss[0], invariance);
 }

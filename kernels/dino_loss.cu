@@ -56,7 +56,7 @@ template <int N> DEVICE Running teacher_row(const T *teacher, const float *cente
 
 // Of each of the teacher's rows the log of the sum, and the entropy.
 KERNEL void __launch_bounds__(THREADS)
-    distill_teacher(float *log_sums, float *entropies, const T *teacher, const float *center, const float *schedule, const u32 *step,
+    dino_loss_teacher(float *log_sums, float *entropies, const T *teacher, const float *center, const float *schedule, const u32 *step,
                     int rows, int k) {
   const int row = blockIdx.x;
   const float cold = 1 / knob(schedule, step, TEMPERATURE);
@@ -106,7 +106,7 @@ DEVICE void student_row(Running &r, float &across, const T *student, const Partn
 
 // Of each of the student's rows the log of the sum, and its loss: the sum over its partners. Blocks go sample by sample.
 KERNEL void __launch_bounds__(THREADS, 4)
-    distill_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
+    dino_loss_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
                 const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / knob(schedule, step, TEMPERATURE);
@@ -146,7 +146,7 @@ DEVICE void gradient_row(T *ds, const T *student, const Partners &p, const float
 
 // log_sums: the teacher's, then the student's.
 KERNEL void __launch_bounds__(THREADS, 4)
-    distill_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
+    dino_loss_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
                 const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / knob(schedule, step, TEMPERATURE), own = log_sums[VIEWS * n + row];
@@ -175,7 +175,7 @@ template <int N> DEVICE void follow(float *center, float *used, const T *teacher
 }
 
 // The centre moves towards the mean of the teacher's rows; `used` gets what it was. Floor: teacher once.
-KERNEL void __launch_bounds__(THREADS) distill_center(float *center, float *used, const T *teacher, int rows, int k, float momentum) {
+KERNEL void __launch_bounds__(THREADS) dino_loss_center(float *center, float *used, const T *teacher, int rows, int k, float momentum) {
   if (k % VEC == 0) follow<VEC>(center, used, teacher, rows, k, momentum);
   else follow<1>(center, used, teacher, rows, k, momentum);
 }
