@@ -83,7 +83,7 @@ pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     tape.backward(recorded.loss);
     tape.optimize(ADAM, 0.0, &|_, _| Treat::default(), when);
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[recorded.loss]);
+    tape.log_step(when, log, &[recorded.loss]);
     Ok(())
 }
 

@@ -80,7 +80,7 @@ fn train(method: &dyn Method, recipe: &Recipe, source: &dyn Source, samples: &[u
     tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }, 0.0, &|_, _| Treat::default(), when);
     method.after(&mut tape, when);
     let log = tape.fixed([1, 1], Dtype::F32); // [rows, values]: the last steps
-    tape.step(when, log, &[recorded.loss]);
+    tape.log_step(when, log, &[recorded.loss]);
 
     // Memory is planned and taken here; from then on a step allocates nothing on a GPU.
     let mut weights = Weights::new(seed);

@@ -19,8 +19,8 @@ template <int ROWS, int THREADS> struct AnyPixels {
       : x(x_), g(g_), base(base_), top(top_), left(left_) {
     for (int r = threadIdx.x; r < ROWS; r += THREADS) {
       const int row = first + r, n = row / g.out_w / g.out_h;
-      top[r] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
-      left[r] = row % g.out_w * g.step + g.from_w;
+      top[r] = row < g.rows() ? row / g.out_w % g.out_h * g.stride + g.from_h : NOWHERE;
+      left[r] = row % g.out_w * g.stride + g.from_w;
       base[r] = (((long long)n * g.height + top[r]) * g.width + left[r]) * g.channels;
     }
     __syncthreads();

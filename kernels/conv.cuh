@@ -8,17 +8,17 @@ struct Gather {
   int batch, height, width, channels;  // x [batch, height, width, channels]
   int outputs;                         // w [outputs, taps_h, taps_w, channels]
   int taps_h, taps_w;
-  int step, from_h, from_w;            // pixel (i, j) starts at row i step + from_h of x
+  int stride, from_h, from_w;          // pixel (i, j) starts at row i stride + from_h of x
   int out_h, out_w;                    // pixels of an image that this launch makes
-  int map_h, map_w, spread, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i spread + at_h, j spread + at_w)
+  int map_h, map_w, out_stride, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i out_stride + at_h, j out_stride + at_w)
 
   MEMBER int rows() const { return batch * out_h * out_w; }
   MEMBER int depth() const { return taps_h * taps_w * channels; }
   // Row of y, as a matrix [batch map_h map_w, outputs].
   MEMBER int place(int row) const {
-    if (spread == 1 && out_w == map_w && out_h == map_h) return row;
+    if (out_stride == 1 && out_w == map_w && out_h == map_h) return row;
     const int j = row % out_w, i = row / out_w % out_h, n = row / out_w / out_h;
-    return (n * map_h + i * spread + at_h) * map_w + j * spread + at_w;
+    return (n * map_h + i * out_stride + at_h) * map_w + j * out_stride + at_w;
   }
 };
 
@@ -41,8 +41,8 @@ template <int ROWS, int THREADS> struct Pixels {
     for (int i = 0; i < EACH; i++) {
       const int row = first + threadIdx.x / CHUNKS + i * APART;
       const int n = row / g.out_w / g.out_h;
-      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
-      left[i] = row % g.out_w * g.step + g.from_w;
+      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.stride + g.from_h : NOWHERE;
+      left[i] = row % g.out_w * g.stride + g.from_w;
       base[i] = row < g.rows() ? ((n * height + top[i]) * width + left[i]) * line : 0;
     }
     chunk = threadIdx.x % CHUNKS;

@@ -9,7 +9,7 @@
 // The same value by value. A warp takes a pixel, so that where it lies is computed once for its columns.
 template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, const Window &g, int first, int pixel, int end) {
   for (int k = threadIdx.x >> 5; k < BK; k += THREADS / 32) {
-    const int p = pixel + k, j = p % g.out_w * g.step - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.step - g.pad, n = rest / g.out_h;
+    const int p = pixel + k, j = p % g.out_w * g.stride - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.stride - g.pad, n = rest / g.out_h;
 #pragma unroll
     for (int c = threadIdx.x & 31; c < COLS; c += 32) {
       const int column = first + c, tap = column / g.channels, h = i + tap / g.taps, w = j + tap % g.taps;

@@ -124,10 +124,10 @@ KERNEL void __launch_bounds__(THREADS)
   if (dtoken && i < d) dtoken[i] = add_token ? dtoken[i] + (float)sum : (float)sum;
 }
 
-// --- restore: x [n, 1 + keep, d] to y [n, 1 + patches, d], the mask token where a patch was hidden ----------------------------------
+// --- unmask: x [n, 1 + keep, d] to y [n, 1 + patches, d], the mask token where a patch was hidden ----------------------------------
 
 template <int N>
-DEVICE void restore(T *y, const T *x, const float *token, const float *positions, const u32 *place, int n, int patches, int keep, int d) {
+DEVICE void unmask(T *y, const T *x, const float *token, const float *positions, const u32 *place, int n, int patches, int keep, int d) {
   const int column = first_column(N), high = 1 + patches;
   if (column >= d) return;
   for (int r = first_row(); r < n * high; r += row_step()) {
@@ -144,13 +144,13 @@ DEVICE void restore(T *y, const T *x, const float *token, const float *positions
 
 // Floor: x and y once; positions come from the L2.
 KERNEL void __launch_bounds__(THREADS)
-    restore_fwd(T *__restrict__ y, const T *__restrict__ x, const float *__restrict__ token, const float *__restrict__ positions,
+    unmask_tokens_fwd(T *__restrict__ y, const T *__restrict__ x, const float *__restrict__ token, const float *__restrict__ positions,
                 const u32 *__restrict__ place, int n, int patches, int keep, int d) {
-  if (d % VEC == 0) restore<VEC>(y, x, token, positions, place, n, patches, keep, d);
-  else restore<1>(y, x, token, positions, place, n, patches, keep, d);
+  if (d % VEC == 0) unmask<VEC>(y, x, token, positions, place, n, patches, keep, d);
+  else unmask<1>(y, x, token, positions, place, n, patches, keep, d);
 }
 
-template <int N> DEVICE void restore_back(T *dx, const T *dy, const u32 *ids, int add, int n, int patches, int keep, int d) {
+template <int N> DEVICE void unmask_back(T *dx, const T *dy, const u32 *ids, int add, int n, int patches, int keep, int d) {
   const int column = first_column(N), high = 1 + keep;
   if (column >= d) return;
   for (int r = first_row(); r < n * high; r += row_step()) {
@@ -163,9 +163,9 @@ template <int N> DEVICE void restore_back(T *dx, const T *dy, const u32 *ids, in
 
 // Floor: dx and its part of dy once (dx twice if it is added to).
 KERNEL void __launch_bounds__(THREADS)
-    restore_bwd(T *__restrict__ dx, const T *__restrict__ dy, const u32 *__restrict__ ids, int add, int n, int patches, int keep, int d) {
-  if (d % VEC == 0) restore_back<VEC>(dx, dy, ids, add, n, patches, keep, d);
-  else restore_back<1>(dx, dy, ids, add, n, patches, keep, d);
+    unmask_tokens_bwd(T *__restrict__ dx, const T *__restrict__ dy, const u32 *__restrict__ ids, int add, int n, int patches, int keep, int d) {
+  if (d % VEC == 0) unmask_back<VEC>(dx, dy, ids, add, n, patches, keep, d);
+  else unmask_back<1>(dx, dy, ids, add, n, patches, keep, d);
 }
 
 template <int N>
@@ -188,7 +188,7 @@ DEVICE void sum_hidden(float *partial, const T *dy, const u32 *place, int chunk,
 
 // The gradient of the mask token: partial [chunks of `chunk` patches, d] of the sums over hidden ones. Floor: their rows of dy once.
 KERNEL void __launch_bounds__(THREADS)
-    restore_bwd_mask(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int chunk, int n, int patches,
+    unmask_tokens_bwd_mask(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int chunk, int n, int patches,
                      int keep, int d) {
   if (d % VEC == 0) sum_hidden<VEC>(partial, dy, place, chunk, n, patches, keep, d);
   else sum_hidden<1>(partial, dy, place, chunk, n, patches, keep, d);

@@ -11,7 +11,7 @@ use crate::weights::Init;
 pub enum Knob {
     LearningRate,
     WeightDecay,
-    /// How much of itself a moving average keeps: [`Tape::average`].
+    /// How much of itself a moving average keeps: [`Tape::ema`].
     Momentum,
     /// Of a teacher: [`crate::tape::Scope::dino_loss`].
     Temperature,

@@ -44,7 +44,7 @@ fn losses(device: Device, source: &dyn Source, size: Size, nudge: f32) -> Vec<f3
     tape.backward(recorded.loss);
     tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false }, 0.0, &|_, _| Treat::default(), when);
     let log = tape.fixed([steps, 1], Dtype::F32);
-    tape.step(when, log, &[recorded.loss]);
+    tape.log_step(when, log, &[recorded.loss]);
     let trained: Vec<_> = tape.gradients().into_iter().map(|(name, w, _)| (name, tape.shape(w))).collect();
     let mut weights = Weights::on(device, 7);
     let mut program = tape.compile(&mut weights).unwrap();

@@ -50,7 +50,7 @@ impl Queue for List {
     }
     /// Knows one kernel: y = the sum of the first `count` of values, times `scale`.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
-        assert_eq!(launch.kernel, "total");
+        assert_eq!(launch.kernel, "scaled_sum");
         let &[y, values, count, scale] = words else { panic!("four arguments") };
         let values = self.blocks.borrow()[&values].clone();
         let values = values.chunks_exact(4).take(count as usize).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
@@ -84,7 +84,7 @@ impl Call for Mean {
         m.f_mut(self.y)[0] = m.f(self.x).iter().take(self.rows).sum::<f32>() / self.rows as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        let launch = Launch { kernel: "scaled_sum", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[self.y.into(), self.x.into(), self.rows.into(), Arg::F32(1.0 / self.rows as f32)]);
     }
     fn cost(&self, _: u64) -> Cost {
@@ -120,7 +120,7 @@ impl Call for Wrong {
     }
     fn cpu(&self, _: &Host) {}
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        let launch = Launch { kernel: "scaled_sum", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[self.0.into(), Arg::F32(1.0), Arg::I32(1), Arg::F32(1.0)]);
     }
     fn cost(&self, _: u64) -> Cost {

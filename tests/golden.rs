@@ -267,7 +267,7 @@ fn optimizers_equal_pytorch_for_ten_steps() {
         let when = Schedule::new(&mut tape, &rows);
         tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.step(when, log, &[loss]);
+        tape.log_step(when, log, &[loss]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             for (part, _, r) in &parts {

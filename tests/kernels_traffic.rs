@@ -131,8 +131,8 @@ static CASES: &[(Case, &[Floor])] = &[
         &[floor("layer_norm_fwd", 1.0, 1.0, 5.05), floor("layer_norm_bwd_8", 2.0, 1.5, 4.6)],
     ),
     (
-        Case { name: "unit", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.unit(x[0]) },
-        &[floor("unit_fwd", 1.0, 1.0, 2.05), floor("unit_bwd", 2.0, 1.0, 4.3)],
+        Case { name: "l2_normalize", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.l2_normalize(x[0]) },
+        &[floor("l2_normalize_fwd", 1.0, 1.0, 2.05), floor("l2_normalize_bwd", 2.0, 1.0, 4.3)],
     ),
     (
         Case {
@@ -236,7 +236,7 @@ fn optimizers_move_each_weight_once() {
     let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     let adam = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
     let rules: [(Rule, &[Floor]); 3] = [
-        (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("average", 2.0, 1.0, 2.9)]),
+        (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("ema", 2.0, 1.0, 2.9)]),
         (adam, &[floor("optimize_adam", 4.0, 3.0, 6.15)]),
         (Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
     ];

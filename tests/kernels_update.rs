@@ -80,10 +80,10 @@ pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
         (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32, 0.9 + 0.01 * (i % 5) as f32, 0.07]).collect();
     let when = Schedule::new(&mut tape, &rows);
     tape.optimize(rule, run.clip, &|name, shape| treat(run, name, shape.dims().len() == 1), when);
-    tape.average("w", "teacher", when);
+    tape.ema("w", "teacher", when);
     let values = [tape.fixed([1], Dtype::F32), tape.fixed([1], Dtype::F32)];
     let log = tape.fixed([2, 2], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(when, log, &values);
     let state = ["w.", "teacher.", "optimizer."].into_iter().flat_map(|prefix| tape.below(prefix)).collect();
     let mut program = tape.compile(&mut Weights::on(device, 5)).unwrap();
     program.write(when.step, &[first as u32]).unwrap();

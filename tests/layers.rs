@@ -126,7 +126,7 @@ fn modules_use_only_what_lies_below_them() {
 }
 
 /// Files of `src/ops` that are pieces of several ops and none themselves: any op may use them.
-const PIECES: [&str; 6] = ["choose", "packs", "product", "stem", "sums", "total"];
+const PIECES: [&str; 6] = ["choose", "packs", "product", "reduce", "scaled_sum", "stem"];
 /// What else an op uses: what it fuses, or whose result it takes.
 const FUSED: &[(&str, &[&str])] = &[
     ("conv", &["batch_norm"]),  // the norm that follows, folded into its weights or begun with its statistics

@@ -242,7 +242,7 @@ fn distillation_equals_pytorch_for_three_steps() {
     let dstudent = tape.gradient(student).unwrap();
     [loss, entropy, dstudent].into_iter().for_each(|v| tape.keep(v));
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[loss]);
+    tape.log_step(when, log, &[loss]);
     let mut weights = Weights::new(0);
     let mut program = tape.compile(&mut weights).unwrap();
     for step in 0..schedule.len() {
@@ -289,7 +289,7 @@ fn special_weights_move_as_in_pytorch() {
         tape.optimize(rule, 1.8, &treat, when);
         let watched = tape.constant([1], vec![0.0]);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.step(when, log, &[watched]);
+        tape.log_step(when, log, &[watched]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             let at = |values: &'_ [f32]| {
@@ -318,10 +318,10 @@ fn a_teacher_follows_the_weights_of_its_student() {
     tape.root().at("student").param("predictor", [3], Init::Constant(5.0));
     network(&mut tape.root().frozen("teacher"));
     let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.75, 0.0], [0.0, 0.0, 0.5, 0.0]]);
-    tape.average("student", "teacher", when);
+    tape.ema("student", "teacher", when);
     let watched = tape.constant([1], vec![0.0]);
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[watched]);
+    tape.log_step(when, log, &[watched]);
     let mut weights = Weights::new(0);
     weights.set("student.weight", [2, 2], &[4.0, 8.0, -4.0, 0.0]).unwrap();
     weights.set("student.running_mean", [2], &[1.0, 2.0]).unwrap();
@@ -342,5 +342,5 @@ fn a_teacher_that_matches_nothing_is_refused() {
     tape.root().at("student").param("weight", [2], Init::Constant(0.0));
     tape.root().frozen("teacher").param("other", [2], Init::Constant(0.0));
     let when = Schedule::new(&mut tape, &[[0.0; 4]]);
-    tape.average("student", "teacher", when);
+    tape.ema("student", "teacher", when);
 }

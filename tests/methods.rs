@@ -174,7 +174,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     method.after(&mut tape, when);
     let values: Vec<Var> = [recorded.loss].into_iter().chain(recorded.metric.map(Metric::var)).collect();
     let log = tape.fixed([STEPS, values.len()], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(when, log, &values);
     let mut weights = Weights::new(0);
     fill(&mut weights, &tape, "", "");
     let mut program = tape.compile(&mut weights).unwrap();

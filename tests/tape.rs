@@ -28,13 +28,13 @@ fn mean_distance(s: &mut Scope, x: Var) -> Var {
 fn a_gradient_that_would_be_lost_names_the_op() {
     // A loss by itself, one term of several, through an op that has a gradient, through a gradient.
     let lost = |build: fn(&mut Scope, Var) -> Var| refusal(Mode::Train, build).expect("a refusal");
-    assert!(lost(|s, w| s.spread(w)).contains("asked through `spread_fwd`"));
+    assert!(lost(|s, w| s.feature_std(w)).contains("asked through `feature_std_fwd`"));
     assert!(lost(mean_distance).contains("asked through `alignment_fwd`"));
     let mixed = |s: &mut Scope, w: Var| {
-        let terms = [(s.nt_xent(w, 0.5), 1.0), (s.spread(w), -0.1)];
+        let terms = [(s.nt_xent(w, 0.5), 1.0), (s.feature_std(w), -0.1)];
         s.weighted_sum(&terms)
     };
-    assert!(lost(mixed).contains("asked through `spread_fwd`"));
+    assert!(lost(mixed).contains("asked through `feature_std_fwd`"));
     let again = |s: &mut Scope, w: Var| {
         let loss = s.nt_xent(w, 0.5);
         s.tape().backward(loss);
@@ -46,7 +46,7 @@ fn a_gradient_that_would_be_lost_names_the_op() {
         let when = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
         let teacher = s.tape().constant([8, 6], vec![0.5; 48]);
         let options = sslmem::ops::dino_loss::DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
-        let seen = s.stack(&[w, w]);
+        let seen = s.concat_rows(&[w, w]);
         let made = s.dino_loss(seen, teacher, &options);
         let terms = [(made.loss, 1.0), (made.entropy, 1.0)];
         s.weighted_sum(&terms)
@@ -70,7 +70,7 @@ fn a_loss_that_trains_nothing_is_refused() {
 #[test]
 fn a_target_needs_no_gradient() {
     let target = |s: &mut Scope, w: Var| {
-        let target = s.spread(w);
+        let target = s.feature_std(w);
         s.tape().ignore(target);
         let terms = [(s.nt_xent(w, 0.5), 1.0), (target, 1.0)];
         s.weighted_sum(&terms)
@@ -106,5 +106,5 @@ fn no_op_loses_a_gradient_in_silence() {
     }
     refused.dedup();
     // Of the cross-entropy it is the accuracy.
-    assert_eq!(refused, ["alignment", "cross_entropy", "mask", "spread", "patches"]);
+    assert_eq!(refused, ["alignment", "cross_entropy", "feature_std", "mask", "patches"]);
 }

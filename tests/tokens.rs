@@ -70,7 +70,7 @@ fn a_patch_embedding_is_a_convolution() {
 
 #[test]
 fn unit_rows_and_weight_norm_equal_pytorch() {
-    compare("unit", &["x"], &[], |s, x| s.unit(x[0]));
+    compare("unit", &["x"], &[], |s, x| s.l2_normalize(x[0]));
     compare("weight_norm", &["x"], &[("last.weight", "v")], |s, x| {
         let u = s.at("last").linear(x[0], 11, false);
         let v = s.at("last").param("weight", [11, 6], Init::Constant(0.0));
@@ -141,20 +141,20 @@ fn masking_and_restoring_equal_mae() {
     let mut root = tape.root();
     let [class, token, positions, more] = names.map(|n| root.at("mae").param(n, golden.shape(&format!("mae.{n}")), Init::Constant(0.0)));
     let seen = root.sequence(x, Some(class), positions, Some(chosen));
-    let restored = root.restore(seen, token, more, chosen);
+    let unmasked = root.unmask_tokens(seen, token, more, chosen);
     let r = root.tape().constant([3, 17, 6], golden.get("mae.r").to_vec());
-    let loss = dot_with(&mut root, restored, r);
+    let loss = dot_with(&mut root, unmasked, r);
     tape.backward(loss);
     let gradients: Vec<(String, Var)> = tape.gradients().into_iter().map(|(n, _, g)| (n, g)).collect();
     let dx = tape.gradient(x).unwrap();
-    [seen, restored, dx].into_iter().chain(gradients.iter().map(|g| g.1)).for_each(|v| tape.keep(v));
+    [seen, unmasked, dx].into_iter().chain(gradients.iter().map(|g| g.1)).for_each(|v| tape.keep(v));
     let mut program = tape.compile(&mut weights).unwrap();
     program.run().unwrap();
     for (v, name) in [(chosen.ids, "mae.ids"), (chosen.place, "mae.place")] {
         let got: Vec<f32> = program.read::<u32>(v).unwrap().into_iter().map(|v| v as f32).collect();
         assert_eq!(got, golden.get(name), "{name}");
     }
-    for (v, name) in [(seen, "seen"), (restored, "y"), (dx, "dchosen_tokens")] {
+    for (v, name) in [(seen, "seen"), (unmasked, "y"), (dx, "dchosen_tokens")] {
         close(name, &program.read::<f32>(v).unwrap(), golden.get(&format!("mae.{name}")), 1e-6);
     }
     assert_eq!(gradients.len(), 4);

@@ -43,7 +43,7 @@ impl Method for Byol {
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.average("encoder", "teacher.encoder", when);
-        tape.average("projector", "teacher.projector", when);
+        tape.ema("encoder", "teacher.encoder", when);
+        tape.ema("projector", "teacher.projector", when);
     }
 }

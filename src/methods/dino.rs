@@ -39,7 +39,7 @@ impl Method for Dino {
         let setting = &Setting { network, ..*setting };
         // Crops of one size go through the encoder together, all of them through the head.
         let h: Vec<Var> = (0..views.len()).map(|group| setting.encode(s, views, group)).collect();
-        let all = s.stack(&h);
+        let all = s.concat_rows(&h);
         let (student, embeddings) = head(s, o, all);
         let choice = {
             let mut s = s.frozen("teacher");
@@ -52,8 +52,8 @@ impl Method for Dino {
         Recorded { loss: made.loss, embeddings, representations: Representations::Halves(h[0]), metric }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.average("encoder", "teacher.encoder", when);
-        tape.average("head", "teacher.head", when);
+        tape.ema("encoder", "teacher.encoder", when);
+        tape.ema("head", "teacher.head", when);
     }
     fn pace(&self, options: &Options, weight: &str) -> Pace {
         if weight == "head.last_layer.weight" { Pace::After(options.freeze_last_layer) } else { Pace::Usual }
@@ -79,7 +79,7 @@ fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
             }
         };
     }
-    let unit = s.unit(h);
+    let unit = s.l2_normalize(h);
     let width = s.shape(unit).cols();
     let mut s = s.at("last_layer");
     // The authors make this layer after they have set the others, so it starts as PyTorch's linear layers do.

@@ -64,7 +64,7 @@ impl Method for Mae {
         let x = s.at("decoder_embed").dense(x, &layer(vit.width, width));
         let hidden = s.param("mask_token", [1, 1, width], Init::Normal(0.02));
         let positions = s.state("decoder_pos_embed", [1, 1 + patches, width], Dtype::F32, Init::Table(sine_cosine));
-        let mut x = s.restore(x, hidden, positions, chosen);
+        let mut x = s.unmask_tokens(x, hidden, positions, chosen);
         for i in 0..depth {
             let block = Block { heads, eps: EPS, start: Start::Mae, drop: None, class_alone: false };
             x = block.record(&mut s.at(format!("decoder_blocks.{i}")), x);

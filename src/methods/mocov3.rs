@@ -47,7 +47,7 @@ impl Method for MoCoV3 {
         Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.average("encoder", "teacher.encoder", when);
-        tape.average("projector", "teacher.projector", when);
+        tape.ema("encoder", "teacher.encoder", when);
+        tape.ema("projector", "teacher.projector", when);
     }
 }

@@ -2,7 +2,7 @@
 //! the unit-length representations of pairs of its views.
 
 use super::Case;
-use super::sums::{inverse_or_zero, sum_of};
+use super::reduce::{inverse_or_zero, sum_of};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};

@@ -1,7 +1,7 @@
 //! The mean cosine of paired rows: what BYOL and SimSiam maximise.
 
-use super::sums::{inverse_length, sum_of};
-use super::{Case, total};
+use super::reduce::{inverse_length, sum_of};
+use super::{Case, scaled_sum};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
@@ -58,7 +58,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let args = [self.saved.into(), self.a.into(), self.b.into(), self.rows.into(), self.cols.into()];
         g.launch(&launch("cosine_fwd", self.rows), &args);
-        total::launch(g, self.y, self.saved.into(), self.rows, 1.0 / self.rows as f32);
+        scaled_sum::launch(g, self.y, self.saved.into(), self.rows, 1.0 / self.rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;

@@ -2,8 +2,8 @@
 //!
 //! loss = mean over rows of log(sum_j exp(x_j)) - x_t, with x the row's logits and t its label; d loss / d x_j = (softmax(x)_j - [j = t]) / rows.
 
-use super::sums::sum_of;
-use super::{Case, total};
+use super::reduce::sum_of;
+use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
@@ -100,8 +100,8 @@ impl Call for Forward {
         let args = [self.saved.into(), self.logits.into(), self.labels.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_fwd", rows), &args);
         let share = 1.0 / rows as f32;
-        total::launch(g, self.loss, self.saved.into(), rows, share);
-        total::launch(g, self.accuracy, Arg::Part(self.saved, 2 * rows), rows, share);
+        scaled_sum::launch(g, self.loss, self.saved.into(), rows, share);
+        scaled_sum::launch(g, self.accuracy, Arg::Part(self.saved, 2 * rows), rows, share);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;

@@ -1,7 +1,7 @@
 //! The mean distance of paired representations, as a loss: the alignment-limiting term of the paper (Eq. 3).
 
-use super::sums::{inverse_or_zero, sum_of};
-use super::{Case, total};
+use super::reduce::{inverse_or_zero, sum_of};
+use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope, Tape};
 use crate::var::Var;
@@ -81,7 +81,7 @@ impl Call for Forward {
         let Pairs { a, b, n, cols, saved } = self.pairs;
         let args = [saved.into(), Arg::Part(a.0, a.1), Arg::Part(b.0, b.1), n.into(), cols.into()];
         g.launch(&Launch::blocks("distance_fwd", n), &args);
-        total::launch(g, self.y, saved.into(), n, 1.0 / n as f32);
+        scaled_sum::launch(g, self.y, saved.into(), n, 1.0 / n as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.pairs.n * self.pairs.cols) as u64;

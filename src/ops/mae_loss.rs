@@ -1,7 +1,7 @@
 //! The loss of MAE (He et al. 2022): the mean squared error of the pixels of hidden patches.
 
 use super::mask::Chosen;
-use super::{Case, total};
+use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -119,7 +119,7 @@ impl Call for Forward {
         let patches = self.size.n * self.size.patches();
         let args = [self.losses.into(), self.saved.into(), self.pred.into(), self.images.into(), self.place.into()];
         g.launch(&Launch::blocks("mae_loss_fwd", patches.div_ceil(8)), &[&args[..], &self.size.args()].concat());
-        total::launch(g, self.loss, self.losses.into(), patches, 1.0 / self.size.hidden() as f32);
+        scaled_sum::launch(g, self.loss, self.losses.into(), patches, 1.0 / self.size.hidden() as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let n = (self.size.hidden() * self.size.cols()) as u64;

@@ -5,9 +5,9 @@ mod add;
 pub mod alignment;
 pub mod attention;
 pub mod augment;
-pub mod average;
 pub mod batch_norm;
 pub mod choose;
+pub mod concat_rows;
 pub mod conv;
 pub mod cosine;
 pub mod cross_entropy;
@@ -15,10 +15,14 @@ mod decorrelation;
 pub mod dino_loss;
 pub mod distance;
 pub mod drop_path;
+pub mod ema;
+pub mod feature_std;
 mod gelu;
 pub mod interpolate;
+mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
+pub mod log_step;
 pub mod mae_loss;
 pub mod mask;
 pub mod nt_xent;
@@ -26,17 +30,13 @@ pub mod optimize;
 mod packs;
 pub mod pool;
 mod product;
+mod reduce;
 pub mod relu;
+mod scaled_sum;
 mod shortcut;
-pub mod spread;
-pub mod stack;
 mod stem;
-pub mod step;
-mod sums;
 mod tokens;
 mod tokens_mean;
-mod total;
-mod unit;
 mod weight_norm;
 pub mod weighted_sum;
 
@@ -56,32 +56,32 @@ pub static ALL: &[&[Case]] = &[
     alignment::CASES,
     attention::CASES,
     batch_norm::CASES,
-    nt_xent::CASES,
-    nt_xent::INFO_NCE,
+    concat_rows::CASES,
     conv::CASES,
     cosine::CASES,
     cross_entropy::CASES,
-    distance::CASES,
-    dino_loss::CASES,
-    drop_path::CASES,
-    gelu::CASES,
-    interpolate::CASES,
-    layer_norm::CASES,
-    linear::CASES,
-    mask::CASES,
-    pool::CASES,
-    mae_loss::CASES,
     decorrelation::BARLOW_TWINS,
     decorrelation::VICREG,
+    dino_loss::CASES,
+    distance::CASES,
+    drop_path::CASES,
+    feature_std::CASES,
+    gelu::CASES,
+    interpolate::CASES,
+    l2_normalize::CASES,
+    layer_norm::CASES,
+    linear::CASES,
+    mae_loss::CASES,
+    mask::CASES,
+    nt_xent::CASES,
+    nt_xent::INFO_NCE,
+    pool::CASES,
     relu::CASES,
     shortcut::CASES,
-    spread::CASES,
-    stack::CASES,
     tokens::patches::CASES,
-    tokens::restore::CASES,
     tokens::sequence::CASES,
+    tokens::unmask::CASES,
     tokens_mean::CASES,
-    unit::CASES,
     weight_norm::CASES,
     weighted_sum::CASES,
 ];

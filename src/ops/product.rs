@@ -30,14 +30,14 @@ by_value! {
         outputs: usize,
         taps_h: usize,
         taps_w: usize,
-        step: usize,
+        stride: usize,
         from_h: i32, // where the neighbourhood of the first pixel begins
         from_w: i32,
         out_h: usize, // pixels that a launch makes
         out_w: usize,
-        map_h: usize, // and the map that they are in: pixel (i, j) at (i spread + at_h, j spread + at_w)
+        map_h: usize, // and the map that they are in: pixel (i, j) at (i out_stride + at_h, j out_stride + at_w)
         map_w: usize,
-        spread: usize,
+        out_stride: usize,
         at_h: usize,
         at_w: usize,
     }
@@ -60,8 +60,9 @@ impl Gather {
     fn product(&self) -> choose::Product {
         let Gather { batch, height, width, channels, outputs, taps_h, taps_w, out_h, out_w, .. } = *self;
         // Pixel and neighbourhood are one.
-        let one =
-            [taps_h, taps_w, self.step, self.spread] == [1; 4] && [self.from_h, self.from_w] == [0; 2] && [self.at_h, self.at_w] == [0; 2];
+        let one = [taps_h, taps_w, self.stride, self.out_stride] == [1; 4]
+            && [self.from_h, self.from_w] == [0; 2]
+            && [self.at_h, self.at_w] == [0; 2];
         let plain = one && [out_h, out_w] == [height, width] && [self.map_h, self.map_w] == [out_h, out_w];
         choose::Product { rows: batch * out_h * out_w, outputs, channels, taps: taps_h * taps_w, plain }
     }
@@ -110,14 +111,14 @@ pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finis
         outputs: c.outputs,
         taps_h: c.kernel,
         taps_w: c.kernel,
-        step: c.stride,
+        stride: c.stride,
         from_h: from,
         from_w: from,
         out_h,
         out_w,
         map_h: out_h,
         map_w: out_w,
-        spread: 1,
+        out_stride: 1,
         at_h: 0,
         at_w: 0,
     };
@@ -147,14 +148,14 @@ pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
             outputs: c.channels,
             taps_h: count[0],
             taps_w: count[1],
-            step: 1,
+            stride: 1,
             from_h: start[0],
             from_w: start[1],
             out_h: out[0],
             out_w: out[1],
             map_h: c.height,
             map_w: c.width,
-            spread: c.stride,
+            out_stride: c.stride,
             at_h: at[0],
             at_w: at[1],
         };
@@ -177,7 +178,7 @@ by_value! {
         channels: usize,
         outputs: usize,
         taps: usize,
-        step: usize,
+        stride: usize,
         pad: usize,
         out_h: usize,
         out_w: usize,
@@ -196,7 +197,7 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
         channels: c.channels,
         outputs: c.outputs,
         taps: c.kernel,
-        step: c.stride,
+        stride: c.stride,
         pad: c.pad,
         out_h: c.out_height(),
         out_w: c.out_width(),

@@ -1,7 +1,7 @@
 //! y = x · v / |v| for each output, from u = x · v: the last layer of DINO, whose gain is 1 (Salimans and Kingma 2016).
 
 use super::Case;
-use super::sums::sum_of;
+use super::reduce::sum_of;
 use crate::device::{Arg, Gpu, Host, Launch, chunk};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};

@@ -102,14 +102,14 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
         let limit = r.method.alignment_limit;
         loss = tape.root().weighted_sum(&[(loss, 1.0 - limit), (distance, -limit)]);
     }
-    let spread = tape.root().spread(embeddings);
+    let spread = tape.root().feature_std(embeddings);
     tape.backward(loss);
     optimize(job, &mut tape, method, when);
     method.after(&mut tape, when);
     tape.keep(embeddings);
     let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
     let log = tape.fixed([every, values.len()], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(when, log, &values);
     Ok(Step { tape, batch, log: Log { values: log, embeddings, metric } })
 }
 

@@ -6,7 +6,7 @@ use super::{Head, Part, Size, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
 use crate::ops::choose;
-use crate::ops::sums::sum_of;
+use crate::ops::reduce::sum_of;
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
 use rayon::prelude::*;

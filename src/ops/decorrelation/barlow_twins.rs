@@ -4,7 +4,7 @@ use super::{Columns, column_blocks, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::product::{self, Finish};
-use crate::ops::{Case, total};
+use crate::ops::{Case, scaled_sum};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
@@ -104,7 +104,7 @@ impl Call for Forward {
         let launch = Launch { kernel: "barlow_twins_loss_fwd", grid: [side as u32, side as u32, 1], block: [32, 8, 1], shared: 0 };
         let args = [self.of_a.into(), self.of_b.into(), self.tiles.into(), self.correlations.into(), rows.into(), cols.into()];
         g.launch(&launch, &[&args[..], &[lambda.into()]].concat());
-        total::launch(g, self.loss, self.tiles.into(), side * side, scale);
+        scaled_sum::launch(g, self.loss, self.tiles.into(), side * side, scale);
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);

@@ -8,7 +8,7 @@ mod columns;
 mod vicreg;
 
 use super::Case;
-use super::sums::sum_of;
+use super::reduce::sum_of;
 use crate::device::conv::Conv;
 use crate::device::{Gpu, Launch};
 use columns::Columns;

@@ -4,8 +4,8 @@ use super::{Columns, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::product::{self, Finish};
-use crate::ops::sums::sum_of;
-use crate::ops::{CHUNK, Case, total};
+use crate::ops::reduce::sum_of;
+use crate::ops::{CHUNK, Case, scaled_sum};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
@@ -129,7 +129,7 @@ impl Call for Forward {
         }
         let args = [Arg::Part(self.terms, 2 * cols), self.a.into(), self.b.into(), rows.into(), cols.into(), invariance];
         g.launch(&Launch::blocks("vicreg_loss_invariance", rows.div_ceil(8)), &args);
-        total::launch(g, self.loss, self.terms.into(), 2 * cols + rows, 1.0);
+        scaled_sum::launch(g, self.loss, self.terms.into(), 2 * cols + rows, 1.0);
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);

@@ -1,7 +1,7 @@
 //! The centre follows the mean of the teacher's outputs.
 
 use crate::device::{Gpu, Host, Launch};
-use crate::ops::sums::column_sums;
+use crate::ops::reduce::column_sums;
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
 

@@ -3,8 +3,8 @@
 use super::softmax::{log_sum, softmax};
 use super::{Size, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::ops::sums::sum_of;
-use crate::ops::total;
+use crate::ops::reduce::sum_of;
+use crate::ops::scaled_sum;
 use crate::schedule::{Knob, Schedule};
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
@@ -80,8 +80,8 @@ impl Call for Forward {
         let to = [log_sums, parts.clone(), self.student.into(), teacher, center, self.log_sums.into(), schedule, step];
         let launch = Launch::blocks("dino_loss_fwd", crops * n);
         g.launch(&launch, &[&to[..], &[n.into(), crops.into(), k.into(), temperature.into()]].concat());
-        total::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);
-        total::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);
+        scaled_sum::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);
+        scaled_sum::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let Size { n, crops, k, .. } = self.size;

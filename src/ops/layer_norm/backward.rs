@@ -1,7 +1,7 @@
 //! Layer norm backward: dx row by row, and the sums over rows that its weight and bias get, in one pass over x and dy.
 
 use super::super::chunk_rows;
-use super::super::sums::sum_of;
+use super::super::reduce::sum_of;
 use super::Norm;
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Operands};

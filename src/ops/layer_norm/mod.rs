@@ -2,7 +2,7 @@
 
 mod backward;
 
-use super::sums::sum_of;
+use super::reduce::sum_of;
 use super::{Case, chunk_rows};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};

@@ -1,7 +1,7 @@
 //! The gradients of a linear layer: of its input, its weight and its bias.
 
 use super::super::product;
-use super::super::sums::column_sums;
+use super::super::reduce::column_sums;
 use super::{BIAS_ROWS, cost};
 use crate::device::conv::{self, Conv};
 use crate::device::{Gpu, Host, Launch};

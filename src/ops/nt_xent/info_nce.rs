@@ -4,7 +4,7 @@
 use super::{gradient_tiles, scale_to_unit, through_unit, tiles, warps};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Arg, Gpu, Host};
-use crate::ops::{Case, total};
+use crate::ops::{Case, scaled_sum};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
@@ -83,7 +83,7 @@ impl Call for Forward {
         }
         let args = [self.saved.into(), self.losses.into(), self.unit.into(), self.keys.into()];
         g.launch(&tiles("info_nce_fwd", self.rows), &[&args[..], &sizes, &[self.temperature.into()]].concat());
-        total::launch(g, self.loss, self.losses.into(), self.rows, 1.0 / self.rows as f32);
+        scaled_sum::launch(g, self.loss, self.losses.into(), self.rows, 1.0 / self.rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);

@@ -3,8 +3,8 @@
 
 mod info_nce;
 
-use super::sums::inverse_length;
-use super::{Case, total};
+use super::reduce::inverse_length;
+use super::{Case, scaled_sum};
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -119,7 +119,7 @@ impl Call for Forward {
         g.launch(&warps("nt_xent_normalize", rows), &[self.unit.into(), self.saved.into(), self.z.into(), rows.into(), cols.into()]);
         let rest = [self.unit.into(), rows.into(), cols.into(), self.temperature.into()];
         g.launch(&tiles("nt_xent_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
-        total::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
+        scaled_sum::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
     }
     fn cost(&self, real: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);

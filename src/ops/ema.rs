@@ -14,7 +14,7 @@ impl Tape {
     ///
     /// # Panics
     /// If no name below `from` is one below `to`.
-    pub fn average(&mut self, from: &str, to: &str, when: Schedule) {
+    pub fn ema(&mut self, from: &str, to: &str, when: Schedule) {
         let targets = self.below(&format!("{to}."));
         let sources = self.below(&format!("{from}.")).into_iter();
         let trained = sources.filter(|(_, v)| matches!(self.slots[v.index()].kind, Kind::Named { trained: true, .. }));
@@ -28,7 +28,7 @@ impl Tape {
         assert!(!parts.is_empty(), "no trained weight below `{from}` has its like below `{to}`");
         let table = self.fixed([blocks(&parts), WORDS, 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.no_grad(Average { parts, when, table });
+        self.no_grad(Ema { parts, when, table });
     }
 }
 
@@ -38,7 +38,7 @@ struct Part {
     len: usize,
 }
 
-struct Average {
+struct Ema {
     parts: Vec<Part>,
     when: Schedule,
     table: Var, // [blocks, WORDS, 2] what each block of a GPU moves
@@ -53,9 +53,9 @@ fn blocks(parts: &[Part]) -> usize {
     parts.iter().map(|p| p.len.div_ceil(PIECE)).sum()
 }
 
-impl Call for Average {
+impl Call for Ema {
     fn name(&self) -> &'static str {
-        "average"
+        "ema"
     }
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[], &self.when.vars());
@@ -87,7 +87,7 @@ impl Call for Average {
     }
     fn gpu(&self, g: &Gpu) {
         let [schedule, step] = self.when.vars().map(Arg::Var);
-        g.launch(&Launch::blocks("average", blocks(&self.parts)), &[self.table.into(), schedule, step]);
+        g.launch(&Launch::blocks("ema", blocks(&self.parts)), &[self.table.into(), schedule, step]);
     }
     fn cost(&self, _: u64) -> Cost {
         let n: usize = self.parts.iter().map(|p| p.len).sum();

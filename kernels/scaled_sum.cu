@@ -2,7 +2,7 @@
 #include "prelude.cuh"
 
 // Floor: values once.
-KERNEL void __launch_bounds__(1024) total(float *y, const float *values, int count, float scale) {
+KERNEL void __launch_bounds__(1024) scaled_sum(float *y, const float *values, int count, float scale) {
   double sum = 0.;
   for (int i = threadIdx.x; i < count; i += 1024) sum += values[i];
   sum = block_sum(sum);

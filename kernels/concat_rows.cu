@@ -14,9 +14,9 @@ DEVICE void copy(T *to, const T *from, int add, bool aligned, int len) {
 }
 
 // Floor: one read and one write of x.
-KERNEL void __launch_bounds__(THREADS) stack_fwd(T *y, const T *x, int first, int len) { copy(y + first, x, 0, first % VEC == 0, len); }
+KERNEL void __launch_bounds__(THREADS) concat_rows_fwd(T *y, const T *x, int first, int len) { copy(y + first, x, 0, first % VEC == 0, len); }
 
 // Floor: one read of dy, one write of dx, and one read of it if it is added to.
-KERNEL void __launch_bounds__(THREADS) stack_bwd(T *dx, const T *dy, int add, int first, int len) {
+KERNEL void __launch_bounds__(THREADS) concat_rows_bwd(T *dx, const T *dy, int add, int first, int len) {
   copy(dx, dy + first, add, first % VEC == 0, len);
 }

@@ -7,8 +7,8 @@ use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 
 impl Scope<'_> {
-    /// The spread `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
-    pub fn spread(&mut self, x: Var) -> Var {
+    /// The collapse watch `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
+    pub fn feature_std(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
         let y = self.tape.exact([1]);
@@ -31,7 +31,7 @@ struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "spread_fwd"
+        "feature_std_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y, self.partials], &[self.x])
@@ -54,9 +54,9 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let Forward { y, x, rows, cols, partials, chunk } = *self;
         let chunks = rows.div_ceil(chunk);
-        let launch = Launch { shared: 4 * chunk as u32, ..Launch::blocks("spread_moments", chunks) };
+        let launch = Launch { shared: 4 * chunk as u32, ..Launch::blocks("feature_std_moments", chunks) };
         g.launch(&launch, &[partials.into(), x.into(), chunk.into(), rows.into(), cols.into()]);
-        let launch = Launch { kernel: "spread_fwd", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        let launch = Launch { kernel: "feature_std_fwd", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[y.into(), partials.into(), chunks.into(), chunk.into(), rows.into(), cols.into()]);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -66,6 +66,6 @@ impl Call for Forward {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "spread/ragged", mode: Mode::Eval, inputs: &[&[33, 7]], build: |s, x| s.spread(x[0]) },
-    Case { name: "spread/wide", mode: Mode::Eval, inputs: &[&[70, 264]], build: |s, x| s.spread(x[0]) },
+    Case { name: "feature_std/ragged", mode: Mode::Eval, inputs: &[&[33, 7]], build: |s, x| s.feature_std(x[0]) },
+    Case { name: "feature_std/wide", mode: Mode::Eval, inputs: &[&[70, 264]], build: |s, x| s.feature_std(x[0]) },
 ];

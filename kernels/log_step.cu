@@ -2,7 +2,7 @@
 #include "rows.cuh"
 
 // values: the addresses of `cols` floats. Floor: 2 passes over them.
-KERNEL void __launch_bounds__(THREADS) step(u32 *step, float *log, const u64 *values, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) log_step(u32 *step, float *log, const u64 *values, int rows, int cols) {
   float *row = log + at(*step % rows, cols, 0);
   for (int i = threadIdx.x; i < cols; i += blockDim.x) row[i] = *(const float *)values[i];
   __syncthreads();  // all have read the step

@@ -5,7 +5,7 @@ constexpr int THREADS = 256;
 
 // Per chunk of rows and column the mean and the sum of squared deviations of unit-length rows; a zero row stays zero.
 // Shared memory: one float per row of a chunk. Floor: 1 pass over x.
-KERNEL void __launch_bounds__(THREADS) spread_moments(float *partials, const T *x, int chunk, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) feature_std_moments(float *partials, const T *x, int chunk, int rows, int cols) {
   SHARED_DYN(dynamic);
   float *inverse = (float *)dynamic;  // [chunk]
   const int begin = blockIdx.x * chunk, n = min(chunk, rows - begin);
@@ -34,7 +34,7 @@ KERNEL void __launch_bounds__(THREADS) spread_moments(float *partials, const T *
 }
 
 // One block. Floor: 1 pass over the partials.
-KERNEL void __launch_bounds__(1024) spread_fwd(float *y, const float *partials, int chunks, int chunk, int rows, int cols) {
+KERNEL void __launch_bounds__(1024) feature_std_fwd(float *y, const float *partials, int chunks, int chunk, int rows, int cols) {
   double sum = 0;
   for (int c = threadIdx.x; c < cols; c += blockDim.x) sum += sqrt(m2_of(merge(partials, chunks, chunk, rows, cols, c, 0, 1)) / rows);
   sum = block_sum(sum);

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 impl Scope<'_> {
     /// x `[n, 1 + keep, d]`, class token first, to `[n, 1 + patches, d]` with `mask_token` `[1, 1, d]` and `positions`
     /// `[1, 1 + patches, d]`.
-    pub fn restore(&mut self, x: Var, mask_token: Var, positions: Var, chosen: Chosen) -> Var {
-        let &[n, seen, d] = self.shape(x).dims() else { panic!("{}: restore wants [n, 1 + keep, d]", self.path()) };
+    pub fn unmask_tokens(&mut self, x: Var, mask_token: Var, positions: Var, chosen: Chosen) -> Var {
+        let &[n, seen, d] = self.shape(x).dims() else { panic!("{}: unmask_tokens wants [n, 1 + keep, d]", self.path()) };
         let patches = self.shape(chosen.place).cols();
         assert_eq!(seen, 1 + chosen.keep, "{}: a class token and {} patches", self.path(), chosen.keep);
         assert_eq!(self.shape(positions), [1, 1 + patches, d].into(), "{}: positions of {patches} patches", self.path());
@@ -52,7 +52,7 @@ struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "restore_fwd"
+        "unmask_tokens_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y], &[self.x, self.mask_token, self.positions, self.place])
@@ -74,7 +74,7 @@ impl Call for Forward {
         let Size { n, patches, keep, d } = self.size;
         let pointers = [self.y.into(), self.x.into(), self.mask_token.into(), self.positions.into(), self.place.into()];
         let sizes = [n, patches, keep, d].map(Arg::from);
-        g.launch(&Launch::rows(g, "restore_fwd", n * (1 + patches), d), &[&pointers[..], &sizes].concat());
+        g.launch(&Launch::rows(g, "unmask_tokens_fwd", n * (1 + patches), d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let Size { n, patches, keep, d } = self.size;
@@ -91,7 +91,7 @@ struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "restore_bwd"
+        "unmask_tokens_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[], &[self.dy, self.ids]).grad(self.dx)
@@ -111,7 +111,7 @@ impl Call for Backward {
         let Size { n, patches, keep, d } = self.size;
         let pointers = [self.dx.var.into(), self.dy.into(), self.ids.into(), self.dx.add.into()];
         let sizes = [n, patches, keep, d].map(Arg::from);
-        g.launch(&Launch::rows(g, "restore_bwd", n * (1 + keep), d), &[&pointers[..], &sizes].concat());
+        g.launch(&Launch::rows(g, "unmask_tokens_bwd", n * (1 + keep), d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, real: u64) -> Cost {
         let Size { n, keep, d, .. } = self.size;
@@ -129,7 +129,7 @@ struct BackwardMask {
 
 impl Call for BackwardMask {
     fn name(&self) -> &'static str {
-        "restore_bwd_mask"
+        "unmask_tokens_bwd_mask"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.partial], &[self.dy, self.place]).grad(self.dmask)
@@ -159,7 +159,7 @@ impl Call for BackwardMask {
         let chunks = (n * patches).div_ceil(chunk);
         let pointers = [self.partial.into(), self.dy.into(), self.place.into()];
         let sizes = [chunk, n, patches, keep, d].map(Arg::from);
-        g.launch(&Launch::chunks(g, "restore_bwd_mask", chunks, d), &[&pointers[..], &sizes].concat());
+        g.launch(&Launch::chunks(g, "unmask_tokens_bwd_mask", chunks, d), &[&pointers[..], &sizes].concat());
         positions::sum(g, None, Some(self.dmask), self.partial, chunks, d, d);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -176,12 +176,12 @@ fn filled(s: &mut Scope, x: Var, patches: usize) -> Var {
     let chosen = s.tape().mask(batch, patches, seen - 1, 9);
     let token = s.param("mask_token", [1, 1, d], Init::Normal(0.5));
     let positions = s.param("decoder_pos_embed", [1, 1 + patches, d], Init::Normal(0.5));
-    s.restore(x, token, positions, chosen)
+    s.unmask_tokens(x, token, positions, chosen)
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "restore/two", mode: Mode::Train, inputs: &[&[1, 2, 1]], build: |s, x| filled(s, x[0], 2) },
-    Case { name: "restore/quarter", mode: Mode::Train, inputs: &[&[35, 5, 24]], build: |s, x| filled(s, x[0], 16) },
-    Case { name: "restore/ragged", mode: Mode::Train, inputs: &[&[3, 4, 13]], build: |s, x| filled(s, x[0], 11) },
-    Case { name: "restore/whole", mode: Mode::Train, inputs: &[&[2, 4, 8]], build: |s, x| filled(s, x[0], 3) },
+    Case { name: "unmask_tokens/two", mode: Mode::Train, inputs: &[&[1, 2, 1]], build: |s, x| filled(s, x[0], 2) },
+    Case { name: "unmask_tokens/quarter", mode: Mode::Train, inputs: &[&[35, 5, 24]], build: |s, x| filled(s, x[0], 16) },
+    Case { name: "unmask_tokens/ragged", mode: Mode::Train, inputs: &[&[3, 4, 13]], build: |s, x| filled(s, x[0], 11) },
+    Case { name: "unmask_tokens/whole", mode: Mode::Train, inputs: &[&[2, 4, 8]], build: |s, x| filled(s, x[0], 3) },
 ];

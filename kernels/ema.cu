@@ -1,11 +1,11 @@
 // Moving averages of all weights in one launch: to = m to + (1 - m) from, m from the schedule. One block per chunk of a weight.
 #include "schedule.cuh"
 
-// As in src/ops/average.rs: rows of the table are the two addresses and the length.
+// As in src/ops/ema.rs: rows of the table are the two addresses and the length.
 constexpr int THREADS = 256, WORDS = 3;
 
 // Floor: 12 bytes per weight.
-KERNEL void __launch_bounds__(THREADS) average(const u64 *chunks, const float *schedule, const u32 *step) {
+KERNEL void __launch_bounds__(THREADS) ema(const u64 *chunks, const float *schedule, const u32 *step) {
   const u64 *row = chunks + (u64)blockIdx.x * WORDS;
   float *to = (float *)row[0];
   const float *from = (const float *)row[1];

@@ -8,16 +8,16 @@ use crate::var::{Dtype, Var};
 impl Tape {
     /// Append the last call of a training step: `log` [rows, values] gets one number of each of `values`
     /// `[1]` at row step % rows, then the step counts up. The host reads the log once in `rows` steps.
-    pub fn step(&mut self, when: Schedule, log: Var, values: &[Var]) {
+    pub fn log_step(&mut self, when: Schedule, log: Var, values: &[Var]) {
         let rows = self.shape(log).rows();
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");
         let table = self.fixed([values.len(), 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.no_grad(Step { step: when.step, log, values: values.to_vec(), rows, table });
+        self.no_grad(LogStep { step: when.step, log, values: values.to_vec(), rows, table });
     }
 }
 
-struct Step {
+struct LogStep {
     step: Var,        // [1] u32
     log: Var,         // [rows, values]
     values: Vec<Var>, // [1] f32 each
@@ -25,9 +25,9 @@ struct Step {
     table: Var, // [values, 2] their addresses
 }
 
-impl Call for Step {
+impl Call for LogStep {
     fn name(&self) -> &'static str {
-        "step"
+        "log_step"
     }
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[self.step, self.log], &[self.step, self.table]);
@@ -49,7 +49,7 @@ impl Call for Step {
     }
     fn gpu(&self, g: &Gpu) {
         let args = [self.step.into(), self.log.into(), self.table.into(), self.rows.into(), self.values.len().into()];
-        g.launch(&Launch::blocks("step", 1), &args);
+        g.launch(&Launch::blocks("log_step", 1), &args);
     }
     fn cost(&self, _: u64) -> Cost {
         Cost { flops: 0, bytes: 8 * self.values.len() as u64 }

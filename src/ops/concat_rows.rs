@@ -7,13 +7,13 @@ use crate::var::Var;
 
 impl Scope<'_> {
     /// [rows, cols] each, to [all rows, cols]. One variable stays as it is.
-    pub fn stack(&mut self, parts: &[Var]) -> Var {
+    pub fn concat_rows(&mut self, parts: &[Var]) -> Var {
         if let &[one] = parts {
             return one;
         }
         let cols = self.shape(parts[0]).cols();
         let rows: Vec<usize> = parts.iter().map(|p| self.shape(*p).rows()).collect();
-        assert!(parts.iter().all(|p| self.shape(*p).cols() == cols), "{}: stacked rows have one width", self.path());
+        assert!(parts.iter().all(|p| self.shape(*p).cols() == cols), "{}: rows below each other have one width", self.path());
         let y = self.tape.var([rows.iter().sum(), cols]);
         let parts: Vec<Var> = parts.to_vec();
         let lens: Vec<usize> = rows.iter().map(|r| r * cols).collect();
@@ -41,7 +41,7 @@ struct Forward {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "stack_fwd"
+        "concat_rows_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y], &self.parts)
@@ -58,7 +58,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let mut first = 0;
         for (part, &len) in self.parts.iter().zip(&self.lens) {
-            let launch = Launch::blocks("stack_fwd", len.div_ceil(BLOCK));
+            let launch = Launch::blocks("concat_rows_fwd", len.div_ceil(BLOCK));
             g.launch(&launch, &[self.y.into(), (*part).into(), first.into(), len.into()]);
             first += len;
         }
@@ -77,7 +77,7 @@ struct Backward {
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "stack_bwd"
+        "concat_rows_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[], &[self.dy]).grad(self.dx)
@@ -89,7 +89,7 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let args = [self.dx.var.into(), self.dy.into(), self.dx.add.into(), self.first.into(), self.len.into()];
-        g.launch(&Launch::blocks("stack_bwd", self.len.div_ceil(BLOCK)), &args);
+        g.launch(&Launch::blocks("concat_rows_bwd", self.len.div_ceil(BLOCK)), &args);
     }
     fn cost(&self, real: u64) -> Cost {
         Cost { flops: 0, bytes: (2 + self.dx.add as u64) * real * self.len as u64 }
@@ -97,6 +97,6 @@ impl Call for Backward {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "stack/ragged", mode: Mode::Train, inputs: &[&[3, 5], &[7, 5]], build: |s, x| s.stack(x) },
-    Case { name: "stack/three", mode: Mode::Train, inputs: &[&[40, 64], &[8, 64], &[16, 64]], build: |s, x| s.stack(x) },
+    Case { name: "concat_rows/ragged", mode: Mode::Train, inputs: &[&[3, 5], &[7, 5]], build: |s, x| s.concat_rows(x) },
+    Case { name: "concat_rows/three", mode: Mode::Train, inputs: &[&[40, 64], &[8, 64], &[16, 64]], build: |s, x| s.concat_rows(x) },
 ];

@@ -25,7 +25,7 @@ template <int N> DEVICE void forward(T *y, float *inverse, const T *x, int cols)
 }
 
 // Floor: x and y once.
-KERNEL void __launch_bounds__(THREADS) unit_fwd(T *__restrict__ y, float *__restrict__ inverse, const T *__restrict__ x, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) l2_normalize_fwd(T *__restrict__ y, float *__restrict__ inverse, const T *__restrict__ x, int rows, int cols) {
   const int row = blockIdx.x * ROWS + (threadIdx.x >> 5);
   if (row >= rows) return;
   if (cols % VEC == 0) forward<VEC>(y + at(row, cols, 0), inverse + row, x + at(row, cols, 0), cols);
@@ -56,7 +56,7 @@ template <int N> DEVICE void backward(T *dx, const T *dy, const T *y, float inve
 
 // dx = (dy - y (y . dy)) / |x|. Floor: dy, y and dx once (dx twice if it is added to).
 KERNEL void __launch_bounds__(THREADS)
-    unit_bwd(T *__restrict__ dx, const T *__restrict__ dy, const T *__restrict__ y, const float *__restrict__ inverse, int add, int rows,
+    l2_normalize_bwd(T *__restrict__ dx, const T *__restrict__ dy, const T *__restrict__ y, const float *__restrict__ inverse, int add, int rows,
              int cols) {
   const int row = blockIdx.x * ROWS + (threadIdx.x >> 5);
   if (row >= rows) return;

@@ -1,6 +1,6 @@
 //! y = x / max(|x|, 1e-12) for each row, as PyTorch's normalize.
 
-use super::sums::{SMALLEST, inverse_length, sum_of};
+use super::reduce::{SMALLEST, inverse_length, sum_of};
 use super::{Case, chunk_rows};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -13,7 +13,7 @@ const ROWS: usize = 8;
 
 impl Scope<'_> {
     /// Rows of x `[.., c]` to l2 length 1.
-    pub fn unit(&mut self, x: Var) -> Var {
+    pub fn l2_normalize(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
         let (y, inverse) = (self.tape.var(shape), self.tape.exact([rows]));
@@ -44,7 +44,7 @@ fn scale_rows(y: &mut [f32], inverse: &mut [f32], x: &[f32]) {
 
 impl Call for Forward {
     fn name(&self) -> &'static str {
-        "unit_fwd"
+        "l2_normalize_fwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[self.y, self.inverse], &[self.x])
@@ -56,7 +56,7 @@ impl Call for Forward {
         chunks.for_each(|((y, inverse), x)| scale_rows(y, inverse, x));
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch::blocks("unit_fwd", self.rows.div_ceil(ROWS));
+        let launch = Launch::blocks("l2_normalize_fwd", self.rows.div_ceil(ROWS));
         g.launch(&launch, &[self.y.into(), self.inverse.into(), self.x.into(), self.rows.into(), self.cols.into()]);
     }
     fn cost(&self, real: u64) -> Cost {
@@ -90,7 +90,7 @@ fn rows_back(dx: &mut [f32], dy: &[f32], y: &[f32], inverse: &[f32], add: bool) 
 
 impl Call for Backward {
     fn name(&self) -> &'static str {
-        "unit_bwd"
+        "l2_normalize_bwd"
     }
     fn operands(&self) -> Operands {
         Operands::new(&[], &[self.dy, self.y, self.inverse]).grad(self.dx)
@@ -102,7 +102,7 @@ impl Call for Backward {
         chunks.for_each(|((dx, dy), (y, inverse))| rows_back(dx, dy, y, inverse, self.dx.add));
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch::blocks("unit_bwd", self.rows.div_ceil(ROWS));
+        let launch = Launch::blocks("l2_normalize_bwd", self.rows.div_ceil(ROWS));
         let pointers = [self.dx.var.into(), self.dy.into(), self.y.into(), self.inverse.into()];
         g.launch(&launch, &[&pointers[..], &[self.dx.add.into(), self.rows.into(), self.cols.into()]].concat());
     }
@@ -113,7 +113,7 @@ impl Call for Backward {
 }
 
 pub static CASES: &[Case] = &[
-    Case { name: "unit/two", mode: Mode::Train, inputs: &[&[1, 2]], build: |s, x| s.unit(x[0]) },
-    Case { name: "unit/ragged", mode: Mode::Train, inputs: &[&[19, 37]], build: |s, x| s.unit(x[0]) },
-    Case { name: "unit/bottleneck", mode: Mode::Train, inputs: &[&[10, 256]], build: |s, x| s.unit(x[0]) },
+    Case { name: "l2_normalize/two", mode: Mode::Train, inputs: &[&[1, 2]], build: |s, x| s.l2_normalize(x[0]) },
+    Case { name: "l2_normalize/ragged", mode: Mode::Train, inputs: &[&[19, 37]], build: |s, x| s.l2_normalize(x[0]) },
+    Case { name: "l2_normalize/bottleneck", mode: Mode::Train, inputs: &[&[10, 256]], build: |s, x| s.l2_normalize(x[0]) },
 ];
