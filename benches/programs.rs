@@ -55,7 +55,7 @@ pub fn view(name: &str, size: usize) -> View {
 
 /// An activation that is there before the program runs; fill it with [`fill`].
 pub fn input(tape: &mut Tape, dims: &[usize]) -> Var {
-    tape.fixed(dims, Dtype::Real)
+    tape.fixed(dims, Dtype::Activation)
 }
 
 pub fn fill(program: &mut Program, inputs: &[(Var, usize)]) -> Result<()> {

@@ -62,19 +62,19 @@ impl Plan {
 
 /// What a device makes of the types and sides of a recording.
 struct Target {
-    real: Dtype,
+    dtype: Dtype,
     without: Side,
 }
 
 impl Target {
     fn of(device: &Device) -> Target {
         match device {
-            Device::Cpu => Target { real: Dtype::F32, without: Side::Gpu },
-            Device::Gpu(queue) => Target { real: queue.real(), without: Side::Cpu },
+            Device::Cpu => Target { dtype: Dtype::F32, without: Side::Gpu },
+            Device::Gpu(queue) => Target { dtype: queue.dtype(), without: Side::Cpu },
         }
     }
     fn bytes(&self, slot: &Slot) -> usize {
-        if slot.side == self.without { 0 } else { slot.shape.len() * slot.dtype.with(self.real).bytes() }
+        if slot.side == self.without { 0 } else { slot.shape.len() * slot.dtype.with(self.dtype).bytes() }
     }
 }
 
@@ -108,7 +108,7 @@ impl Tape {
         let named = self.slots.iter().map(|s| matches!(s.kind, Kind::Named { .. })).collect();
         let mut places = vec![];
         for (slot, room) in self.slots.into_iter().zip(rooms) {
-            let (bytes, dtype) = (target.bytes(&slot), slot.dtype.with(target.real));
+            let (bytes, dtype) = (target.bytes(&slot), slot.dtype.with(target.dtype));
             let cell = match (slot.kind, room) {
                 (Kind::Named { name, init, .. }, _) => weights.cell(&name, slot.shape, slot.dtype, init)?,
                 (Kind::Temporary, Some(room)) => cells[room].clone(),
@@ -264,11 +264,11 @@ impl Program {
         if !self.warm {
             self.run()?;
         }
-        let real = match &self.memory {
+        let dtype = match &self.memory {
             Memory::Host(_) => Dtype::F32,
-            Memory::Gpu(g) => g.real(),
+            Memory::Gpu(g) => g.dtype(),
         };
-        let (mut timed, real) = (vec![], real.bytes() as u64);
+        let (mut timed, element) = (vec![], dtype.bytes() as u64);
         for c in self.repeated() {
             let seconds = match &self.memory {
                 Memory::Host(m) => {
@@ -281,7 +281,7 @@ impl Program {
                     g.finish()
                 })?,
             };
-            timed.push((c.name(), seconds, c.cost(real)));
+            timed.push((c.name(), seconds, c.cost(element)));
         }
         Ok(timed)
     }

@@ -31,8 +31,8 @@ pub trait Call {
     fn once(&self) -> bool {
         false
     }
-    /// The floor of its work, which the profiler divides by. `real` are the bytes of an activation.
-    fn cost(&self, real: u64) -> Cost;
+    /// The floor of its work, which the profiler divides by. `element` are the bytes of one value of an activation.
+    fn cost(&self, element: u64) -> Cost;
 }
 
 #[derive(Default)]
@@ -107,7 +107,7 @@ pub struct Tape {
     pub(crate) slots: Vec<Slot>,
     pub(crate) calls: Vec<Box<dyn Call>>,
     mode: Mode,
-    wants: Vec<bool>,               // by variable: does a gradient flow here?
+    requires_grad: Vec<bool>,       // by variable: does a gradient flow here?
     cut: Vec<Option<&'static str>>, // by variable: the call through which a gradient would be lost
     undo: Vec<Undo>,
     grads: HashMap<Var, Var>,
@@ -123,7 +123,7 @@ impl Tape {
             slots: vec![],
             calls: vec![],
             mode,
-            wants: vec![],
+            requires_grad: vec![],
             cut: vec![],
             undo: vec![],
             grads: HashMap::new(),
@@ -140,16 +140,16 @@ impl Tape {
     }
     fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
         self.slots.push(Slot { shape, dtype, kind, side: Side::Both });
-        self.wants.push(false);
+        self.requires_grad.push(false);
         self.cut.push(None);
         Var(self.slots.len() as u32 - 1)
     }
     /// An activation: f32 on the CPU, on a GPU what its queue says.
     pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
-        self.slot(shape.into(), Dtype::Real, Kind::Temporary)
+        self.slot(shape.into(), Dtype::Activation, Kind::Temporary)
     }
     /// An intermediate result that is f32 everywhere: a loss, a statistic.
-    pub fn exact(&mut self, shape: impl Into<Shape>) -> Var {
+    pub fn f32(&mut self, shape: impl Into<Shape>) -> Var {
         self.slot(shape.into(), Dtype::F32, Kind::Temporary)
     }
     /// `v` is scratch that only the CPU's side of a call uses.
@@ -218,7 +218,7 @@ impl Tape {
     /// Append a call; no gradient flows through what it writes besides `to`.
     fn push(&mut self, call: impl Call + 'static, to: Option<Var>) {
         let Operands { reads, writes } = call.operands();
-        if reads.iter().any(|x| self.wants(*x) || self.cut[x.index()].is_some()) {
+        if reads.iter().any(|x| self.requires_grad(*x) || self.cut[x.index()].is_some()) {
             // Named memory, a weight that is updated or running statistics, is no result of the call.
             let named = |y: &Var| matches!(self.slots[y.index()].kind, Kind::Named { .. });
             let cut: Vec<Var> = writes.into_iter().filter(|y| Some(*y) != to && !named(y)).collect();
@@ -229,7 +229,7 @@ impl Tape {
     /// Refuses to lose the gradient of `x`.
     fn not_cut(&self, x: Var) {
         if let Some(op) = self.cut[x.index()] {
-            panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::ignore`");
+            panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::stop_gradient`");
         }
     }
     /// A persistent variable: the same name is the same memory.
@@ -239,7 +239,7 @@ impl Tape {
             return v;
         }
         let v = self.slot(shape, dtype, Kind::Named { name: name.to_string(), init, trained });
-        self.wants[v.index()] = trained;
+        self.requires_grad[v.index()] = trained;
         self.names.insert(name.to_string(), v);
         v
     }
@@ -255,7 +255,7 @@ impl Tape {
     /// A call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
     pub fn gradient_of(&mut self, x: Var) -> Option<Grad> {
         self.not_cut(x);
-        if !self.wants[x.index()] {
+        if !self.requires_grad[x.index()] {
             return None;
         }
         if let Some(&var) = self.grads.get(&x) {
@@ -266,17 +266,17 @@ impl Tape {
         Some(Grad { var, add: false })
     }
     /// Ask for the gradient of a variable that is not a weight (an input).
-    pub fn want(&mut self, x: Var) {
-        self.wants[x.index()] = true;
+    pub fn require_grad(&mut self, x: Var) {
+        self.requires_grad[x.index()] = true;
     }
     /// No gradient flows into `x`, whatever is recorded: it is a target.
-    pub fn ignore(&mut self, x: Var) {
-        self.wants[x.index()] = false;
+    pub fn stop_gradient(&mut self, x: Var) {
+        self.requires_grad[x.index()] = false;
         self.cut[x.index()] = None;
     }
     /// Does a gradient flow to `x`?
-    pub fn wants(&self, x: Var) -> bool {
-        self.wants[x.index()]
+    pub fn requires_grad(&self, x: Var) -> bool {
+        self.requires_grad[x.index()]
     }
     /// The gradient of `x`, once [`Tape::backward`] has recorded it.
     pub fn gradient(&self, x: Var) -> Option<Var> {
@@ -290,7 +290,7 @@ impl Tape {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
         assert!(self.mode == Mode::Train, "a recording for evaluation has no backward");
         self.not_cut(loss);
-        if !self.wants(loss) {
+        if !self.requires_grad(loss) {
             let op = self.calls.iter().rev().find(|call| call.operands().writes.contains(&loss));
             panic!("no trained weight leads to the loss, which `{}` makes", op.map_or("the host", |call| call.name()));
         }
@@ -387,8 +387,8 @@ impl Scope<'_> {
     pub fn record(&mut self, from: &[Var], to: Var, forward: impl Call + 'static, backward: impl FnOnce(&mut Tape, Var) + 'static) -> Var {
         let tape = &mut *self.tape;
         tape.push(forward, Some(to));
-        if from.iter().any(|x| tape.wants[x.index()]) && tape.mode == Mode::Train {
-            tape.wants[to.index()] = true;
+        if from.iter().any(|x| tape.requires_grad[x.index()]) && tape.mode == Mode::Train {
+            tape.requires_grad[to.index()] = true;
             tape.undo.push(Box::new(move |t| {
                 if let Some(dy) = t.gradient(to) {
                     backward(t, dy)

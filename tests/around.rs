@@ -38,8 +38,8 @@ impl Around {
 }
 
 impl Queue for Around {
-    fn real(&self) -> Dtype {
-        self.inner.real()
+    fn dtype(&self) -> Dtype {
+        self.inner.dtype()
     }
     fn capabilities(&self) -> Capabilities {
         self.capabilities

@@ -16,14 +16,14 @@ fn emulated() -> bool {
 }
 
 /// The first card, with the products that it chooses, or nothing where none is required.
-fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
+fn card(dtype: Dtype) -> Option<Rc<dyn Queue>> {
     if emulated() {
-        let wgmma = real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err();
+        let wgmma = dtype == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err();
         // A bug of planted.txt, to see it found.
         let bug = std::env::var("SSLMEM_BUG").ok().map(|bug| &*bug.leak());
-        return Some(Emulated::choosing(real, Options { bug, ..Options::default() }, |own| Capabilities { wgmma, ..own }));
+        return Some(Emulated::choosing(dtype, Options { bug, ..Options::default() }, |own| Capabilities { wgmma, ..own }));
     }
-    match cuda::open(0, real) {
+    match cuda::open(0, dtype) {
         Ok(queue) => Some(queue),
         Err(error) => {
             assert!(std::env::var("SSLMEM_REQUIRE_CUDA").is_err(), "SSLMEM_REQUIRE_CUDA is set: {error}");
@@ -34,13 +34,13 @@ fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
 }
 
 /// The card, its memory poisoned.
-fn poisoned(real: Dtype) -> Option<Rc<dyn Queue>> {
-    Some(Around::new(card(real)?, Fill::Ones))
+fn poisoned(dtype: Dtype) -> Option<Rc<dyn Queue>> {
+    Some(Around::new(card(dtype)?, Fill::Ones))
 }
 
 /// Every case by the kernels that the card chooses, and products also by those that it takes for other shapes only.
-fn cases(test: &'static str, real: Dtype) {
-    let Some(queue) = poisoned(real) else { return };
+fn cases(test: &'static str, dtype: Dtype) {
+    let Some(queue) = poisoned(dtype) else { return };
     let one = |case: kernels::Chosen, queue: &Rc<dyn Queue>| {
         let queue = queue.clone();
         move || case.agrees(queue).map(|_| ())
@@ -58,7 +58,7 @@ fn cases(test: &'static str, real: Dtype) {
         for size in [24, 32, 96] {
             let device = device.clone();
             checks.push(Check::new(format!("augment/{size}"), move || {
-                augment_gpu::agrees(size, device, real);
+                augment_gpu::agrees(size, device, dtype);
                 Ok(())
             }));
         }
@@ -108,14 +108,14 @@ fn replays_equal_plain_runs() {
         [Dtype::F32, Dtype::Bf16].into_iter().filter_map(card).map(|queue| Around::new(queue, Fill::Alternating) as _).collect();
     let Some(first) = queues.first() else { return };
     let all = queues.iter().flat_map(|queue| kernels::chosen(&[]).filter(|case| case.seeded).map(move |case| (case, queue.clone())));
-    let checks = all.map(|(case, queue)| Check::new(format!("{}, {:?}", case.name(), queue.real()), move || replay::equals(&case, queue)));
+    let checks = all.map(|(case, queue)| Check::new(format!("{}, {:?}", case.name(), queue.dtype()), move || replay::equals(&case, queue)));
     survive::all("card::replays_equal_plain_runs", first, checks.collect());
 }
 
 #[test]
 fn training_follows_the_cpu() {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        if let Some(queue) = poisoned(real) {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        if let Some(queue) = poisoned(dtype) {
             curves::follow(queue, if emulated() { curves::EMULATOR } else { curves::CARD });
         }
     }

@@ -184,7 +184,7 @@ fn floats(queue: &dyn Queue, from: u64) -> Vec<f32> {
 #[ignore = "bytes_arrive_in_order_and_graphs_replay runs it with a pretended driver"]
 fn worker_queue() {
     let queue = open();
-    assert_eq!((queue.real(), queue.capabilities().shared), (Dtype::F32, 232_448));
+    assert_eq!((queue.dtype(), queue.capabilities().shared), (Dtype::F32, 232_448));
     // More than the ring of pieces holds, overwritten by the host as soon as `upload` is back.
     let bytes = (180 << 20) + 12_345;
     let big = queue.alloc(bytes).unwrap();

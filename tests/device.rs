@@ -19,7 +19,7 @@ struct List {
 }
 
 impl Queue for List {
-    fn real(&self) -> Dtype {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn free(&self, address: u64) {
@@ -134,7 +134,7 @@ fn a_program_runs_through_the_queue_as_on_the_cpu() {
     let run = |device: Device| {
         let mut tape = Tape::new(Mode::Eval);
         let w = tape.root().param("w", [4], Init::Uniform(1.0));
-        let (y, z) = (tape.exact([1]), tape.fixed([1], Dtype::F32));
+        let (y, z) = (tape.f32([1]), tape.fixed([1], Dtype::F32));
         tape.no_grad(Mean { y, x: w, rows: 4 });
         tape.no_grad(Mean { y: z, x: y, rows: 1 });
         let mut weights = Weights::on(device, 9);

@@ -207,7 +207,7 @@ fn nt_xent_equals_pytorch() {
             let name = format!("ntxent.{rows}x{cols}");
             let mut tape = Tape::new(Mode::Train);
             let z = tape.constant([rows, cols], golden.get(&format!("{name}.z")).to_vec());
-            tape.want(z);
+            tape.require_grad(z);
             let loss = tape.root().nt_xent(z, t);
             tape.keep(loss);
             tape.backward(loss);
@@ -295,7 +295,7 @@ fn batch_norm_equals_pytorch() {
     weights.set("bn.bias", [cols], get("bias")).unwrap();
     let mut tape = Tape::new(Mode::Train);
     let x = tape.constant([rows, cols], get("x").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     let y = tape.root().at("bn").batch_norm(x, None, false);
     let r = tape.constant([rows, cols], get("dy").to_vec());
     let loss = dot_with(&mut tape.root(), y, r);
@@ -328,7 +328,7 @@ fn pools_equal_pytorch() {
         let get = |part: &str| golden.get(&format!("{name}.{part}"));
         let mut tape = Tape::new(Mode::Train);
         let x = tape.constant(golden.shape(&format!("{name}.x")), get("x").to_vec());
-        tape.want(x);
+        tape.require_grad(x);
         let mut root = tape.root();
         let y = if name == "max_pool" { root.max_pool(x, 3) } else { root.average_pool(x) };
         let shape = tape.shape(y);

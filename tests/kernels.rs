@@ -33,9 +33,9 @@ pub fn distance(wanted: &[f32], got: &[f32]) -> (f64, f64) {
 }
 
 /// What one call may differ by: f32 by the order of a sum and Winograd's rounding, bf16 by the rounding of its result and of the weights.
-pub fn close(real: Dtype, wanted: &[f32], got: &[f32]) -> bool {
+pub fn close(dtype: Dtype, wanted: &[f32], got: &[f32]) -> bool {
     let (largest, norm) = distance(wanted, got);
-    match real {
+    match dtype {
         Dtype::Bf16 => largest <= 1.0 / 128.0 && norm <= 1.0 / 256.0,
         _ => largest <= 2e-5 && norm <= 1e-5,
     }
@@ -47,8 +47,8 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
     let mut tape = Tape::new(case.mode);
     let mut filled = vec![];
     for (i, dims) in case.inputs.iter().enumerate() {
-        let x = tape.fixed(*dims, Dtype::Real);
-        tape.want(x);
+        let x = tape.fixed(*dims, Dtype::Activation);
+        tape.require_grad(x);
         filled.push((x, i as u32));
     }
     let inputs: Vec<Var> = filled.iter().map(|(x, _)| *x).collect();
@@ -73,7 +73,7 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
 }
 
 /// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU, or what went wrong.
-pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> std::result::Result<Vec<Vec<f32>>, String> {
+pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, dtype: Dtype) -> std::result::Result<Vec<Vec<f32>>, String> {
     let mut results = vec![];
     for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
         let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
@@ -87,8 +87,8 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
         for v in writes {
             let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.read(v).unwrap(), gpu.read(v).unwrap());
             let (largest, norm) = distance(&wanted, &got);
-            if !close(real, &wanted, &got) {
-                return Err(format!("{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"));
+            if !close(dtype, &wanted, &got) {
+                return Err(format!("{name}, {dtype:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"));
             }
             results.push(got);
         }
@@ -112,8 +112,8 @@ impl Chosen {
     }
     /// On a queue against the CPU: every result of the queue, or what is wrong.
     pub fn agrees(&self, queue: Rc<dyn Queue>) -> Result<Vec<Vec<f32>>, String> {
-        let real = queue.real();
-        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(queue)), real)
+        let dtype = queue.dtype();
+        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(queue)), dtype)
     }
 }
 
@@ -145,7 +145,7 @@ fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &'static [&'stat
             if at == first.len() {
                 first.push(bits);
             } else {
-                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), queue.real());
+                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), queue.dtype());
             }
         }
     }
@@ -170,8 +170,8 @@ fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
     let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
-    for real in [Dtype::F32, Dtype::Bf16] {
-        on_the_emulator(|options| Emulated::choosing(real, options, wide(false)), &["linear/", "conv/"]);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        on_the_emulator(|options| Emulated::choosing(dtype, options, wide(false)), &["linear/", "conv/"]);
     }
     on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, options, wide(true)), &["linear/", "conv/"]);
 }

@@ -99,7 +99,7 @@ static CASES: &[(Case, &[Floor])] = &[
             mode: Mode::Train,
             inputs: &[&[20, 4096], &[4, 4096]],
             build: |s, x| {
-                s.tape().ignore(x[1]);
+                s.tape().stop_gradient(x[1]);
                 let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
                 s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
             },

@@ -14,7 +14,7 @@ use sslmem::weights::{Init, Weights};
 fn evaluate(inputs: &[(&[usize], &[f32])], loss: impl FnOnce(&mut Scope, &[Var]) -> Var) -> (f32, Vec<Vec<f32>>) {
     let mut tape = Tape::new(Mode::Train);
     let x: Vec<Var> = inputs.iter().map(|(shape, values)| tape.constant(*shape, values.to_vec())).collect();
-    x.iter().for_each(|x| tape.want(*x));
+    x.iter().for_each(|x| tape.require_grad(*x));
     let y = loss(&mut tape.root(), &x);
     tape.keep(y);
     tape.backward(y);
@@ -232,8 +232,8 @@ fn distillation_equals_pytorch_for_three_steps() {
     let schedule: Vec<[f32; 4]> = get("temperature").iter().map(|t| [0.0, 0.0, 0.0, *t]).collect();
     let mut tape = Tape::new(Mode::Train);
     let [student, teacher] = ["student", "teacher"].map(|part| tape.fixed(&rows(part)[..], Dtype::F32));
-    tape.want(student);
-    tape.want(teacher);
+    tape.require_grad(student);
+    tape.require_grad(teacher);
     let when = Schedule::new(&mut tape, &schedule);
     let d = DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
     let DinoLossOutput { loss, entropy } = tape.root().at("head").dino_loss(student, teacher, &d);

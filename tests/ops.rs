@@ -170,7 +170,7 @@ fn record(case: &Case, shared: bool) -> Checked {
     for (_, _, g) in &wanted {
         tape.keep(*g);
     }
-    let all = inputs.iter().all(|x| tape.gradient(*x).is_some() || !tape.wants(*x));
+    let all = inputs.iter().all(|x| tape.gradient(*x).is_some() || !tape.requires_grad(*x));
     Checked { program: tape.compile(&mut weights).unwrap(), total, wanted, all }
 }
 

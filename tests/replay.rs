@@ -41,10 +41,10 @@ pub fn equals(case: &Chosen, queue: Rc<dyn Queue>) -> Result<(), String> {
 #[test]
 fn replays_on_the_emulator_equal_plain_runs() {
     let mut failed = vec![];
-    for real in [Dtype::F32, Dtype::Bf16] {
-        let queue: Rc<dyn Queue> = Around::new(Emulated::new(real, Options { race: false, ..Options::default() }), Fill::Alternating);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let queue: Rc<dyn Queue> = Around::new(Emulated::new(dtype, Options { race: false, ..Options::default() }), Fill::Alternating);
         for case in kernels::chosen(&[]).filter(|case| case.seeded) {
-            failed.extend(equals(&case, queue.clone()).err().map(|why| format!("{}, {real:?}: {why}", case.name())));
+            failed.extend(equals(&case, queue.clone()).err().map(|why| format!("{}, {dtype:?}: {why}", case.name())));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -52,8 +52,8 @@ fn replays_on_the_emulator_equal_plain_runs() {
 
 #[test]
 fn nothing_is_allocated_from_the_first_run_to_the_last() {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        let queue = Around::new(Emulated::new(real, Options { race: false, ..Options::default() }), Fill::Nothing);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let queue = Around::new(Emulated::new(dtype, Options { race: false, ..Options::default() }), Fill::Nothing);
         for case in kernels::chosen(&["linear/", "attention/", "alignment/", "nt_xent/"]) {
             let mut program = case.record(Device::Gpu(queue.clone()));
             let before = queue.allocated.get();

@@ -19,7 +19,7 @@ pub fn encoders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in ["f", "g"].into_iter().enumerate() {
         let mut tape = Tape::new(Mode::Eval);
-        let x = tape.fixed([1, 32, 32, 3], Dtype::Real);
+        let x = tape.fixed([1, 32, 32, 3], Dtype::Activation);
         network().features(&mut tape.root().at("encoder"), x);
         let mut weights = Weights::new(seed as u64);
         tape.compile(&mut weights).unwrap();

@@ -33,7 +33,7 @@ impl Mortal {
 }
 
 impl Queue for Mortal {
-    fn real(&self) -> Dtype {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn capabilities(&self) -> Capabilities {

@@ -22,8 +22,8 @@ KERNEL void plain() {}
     let params: Vec<_> = parsed[0].params.iter().map(|p| (p.name, p.kind.clone(), p.constant)).collect();
     let pointer = Kind::Pointer;
     let expected = [
-        ("y", pointer(Dtype::Real), false),
-        ("x", pointer(Dtype::Real), true),
+        ("y", pointer(Dtype::Activation), false),
+        ("x", pointer(Dtype::Activation), true),
         ("bytes", pointer(Dtype::U8), true),
         ("table", Kind::Words, true),
         ("ids", pointer(Dtype::U32), true),
@@ -53,8 +53,8 @@ fn a_call_that_does_not_fit_its_kernel_is_refused() {
     let text = "KERNEL void mix(T *y, const float *x, const u64 *table, int n, float rate) {}";
     let mix = &signature::parse(&Source { name: "mix.cu", text }).unwrap()[0];
     let pointer = Kind::Pointer;
-    let fits = |real, first| mix.check(real, &[pointer(first), Kind::Null, pointer(Dtype::U32), Kind::I32, Kind::F32]).is_ok();
-    assert!(fits(Dtype::Bf16, Dtype::Bf16) && fits(Dtype::F32, Dtype::F32) && fits(Dtype::Bf16, Dtype::Real));
+    let fits = |dtype, first| mix.check(dtype, &[pointer(first), Kind::Null, pointer(Dtype::U32), Kind::I32, Kind::F32]).is_ok();
+    assert!(fits(Dtype::Bf16, Dtype::Bf16) && fits(Dtype::F32, Dtype::F32) && fits(Dtype::Bf16, Dtype::Activation));
     assert!(!fits(Dtype::Bf16, Dtype::F32) && !fits(Dtype::F32, Dtype::U8));
     let said = |given: &[Kind]| mix.check(Dtype::Bf16, given).unwrap_err().to_string();
     assert!(said(&[Kind::Null]).starts_with("`mix` (mix.cu) takes 5 arguments, not 1; "));
@@ -89,7 +89,7 @@ fn structures_are_laid_out_as_the_kernel_has_them() {
     let sized = taking_a_structure();
     let Kind::Struct(s) = &sized.params[0].kind else { panic!("a structure") };
     let fields: Vec<_> = s.fields.iter().map(|f| (f.name, f.kind.clone(), f.constant)).collect();
-    let (f32s, reals) = (Kind::Pointer(Dtype::F32), Kind::Pointer(Dtype::Real));
+    let (f32s, reals) = (Kind::Pointer(Dtype::F32), Kind::Pointer(Dtype::Activation));
     let expected =
         [("n", Kind::I32, false), ("height", Kind::I32, false), ("y", f32s, false), ("x", reals, true), ("seed", Kind::U32, false)];
     assert_eq!((s.name, &fields[..]), ("Sizes", &expected[..]));

@@ -22,7 +22,7 @@ use crate::learn_methods::tiny;
 fn started(arch: &str, form: Form) -> (Vec<String>, Weights) {
     let network = Network { encoder: sslmem::encoders::find(arch).unwrap(), form };
     let mut tape = Tape::new(Mode::Train);
-    let images = tape.fixed([2, form.size, form.size, 3], Dtype::Real);
+    let images = tape.fixed([2, form.size, form.size, 3], Dtype::Activation);
     network.features(&mut tape.root().at("encoder"), images);
     network.features(&mut tape.root().frozen("teacher").at("encoder"), images);
     let (names, mut weights) = (tape.below("").into_iter().map(|(name, _)| name).collect(), Weights::new(0));

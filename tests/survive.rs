@@ -126,7 +126,7 @@ fn rest(test: &str, from: usize, failed: usize) -> ! {
 struct Fragile(RefCell<bool>);
 
 impl Queue for Fragile {
-    fn real(&self) -> Dtype {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn capabilities(&self) -> Capabilities {

@@ -71,7 +71,7 @@ fn a_loss_that_trains_nothing_is_refused() {
 fn a_target_needs_no_gradient() {
     let target = |s: &mut Scope, w: Var| {
         let target = s.feature_std(w);
-        s.tape().ignore(target);
+        s.tape().stop_gradient(target);
         let terms = [(s.nt_xent(w, 0.5), 1.0), (target, 1.0)];
         s.weighted_sum(&terms)
     };
@@ -86,7 +86,7 @@ fn no_op_loses_a_gradient_in_silence() {
         let Case { name, inputs, build, .. } = *case;
         let mut tape = Tape::new(Mode::Train);
         let inputs: Vec<Var> = inputs.iter().map(|dims| tape.constant(*dims, vec![0.5; dims.iter().product()])).collect();
-        inputs.iter().for_each(|x| tape.want(*x));
+        inputs.iter().for_each(|x| tape.require_grad(*x));
         // What exists in evaluation alone refuses to be recorded here.
         let built = catch_unwind(AssertUnwindSafe(|| build(&mut tape.root(), &inputs)));
         let Ok(y) = built else {
@@ -98,7 +98,7 @@ fn no_op_loses_a_gradient_in_silence() {
             tape.seed(y, gradient);
             tape.reverse();
         }));
-        let lost: Vec<&Var> = inputs.iter().filter(|x| tape.wants(**x) && tape.gradient(**x).is_none()).collect();
+        let lost: Vec<&Var> = inputs.iter().filter(|x| tape.requires_grad(**x) && tape.gradient(**x).is_none()).collect();
         assert!(asked.is_err() || lost.is_empty(), "{name}: the gradients of {lost:?} are lost in silence");
         if asked.is_err() {
             refused.push(name.split('/').next().unwrap());

@@ -23,7 +23,7 @@ fn compare(case: &str, inputs: &[&str], weights: &[(&str, &str)], build: impl Fn
     let (mut tape, mut memory) = (Tape::new(Mode::Train), Weights::new(0));
     let vars: Vec<Var> = inputs.iter().map(|i| tape.constant(golden.shape(&find(i)), golden.get(&find(i)).to_vec())).collect();
     for (var, _) in vars.iter().zip(inputs).filter(|(_, i)| golden.has(&find(&format!("d{i}")))) {
-        tape.want(*var);
+        tape.require_grad(*var);
     }
     for (here, there) in weights {
         memory.set(here, golden.shape(&find(there)), golden.get(&find(there))).unwrap();
@@ -84,7 +84,7 @@ fn gelu_equals_pytorch() {
     let golden = Golden::read("tokens");
     let (mut tape, mut weights) = (Tape::new(Mode::Train), Weights::new(0));
     let x = tape.constant([257, 1], golden.get("gelu.x").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     weights.set("fc.weight", [1, 1], &[1.0]).unwrap();
     let dense = Dense { outputs: 1, bias: true, weight: Init::Constant(0.0), shape: None, after: After::Gelu };
     let y = tape.root().at("fc").dense(x, &dense);
@@ -132,7 +132,7 @@ fn masking_and_restoring_equal_mae() {
     let batch = batch(&mut tape, 5, &samples);
     let chosen = tape.mask(batch, 16, 4, 21);
     let x = tape.constant([3, 4, 6], golden.get("mae.chosen_tokens").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     let names = ["cls_token", "mask_token", "pos_embed", "decoder_pos_embed"];
     for name in names {
         let name = format!("mae.{name}");

@@ -36,8 +36,8 @@ impl Drop for Cold {
 }
 
 impl Queue for Cold {
-    fn real(&self) -> Dtype {
-        self.inner.real()
+    fn dtype(&self) -> Dtype {
+        self.inner.dtype()
     }
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()

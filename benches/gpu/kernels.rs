@@ -102,7 +102,7 @@ const LOSSES: &[Op] = &[
         inputs: &[&[640, 65536], &[128, 65536]],
         tiny: &[&[10, 64], &[2, 64]],
         build: |s, x| {
-            s.tape().ignore(x[1]);
+            s.tape().stop_gradient(x[1]);
             let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
             s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
         },
@@ -118,7 +118,7 @@ impl Bench {
         self.in_time()?;
         let mut tape = Tape::new(Mode::Train);
         let inputs: Vec<Var> = shapes.iter().map(|dims| input(&mut tape, dims)).collect();
-        inputs.iter().for_each(|x| tape.want(*x));
+        inputs.iter().for_each(|x| tape.require_grad(*x));
         let y = build(&mut tape.root().at("op"), &inputs);
         let shape = tape.shape(y);
         let dy = tape.fixed_like(y);
@@ -158,7 +158,7 @@ fn linear(bench: &Bench) -> Result<()> {
         let [rows, inputs, outputs] = [rows, inputs, outputs].map(|n| bench.size(n, 24));
         let mut tape = Tape::new(Mode::Train);
         let (x, dy) = (input(&mut tape, &[rows, inputs]), input(&mut tape, &[rows, outputs]));
-        tape.want(x);
+        tape.require_grad(x);
         let y = tape.root().linear(x, outputs, false);
         tape.seed(y, dy);
         tape.reverse();
@@ -179,7 +179,7 @@ fn convolutions(bench: &Bench, net: &str) -> Result<()> {
         let mut tape = Tape::new(Mode::Train);
         let x = input(&mut tape, &[batch, side, side, channels]);
         if channels != 3 {
-            tape.want(x);
+            tape.require_grad(x);
         }
         let y = tape.root().conv_norm(["conv", "bn"], x, Filter::same(outputs, kernel, stride), None, true);
         let shape = tape.shape(y);
@@ -212,7 +212,7 @@ fn nt_xent(bench: &Bench) -> Result<()> {
         let rows = bench.size(views, 32);
         let mut tape = Tape::new(Mode::Train);
         let z = input(&mut tape, &[rows, 128]);
-        tape.want(z);
+        tape.require_grad(z);
         let loss = tape.root().nt_xent(z, 0.5);
         tape.backward(loss);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;

@@ -146,12 +146,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The first card, or the emulation of one.
-fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
+fn open(emulate: bool, dtype: Dtype) -> Result<Rc<dyn Queue>> {
     if emulate {
         let options = emulator::Options::default();
-        return Ok(if real == Dtype::Bf16 { emulated::Emulated::hopper(options) } else { emulated::Emulated::new(real, options) });
+        return Ok(if dtype == Dtype::Bf16 { emulated::Emulated::hopper(options) } else { emulated::Emulated::new(dtype, options) });
     }
-    sslmem::device::cuda::open(0, real)
+    sslmem::device::cuda::open(0, dtype)
 }
 
 type Job = (&'static str, fn(&Bench) -> Result<()>);
@@ -206,9 +206,9 @@ fn main() -> ExitCode {
             }
         };
     }
-    let real = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
+    let dtype = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
     let emulate = args.iter().any(|a| a == "--emulate");
-    let queue = match open(emulate, real) {
+    let queue = match open(emulate, dtype) {
         Ok(queue) => queue,
         Err(error) => {
             eprintln!("nothing was measured: {error}");

@@ -15,7 +15,7 @@ use std::rc::Rc;
 /// What a driver must do. Work is done in the order it is given.
 pub trait Queue {
     /// What activations are here: [`Dtype::F32`] or [`Dtype::Bf16`], the `T` of the kernels.
-    fn real(&self) -> Dtype;
+    fn dtype(&self) -> Dtype;
     /// What it can do. Without a default: a queue around another one that forgot to ask it would choose other kernels.
     fn capabilities(&self) -> Capabilities;
     /// A map of a matrix at this address, in bf16, from which boxes of 64 columns are copied to rows of 128 bytes, swizzled by as many.
@@ -152,8 +152,8 @@ impl Gpu {
     }
 
     /// What activations are here.
-    pub fn real(&self) -> Dtype {
-        self.queue.real()
+    pub fn dtype(&self) -> Dtype {
+        self.queue.dtype()
     }
     /// What the device can do.
     pub fn capabilities(&self) -> Capabilities {
@@ -177,7 +177,7 @@ impl Gpu {
         }
         let kinds: Vec<Kind> = args.iter().map(|arg| self.kind(arg)).collect();
         let words = args.iter().map(|arg| self.words(arg)).collect::<Result<Vec<_>>>().map(|words| words.concat());
-        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
+        let done = signature::check(launch, self.dtype(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
         if let Err(error) = done {
             self.fail(error);
         }

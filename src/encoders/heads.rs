@@ -43,7 +43,7 @@ impl Head<'_> {
                     let mut s = s.at(bn);
                     h = s.batch_norm(h, None, false);
                     let offset = s.param("bias", [width], Init::Constant(0.0));
-                    s.tape().ignore(offset);
+                    s.tape().stop_gradient(offset);
                     h
                 }
                 (true, Last::Norm { scale: false }) => s.frozen(bn).batch_norm(h, None, false),

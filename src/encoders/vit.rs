@@ -135,8 +135,8 @@ impl Vit {
             let block = Block { heads: self.heads_of(form), eps: form.norm_eps, start: form.start, drop, class_alone };
             x = block.record(&mut s.at(format!("blocks.{i}")), x);
         }
-        let exact = s.mode() == Mode::Eval;
-        let x = s.at("norm").layer_norm(x, form.norm_eps, exact);
+        let y_f32 = s.mode() == Mode::Eval;
+        let x = s.at("norm").layer_norm(x, form.norm_eps, y_f32);
         s.at("norm").tap(x)
     }
 }

@@ -63,8 +63,8 @@ impl Call for Forward {
             first += len;
         }
     }
-    fn cost(&self, real: u64) -> Cost {
-        Cost { flops: 0, bytes: 2 * real * self.lens.iter().sum::<usize>() as u64 }
+    fn cost(&self, element: u64) -> Cost {
+        Cost { flops: 0, bytes: 2 * element * self.lens.iter().sum::<usize>() as u64 }
     }
 }
 
@@ -91,8 +91,8 @@ impl Call for Backward {
         let args = [self.dx.var.into(), self.dy.into(), self.dx.add.into(), self.first.into(), self.len.into()];
         g.launch(&Launch::blocks("concat_rows_bwd", self.len.div_ceil(BLOCK)), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
-        Cost { flops: 0, bytes: (2 + self.dx.add as u64) * real * self.len as u64 }
+    fn cost(&self, element: u64) -> Cost {
+        Cost { flops: 0, bytes: (2 + self.dx.add as u64) * element * self.len as u64 }
     }
 }
 

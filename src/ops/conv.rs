@@ -64,8 +64,8 @@ impl Scope<'_> {
     }
 }
 
-fn cost(c: &Conv, real: u64) -> Cost {
-    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, element: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: element * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 fn activation(relu: bool) -> Activation {
@@ -119,8 +119,8 @@ impl Call for Forward {
         let to = Finish { moments: self.moments, shift: self.packed.shift, residual: self.residual, activation, ..Finish::default() };
         product::forward(g, &self.c, self.y, self.x, self.packed.gpu, &to);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 
@@ -145,8 +145,8 @@ impl Call for BackwardData {
     fn gpu(&self, g: &Gpu) {
         product::backward_data(g, &self.c, self.dx, self.dy, self.packed);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 
@@ -171,8 +171,8 @@ impl Call for BackwardWeight {
     fn gpu(&self, g: &Gpu) {
         product::backward_weight(g, &self.c, self.dw, self.dy, self.x, self.partial);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 

@@ -32,7 +32,7 @@ impl Scope<'_> {
         let (rows, classes) = (shape.rows(), shape.cols());
         assert!(rows % n == 0, "{}: {rows} rows of logits are no multiple of {n} labels", self.path());
         let t = &mut *self.tape;
-        let (loss, accuracy, saved) = (t.exact([1]), t.exact([1]), t.exact([3, rows]));
+        let (loss, accuracy, saved) = (t.f32([1]), t.f32([1]), t.f32([3, rows]));
         let size = Size { rows, n, classes };
         self.record(&[logits], loss, Forward { loss, accuracy, saved, logits, labels, size }, move |t, dloss| {
             if let Some(dlogits) = t.gradient_of(logits) {
@@ -103,9 +103,9 @@ impl Call for Forward {
         scaled_sum::launch(g, self.loss, self.saved.into(), rows, share);
         scaled_sum::launch(g, self.accuracy, Arg::Part(self.saved, 2 * rows), rows, share);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;
-        Cost { flops: 3 * n, bytes: real * n }
+        Cost { flops: 3 * n, bytes: element * n }
     }
 }
 
@@ -144,9 +144,9 @@ impl Call for Backward {
         let rest = [self.dlogits.add.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_bwd", rows), &[&[self.dlogits.var.into()][..], &from, &rest].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;
-        Cost { flops: 3 * n, bytes: real * (2 + self.dlogits.add as u64) * n }
+        Cost { flops: 3 * n, bytes: element * (2 + self.dlogits.add as u64) * n }
     }
 }
 

@@ -11,7 +11,7 @@ impl Scope<'_> {
     pub fn feature_std(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
-        let y = self.tape.exact([1]);
+        let y = self.tape.f32([1]);
         // At most 128 chunks, because one block adds them up.
         let chunk = rows.div_ceil(128).max(32);
         let partials = self.tape.scratch([rows.div_ceil(chunk), 2, cols], Dtype::F32);
@@ -59,9 +59,9 @@ impl Call for Forward {
         let launch = Launch { kernel: "feature_std_fwd", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[y.into(), partials.into(), chunks.into(), chunk.into(), rows.into(), cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 5 * n, bytes: real * n }
+        Cost { flops: 5 * n, bytes: element * n }
     }
 }
 

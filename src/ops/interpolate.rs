@@ -23,7 +23,7 @@ impl Scope<'_> {
         let size = Size { outputs: 1 + high * wide, inputs: tokens, cols };
         let t = &mut *self.tape;
         let matrix = t.constant([size.outputs, size.inputs], matrix);
-        let y = t.exact([1, size.outputs, cols]);
+        let y = t.f32([1, size.outputs, cols]);
         self.record(&[x], y, Forward { y, x, matrix, size }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.no_grad(Backward { dx, dy, matrix, size })

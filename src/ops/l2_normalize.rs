@@ -16,7 +16,7 @@ impl Scope<'_> {
     pub fn l2_normalize(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
-        let (y, inverse) = (self.tape.var(shape), self.tape.exact([rows]));
+        let (y, inverse) = (self.tape.var(shape), self.tape.f32([rows]));
         self.record(&[x], y, Forward { y, inverse, x, rows, cols }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.no_grad(Backward { dx, dy, y, inverse, rows, cols })
@@ -59,9 +59,9 @@ impl Call for Forward {
         let launch = Launch::blocks("l2_normalize_fwd", self.rows.div_ceil(ROWS));
         g.launch(&launch, &[self.y.into(), self.inverse.into(), self.x.into(), self.rows.into(), self.cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 3 * n, bytes: 2 * real * n }
+        Cost { flops: 3 * n, bytes: 2 * element * n }
     }
 }
 
@@ -106,9 +106,9 @@ impl Call for Backward {
         let pointers = [self.dx.var.into(), self.dy.into(), self.y.into(), self.inverse.into()];
         g.launch(&launch, &[&pointers[..], &[self.dx.add.into(), self.rows.into(), self.cols.into()]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 5 * n, bytes: real * (3 + self.dx.add as u64) * n }
+        Cost { flops: 5 * n, bytes: element * (3 + self.dx.add as u64) * n }
     }
 }
 

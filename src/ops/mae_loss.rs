@@ -18,7 +18,7 @@ impl Scope<'_> {
         let fits = shape.dims() == [n, 1 + size.patches(), size.cols()] && chosen.keep < size.patches() && size.cols() > 1;
         assert!(fits, "{}: {shape:?} does not predict patches of {patch} pixels of {image:?}", self.path());
         let t = &mut *self.tape;
-        let (loss, saved) = (t.exact([1]), t.exact([n * size.patches(), 2]));
+        let (loss, saved) = (t.f32([1]), t.f32([n * size.patches(), 2]));
         let losses = t.scratch([n * size.patches()], Dtype::F32);
         let place = chosen.place;
         let call = Forward { loss, saved, losses, pred, images, place, size };
@@ -121,9 +121,9 @@ impl Call for Forward {
         g.launch(&Launch::blocks("mae_loss_fwd", patches.div_ceil(8)), &[&args[..], &self.size.args()].concat());
         scaled_sum::launch(g, self.loss, self.losses.into(), patches, 1.0 / self.size.hidden() as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.size.hidden() * self.size.cols()) as u64;
-        Cost { flops: 9 * n, bytes: 2 * real * n }
+        Cost { flops: 9 * n, bytes: 2 * element * n }
     }
 }
 
@@ -170,15 +170,15 @@ impl Call for Backward {
         let launch = Launch::blocks("mae_loss_bwd", rows.div_ceil(8));
         g.launch(&launch, &[&[self.dpred.var.into()][..], &from, &self.size.args()[..6]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (n, all) = (self.size.hidden() * self.size.cols(), self.size.n * (self.size.patches() + 1) * self.size.cols());
-        Cost { flops: 4 * n as u64, bytes: real * (2 * n + if self.dpred.add { 2 * n } else { all }) as u64 }
+        Cost { flops: 4 * n as u64, bytes: element * (2 * n + if self.dpred.add { 2 * n } else { all }) as u64 }
     }
 }
 
 /// Predictions of images, which are targets; every third patch is seen.
 fn case(s: &mut Scope, x: &[Var], patch: usize, normalize: bool) -> Var {
-    s.tape().ignore(x[1]);
+    s.tape().stop_gradient(x[1]);
     let (n, patches) = (s.shape(x[0]).dims()[0], s.shape(x[0]).dims()[1] - 1);
     let keep = patches.div_ceil(3);
     let rank = |l: usize| if l.is_multiple_of(3) { l / 3 } else { keep + l - l / 3 - 1 };

@@ -70,7 +70,7 @@ impl Packs {
             let host = p.host.filter(|_| conv::packs_alike(&p.size, &size));
             return Packed { gpu: p.forward, shift: p.norm.map(|n| n.shift), host };
         }
-        let forward = Packs::room(t, [size.weight_len()], Dtype::Real);
+        let forward = Packs::room(t, [size.weight_len()], Dtype::Activation);
         let norm = norm.map(|n| {
             let shift = Packs::room(t, [size.outputs], Dtype::F32);
             Folded { shift, norm: [n.gamma, n.beta, n.mean, n.var] }
@@ -89,7 +89,7 @@ impl Packs {
         let packs = Packs::of(t);
         let mut parts = packs.parts.borrow_mut();
         let part = parts.iter_mut().find(|p| p.w == w).expect("a backward follows its forward");
-        *part.backward.get_or_insert_with(|| Packs::room(t, [part.size.weight_len()], Dtype::Real))
+        *part.backward.get_or_insert_with(|| Packs::room(t, [part.size.weight_len()], Dtype::Activation))
     }
 
     fn of(t: &mut Tape) -> Rc<Packs> {
@@ -181,13 +181,13 @@ impl Call for Pack {
         let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
         g.launch(&launch, &[(*self.0.table.borrow()).into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n: usize = self
             .0
             .parts
             .borrow()
             .iter()
-            .map(|p| p.size.weight_len() * (4 + real as usize * if p.backward.is_some() { 2 } else { 1 }))
+            .map(|p| p.size.weight_len() * (4 + element as usize * if p.backward.is_some() { 2 } else { 1 }))
             .sum();
         Cost { flops: 0, bytes: n as u64 }
     }

@@ -77,11 +77,11 @@ impl Gather {
         if product.rows == 0 {
             return;
         }
-        let (on, real) = (g.capabilities(), g.real());
+        let (on, dtype) = (g.capabilities(), g.dtype());
         // One launch adds one thing and makes no statistics.
         if to.moments.is_none() && !(to.residual.is_some() && to.add) {
             let way = WayOut { activation: to.activation, adds, keeps: to.before.is_some() };
-            if let Some((launch, columns)) = choose::by_tma(&on, real, &product, way) {
+            if let Some((launch, columns)) = choose::by_tma(&on, dtype, &product, way) {
                 let (rows, outputs, depth) = (product.rows, product.outputs, product.channels);
                 let map = |v, first, rows, high| Arg::Map(v, first, Matrix { rows, columns: depth, high });
                 let more = to.residual.or(to.add.then_some(y));
@@ -92,7 +92,7 @@ impl Gather {
         }
         let Finish { before, moments, shift, residual, add, activation } = *to;
         let to = Epilogue { y, before, moments, shift, residual, add, activation: activation as usize };
-        let launch = choose::product(&on, real, &product);
+        let launch = choose::product(&on, dtype, &product);
         g.launch(&launch, &[to.into(), x.into(), Arg::Part(w, first_weight), (*self).into()]);
     }
 }
@@ -202,7 +202,7 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
         out_h: c.out_height(),
         out_w: c.out_width(),
     };
-    let launch = choose::weights(&g.capabilities(), g.real(), c);
+    let launch = choose::weights(&g.capabilities(), g.dtype(), c);
     g.launch(&launch, &[partial.into(), dy.into(), x.into(), size.into(), choose::pixels_per_split(c).into()]);
 
     let (taps, parts) = (c.kernel * c.kernel, choose::parts(c));

@@ -17,7 +17,7 @@ impl Scope<'_> {
         let (shape, weight) = (self.shape(u), self.shape(v));
         let size = Size { rows: shape.rows(), k: shape.cols(), c: weight.len() / shape.cols() };
         assert_eq!(weight.len(), size.k * size.c, "{}: {} products of {:?}", self.path(), size.k, weight);
-        let (y, inverse) = (self.tape.var(shape), self.tape.exact([size.k]));
+        let (y, inverse) = (self.tape.var(shape), self.tape.f32([size.k]));
         self.record(&[u, v], y, Forward { y, inverse, u, v, size }, move |t, dy| {
             let (du, dv) = (t.gradient_of(u), t.gradient_of(v));
             let partial = t.scratch([size.rows.div_ceil(chunk(size.rows, size.k)), size.k], Dtype::F32);
@@ -64,9 +64,9 @@ impl Call for Forward {
         let args = [self.y.into(), self.u.into(), self.inverse.into(), rows.into(), k.into()];
         g.launch(&Launch::rows(g, "weight_norm_fwd", rows, k), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (n, w) = ((self.size.rows * self.size.k) as u64, (self.size.k * self.size.c) as u64);
-        Cost { flops: n + 2 * w, bytes: 2 * real * n + 4 * w }
+        Cost { flops: n + 2 * w, bytes: 2 * element * n + 4 * w }
     }
 }
 
@@ -138,10 +138,10 @@ impl Call for Backward {
             g.launch(&launch, &[&pointers[..], &[add, chunks.into(), k.into(), c.into()]].concat());
         }
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (n, w) = ((self.size.rows * self.size.k) as u64, (self.size.k * self.size.c) as u64);
         let v = if self.dv.is_some() { 2 * w } else { 0 };
-        Cost { flops: 3 * n + v, bytes: real * n * (2 + self.du.is_some() as u64) + 4 * v }
+        Cost { flops: 3 * n + v, bytes: element * n * (2 + self.du.is_some() as u64) + 4 * v }
     }
 }
 

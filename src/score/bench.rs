@@ -86,7 +86,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
         progress.line(&format!("{name} alone"));
         let mut tape = Tape::new(Mode::Eval);
         let size = f.view.size;
-        let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Real);
+        let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Activation);
         let compared = side.record(&mut tape, name, x, task.layers)?;
         let distances: Vec<_> = compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect();
         distances.iter().for_each(|d| tape.keep(*d));

@@ -178,7 +178,7 @@ impl Job<'_> {
         }
         let device = match device {
             Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
-            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.real().name()),
+            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.dtype().name()),
         };
         let mut identity = json!({
             "sslmem": env!("CARGO_PKG_VERSION"),

@@ -32,7 +32,7 @@ pub struct Param {
 /// What a parameter takes, or what an argument is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A pointer to activations (`T`, [`Dtype::Real`]) or to elements of this type.
+    /// A pointer to activations (`T`, [`Dtype::Activation`]) or to elements of this type.
     Pointer(Dtype),
     /// A pointer to a table of 64-bit words.
     Words,
@@ -93,15 +93,15 @@ pub fn table() -> Result<&'static BTreeMap<&'static str, Signature>> {
     Ok(TABLE.get_or_init(|| table))
 }
 
-/// Refuses a launch whose arguments are not what its kernel takes, on a device whose activations are `real`.
+/// Refuses a launch whose arguments are not what its kernel takes, on a device whose activations are `dtype`.
 ///
 /// # Errors
 /// There is no such kernel, or an argument more, less or of another kind.
-pub fn check(launch: &Launch, real: Dtype, given: &[Kind]) -> Result<()> {
+pub fn check(launch: &Launch, dtype: Dtype, given: &[Kind]) -> Result<()> {
     let Some(signature) = table()?.get(launch.kernel) else {
         return Err(bug(format!("there is no kernel `{}`", launch.kernel)));
     };
-    signature.check(real, given)
+    signature.check(dtype, given)
 }
 
 impl Signature {
@@ -122,13 +122,13 @@ impl Signature {
 
     /// # Errors
     /// An argument more, less or of another kind.
-    pub fn check(&self, real: Dtype, given: &[Kind]) -> Result<()> {
+    pub fn check(&self, dtype: Dtype, given: &[Kind]) -> Result<()> {
         let Signature { kernel, file, params } = self;
         if params.len() != given.len() {
             return Err(bug(format!("`{kernel}` ({file}) takes {} arguments, not {}", params.len(), given.len())));
         }
         for (at, (param, given)) in params.iter().zip(given).enumerate() {
-            if let Some(why) = param.kind.refuses(given, real) {
+            if let Some(why) = param.kind.refuses(given, dtype) {
                 return Err(bug(format!("argument {} (`{}`) of `{kernel}` ({file}) {why}", at + 1, param.name)));
             }
         }
@@ -138,20 +138,20 @@ impl Signature {
 
 impl Kind {
     /// Why this does not take what is given.
-    fn refuses(&self, given: &Kind, real: Dtype) -> Option<String> {
+    fn refuses(&self, given: &Kind, dtype: Dtype) -> Option<String> {
         let takes = match (self, given) {
-            (Kind::Struct(wanted), Kind::Struct(given)) if wanted.name == given.name => return wanted.refuses(given, real),
+            (Kind::Struct(wanted), Kind::Struct(given)) if wanted.name == given.name => return wanted.refuses(given, dtype),
             (Kind::Pointer(_) | Kind::Words, Kind::Null) => true,
-            (Kind::Pointer(wanted), Kind::Pointer(given)) => wanted.with(real) == given.with(real),
+            (Kind::Pointer(wanted), Kind::Pointer(given)) => wanted.with(dtype) == given.with(dtype),
             // Variables hold no 64-bit words: two 32-bit ones make one.
             (Kind::Words, Kind::Pointer(given)) => *given == Dtype::U32,
             (wanted, given) => wanted == given,
         };
-        (!takes).then(|| format!("is {}, not {}", self.name(real), given.name(real)))
+        (!takes).then(|| format!("is {}, not {}", self.name(dtype), given.name(dtype)))
     }
-    fn name(&self, real: Dtype) -> String {
+    fn name(&self, dtype: Dtype) -> String {
         match self {
-            Kind::Pointer(dtype) => format!("a pointer to {}", dtype.with(real).name()),
+            Kind::Pointer(of) => format!("a pointer to {}", of.with(dtype).name()),
             Kind::Words => "a pointer to U64".into(),
             Kind::Null => "no pointer".into(),
             Kind::I32 => "an int".into(),
@@ -165,13 +165,13 @@ impl Kind {
 
 impl Struct {
     /// Why the fields of a structure of the same name are not those of this one.
-    fn refuses(&self, given: &Struct, real: Dtype) -> Option<String> {
+    fn refuses(&self, given: &Struct, dtype: Dtype) -> Option<String> {
         let names = |of: &Struct| of.fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
         if names(self) != names(given) {
             return Some(format!("has the fields {}, not {}", names(self), names(given)));
         }
         let mut fields = self.fields.iter().zip(&given.fields);
-        fields.find_map(|(wanted, given)| Some(format!("has a field `{}` that {}", wanted.name, wanted.kind.refuses(&given.kind, real)?)))
+        fields.find_map(|(wanted, given)| Some(format!("has a field `{}` that {}", wanted.name, wanted.kind.refuses(&given.kind, dtype)?)))
     }
 }
 
@@ -202,7 +202,7 @@ pub fn parse(source: &Source) -> Result<Vec<Signature>> {
 /// What a parameter of a plain type takes.
 fn plain(field: &Field) -> Option<Kind> {
     Some(match (field.of, field.pointer) {
-        ("T", true) => Kind::Pointer(Dtype::Real),
+        ("T", true) => Kind::Pointer(Dtype::Activation),
         ("float", true) => Kind::Pointer(Dtype::F32),
         ("u32", true) => Kind::Pointer(Dtype::U32),
         ("u8", true) => Kind::Pointer(Dtype::U8),

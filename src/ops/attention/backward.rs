@@ -100,17 +100,17 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Backward { dqkv: Grad { var: dqkv, add }, delta, dy, y, qkv, log_sums, size } = *self;
-        if let Some(launch) = choose::attention_back(&g.capabilities(), g.real(), &size.shape()) {
+        if let Some(launch) = choose::attention_back(&g.capabilities(), g.dtype(), &size.shape()) {
             let args = [dqkv.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
             return g.launch(&launch, &[&args[..], &size.args()].concat());
         }
-        let [queries, keys_values] = choose::attention_back_long(g.real(), &size.shape());
+        let [queries, keys_values] = choose::attention_back_long(g.dtype(), &size.shape());
         let args = [dqkv.into(), delta.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
         g.launch(&queries, &[&args[..], &size.args()].concat());
         let args = [dqkv.into(), qkv.into(), dy.into(), log_sums.into(), delta.into(), add.into()];
         g.launch(&keys_values, &[&args[..], &size.args()].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        self.size.cost(5, real, 8 + 3 * self.dqkv.add as u64)
+    fn cost(&self, element: u64) -> Cost {
+        self.size.cost(5, element, 8 + 3 * self.dqkv.add as u64)
     }
 }

@@ -62,10 +62,10 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = choose::attention(&g.capabilities(), g.real(), &self.size.shape());
+        let launch = choose::attention(&g.capabilities(), g.dtype(), &self.size.shape());
         g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        self.size.cost(2, real, 4)
+    fn cost(&self, element: u64) -> Cost {
+        self.size.cost(2, element, 4)
     }
 }

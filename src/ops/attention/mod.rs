@@ -26,10 +26,10 @@ impl Scope<'_> {
         assert!(head <= LARGEST_HEAD, "{}: a head of {head} columns is larger than {LARGEST_HEAD}; take more heads", self.path());
         let size = Size { images, tokens, heads, head };
         let t = &mut *self.tape;
-        let (y, log_sums) = (t.var([images, tokens, size.width()]), t.exact([images, heads, tokens]));
+        let (y, log_sums) = (t.var([images, tokens, size.width()]), t.f32([images, heads, tokens]));
         self.record(&[qkv], y, Forward { y, log_sums, qkv, size }, move |t, dy| {
             if let Some(dqkv) = t.gradient_of(qkv) {
-                let delta = t.exact([images, heads, tokens]);
+                let delta = t.f32([images, heads, tokens]);
                 let delta = t.gpu_only(delta);
                 t.no_grad(Backward { dqkv, delta, dy, y, qkv, log_sums, size })
             }
@@ -77,9 +77,9 @@ impl Size {
     fn product(&self) -> u64 {
         2 * (self.images * self.tokens * self.tokens * self.width()) as u64
     }
-    fn cost(&self, products: u64, real: u64, passes: u64) -> Cost {
+    fn cost(&self, products: u64, element: u64, passes: u64) -> Cost {
         let rows = (self.images * self.tokens) as u64;
-        Cost { flops: products * self.product(), bytes: rows * (real * passes * self.width() as u64 + 4 * self.heads as u64) }
+        Cost { flops: products * self.product(), bytes: rows * (element * passes * self.width() as u64 + 4 * self.heads as u64) }
     }
 }
 

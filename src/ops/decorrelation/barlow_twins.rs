@@ -23,7 +23,7 @@ impl Scope<'_> {
         let (unit_a, std_a) = Columns::record(self, a, true, EPS);
         let (unit_b, std_b) = Columns::record(self, b, true, EPS);
         let t = &mut *self.tape;
-        let (loss, correlations) = (t.exact([1]), t.exact([cols, cols]));
+        let (loss, correlations) = (t.f32([1]), t.f32([cols, cols]));
         let (of_a, of_b) = (t.var([cols, cols]), t.var([cols, cols]));
         let tiles = t.scratch([cols.div_ceil(TILE), cols.div_ceil(TILE)], Dtype::F32);
         let partial = product::partial_sums(t, &square(rows, cols));
@@ -106,9 +106,9 @@ impl Call for Forward {
         g.launch(&launch, &[&args[..], &[lambda.into()]].concat());
         scaled_sum::launch(g, self.loss, self.tiles.into(), side * side, scale);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);
-        Cost { flops: 2 * r * c * c, bytes: real * (2 * r * c + 2 * c * c) }
+        Cost { flops: 2 * r * c * c, bytes: element * (2 * r * c + 2 * c * c) }
     }
 }
 
@@ -161,9 +161,9 @@ impl Call for Backward {
         let sizes: [Arg; 3] = [rows.into(), cols.into(), scale.into()];
         g.launch(&column_blocks(g, "barlow_twins_loss_bwd", cols), &[&from[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);
-        Cost { flops: 2 * r * c * c, bytes: real * ((3 + self.dx.add as u64) * r * c + c * c) }
+        Cost { flops: 2 * r * c * c, bytes: element * ((3 + self.dx.add as u64) * r * c + c * c) }
     }
 }
 

@@ -24,7 +24,7 @@ impl Columns {
         let shape = s.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
         let t = s.tape();
-        let (y, std) = (t.var([rows, cols]), t.exact([cols]));
+        let (y, std) = (t.var([rows, cols]), t.f32([cols]));
         t.no_grad(Columns { y, std, x, scaled, eps, rows, cols });
         (y, std)
     }
@@ -71,8 +71,8 @@ impl Call for Columns {
         let args = [self.y.into(), self.std.into(), self.x.into(), self.scaled.into(), self.rows.into(), self.cols.into(), self.eps.into()];
         g.launch(&column_blocks(g, "decorrelation_columns", self.cols), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 6 * n, bytes: 2 * real * n }
+        Cost { flops: 6 * n, bytes: 2 * element * n }
     }
 }

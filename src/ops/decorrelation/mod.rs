@@ -29,7 +29,7 @@ fn squares_but(i: usize, row: &[f32], scale: f32) -> f64 {
 
 /// Blocks that each take all rows of a few columns: 64 bytes of a row where 16 bytes are loaded at once.
 fn column_blocks(g: &Gpu, kernel: &'static str, cols: usize) -> Launch {
-    let vector = 16 / g.real().bytes();
+    let vector = 16 / g.dtype().bytes();
     let (groups, wide) = if cols.is_multiple_of(vector) { (cols / vector, 4) } else { (cols, 32) };
     Launch { kernel, grid: [1, groups.div_ceil(wide) as u32, 1], block: [wide as u32, 256 / wide as u32, 1], shared: 0 }
 }

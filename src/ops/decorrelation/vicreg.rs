@@ -27,7 +27,7 @@ impl Scope<'_> {
             ViewStats { centred, std, dcov: self.tape.var([cols, cols]) }
         });
         let t = &mut *self.tape;
-        let (loss, covariances, terms) = (t.exact([1]), t.exact([cols, cols]), t.scratch([2 * cols + rows], Dtype::F32));
+        let (loss, covariances, terms) = (t.f32([1]), t.f32([cols, cols]), t.scratch([2 * cols + rows], Dtype::F32));
         let partial = product::partial_sums(t, &square(rows, cols));
         let size = Size { rows, cols, weights };
         self.record(&[a, b], loss, Forward { loss, covariances, terms, partial, a, b, views, size }, move |t, dloss| {
@@ -131,9 +131,9 @@ impl Call for Forward {
         g.launch(&Launch::blocks("vicreg_loss_invariance", rows.div_ceil(8)), &args);
         scaled_sum::launch(g, self.loss, self.terms.into(), 2 * cols + rows, 1.0);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);
-        Cost { flops: 4 * r * c * c, bytes: real * (4 * r * c + 2 * c * c) }
+        Cost { flops: 4 * r * c * c, bytes: element * (4 * r * c + 2 * c * c) }
     }
 }
 
@@ -175,9 +175,9 @@ impl Call for Backward {
         let sizes = [rows.into(), cols.into(), Arg::F32(2.0 * self.size.coefficients()[0])];
         g.launch(&Launch::blocks("vicreg_loss_bwd", rows.div_ceil(8)), &[&from[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.size.rows as u64, self.size.cols as u64);
-        Cost { flops: 2 * r * c * c, bytes: real * ((4 + self.dx.add as u64) * r * c + c * c) }
+        Cost { flops: 2 * r * c * c, bytes: element * ((4 + self.dx.add as u64) * r * c + c * c) }
     }
 }
 

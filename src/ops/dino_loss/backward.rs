@@ -49,9 +49,9 @@ impl Call for Backward {
         let sizes = [self.ds.add.into(), n.into(), crops.into(), k.into(), temperature.into()];
         g.launch(&Launch::blocks("dino_loss_bwd", crops * n), &[&[self.ds.var.into()][..], &from, &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, crops, k, .. } = self.size;
         let (s, t) = ((crops * n * k) as u64, (VIEWS * n * k) as u64);
-        Cost { flops: 15 * s, bytes: real * (s * (2 + self.ds.add as u64) + t) }
+        Cost { flops: 15 * s, bytes: element * (s * (2 + self.ds.add as u64) + t) }
     }
 }

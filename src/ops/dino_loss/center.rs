@@ -34,8 +34,8 @@ impl Call for Center {
         let args = [self.center.into(), self.used.into(), self.teacher.into(), self.rows.into(), self.k.into(), self.momentum.into()];
         g.launch(&Launch::chunks(g, "dino_loss_center", 1, self.k), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.k) as u64;
-        Cost { flops: n, bytes: real * n }
+        Cost { flops: n, bytes: element * n }
     }
 }

@@ -83,9 +83,9 @@ impl Call for Forward {
         scaled_sum::launch(g, self.entropy, self.parts.into(), teachers, 1.0 / teachers as f32);
         scaled_sum::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, crops, k, .. } = self.size;
         let (s, t) = ((crops * n * k) as u64, (VIEWS * n * k) as u64);
-        Cost { flops: 12 * s + 8 * t, bytes: real * (s + t) }
+        Cost { flops: 12 * s + 8 * t, bytes: element * (s + t) }
     }
 }

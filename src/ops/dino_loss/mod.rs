@@ -47,10 +47,10 @@ impl Scope<'_> {
         assert!(fits, "{}: a student of {shape:?} has no teacher of {:?}", self.path(), self.shape(teacher));
         let center = self.state("center", [1, k], Dtype::F32, Init::Constant(0.0));
         let t = &mut *self.tape;
-        let (loss, entropy) = (t.exact([1]), t.exact([1]));
-        let (log_sums, used) = (t.exact([(VIEWS + crops) * n]), t.exact([1, k]));
+        let (loss, entropy) = (t.f32([1]), t.f32([1]));
+        let (log_sums, used) = (t.f32([(VIEWS + crops) * n]), t.f32([1, k]));
         let parts = t.scratch([(VIEWS + crops) * n], Dtype::F32);
-        let soft = t.exact([VIEWS * n, k]);
+        let soft = t.f32([VIEWS * n, k]);
         t.cpu_only(soft);
         let size = Size { n, crops, k, temperature: d.student_temperature };
         let call = Forward { loss, entropy, log_sums, parts, soft, student, teacher, center, when: d.when, size };
@@ -87,7 +87,7 @@ impl Size {
 
 /// A student and a teacher of this temperature, of which only the student wants a gradient.
 fn case(s: &mut Scope, x: &[Var], temperature: f32, center_momentum: f32) -> Var {
-    s.tape().ignore(x[1]);
+    s.tape().stop_gradient(x[1]);
     let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, temperature]]);
     s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum, when }).loss
 }

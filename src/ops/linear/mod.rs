@@ -98,8 +98,8 @@ impl Scope<'_> {
 /// Rows of one partial sum of a bias's gradient on a GPU.
 const BIAS_ROWS: usize = 256;
 
-fn cost(c: &Conv, real: u64) -> Cost {
-    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, element: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: element * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {
@@ -143,10 +143,10 @@ impl Call for Forward {
         let finish = Finish { before, shift: self.b, residual, activation, ..Finish::default() };
         product::forward(g, &self.size, self.y, self.x, self.packed.gpu, &finish);
     }
-    fn cost(&self, real: u64) -> Cost {
-        let mut cost = cost(&self.size, real);
+    fn cost(&self, element: u64) -> Cost {
+        let mut cost = cost(&self.size, element);
         let more = self.before.is_some() as u64 + self.residual.is_some() as u64;
-        cost.bytes += real * self.size.output_len() as u64 * more;
+        cost.bytes += element * self.size.output_len() as u64 * more;
         cost
     }
 }

@@ -17,14 +17,14 @@ impl Scope<'_> {
         assert_eq!(shape, self.shape(k), "{}: InfoNCE needs one key for every query", self.path());
         let (rows, cols) = (shape.rows(), shape.cols());
         let t = &mut *self.tape;
-        let (loss, unit, keys) = (t.exact([1]), t.var([rows, cols]), t.var([rows, cols]));
-        let (saved, sim) = (t.exact([rows, 2]), t.exact([rows, rows]));
+        let (loss, unit, keys) = (t.f32([1]), t.var([rows, cols]), t.var([rows, cols]));
+        let (saved, sim) = (t.f32([rows, 2]), t.f32([rows, rows]));
         t.cpu_only(sim);
         let (losses, saved_keys) = (t.scratch([rows], Dtype::F32), t.scratch([rows, 2], Dtype::F32));
         let call = Forward { loss, unit, keys, saved, saved_keys, sim, losses, q, k, temperature, rows, cols };
         self.record(&[q], loss, call, move |t, dloss| {
             if let Some(dq) = t.gradient_of(q) {
-                let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
+                let (grad, back) = (t.f32([rows, rows]), t.f32([rows, cols]));
                 t.cpu_only(grad);
                 t.no_grad(Backward { dq, grad, back, dloss, unit, keys, saved, sim, temperature, rows, cols })
             }
@@ -85,9 +85,9 @@ impl Call for Forward {
         g.launch(&tiles("info_nce_fwd", self.rows), &[&args[..], &sizes, &[self.temperature.into()]].concat());
         scaled_sum::launch(g, self.loss, self.losses.into(), self.rows, 1.0 / self.rows as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 2 * r * r * c, bytes: 4 * real * r * c }
+        Cost { flops: 2 * r * r * c, bytes: 4 * element * r * c }
     }
 }
 
@@ -132,15 +132,15 @@ impl Call for Backward {
         let from = [self.dq.var.into(), self.back.into(), self.unit.into(), self.saved.into(), self.dq.add.into()];
         g.launch(&warps("nt_xent_bwd_normalize", rows), &[&from[..], &[rows.into(), cols.into()]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 4 * r * r * c, bytes: 4 * real * r * c }
+        Cost { flops: 4 * r * r * c, bytes: 4 * element * r * c }
     }
 }
 
 /// Queries and their keys, which want no gradient.
 fn case(s: &mut Scope, x: &[Var], temperature: f32) -> Var {
-    s.tape().ignore(x[1]);
+    s.tape().stop_gradient(x[1]);
     s.info_nce(x[0], x[1], temperature)
 }
 

@@ -18,14 +18,14 @@ impl Scope<'_> {
         let (rows, cols) = (shape.rows(), shape.cols());
         assert!(rows >= 4 && rows % 2 == 0, "{}: NT-Xent needs two views of at least two samples, got {rows} rows", self.path());
         let t = &mut *self.tape;
-        let (loss, unit, saved) = (t.exact([1]), t.var([rows, cols]), t.exact([rows, 2]));
-        let sim = t.exact([rows, rows]);
+        let (loss, unit, saved) = (t.f32([1]), t.var([rows, cols]), t.f32([rows, 2]));
+        let sim = t.f32([rows, rows]);
         t.cpu_only(sim);
         let losses = t.scratch([rows], Dtype::F32);
         let call = Forward { loss, unit, saved, sim, losses, z, temperature, rows, cols };
         self.record(&[z], loss, call, move |t, dloss| {
             if let Some(dz) = t.gradient_of(z) {
-                let (grad, back) = (t.exact([rows, rows]), t.exact([rows, cols]));
+                let (grad, back) = (t.f32([rows, rows]), t.f32([rows, cols]));
                 t.cpu_only(grad);
                 t.no_grad(Backward { dz, grad, back, dloss, unit, saved, sim, temperature, rows, cols })
             }
@@ -83,7 +83,7 @@ fn tiles(kernel: &'static str, rows: usize) -> Launch {
 
 /// The same for 128 columns of the gradient: a tile of g [64, 64] and one of the unit vectors [64, 128] lie beside the slots.
 fn gradient_tiles(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> Launch {
-    let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.real().bytes()) as u32;
+    let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.dtype().bytes()) as u32;
     Launch { kernel, grid: [rows.div_ceil(TILE) as u32, cols.div_ceil(COLUMNS) as u32, 1], block: [128, 1, 1], shared }
 }
 
@@ -121,9 +121,9 @@ impl Call for Forward {
         g.launch(&tiles("nt_xent_fwd", rows), &[&[self.saved.into(), self.losses.into()][..], &rest].concat());
         scaled_sum::launch(g, self.loss, self.losses.into(), rows, 1.0 / rows as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 2 * r * r * c, bytes: 2 * real * r * c }
+        Cost { flops: 2 * r * r * c, bytes: 2 * element * r * c }
     }
 }
 
@@ -174,9 +174,9 @@ impl Call for Backward {
         let from = [self.back.into(), self.unit.into(), self.saved.into(), self.dz.add.into(), rows.into(), cols.into()];
         g.launch(&warps("nt_xent_bwd_normalize", rows), &[&[self.dz.var.into()][..], &from].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (r, c) = (self.rows as u64, self.cols as u64);
-        Cost { flops: 4 * r * r * c, bytes: 3 * real * r * c }
+        Cost { flops: 4 * r * r * c, bytes: 3 * element * r * c }
     }
 }
 

@@ -68,15 +68,15 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let Grid { n, h, w, c, patch, count } = self.grid;
         let cols = c * patch * patch;
-        let vector = 16 / g.real().bytes();
+        let vector = 16 / g.dtype().bytes();
         let each = if cols.is_multiple_of(vector) { vector } else { 1 };
         let launch = Launch::blocks("patches_fwd", (n * count * cols / each).div_ceil(THREADS));
         let pointers = [self.y.into(), self.images.into(), self.ids.into()];
         g.launch(&launch, &[&pointers[..], &[n, h, w, c, patch, count].map(Into::into)].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Grid { n, c, patch, count, .. } = self.grid;
-        Cost { flops: 0, bytes: 2 * real * (n * count * c * patch * patch) as u64 }
+        Cost { flops: 0, bytes: 2 * element * (n * count * c * patch * patch) as u64 }
     }
 }
 

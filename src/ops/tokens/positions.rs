@@ -89,7 +89,7 @@ impl Call for Sums {
     fn gpu(&self, g: &Gpu) {
         let Places { n, tokens, d, before, place } = self.places;
         let patches = if place.is_some() { self.rows.max(before) - before } else { 0 };
-        let vector = 16 / g.real().bytes();
+        let vector = 16 / g.dtype().bytes();
         let groups = if d.is_multiple_of(vector) { d / vector } else { d };
         let chunks = n.div_ceil(IMAGES);
         let grid = [(self.rows * groups).div_ceil(THREADS) as u32, chunks as u32, 1];
@@ -99,10 +99,10 @@ impl Call for Sums {
         g.launch(&launch, &[&[self.partial.into(), self.dy.into(), place.map(|p| p.0).into()][..], &sizes].concat());
         sum(g, self.dpositions, self.dclass, self.partial, chunks, self.rows * d, d);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Places { n, tokens, d, .. } = self.places;
         let read = (n * tokens.min(self.rows) * d) as u64;
-        Cost { flops: read, bytes: real * read }
+        Cost { flops: read, bytes: element * read }
     }
 }
 

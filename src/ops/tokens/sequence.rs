@@ -86,9 +86,9 @@ impl Call for Forward {
         let sizes = [n, k, d, before].map(Arg::from);
         g.launch(&Launch::rows(g, "sequence_fwd", n * (before + k), d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, k, d, before } = self.size;
-        Cost { flops: (n * k * d) as u64, bytes: real * (n * (2 * k + before) * d) as u64 }
+        Cost { flops: (n * k * d) as u64, bytes: element * (n * (2 * k + before) * d) as u64 }
     }
 }
 
@@ -118,9 +118,9 @@ impl Call for Backward {
         let pointers = [self.dtokens.var.into(), self.dy.into(), self.dtokens.add.into()];
         g.launch(&Launch::rows(g, "sequence_bwd", n * k, d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, k, d, .. } = self.size;
-        Cost { flops: 0, bytes: real * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
+        Cost { flops: 0, bytes: element * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
     }
 }
 

@@ -76,9 +76,9 @@ impl Call for Forward {
         let sizes = [n, patches, keep, d].map(Arg::from);
         g.launch(&Launch::rows(g, "unmask_tokens_fwd", n * (1 + patches), d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, patches, keep, d } = self.size;
-        Cost { flops: (n * (1 + patches) * d) as u64, bytes: real * (n * (2 + patches + keep) * d) as u64 }
+        Cost { flops: (n * (1 + patches) * d) as u64, bytes: element * (n * (2 + patches + keep) * d) as u64 }
     }
 }
 
@@ -113,9 +113,9 @@ impl Call for Backward {
         let sizes = [n, patches, keep, d].map(Arg::from);
         g.launch(&Launch::rows(g, "unmask_tokens_bwd", n * (1 + keep), d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, keep, d, .. } = self.size;
-        Cost { flops: 0, bytes: real * (2 + self.dx.add as u64) * (n * (1 + keep) * d) as u64 }
+        Cost { flops: 0, bytes: element * (2 + self.dx.add as u64) * (n * (1 + keep) * d) as u64 }
     }
 }
 
@@ -162,10 +162,10 @@ impl Call for BackwardMask {
         g.launch(&Launch::chunks(g, "unmask_tokens_bwd_mask", chunks, d), &[&pointers[..], &sizes].concat());
         positions::sum(g, None, Some(self.dmask), self.partial, chunks, d, d);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Size { n, patches, keep, d } = self.size;
         let read = (n * (patches - keep) * d) as u64;
-        Cost { flops: read, bytes: real * read }
+        Cost { flops: read, bytes: element * read }
     }
 }
 
