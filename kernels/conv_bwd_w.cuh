@@ -24,13 +24,13 @@ template <int COLS, int THREADS> struct Outputs {
     const T *at = dy + (u64)(pixel + k) * outputs + o;
 #pragma unroll
     for (int i = 0; i < EACH; i++, at += (u64)APART * outputs)
-      cp_async<16>(to + Across<COLS>::below(k, c, i * APART), at, o < outputs && pixel + k + i * APART < end);
+      cp_async<16>(to + MnMajor<COLS>::below(k, c, i * APART), at, o < outputs && pixel + k + i * APART < end);
   }
   MEMBER void load_any(u8 *tile, int pixel) const {
     for (int e = threadIdx.x; e < BK * COLS; e += THREADS) {
       const int k = e / COLS, c = e % COLS;
       const bool in = pixel + k < end && first + c < outputs;
-      *(T *)(tile + Across<COLS>::at(c, k)) = in ? dy[(u64)(pixel + k) * outputs + first + c] : from_f32(0.f);
+      *(T *)(tile + MnMajor<COLS>::at(c, k)) = in ? dy[(u64)(pixel + k) * outputs + first + c] : from_f32(0.f);
     }
   }
 };
@@ -70,7 +70,7 @@ template <int COLS, int THREADS> struct Seen {
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
       const bool in = in_depth && pixel + k + e * APART < end && (u32)h[e] < (u32)height && (u32)w[e] < (u32)width;
-      cp_async<16>(to + Across<COLS>::below(k, threadIdx.x % LINE, e * APART), x + (long long)at[e] * VEC, in);
+      cp_async<16>(to + MnMajor<COLS>::below(k, threadIdx.x % LINE, e * APART), x + (long long)at[e] * VEC, in);
       w[e] += right, h[e] += down, at[e] += on;
       if (w[e] >= last_w) w[e] -= row, h[e] += stride, at[e] += next_row;
       if (h[e] >= last_h) h[e] -= map, at[e] += next_map;

@@ -29,7 +29,7 @@ DEVICE void similarities(float (&acc)[1][8][4], u8 *slots, const T *queries, con
   pipeline<STAGES, BYTES>(slots, (cols + BK - 1) / BK, [&](u8 *slot, int step) {
     if (cols % VEC == 0) a.load(slot, step), b.load(slot + TILE * ROW, step);
     else a.load_any(slot, step), b.load_any(slot + TILE * ROW, step);
-  }, [&](const u8 *slot) { multiply<Along, Along>(acc, slot, slot + TILE * ROW, (threadIdx.x >> 5) * 16, 0); });
+  }, [&](const u8 *slot) { multiply<KMajor, KMajor>(acc, slot, slot + TILE * ROW, (threadIdx.x >> 5) * 16, 0); });
 }
 
 template <bool PAIRS> DEVICE int partner_of(int row, int rows) {
@@ -139,19 +139,19 @@ DEVICE void backward(u8 *slots, float *back, const float *dloss, const T *querie
           if constexpr (PAIRS) p += expf(s - theirs) - (k == partner ? 1.f : 0.f);
           const float d = in ? scale * p : 0.f;
           const int at = j * 8 + q + e;
-          *(T *)(g + at / BK * TILE * ROW + Along::at(mine + h * 8, at % BK)) = from_f32(d);
+          *(T *)(g + at / BK * TILE * ROW + KMajor::at(mine + h * 8, at % BK)) = from_f32(d);
         }
       }
     for (int i = threadIdx.x; i < TILE * COLS; i += THREADS) {
       const int k = i / COLS, c = i % COLS;
       const bool in = other + k < rows && column + c < cols;
       const T v = in ? keys[(u64)(other + k) * cols + column + c] : from_f32(0.f);
-      *(T *)(values + k / BK * BK * COLS * sizeof(T) + Across<COLS>::at(c, k % BK)) = v;
+      *(T *)(values + k / BK * BK * COLS * sizeof(T) + MnMajor<COLS>::at(c, k % BK)) = v;
     }
     __syncthreads();
 #pragma unroll
     for (int step = 0; step < DEPTH; step++)
-      multiply<Along, Across<COLS>>(out, g + step * TILE * ROW, values + step * BK * COLS * sizeof(T), warp * 16, 0);
+      multiply<KMajor, MnMajor<COLS>>(out, g + step * TILE * ROW, values + step * BK * COLS * sizeof(T), warp * 16, 0);
     __syncthreads();
   }
 #pragma unroll

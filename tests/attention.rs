@@ -7,7 +7,7 @@ use crate::kernels::{compare, distance, noise, record};
 use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
 use sslmem::ops::Case;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
 use sslmem::weights::{Init, Weights};
@@ -183,7 +183,7 @@ fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
 #[test]
 fn scores_far_from_zero_neither_overflow_nor_vanish() {
     let build = |s: &mut Scope, x: &[Var]| {
-        let qkv = Dense { outputs: 3 * 64, bias: false, weight: Init::Normal(4.0), shape: None, after: After::Nothing };
+        let qkv = Dense { outputs: 3 * 64, bias: false, weight: Init::Normal(4.0), shape: None, epilogue: Epilogue::Nothing };
         let qkv = s.at("qkv").dense(x[0], &qkv);
         s.attention(qkv, 1)
     };

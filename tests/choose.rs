@@ -3,7 +3,7 @@
 
 use sslmem::device::conv::{Activation, Conv};
 use sslmem::device::{Capabilities, Launch};
-use sslmem::ops::choose::{self, Attention, Product, WayOut};
+use sslmem::ops::choose::{self, Attention, EpilogueKind, Product};
 use sslmem::var::Dtype;
 use std::fmt::Write;
 
@@ -68,18 +68,18 @@ fn products() {
 #[test]
 fn products_by_tma() {
     let on = Capabilities { tma: true, ..CARDS[0].1 };
-    let way = |activation, adds, keeps| WayOut { activation, adds, keeps };
-    let (qkv, nothing) = (plain(128 * 197, 768, 2304), way(Activation::Nothing, false, false));
-    let chosen = |on: &Capabilities, p: Product, way| {
-        choose::by_tma(on, Dtype::Bf16, &p, way).map(|(l, columns)| (l.kernel, l.grid[0], l.shared, columns))
+    let kind = |activation, adds, keeps| EpilogueKind { activation, adds, keeps };
+    let (qkv, nothing) = (plain(128 * 197, 768, 2304), kind(Activation::Nothing, false, false));
+    let chosen = |on: &Capabilities, p: Product, kind| {
+        choose::by_tma(on, Dtype::Bf16, &p, kind).map(|(l, columns)| (l.kernel, l.grid[0], l.shared, columns))
     };
     assert_eq!(chosen(&CARDS[0].1, qkv, nothing), None, "off until it is asked for");
     assert_eq!(chosen(&on, qkv, nothing), Some(("linear_256", 132, 229_440, 256)));
     assert_eq!(chosen(&on, plain(788, 768, 768), nothing), Some(("linear_128", 42, 229_472, 128)));
-    assert_eq!(chosen(&on, qkv, way(Activation::Relu, true, false)).unwrap().0, "linear_256_relu_more");
-    assert_eq!(chosen(&on, qkv, way(Activation::Gelu, false, true)).unwrap().0, "linear_256_gelu_keep");
+    assert_eq!(chosen(&on, qkv, kind(Activation::Relu, true, false)).unwrap().0, "linear_256_relu_more");
+    assert_eq!(chosen(&on, qkv, kind(Activation::Gelu, false, true)).unwrap().0, "linear_256_gelu_keep");
     // No kernel: a sum behind GELU, few columns, what does not come in 16 bytes, a neighbourhood.
-    assert_eq!(chosen(&on, qkv, way(Activation::Gelu, true, false)), None);
+    assert_eq!(chosen(&on, qkv, kind(Activation::Gelu, true, false)), None);
     assert_eq!(chosen(&on, plain(1000, 768, 64), nothing), None);
     assert_eq!(chosen(&on, plain(1000, 768, 100), nothing), None);
     assert_eq!(chosen(&on, Product { plain: false, ..qkv }, nothing), None);

@@ -165,8 +165,8 @@ fn mma_of_reals_is_within_its_rounding(queue: &dyn Queue) {
 
 /// Where the bytes of element (row, k) of a tile with 64 values of K lie under the swizzle of 128 bytes: rows along K, or pieces of 64 rows
 /// beside each other for each k. Of every eight lines of 128 bytes the chunks of 16 are exchanged by the line's number.
-fn swizzled(across: bool, row: usize, k: usize) -> usize {
-    let (line, value) = if across { (row / 64 * 64 + k, row % 64) } else { (row, k) };
+fn swizzled(mn_major: bool, row: usize, k: usize) -> usize {
+    let (line, value) = if mn_major { (row / 64 * 64 + k, row % 64) } else { (row, k) };
     line * 128 + ((value / 8) ^ (line % 8)) * 16 + value % 8 * 2
 }
 
@@ -177,12 +177,12 @@ fn wgmma(queue: &dyn Queue) {
     let mut integers = |n: usize| (0..n * 64).map(|_| s.range(-64.0, 64.0).round()).collect::<Vec<f32>>();
     let (a, b) = (integers(64), integers(256));
     let kernels =
-        [("conformance_wgmma_along", false, 128), ("conformance_wgmma_across", true, 128), ("conformance_wgmma_wide", false, 256)];
-    for (kernel, across, columns) in kernels {
+        [("conformance_wgmma_k_major", false, 128), ("conformance_wgmma_mn_major", true, 128), ("conformance_wgmma_wide", false, 256)];
+    for (kernel, mn_major, columns) in kernels {
         let b = &b[..64 * columns];
         let tile = |values: &[f32]| {
             let mut laid = vec![0u16; values.len()];
-            values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(across, i / 64, i % 64) / 2] = nearest_bf16(v));
+            values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(mn_major, i / 64, i % 64) / 2] = nearest_bf16(v));
             laid
         };
         let got = floats(&run(queue, kernel, [1, 128], &[4 * 64 * columns], &[bytes(&tile(&a)), bytes(&tile(b))], &[])[0]);

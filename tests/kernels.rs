@@ -7,7 +7,7 @@ use emulator::Options;
 use sslmem::device::signature::{self, Signature};
 use sslmem::device::{Capabilities, Device, Queue};
 use sslmem::ops::conv::Filter;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::{ALL, Case};
 use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
@@ -181,7 +181,7 @@ fn kernels_that_fetch_by_tma_equal_the_cpu_under_every_schedule() {
     on_the_emulator(Emulated::tma, &["linear/", "conv/wide"]);
 }
 
-/// More tiles than blocks of the emulated card, more steps than slots, and edges that fill no tile, in both widths and every way out.
+/// More tiles than blocks of the emulated card, more steps than slots, and edges that fill no tile, in both widths and every epilogue.
 const FETCHED: &[Case] = &[
     Case { name: "fetched/mlp", mode: Mode::Train, inputs: &[&[300, 456], &[300, 456]], build: |s, x| mlp(s, x, [504, 456]) },
     Case { name: "fetched/narrow_mlp", mode: Mode::Train, inputs: &[&[130, 72], &[130, 80]], build: |s, x| mlp(s, x, [104, 80]) },
@@ -191,9 +191,9 @@ const FETCHED: &[Case] = &[
         mode: Mode::Eval,
         inputs: &[&[130, 264]],
         build: |s, x| {
-            let h = s.at("fc1").dense(x[0], &dense(504, After::Gelu));
+            let h = s.at("fc1").dense(x[0], &dense(504, Epilogue::Gelu));
             let h = s.at("fc2").linear(h, 504, false);
-            s.at("fc3").dense(h, &dense(72, After::Gelu))
+            s.at("fc3").dense(h, &dense(72, Epilogue::Gelu))
         },
     },
     Case {
@@ -210,12 +210,12 @@ const FETCHED: &[Case] = &[
 ];
 
 fn mlp(s: &mut Scope, x: &[Var], [wide, narrow]: [usize; 2]) -> Var {
-    let h = s.at("fc1").dense(x[0], &dense(wide, After::Gelu));
-    s.at("fc2").dense(h, &dense(narrow, After::Add(x[1])))
+    let h = s.at("fc1").dense(x[0], &dense(wide, Epilogue::Gelu));
+    s.at("fc2").dense(h, &dense(narrow, Epilogue::Add(x[1])))
 }
 
-fn dense(outputs: usize, after: After) -> Dense {
-    Dense { outputs, bias: true, weight: Init::Normal(0.1), shape: None, after }
+fn dense(outputs: usize, epilogue: Epilogue) -> Dense {
+    Dense { outputs, bias: true, weight: Init::Normal(0.1), shape: None, epilogue }
 }
 
 fn pixel(outputs: usize) -> Filter {

@@ -10,7 +10,7 @@ use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::dino_loss::DinoLoss;
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::optimize::{Dialect, Rule};
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
@@ -139,7 +139,9 @@ static CASES: &[(Case, &[Floor])] = &[
             name: "gelu",
             mode: Mode::Train,
             inputs: &[&[512, 64]],
-            build: |s, x| s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, after: After::Gelu }),
+            build: |s, x| {
+                s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, epilogue: Epilogue::Gelu })
+            },
         },
         &[floor("gelu_bwd", 2.0, 1.0, 2.0)],
     ),

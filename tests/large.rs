@@ -9,7 +9,7 @@ use emulator::Options;
 use sslmem::device::{Capabilities, Device, Queue};
 use sslmem::ops::Case;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope};
 use sslmem::var::{Dtype, Var};
@@ -29,8 +29,8 @@ const fn large(name: &'static str, all: Shapes, few: Shapes, build: fn(&mut Scop
     Large { all: Case { name, mode, inputs: all, build }, few: Case { name, mode, inputs: few, build } }
 }
 
-fn dense(s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
-    s.at("fc").dense(x, &Dense { outputs, bias: true, weight: Init::Normal(0.03), shape: None, after })
+fn dense(s: &mut Scope, x: Var, outputs: usize, epilogue: Epilogue) -> Var {
+    s.at("fc").dense(x, &Dense { outputs, bias: true, weight: Init::Normal(0.03), shape: None, epilogue })
 }
 
 fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> Var {
@@ -39,11 +39,11 @@ fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> 
 
 /// Layers of ViT-B/16 and ResNet-50: blocks enough for every multiprocessor to have several, little enough to be read back quickly.
 pub static ALL: &[Large] = &[
-    large("fc1", &[&[16, 197, 768]], &[&[1, 197, 768]], |s, x| dense(s, x[0], 3072, After::Gelu)),
-    large("fc2", &[&[16, 197, 3072], &[16, 197, 768]], &[&[1, 197, 3072], &[1, 197, 768]], |s, x| dense(s, x[0], 768, After::Add(x[1]))),
+    large("fc1", &[&[16, 197, 768]], &[&[1, 197, 768]], |s, x| dense(s, x[0], 3072, Epilogue::Gelu)),
+    large("fc2", &[&[16, 197, 3072], &[16, 197, 768]], &[&[1, 197, 3072], &[1, 197, 768]], |s, x| dense(s, x[0], 768, Epilogue::Add(x[1]))),
     // Several tiles for each of 132 blocks, edges that fill none, and hundreds of steps.
-    large("6500x1544x4104", &[&[65, 100, 1544]], &[&[1, 100, 1544]], |s, x| dense(s, x[0], 4104, After::Gelu)),
-    large("1000x16392x1032", &[&[10, 100, 16392]], &[&[1, 100, 16392]], |s, x| dense(s, x[0], 1032, After::Nothing)),
+    large("6500x1544x4104", &[&[65, 100, 1544]], &[&[1, 100, 1544]], |s, x| dense(s, x[0], 4104, Epilogue::Gelu)),
+    large("1000x16392x1032", &[&[10, 100, 16392]], &[&[1, 100, 16392]], |s, x| dense(s, x[0], 1032, Epilogue::Nothing)),
     large("3x3 256-256", &[&[64, 14, 14, 256]], &[&[2, 14, 14, 256]], |s, x| conv(s, x[0], 256, 3, 1)),
     large("3x3 128-128, stride 2", &[&[16, 56, 56, 128]], &[&[1, 56, 56, 128]], |s, x| conv(s, x[0], 128, 3, 2)),
     large("1x1 64-256", &[&[16, 56, 56, 64]], &[&[1, 56, 56, 64]], |s, x| conv(s, x[0], 256, 1, 1)),
@@ -54,7 +54,7 @@ pub static ALL: &[Large] = &[
 
 /// To try the checks themselves on the emulator.
 pub static SMALL: &[Large] = &[
-    large("fc", &[&[6, 50, 72], &[6, 50, 264]], &[&[1, 50, 72], &[1, 50, 264]], |s, x| dense(s, x[0], 264, After::Add(x[1]))),
+    large("fc", &[&[6, 50, 72], &[6, 50, 264]], &[&[1, 50, 72], &[1, 50, 264]], |s, x| dense(s, x[0], 264, Epilogue::Add(x[1]))),
     large("conv", &[&[6, 7, 6, 72]], &[&[1, 7, 6, 72]], |s, x| conv(s, x[0], 264, 3, 2)),
 ];
 

@@ -7,7 +7,7 @@ use emulator::Options;
 use sslmem::device::{Device, gelu};
 use sslmem::ops::augment::Batch;
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::mask::Chosen;
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope, Tape};
@@ -64,7 +64,7 @@ fn a_patch_embedding_is_a_convolution() {
     compare("embed", &["images"], &weights, |s, x| {
         let patches = s.patches(x[0], 4, None);
         let shape = Some([10, 3, 4, 4].into());
-        s.at("proj").dense(patches, &Dense { outputs: 10, bias: true, weight: Init::Constant(0.0), shape, after: After::Nothing })
+        s.at("proj").dense(patches, &Dense { outputs: 10, bias: true, weight: Init::Constant(0.0), shape, epilogue: Epilogue::Nothing })
     });
 }
 
@@ -86,7 +86,7 @@ fn gelu_equals_pytorch() {
     let x = tape.constant([257, 1], golden.get("gelu.x").to_vec());
     tape.require_grad(x);
     weights.set("fc.weight", [1, 1], &[1.0]).unwrap();
-    let dense = Dense { outputs: 1, bias: true, weight: Init::Constant(0.0), shape: None, after: After::Gelu };
+    let dense = Dense { outputs: 1, bias: true, weight: Init::Constant(0.0), shape: None, epilogue: Epilogue::Gelu };
     let y = tape.root().at("fc").dense(x, &dense);
     let r = tape.constant([257, 1], golden.get("gelu.r").to_vec());
     let loss = dot_with(&mut tape.root(), y, r);

@@ -4,7 +4,7 @@ use super::{Encoder, Form, Positions, Start};
 use crate::error::{Error, Result};
 use crate::ops::choose::LARGEST_HEAD;
 use crate::ops::drop_path::Drop;
-use crate::ops::linear::{After, Dense};
+use crate::ops::linear::{Dense, Epilogue};
 use crate::ops::mask::Chosen;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
@@ -105,7 +105,7 @@ impl Vit {
             Start::MoCoV3 => (glorot(fan, d), 1e-6),
         };
         let shape = Some([d, colours, p, p].into());
-        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(patches), shape, after: After::Nothing };
+        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(patches), shape, epilogue: Epilogue::Nothing };
         let x = match form.frozen_patches {
             true => s.frozen("patch_embed.proj").dense(x, &embed),
             false => s.at("patch_embed.proj").dense(x, &embed),
@@ -159,32 +159,36 @@ impl Block {
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
         let h = s.at("norm1").layer_norm(x, self.eps, false);
-        let h =
-            self.dense(&mut s.at("attn.qkv"), h, [3 * width, if self.start == Start::MoCoV3 { width } else { 3 * width }], After::Nothing);
+        let h = self.dense(
+            &mut s.at("attn.qkv"),
+            h,
+            [3 * width, if self.start == Start::MoCoV3 { width } else { 3 * width }],
+            Epilogue::Nothing,
+        );
         let h = s.at("attn").attention(h, self.heads);
         let (h, x) = if self.class_alone { (s.class_token(h), s.class_token(x)) } else { (h, x) };
         let x = self.branch(s, "attn.proj", h, x, 0);
         let h = s.at("norm2").layer_norm(x, self.eps, false);
-        let h = self.dense(&mut s.at("mlp.fc1"), h, [4 * width; 2], After::Gelu);
+        let h = self.dense(&mut s.at("mlp.fc1"), h, [4 * width; 2], Epilogue::Gelu);
         let x = self.branch(s, "mlp.fc2", h, x, 1);
         s.tap(x)
     }
     /// `outputs`, and of how many of them at a time the start is made.
-    fn dense(&self, s: &mut Scope, x: Var, [outputs, apart]: [usize; 2], after: After) -> Var {
+    fn dense(&self, s: &mut Scope, x: Var, [outputs, apart]: [usize; 2], epilogue: Epilogue) -> Var {
         let weight = match self.start {
             Start::Timm => Init::Truncated(0.02),
             Start::Dino => Init::Normal(0.02),
             Start::Mae | Start::MoCoV3 => Init::Uniform(glorot(s.shape(x).cols(), apart)),
         };
-        s.dense(x, &Dense { outputs, bias: true, weight, shape: None, after })
+        s.dense(x, &Dense { outputs, bias: true, weight, shape: None, epilogue })
     }
     /// x + the last layer of a branch, which may be dropped.
     fn branch(&self, s: &mut Scope, name: &str, h: Var, x: Var, second: u32) -> Var {
         let width = s.shape(x).cols();
         match self.drop.filter(|(rate, _)| *rate > 0.0) {
-            None => self.dense(&mut s.at(name), h, [width; 2], After::Add(x)),
+            None => self.dense(&mut s.at(name), h, [width; 2], Epilogue::Add(x)),
             Some((rate, drop)) => {
-                let h = self.dense(&mut s.at(name), h, [width; 2], After::Nothing);
+                let h = self.dense(&mut s.at(name), h, [width; 2], Epilogue::Nothing);
                 s.add_dropped(x, h, rate, Drop { layer: drop.layer + second, ..drop })
             }
         }

@@ -4,7 +4,7 @@ use super::{Kind, Method, Metric, Options, Pace, Recorded, Representations, Sett
 use crate::encoders::{Form, Network, Start};
 use crate::error::{Error, Result};
 use crate::ops::dino_loss::DinoLoss;
-use crate::ops::linear::{After, Dense};
+use crate::ops::linear::{Dense, Epilogue};
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
 use crate::var::Var;
@@ -67,13 +67,13 @@ fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
     let mut h = h;
     for (i, &outputs) in o.projector.iter().enumerate() {
         let last = i + 1 == o.projector.len();
-        let layer = |bias, after| Dense { outputs, bias, weight: Init::Normal(0.02), shape: None, after };
+        let layer = |bias, epilogue| Dense { outputs, bias, weight: Init::Normal(0.02), shape: None, epilogue };
         let mut at = s.at(format!("mlp.{i}"));
         h = match (last, o.head_norm) {
-            (true, _) => at.dense(h, &layer(true, After::Nothing)),
-            (false, false) => at.dense(h, &layer(true, After::Gelu)),
+            (true, _) => at.dense(h, &layer(true, Epilogue::Nothing)),
+            (false, false) => at.dense(h, &layer(true, Epilogue::Gelu)),
             (false, true) => {
-                h = at.dense(h, &layer(false, After::Nothing));
+                h = at.dense(h, &layer(false, Epilogue::Nothing));
                 h = s.at(format!("bn.{i}")).batch_norm(h, None, false);
                 s.gelu(h)
             }
@@ -84,7 +84,7 @@ fn head(s: &mut Scope, o: &Options, h: Var) -> (Var, Var) {
     let mut s = s.at("last_layer");
     // The authors make this layer after they have set the others, so it starts as PyTorch's linear layers do.
     let init = Init::Uniform(1.0 / (width as f32).sqrt());
-    let u = s.dense(unit, &Dense { outputs: o.prototypes, bias: false, weight: init, shape: None, after: After::Nothing });
+    let u = s.dense(unit, &Dense { outputs: o.prototypes, bias: false, weight: init, shape: None, epilogue: Epilogue::Nothing });
     let prototypes = s.param("weight", [o.prototypes, width], init);
     (s.weight_norm(u, prototypes), unit)
 }

@@ -3,7 +3,7 @@
 use super::{Kind, Method, Options, Recorded, Representations, Setting};
 use crate::encoders::{Block, Form, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
-use crate::ops::linear::{After, Dense};
+use crate::ops::linear::{Dense, Epilogue};
 use crate::tape::Scope;
 use crate::var::{Dtype, Var};
 use crate::weights::Init;
@@ -59,7 +59,7 @@ impl Method for Mae {
             bias: true,
             weight: Init::Uniform(glorot(from, outputs)),
             shape: None,
-            after: After::Nothing,
+            epilogue: Epilogue::Nothing,
         };
         let x = s.at("decoder_embed").dense(x, &layer(vit.width, width));
         let hidden = s.param("mask_token", [1, 1, width], Init::Normal(0.02));

@@ -60,7 +60,7 @@ pub fn product(on: &Capabilities, dtype: Dtype, p: &Product) -> Launch {
 
 /// What happens to a product before it is written, as far as kernels are made for it.
 #[derive(Clone, Copy, Debug)]
-pub struct WayOut {
+pub struct EpilogueKind {
     pub activation: Activation,
     /// Something like the result is added.
     pub adds: bool,
@@ -69,11 +69,11 @@ pub struct WayOut {
 }
 
 /// The kernel of `linear_hopper.cu` for a product, and the columns of its tiles; none where there is none or it is not to be taken.
-pub fn by_tma(on: &Capabilities, dtype: Dtype, p: &Product, way: WayOut) -> Option<(Launch, usize)> {
+pub fn by_tma(on: &Capabilities, dtype: Dtype, p: &Product, kind: EpilogueKind) -> Option<(Launch, usize)> {
     if !(on.tma && whole(dtype, p.channels, p.outputs) && p.outputs > 64 && p.plain) {
         return None;
     }
-    let names = match (way.activation, way.adds, way.keeps) {
+    let names = match (kind.activation, kind.adds, kind.keeps) {
         (Activation::Nothing, false, _) => ["linear_128", "linear_256"],
         (Activation::Nothing, true, _) => ["linear_128_more", "linear_256_more"],
         (Activation::Relu, false, _) => ["linear_128_relu", "linear_256_relu"],

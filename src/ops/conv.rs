@@ -5,8 +5,8 @@ use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
 use super::choose::TILE;
 use super::packs::{Packed, Packs};
-use super::product::{self, Finish};
-use crate::device::conv::{self, Activation, Conv, Epilogue};
+use super::product;
+use crate::device::conv::{self, Activation, Conv};
 use crate::device::{Gpu, Host};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -106,7 +106,7 @@ impl Call for Forward {
             (scale, shift)
         });
         let residual = self.residual.map(|r| m.f(r));
-        let epilogue = Epilogue {
+        let epilogue = conv::Epilogue {
             scale: folded.as_ref().map(|f| &f.0[..]),
             shift: folded.as_ref().map(|f| &f.1[..]),
             residual: residual.as_deref(),
@@ -116,7 +116,13 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let activation = activation(self.relu);
-        let to = Finish { moments: self.moments, shift: self.packed.shift, residual: self.residual, activation, ..Finish::default() };
+        let to = product::Epilogue {
+            moments: self.moments,
+            shift: self.packed.shift,
+            residual: self.residual,
+            activation,
+            ..product::Epilogue::default()
+        };
         product::forward(g, &self.c, self.y, self.x, self.packed.gpu, &to);
     }
     fn cost(&self, element: u64) -> Cost {

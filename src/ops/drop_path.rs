@@ -28,7 +28,7 @@ impl Scope<'_> {
     }
 
     /// `residual + drop_path(x)` in one pass; `rate` is above 0. In evaluation and without drop path the sum belongs into
-    /// [`Dense::after`](super::linear::Dense).
+    /// [`Dense::epilogue`](super::linear::Dense).
     pub fn add_dropped(&mut self, residual: Var, x: Var, rate: f32, drop: Drop) -> Var {
         assert!(self.mode() == Mode::Train && rate > 0.0, "{}: nothing is dropped here", self.path());
         self.dropped(x, Some(residual), rate, drop)

@@ -1,15 +1,15 @@
 //! The launches of `conv_stem.cu` and `conv_stem_bwd_w.cu`: convolutions of images, whose three channels do not fill 16 bytes. Not an op.
 
 use super::choose::{self, Stem};
-use super::product::Finish;
+use super::product::Epilogue;
 use crate::device::conv::{Activation, Conv};
 use crate::device::{Arg, Gpu, Launch};
 use crate::tape::Grad;
 use crate::var::Var;
 
 /// Launches the forward kernel, if there is one for this.
-pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finish) -> bool {
-    let simple = to.before.is_none() && to.residual.is_none() && !to.add && to.activation != Activation::Gelu;
+pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilogue) -> bool {
+    let simple = to.pre_activation.is_none() && to.residual.is_none() && !to.add && to.activation != Activation::Gelu;
     let stem = choose::stem(&g.capabilities(), g.dtype(), c).filter(|_| simple);
     let Some(Stem { launch, run, pitch }) = stem else { return false };
     let mut args: Vec<Arg> = vec![y.into(), to.moments.into(), x.into(), packed.into(), to.shift.into()];

@@ -3,7 +3,7 @@
 use super::{Columns, column_blocks, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::ops::product::{self, Finish};
+use crate::ops::product;
 use crate::ops::{Case, scaled_sum};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -156,7 +156,7 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Size { rows, cols, scale, .. } = self.size;
-        product::forward(g, &square(rows, cols), self.back, self.other, self.weight, &Finish::default());
+        product::forward(g, &square(rows, cols), self.back, self.other, self.weight, &product::Epilogue::default());
         let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.unit.into(), self.std.into(), self.dx.add.into()];
         let sizes: [Arg; 3] = [rows.into(), cols.into(), scale.into()];
         g.launch(&column_blocks(g, "barlow_twins_loss_bwd", cols), &[&from[..], &sizes].concat());

@@ -3,7 +3,7 @@
 use super::{Columns, square, squares_but};
 use crate::device::conv::{self, Epilogue};
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::ops::product::{self, Finish};
+use crate::ops::product;
 use crate::ops::reduce::sum_of;
 use crate::ops::{CHUNK, Case, scaled_sum};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -170,7 +170,7 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Size { rows, cols, .. } = self.size;
-        product::forward(g, &square(rows, cols), self.back, self.stats.centred, self.stats.dcov, &Finish::default());
+        product::forward(g, &square(rows, cols), self.back, self.stats.centred, self.stats.dcov, &product::Epilogue::default());
         let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.x.into(), self.other.into(), self.dx.add.into()];
         let sizes = [rows.into(), cols.into(), Arg::F32(2.0 * self.size.coefficients()[0])];
         g.launch(&Launch::blocks("vicreg_loss_bwd", rows.div_ceil(8)), &[&from[..], &sizes].concat());
