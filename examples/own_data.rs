@@ -11,7 +11,7 @@ use sslmem::device::Device;
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
 use sslmem::score::{Protocol, score};
-use sslmem::split::{How, Size, Sizes, Split, Subset};
+use sslmem::split::{How, Sizes, Split, Subset, SubsetSize};
 use sslmem::train::{CHECKPOINT, Job, train};
 use sslmem::{stats, table};
 use std::path::Path;
@@ -92,7 +92,12 @@ fn example() -> sslmem::Result<()> {
     sslmem::files::create_dir(dir)?;
 
     let source = Slopes::new(320);
-    let sizes = Sizes { shared: Size::Count(80), candidate: Size::Count(80), independent: Size::Count(80), external: Size::Candidates };
+    let sizes = Sizes {
+        shared: SubsetSize::Count(80),
+        candidate: SubsetSize::Count(80),
+        independent: SubsetSize::Count(80),
+        external: SubsetSize::Candidates,
+    };
     let split = Split::draw(&source, &sizes, How::Stratified(0))?;
     split.write(dir.join("split.json"))?;
 

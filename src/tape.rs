@@ -76,7 +76,7 @@ pub enum Mode {
 }
 
 /// What a variable is to the planner.
-pub(crate) enum Kind {
+pub(crate) enum SlotKind {
     /// Lives from its first write to its last use; its memory is used again afterwards.
     Temporary,
     /// Lives as long as the program; written or read by the host.
@@ -88,13 +88,13 @@ pub(crate) enum Kind {
 pub(crate) struct Slot {
     pub shape: Shape,
     pub dtype: Dtype,
-    pub kind: Kind,
-    pub side: Side,
+    pub kind: SlotKind,
+    pub residence: Residence,
 }
 
 /// Which devices need a variable: scratch of one way to compute something is no memory of the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Side {
+pub(crate) enum Residence {
     Both,
     Cpu,
     Gpu,
@@ -138,33 +138,33 @@ impl Tape {
     pub fn root(&mut self) -> Scope<'_> {
         Scope { tape: self, path: String::new(), frozen: false }
     }
-    fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
-        self.slots.push(Slot { shape, dtype, kind, side: Side::Both });
+    fn slot(&mut self, shape: Shape, dtype: Dtype, kind: SlotKind) -> Var {
+        self.slots.push(Slot { shape, dtype, kind, residence: Residence::Both });
         self.requires_grad.push(false);
         self.cut.push(None);
         Var(self.slots.len() as u32 - 1)
     }
-    /// An activation: f32 on the CPU, on a GPU what its queue says.
+    /// An activation: f32 on the CPU, on a GPU what the device says.
     pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
-        self.slot(shape.into(), Dtype::Activation, Kind::Temporary)
+        self.slot(shape.into(), Dtype::Activation, SlotKind::Temporary)
     }
     /// An intermediate result that is f32 everywhere: a loss, a statistic.
     pub fn f32(&mut self, shape: impl Into<Shape>) -> Var {
-        self.slot(shape.into(), Dtype::F32, Kind::Temporary)
+        self.slot(shape.into(), Dtype::F32, SlotKind::Temporary)
     }
     /// `v` is scratch that only the CPU's side of a call uses.
     pub fn cpu_only(&mut self, v: Var) -> Var {
-        self.slots[v.index()].side = Side::Cpu;
+        self.slots[v.index()].residence = Residence::Cpu;
         v
     }
     /// `v` is scratch that only the GPU's side of a call uses.
     pub fn gpu_only(&mut self, v: Var) -> Var {
-        self.slots[v.index()].side = Side::Gpu;
+        self.slots[v.index()].residence = Residence::Gpu;
         v
     }
     /// Scratch bytes, for the packed forms and partial results of kernels.
     pub fn scratch(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
-        let v = self.slot(shape.into(), dtype, Kind::Temporary);
+        let v = self.slot(shape.into(), dtype, SlotKind::Temporary);
         self.gpu_only(v)
     }
     /// Change how large a table is that grows while calls are recorded.
@@ -178,28 +178,28 @@ impl Tape {
     }
     /// Memory that the host writes before a run or reads after it.
     pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
-        self.slot(shape.into(), dtype, Kind::Fixed(vec![]))
+        self.slot(shape.into(), dtype, SlotKind::Fixed(vec![]))
     }
     /// Memory of the host's like `v`.
     pub fn fixed_like(&mut self, v: Var) -> Var {
-        self.slot(self.shape(v), self.slots[v.index()].dtype, Kind::Fixed(vec![]))
+        self.slot(self.shape(v), self.slots[v.index()].dtype, SlotKind::Fixed(vec![]))
     }
     /// Like [`Tape::fixed`], holding `data` from the start.
     pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
-        self.slot(shape, Dtype::F32, Kind::Fixed(data))
+        self.slot(shape, Dtype::F32, SlotKind::Fixed(data))
     }
     /// Whole numbers that are there from the start.
     pub fn words(&mut self, shape: impl Into<Shape>, data: Vec<u32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "words of shape {shape:?} got {} values", data.len());
-        self.slot(shape, Dtype::U32, Kind::Fixed(bytemuck::cast_vec(data)))
+        self.slot(shape, Dtype::U32, SlotKind::Fixed(bytemuck::cast_vec(data)))
     }
     /// Keep an intermediate result until the host has read it.
     pub fn keep(&mut self, v: Var) {
-        if let Kind::Temporary = self.slots[v.index()].kind {
-            self.slots[v.index()].kind = Kind::Fixed(vec![]);
+        if let SlotKind::Temporary = self.slots[v.index()].kind {
+            self.slots[v.index()].kind = SlotKind::Fixed(vec![]);
         }
     }
     /// Keep every intermediate result, each in memory of its own: for checks that look at all of them.
@@ -220,7 +220,7 @@ impl Tape {
         let Operands { reads, writes } = call.operands();
         if reads.iter().any(|x| self.requires_grad(*x) || self.cut[x.index()].is_some()) {
             // Named memory, a weight that is updated or running statistics, is no result of the call.
-            let named = |y: &Var| matches!(self.slots[y.index()].kind, Kind::Named { .. });
+            let named = |y: &Var| matches!(self.slots[y.index()].kind, SlotKind::Named { .. });
             let cut: Vec<Var> = writes.into_iter().filter(|y| Some(*y) != to && !named(y)).collect();
             cut.iter().for_each(|y| self.cut[y.index()] = Some(call.name()));
         }
@@ -238,14 +238,14 @@ impl Tape {
             assert_eq!(self.shape(v), shape, "{name} was recorded with another shape");
             return v;
         }
-        let v = self.slot(shape, dtype, Kind::Named { name: name.to_string(), init, trained });
+        let v = self.slot(shape, dtype, SlotKind::Named { name: name.to_string(), init, trained });
         self.requires_grad[v.index()] = trained;
         self.names.insert(name.to_string(), v);
         v
     }
     /// The weight `v` starts so instead.
     pub fn start(&mut self, v: Var, start: Init) {
-        if let Kind::Named { init, .. } = &mut self.slots[v.index()].kind {
+        if let SlotKind::Named { init, .. } = &mut self.slots[v.index()].kind {
             *init = start;
         }
     }
@@ -261,7 +261,7 @@ impl Tape {
         if let Some(&var) = self.grads.get(&x) {
             return Some(Grad { var, add: true });
         }
-        let var = self.slot(self.shape(x), self.slots[x.index()].dtype, Kind::Temporary);
+        let var = self.slot(self.shape(x), self.slots[x.index()].dtype, SlotKind::Temporary);
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
     }
@@ -316,7 +316,7 @@ impl Tape {
     /// Every trained weight that got a gradient: (name, weight, gradient), in the order of recording.
     pub fn gradients(&self) -> Vec<(String, Var, Var)> {
         let named = self.slots.iter().enumerate().filter_map(|(i, s)| match &s.kind {
-            Kind::Named { name, trained: true, .. } => Some((name.clone(), Var(i as u32))),
+            SlotKind::Named { name, trained: true, .. } => Some((name.clone(), Var(i as u32))),
             _ => None,
         });
         named.filter_map(|(name, v)| Some((name, v, self.gradient(v)?))).collect()

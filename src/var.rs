@@ -13,7 +13,7 @@ impl Var {
 /// What one element is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
-    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what its queue says.
+    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what the device says.
     Activation,
     F32,
     Bf16,

@@ -1,7 +1,7 @@
 //! Weights and other named memory, and their files.
 
 use crate::checkpoint::{self, Checkpoint, SEAL, Seal};
-use crate::device::{Buffer, Cell, Device, Place};
+use crate::device::{Buffer, Device, Place, SharedBuffer};
 use crate::error::{Error, Result};
 use crate::files::Writer;
 use crate::random::{Purpose, Stream};
@@ -62,20 +62,20 @@ impl Weights {
     }
 
     /// The buffer of `name`, made if it is new.
-    pub(crate) fn cell(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<Cell> {
+    pub(crate) fn buffer(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<SharedBuffer> {
         if let Some(e) = self.entries.get(name) {
             assert_eq!((e.shape, e.dtype), (shape, dtype), "{name} is in use with another shape");
-            return Ok(e.cell.clone());
+            return Ok(e.buffer.clone());
         }
-        let place = Place { shape, dtype, cell: Buffer::cell(&self.device, shape.len() * dtype.bytes())? };
+        let place = Place { shape, dtype, buffer: Buffer::shared(&self.device, shape.len() * dtype.bytes())? };
         if dtype == Dtype::F32 {
             place.write(&init.values(shape, Stream::new(self.seed, Purpose::Init, 0, hash(name), 0)))?;
         } else {
-            place.cell.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
+            place.buffer.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
         }
-        let cell = place.cell.clone();
+        let buffer = place.buffer.clone();
         self.entries.insert(name.to_string(), place);
-        Ok(cell)
+        Ok(buffer)
     }
 
     /// A copy of one named f32 buffer.
@@ -92,9 +92,9 @@ impl Weights {
     /// There are not as many values as the shape has, or `name` is there with another shape.
     pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) -> Result<()> {
         let shape = shape.into();
-        let cell = self.cell(name, shape, Dtype::F32, Init::Constant(0.0))?;
+        let buffer = self.buffer(name, shape, Dtype::F32, Init::Constant(0.0))?;
         assert_eq!(shape.len(), values.len(), "{name} has shape {shape:?}");
-        cell.borrow_mut().set(values)
+        buffer.borrow_mut().set(values)
     }
 
     /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
@@ -109,7 +109,7 @@ impl Weights {
             chosen.iter().map(|&(name, p)| Entry { name, dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
         let (mut seal, mut data) = (Seal::new(metadata), vec![]);
         for (entry, (_, p)) in entries.iter().zip(chosen) {
-            let bytes = p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?;
+            let bytes = p.buffer.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?;
             seal.tensor(entry.name, &entry.shape, &bytes);
             data.extend(bytes);
         }
@@ -176,9 +176,9 @@ impl Weights {
     }
 
     fn insert(&mut self, name: String, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<()> {
-        let cell = Buffer::cell(&self.device, bytes.len())?;
-        cell.borrow_mut().set(bytes)?;
-        self.entries.insert(name, Place { shape, dtype, cell });
+        let buffer = Buffer::shared(&self.device, bytes.len())?;
+        buffer.borrow_mut().set(bytes)?;
+        self.entries.insert(name, Place { shape, dtype, buffer });
         Ok(())
     }
 

@@ -259,9 +259,9 @@ fn a_view_of_224_pixels_asks_little_of_memory() {
     let (jitter, blur) = (view.jitter.map(|j| Jitter { p: 1.0, ..j }), view.blur.map(|b| Blur { p: 1.0, ..b }));
     let mut clocks = vec![];
     for (name, view) in [("blurred", View { jitter, blur, ..view }), ("sharp", View { jitter, blur: None, ..view })] {
-        let queue = Emulated::new(Dtype::Bf16, Options { counts: true, race: false, ..Options::default() });
-        let out = views(Device::Gpu(queue.clone()), &[view], &[[375, 500]]).unwrap().len() as u64;
-        let launches = queue.take_counts();
+        let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, race: false, ..Options::default() });
+        let out = views(Device::Gpu(gpu.clone()), &[view], &[[375, 500]]).unwrap().len() as u64;
+        let launches = gpu.take_counts();
         let [launch] = &launches[..] else { panic!("one kernel makes the views, not {}", launches.len()) };
         let shared = |s: &SiteCounts| matches!(s.access, Access::SharedLoad | Access::SharedStore);
         let passes: u64 = launch.sites.iter().map(|s| if shared(s) { s.passes } else { s.passes.div_ceil(4).max(s.requests) }).sum();

@@ -1,7 +1,7 @@
 //! Encoders of others: what PyTorch wrote, in whose wrapper, under whose names, and what comes out of it.
 
 use crate::golden::{close, signed};
-use sslmem::checkpoint::{Checkpoint, Format, Layout, Part, expected};
+use sslmem::checkpoint::{Checkpoint, EncoderLayout, Format, TensorRole, expected};
 use sslmem::encoders::{ENCODERS, Form, Stem, find};
 use sslmem::tape::{Mode, Tape};
 use sslmem::tensors::{self, Entry};
@@ -34,7 +34,7 @@ fn file(tensors: &[(&str, Vec<usize>, Vec<f32>)], metadata: &[(&str, &str)]) -> 
     bytes
 }
 
-fn layout_of(bytes: Vec<u8>) -> Result<Layout, String> {
+fn layout_of(bytes: Vec<u8>) -> Result<EncoderLayout, String> {
     let file = Checkpoint::from_bytes(Path::new("nowhere/x"), bytes).map_err(|e| e.to_string())?;
     file.identify().map_err(|e| e.to_string())?.layout.ok_or_else(|| "nothing".into())
 }
@@ -75,9 +75,9 @@ fn every_type_view_and_format_of_torch_save_is_read() {
 
 #[test]
 fn whose_file_it_is_and_what_is_left() {
-    use Part::*;
+    use TensorRole::*;
     // File, wrapper, prefix, arch, stem or patch, what is left besides counters.
-    type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static [(Part, usize)]);
+    type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static [(TensorRole, usize)]);
     let table: &[Row] = &[
         ("torchvision.pth", "torchvision", "", "resnet18", "imagenet", &[(Classifier, 2)]),
         ("timm.pth", "timm or MAE", "state_dict_ema.module.", "vit_nano", "4", &[(Classifier, 2), (OtherEncoder, 56)]),
@@ -115,7 +115,7 @@ fn whose_file_it_is_and_what_is_left() {
         let found = layout.stem.map(String::from).or(layout.patch.map(|p| p.to_string()));
         assert_eq!(found.as_deref(), Some(form), "{name}");
         assert!(layout.missing.is_empty(), "{name}: {:?}", layout.missing);
-        let count = |part: Part| layout.leftovers.iter().filter(|l| l.reason == part).count();
+        let count = |part: TensorRole| layout.leftovers.iter().filter(|l| l.reason == part).count();
         for part in [Classifier, Projector, Decoder, OtherEncoder, Optimizer, Loss, Other] {
             let wanted = left.iter().find(|(p, _)| *p == part).map_or(0, |(_, n)| *n);
             assert_eq!(count(part), wanted, "{name}: {}", part.name());

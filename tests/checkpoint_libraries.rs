@@ -1,7 +1,7 @@
 //! What Hugging Face's transformers and lightly wrote themselves gives the features that they compute from it.
 
 use crate::golden::{Golden, close, formula, signed};
-use sslmem::checkpoint::{Checkpoint, Part};
+use sslmem::checkpoint::{Checkpoint, TensorRole};
 use sslmem::encoders::{Form, Stem, find};
 use sslmem::tape::{Mode, Tape};
 use sslmem::weights::Weights;
@@ -70,9 +70,9 @@ fn features(path: &Path, arch: &str) -> Vec<f32> {
 
 #[test]
 fn their_files_give_their_features() {
-    use Part::*;
+    use TensorRole::*;
     // File or folder, who is named, encoder, what is left besides counters.
-    type Row = (&'static str, &'static str, &'static str, &'static [(Part, usize)]);
+    type Row = (&'static str, &'static str, &'static str, &'static [(TensorRole, usize)]);
     let table: &[Row] = &[
         ("vit", "Hugging Face transformers", "vit_nano", &[(Classifier, 2)]),
         ("vit_labelled", "Hugging Face transformers", "vit_nano", &[(Classifier, 2)]),
@@ -96,9 +96,9 @@ fn their_files_give_their_features() {
         let layout = file.identify().unwrap().layout.unwrap_or_else(|| panic!("{name}: nothing"));
         assert_eq!((layout.wrapper, layout.arch), (*wrapper, *arch), "{name}");
         assert!(layout.missing.is_empty(), "{name}: {:?}", layout.missing);
-        let mut found: Vec<Part> = layout.leftovers.iter().map(|left| left.reason).filter(|reason| *reason != Counter).collect();
+        let mut found: Vec<TensorRole> = layout.leftovers.iter().map(|left| left.reason).filter(|reason| *reason != Counter).collect();
         found.sort();
-        let wanted: Vec<Part> = left.iter().flat_map(|(part, count)| vec![*part; *count]).collect();
+        let wanted: Vec<TensorRole> = left.iter().flat_map(|(part, count)| vec![*part; *count]).collect();
         assert_eq!(found, wanted, "{name}");
         close(name, &features(&path, arch), golden.get(name), 1e-4);
     }

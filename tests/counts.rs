@@ -64,9 +64,9 @@ fn on_hopper(case: &Case) -> Vec<LaunchCounts> {
     counted_on(Emulated::hopper(Options { counts: true, ..Options::default() }), case)
 }
 
-fn counted_on(queue: Rc<Emulated>, case: &Case) -> Vec<LaunchCounts> {
-    record(case, false, Device::Gpu(queue.clone())).run().unwrap();
-    queue.take_counts()
+fn counted_on(gpu: Rc<Emulated>, case: &Case) -> Vec<LaunchCounts> {
+    record(case, false, Device::Gpu(gpu.clone())).run().unwrap();
+    gpu.take_counts()
 }
 
 fn case(name: &str) -> &'static Case {

@@ -4,7 +4,7 @@ use crate::emulated::Emulated;
 use emulator::Options;
 use sslmem::config::Recipe;
 use sslmem::data::{self, OnBadImage, Source};
-use sslmem::device::{Device, Queue};
+use sslmem::device::{Device, GpuDevice};
 use sslmem::encoders::{self, Form, Network};
 use sslmem::loader::load;
 use sslmem::methods::{self, Setting};
@@ -87,11 +87,11 @@ fn source() -> Box<dyn Source> {
     data::open("synthetic:320@1", OnBadImage::Fail).unwrap()
 }
 
-/// Trains on the queue and on the CPU.
-pub fn follow(queue: Rc<dyn Queue>, size: Size) {
-    let (source, dtype) = (source(), queue.dtype());
+/// Trains on the device and on the CPU.
+pub fn follow(gpu: Rc<dyn GpuDevice>, size: Size) {
+    let (source, dtype) = (source(), gpu.dtype());
     let (cpu, allowed) = bound(&*source, size, dtype);
-    let got = losses(Device::Gpu(queue), &*source, size, 0.0);
+    let got = losses(Device::Gpu(gpu), &*source, size, 0.0);
     let (far, last) = (apart(&cpu, &got), size.steps - 1);
     println!("{dtype:?}: loss {} to {}, at most {:.1e} from the CPU's, allowed are {:.1e}", got[0], got[last], far[last], allowed[last]);
     for (step, (far, allowed)) in far.iter().zip(&allowed).enumerate() {

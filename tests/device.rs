@@ -1,8 +1,8 @@
-//! The seam to a GPU, with a queue that keeps its memory in a list: programs and weights work through its
+//! The seam to a GPU, with a device that keeps its memory in a list: programs and weights work through its
 //! five functions alone, and what is missing is said in a sentence.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Arg, Capabilities, Device, Gpu, Host, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Arg, Capabilities, Device, Gpu, GpuDevice, Host, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
@@ -18,7 +18,7 @@ struct List {
     room: usize,
 }
 
-impl Queue for List {
+impl GpuDevice for List {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -130,7 +130,7 @@ impl Call for Wrong {
 
 #[test]
 fn a_program_runs_through_the_queue_as_on_the_cpu() {
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
     let run = |device: Device| {
         let mut tape = Tape::new(Mode::Eval);
         let w = tape.root().param("w", [4], Init::Uniform(1.0));
@@ -145,21 +145,21 @@ fn a_program_runs_through_the_queue_as_on_the_cpu() {
         (program.read::<f32>(z).unwrap(), weights.get("w").unwrap().unwrap())
     };
     let cpu = run(Device::Cpu);
-    assert_eq!(run(Device::Gpu(queue.clone())), cpu);
+    assert_eq!(run(Device::Gpu(gpu.clone())), cpu);
     assert_eq!(cpu.0, [3.0]);
-    assert_eq!(queue.launches.borrow().len(), 4);
+    assert_eq!(gpu.launches.borrow().len(), 4);
 }
 
 #[test]
 fn a_launch_that_does_not_fit_its_kernel_never_starts() {
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
     let mut tape = Tape::new(Mode::Eval);
     let y = tape.fixed([1], Dtype::F32);
     tape.no_grad(Wrong(y));
-    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue.clone()), 0)).unwrap();
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu.clone()), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
     assert!(error.contains("argument 2 (`values`) of `total`") && error.contains("not a float"), "{error}");
-    assert!(queue.launches.borrow().is_empty());
+    assert!(gpu.launches.borrow().is_empty());
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn what_a_gpu_cannot_do_is_said_in_a_sentence() {
     let mut tape = Tape::new(Mode::Eval);
     let x = tape.fixed([8], Dtype::F32);
     tape.no_grad(NoKernel(x));
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
-    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0)).unwrap();
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
     assert_eq!(error, "`no_kernel` has no GPU kernel in this version; run on the CPU");
     let mut tape = Tape::new(Mode::Eval);

@@ -1,8 +1,8 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
 use emulator::{Emulator, LaunchCounts, Options, TensorMap};
-use sslmem::device::signature::{self, Kind, MAP, Param};
-use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
+use sslmem::device::signature::{self, ArgKind, MAP, Param};
+use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -61,17 +61,17 @@ fn start(emulator: &Emulator, dtype: Dtype, l: &Launch, words: &[u64]) -> Result
     let (firsts, _) = signature.words();
     let map = |first: usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
     let maps: Vec<Option<TensorMap>> =
-        signature.params.iter().zip(&firsts).map(|(param, &first)| (param.kind == Kind::Map).then(|| map(first))).collect();
+        signature.params.iter().zip(&firsts).map(|(param, &first)| (param.kind == ArgKind::Map).then(|| map(first))).collect();
     let word = |((param, &first), map): ((&Param, &usize), &Option<TensorMap>)| match (&param.kind, map) {
         (_, Some(map)) => std::ptr::from_ref(map) as u64,
-        (Kind::Struct(_), _) => std::ptr::from_ref(&words[first]) as u64,
+        (ArgKind::Struct(_), _) => std::ptr::from_ref(&words[first]) as u64,
         _ => words[first],
     };
     let words: Vec<u64> = signature.params.iter().zip(&firsts).zip(&maps).map(word).collect();
     emulator.launch(l.kernel, dtype == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
 }
 
-impl Queue for Emulated {
+impl GpuDevice for Emulated {
     fn name(&self) -> String {
         "emulator".into()
     }

@@ -5,7 +5,7 @@ use crate::emulated::Emulated;
 use crate::gpu_script::cold::Cold;
 use emulator::Options;
 use sslmem::device::signature::{self, Signature};
-use sslmem::device::{Capabilities, Device, Queue};
+use sslmem::device::{Capabilities, Device, GpuDevice};
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::{ALL, Case};
@@ -110,10 +110,10 @@ impl Chosen {
     pub fn record(&self, device: Device) -> Program {
         record(self.case, self.seeded, device)
     }
-    /// On a queue against the CPU: every result of the queue, or what is wrong.
-    pub fn agrees(&self, queue: Rc<dyn Queue>) -> Result<Vec<Vec<f32>>, String> {
-        let dtype = queue.dtype();
-        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(queue)), dtype)
+    /// On a device against the CPU: every result of the device, or what is wrong.
+    pub fn agrees(&self, gpu: Rc<dyn GpuDevice>) -> Result<Vec<Vec<f32>>, String> {
+        let dtype = gpu.dtype();
+        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(gpu)), dtype)
     }
 }
 
@@ -138,14 +138,14 @@ pub fn chosen(ops: &'static [&'static str]) -> impl Iterator<Item = Chosen> {
 fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &'static [&'static str]) {
     let mut first: Vec<Vec<u32>> = vec![];
     for schedule in Options::schedules() {
-        let queue = make(schedule);
+        let gpu = make(schedule);
         for (at, case) in chosen(ops).enumerate() {
-            let results = case.agrees(queue.clone()).unwrap_or_else(|e| panic!("{e}"));
+            let results = case.agrees(gpu.clone()).unwrap_or_else(|e| panic!("{e}"));
             let bits: Vec<u32> = results.iter().flatten().map(|v| v.to_bits()).collect();
             if at == first.len() {
                 first.push(bits);
             } else {
-                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), queue.dtype());
+                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), gpu.dtype());
             }
         }
     }
@@ -227,10 +227,10 @@ fn products_by_tma_have_the_bits_of_those_by_copies() {
     let mut launched = std::collections::BTreeSet::new();
     for case in FETCHED {
         for seeded in [false, true].into_iter().filter(|seeded| !seeded || case.mode == Mode::Train) {
-            let mut run = |queue: Rc<Emulated>| {
-                let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
-                let results = compare(case.name, &mut record(case, seeded, Device::Cpu), &mut gpu, Dtype::Bf16);
-                launched.extend(queue.take_counts().into_iter().map(|launch| launch.kernel));
+            let mut run = |gpu: Rc<Emulated>| {
+                let mut program = record(case, seeded, Device::Gpu(gpu.clone()));
+                let results = compare(case.name, &mut record(case, seeded, Device::Cpu), &mut program, Dtype::Bf16);
+                launched.extend(gpu.take_counts().into_iter().map(|launch| launch.kernel));
                 let results = results.unwrap_or_else(|e| panic!("{e}"));
                 results.iter().flatten().map(|v| v.to_bits()).collect::<Vec<u32>>()
             };
@@ -263,11 +263,11 @@ fn every_kernel_is_launched_on_the_emulator() {
     ];
     let mut launched = std::collections::BTreeSet::new();
     for (device, ops) in devices {
-        let queue = Rc::new(Cold::new(device, 1 << 12).unwrap());
+        let gpu = Rc::new(Cold::new(device, 1 << 12).unwrap());
         for case in chosen(ops) {
-            case.record(Device::Gpu(queue.clone())).run().unwrap();
+            case.record(Device::Gpu(gpu.clone())).run().unwrap();
         }
-        launched.extend(queue.take_launched());
+        launched.extend(gpu.take_launched());
     }
     let elsewhere = |s: &Signature| {
         NO_OPS.iter().any(|prefix| s.kernel.starts_with(prefix)) || BY_NAME.contains(&s.kernel) || s.file == "linear_hopper.cu"

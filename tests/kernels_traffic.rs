@@ -224,18 +224,18 @@ fn check(counts: &[LaunchCounts], bytes: f64, floors: &[Floor]) {
 
 #[test]
 fn kernels_move_what_they_must_and_no_more() {
-    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     for (case, floors) in CASES {
-        let mut program = record(case, false, Device::Gpu(queue.clone()));
-        queue.take_counts();
+        let mut program = record(case, false, Device::Gpu(gpu.clone()));
+        gpu.take_counts();
         program.run().unwrap();
-        check(&queue.take_counts(), 2.0 * case.inputs[0].iter().product::<usize>() as f64, floors);
+        check(&gpu.take_counts(), 2.0 * case.inputs[0].iter().product::<usize>() as f64, floors);
     }
 }
 
 #[test]
 fn optimizers_move_each_weight_once() {
-    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     let adam = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
     let rules: [(Rule, &[Floor]); 3] = [
         (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("ema", 2.0, 1.0, 2.9)]),
@@ -243,8 +243,8 @@ fn optimizers_move_each_weight_once() {
         (Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
     ];
     for (rule, floors) in rules {
-        let mut recorded = kernels_update::record(rule, kernels_update::RUNS[1], Device::Gpu(queue.clone()));
+        let mut recorded = kernels_update::record(rule, kernels_update::RUNS[1], Device::Gpu(gpu.clone()));
         kernels_update::step(&mut recorded, 0);
-        check(&queue.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
+        check(&gpu.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
     }
 }

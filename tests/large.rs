@@ -6,7 +6,7 @@ use crate::emulated::Emulated;
 use crate::kernels::{close, distance, record};
 use crate::survive::Check;
 use emulator::Options;
-use sslmem::device::{Capabilities, Device, Queue};
+use sslmem::device::{Capabilities, Device, GpuDevice};
 use sslmem::ops::Case;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{Dense, Epilogue};
@@ -80,7 +80,7 @@ fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
     a.iter().flatten().map(|v| v.to_bits()).eq(b.iter().flatten().map(|v| v.to_bits()))
 }
 
-/// The kernels of a queue for all samples, call by call, against the CPU's for the last few: what is of samples is compared.
+/// The kernels of a device for all samples, call by call, against the CPU's for the last few: what is of samples is compared.
 fn like_the_cpu(large: &Large, gpu: &Program) -> Result<(), String> {
     let mut cpu = record(&large.few, false, Device::Cpu);
     let samples = |case: &Case| case.inputs[0][0];
@@ -126,13 +126,13 @@ fn variants(own: Capabilities) -> Vec<(&'static str, Capabilities)> {
 }
 
 /// Each layer by all kernels that a card can choose among.
-pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterator<Item = Check<'a>> {
+pub fn checks<'a>(gpu: &'a Rc<dyn GpuDevice>, layers: &'a [Large]) -> impl Iterator<Item = Check<'a>> {
     layers.iter().map(|large| {
-        let queue = queue.clone();
+        let gpu = gpu.clone();
         Check::new(large.all.name, move || {
             let mut first: Option<Vec<Vec<f32>>> = None;
-            for (which, chosen) in variants(queue.capabilities()) {
-                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(queue.clone(), Fill::Ones, chosen)));
+            for (which, chosen) in variants(gpu.capabilities()) {
+                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(gpu.clone(), Fill::Ones, chosen)));
                 let got = results(&mut program).map_err(|why| format!("{which}: {why}"))?;
                 for _ in 1..5 {
                     if !same_bits(&got, &results(&mut program)?) {
@@ -158,12 +158,12 @@ pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterato
 
 #[test]
 fn products_of_several_tiles_agree_on_the_emulator_and_a_wrong_one_is_seen() {
-    let on = |bug| -> Rc<dyn Queue> { Emulated::hopper(Options { bug, ..Options::default() }) };
+    let on = |bug| -> Rc<dyn GpuDevice> { Emulated::hopper(Options { bug, ..Options::default() }) };
     for check in checks(&on(None), SMALL) {
         (check.run)().unwrap_or_else(|why| panic!("{}: {why}", check.name));
     }
     // A gradient of weights, which is of all samples: seen beside the portable kernels.
-    let queue = on(Some("swizzle_of_another_row"));
-    let wrong = (checks(&queue, SMALL).next().unwrap().run)().unwrap_err();
+    let gpu = on(Some("swizzle_of_another_row"));
+    let wrong = (checks(&gpu, SMALL).next().unwrap().run)().unwrap_err();
     assert!(wrong.starts_with("portable kernels, narrow tiles are off the first by"), "{wrong}");
 }

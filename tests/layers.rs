@@ -173,7 +173,7 @@ fn a_shape_holds_extents_alone() {
         body.lines().filter_map(|l| Some(l.trim().trim_start_matches("pub ").split_once(':')?.0.to_string())).collect()
     };
     assert_eq!(fields(&text("var.rs"), "Shape"), ["dims", "rank"]);
-    assert_eq!(fields(&text("tape.rs"), "Slot"), ["shape", "dtype", "kind", "side"]);
+    assert_eq!(fields(&text("tape.rs"), "Slot"), ["shape", "dtype", "kind", "residence"]);
 }
 
 #[test]

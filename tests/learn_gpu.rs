@@ -4,7 +4,7 @@ use crate::emulated::Emulated;
 use emulator::Options;
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
-use sslmem::device::{Device, Queue};
+use sslmem::device::{Device, GpuDevice};
 use sslmem::encoders::{self, Features, Form, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
@@ -93,9 +93,9 @@ fn scores_on_a_gpu_are_those_of_the_cpu_for_any_batch() {
     for (pairs, features) in [(Pairs::All, Features::Pooled), (Pairs::Original, Features::Map)] {
         let cpu = scores(dir.path(), &protocol(2, pairs, features), &Device::Cpu);
         for (dtype, bound) in [(Dtype::F32, 1e-5), (Dtype::Bf16, 1e-2)] {
-            let queue: Rc<dyn Queue> = Emulated::new(dtype, Options::default());
-            let gpu = [1, 2].map(|batch| scores(dir.path(), &protocol(batch, pairs, features), &Device::Gpu(queue.clone())));
-            for ((cpu, one), two) in cpu.iter().zip(&gpu[0]).zip(&gpu[1]) {
+            let gpu: Rc<dyn GpuDevice> = Emulated::new(dtype, Options::default());
+            let got = [1, 2].map(|batch| scores(dir.path(), &protocol(batch, pairs, features), &Device::Gpu(gpu.clone())));
+            for ((cpu, one), two) in cpu.iter().zip(&got[0]).zip(&got[1]) {
                 assert!(
                     one.align_f.to_bits() == two.align_f.to_bits() && one.align_g.to_bits() == two.align_g.to_bits(),
                     "the batch changes scores"

@@ -35,8 +35,8 @@ fn every_planted_bug_is_caught_for_what_it_is() {
     for &(bug, name, seeded, says) in CAUGHT {
         let case = ALL.iter().copied().flatten().find(|c| c.name == name).unwrap();
         let options = Options { bug: Some(bug), ..Options::default() };
-        let queue = if bug.starts_with("tma_") { Emulated::tma(options) } else { Emulated::hopper(options) };
-        let run = compare(name, &mut record(case, seeded, Device::Cpu), &mut record(case, seeded, Device::Gpu(queue)), Dtype::Bf16);
+        let gpu = if bug.starts_with("tma_") { Emulated::tma(options) } else { Emulated::hopper(options) };
+        let run = compare(name, &mut record(case, seeded, Device::Cpu), &mut record(case, seeded, Device::Gpu(gpu)), Dtype::Bf16);
         match run {
             Ok(_) => missed.push(format!("{bug}: nothing was seen")),
             Err(message) if message.contains(says) => println!("{bug}: {message}"),

@@ -41,7 +41,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 fn products(bench: &Bench) -> Result<()> {
-    let own = bench.queue.capabilities();
+    let own = bench.gpu.capabilities();
     let with = |wgmma, tma, wide| Capabilities { wgmma, tma, wide, deep: wide, ..own };
     let all = [
         ("by TMA", with(true, true, usize::MAX)),
@@ -55,12 +55,12 @@ fn products(bench: &Bench) -> Result<()> {
         let dims = if bench.tiny { layer.tiny } else { layer.input };
         for &(variant, chosen) in &variants {
             bench.in_time()?;
-            let queue = Around::choosing(bench.queue.clone(), Fill::Nothing, chosen);
+            let gpu = Around::choosing(bench.gpu.clone(), Fill::Nothing, chosen);
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, dims);
             let y = (layer.build)(&mut tape.root(), x);
             tape.keep(y);
-            let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0))?;
+            let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu), 0))?;
             fill(&mut program, &[(x, dims.iter().product())])?;
             program.run()?;
             let i = program.calls().iter().position(|(name, _)| name.ends_with("_fwd")).expect("a layer has a product");

@@ -49,7 +49,7 @@ impl Global {
             Choice::Cpu => self.cpu(),
             Choice::Cuda(ordinal) => Ok(Device::Gpu(cuda::open(ordinal, dtype)?)),
             Choice::Auto => match cuda::open(0, dtype) {
-                Ok(queue) => Ok(Device::Gpu(queue)),
+                Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let cpu = self.cpu()?;
                     // Nobody may be listening, which is no reason to stop.

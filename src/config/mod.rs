@@ -12,10 +12,10 @@ use std::path::Path;
 use crate::data::{Exif, OnBadImage, Reading, Source};
 use crate::encoders::{self, Features, Form, Network, Positions, Stem};
 use crate::error::{Error, Result};
-use crate::methods::{self, Kind, Ramp};
+use crate::methods::{self, Ramp, ViewKind};
 use crate::ops::alignment::Pairs;
 use crate::score::{Protocol, Side};
-use crate::split::{How, Size, Sizes};
+use crate::split::{How, Sizes, SubsetSize};
 use crate::view::{self, Interpolation, Policy, Resize, View};
 
 pub use crate::methods::Options as Method;
@@ -63,10 +63,10 @@ impl Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
-    pub shared: Size,
-    pub candidate: Size,
-    pub independent: Size,
-    pub external: Size,
+    pub shared: SubsetSize,
+    pub candidate: SubsetSize,
+    pub independent: SubsetSize,
+    pub external: SubsetSize,
     pub order: Order,
 }
 
@@ -239,11 +239,11 @@ impl Recipe {
     /// As [`Recipe::validate`].
     pub fn train_views(&self) -> Result<Vec<Vec<View>>> {
         let o = &self.method;
-        let one = |kind: &Kind| match kind {
-            Kind::First => self.view("method.view", &o.view, self.encoder.size),
-            Kind::Second if o.second_view == Policy::Named(SAME.into()) => self.train_view(),
-            Kind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
-            Kind::Local => self.view("method.local_view", &o.local_view, o.local_size),
+        let one = |kind: &ViewKind| match kind {
+            ViewKind::First => self.view("method.view", &o.view, self.encoder.size),
+            ViewKind::Second if o.second_view == Policy::Named(SAME.into()) => self.train_view(),
+            ViewKind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
+            ViewKind::Local => self.view("method.local_view", &o.local_view, o.local_size),
         };
         let groups = methods::find(&o.name)?.views(o);
         groups.iter().map(|group| group.iter().map(one).collect()).collect()

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-use super::{Image, Kind, Source};
+use super::{Image, SampleKind, Source};
 
 /// Samples decoded at once while looking for bad ones.
 const CHUNK: usize = 1024;
@@ -110,7 +110,7 @@ impl Source for Kept {
     fn left_out(&self) -> &[(String, String)] {
         self.inner.left_out()
     }
-    fn truth(&self, index: usize) -> Option<Kind> {
+    fn truth(&self, index: usize) -> Option<SampleKind> {
         self.inner.truth(self.at(index))
     }
 }

@@ -51,7 +51,7 @@ pub use list::List;
 pub use pack::Pack;
 pub use parquet::Parquet;
 pub use reading::{Exif, Reading};
-pub use source::{Image, Kind, Source, class_count};
+pub use source::{Image, SampleKind, Source, class_count};
 pub use stl10::Stl10;
 pub use synthetic::Synthetic;
 pub use webdataset::WebDataset;

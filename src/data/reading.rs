@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 use super::decode::{self, PIXELS};
 use super::kept::Kept;
-use super::{Image, Kind, OnBadImage, Source};
+use super::{Image, OnBadImage, SampleKind, Source};
 
 /// What to do with the orientation in an image's EXIF data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl Source for Read {
     fn left_out(&self) -> &[(String, String)] {
         self.inner.left_out()
     }
-    fn truth(&self, index: usize) -> Option<Kind> {
+    fn truth(&self, index: usize) -> Option<SampleKind> {
         self.inner.truth(index)
     }
 }

@@ -9,7 +9,7 @@ pub const CLASSIFIER: &str = "classifier";
 
 /// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
 /// left out.
-pub struct Head<'a> {
+pub struct MlpHead<'a> {
     pub widths: &'a [usize],
     /// Batch norm before each relu.
     pub norm: bool,
@@ -28,7 +28,7 @@ pub enum Last {
     },
 }
 
-impl Head<'_> {
+impl MlpHead<'_> {
     /// x [n, in] to [n, last width].
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let mut h = x;

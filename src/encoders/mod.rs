@@ -6,7 +6,7 @@ mod resnet;
 mod resnet9;
 mod vit;
 
-pub use heads::{CLASSIFIER, Head, Last};
+pub use heads::{CLASSIFIER, Last, MlpHead};
 pub use vit::{Block, Vit, glorot, sine_cosine};
 
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
-use super::{Kind, Method, Metric, Options, Pace, Recorded, Representations, Setting, needs};
+use super::{Method, Metric, Options, Pace, Recorded, Representations, Setting, ViewKind, needs};
 use crate::encoders::{Form, Network, Start};
 use crate::error::{Error, Result};
 use crate::ops::dino_loss::DinoLoss;
@@ -19,9 +19,9 @@ impl Method for Dino {
     fn about(&self) -> &'static str {
         "crops find a slow teacher's choice of prototypes for the whole (Caron et al. 2021)"
     }
-    fn views(&self, options: &Options) -> Vec<Vec<Kind>> {
-        let global = vec![Kind::First, Kind::Second];
-        if options.local_crops == 0 { vec![global] } else { vec![global, vec![Kind::Local; options.local_crops]] }
+    fn views(&self, options: &Options) -> Vec<Vec<ViewKind>> {
+        let global = vec![ViewKind::First, ViewKind::Second];
+        if options.local_crops == 0 { vec![global] } else { vec![global, vec![ViewKind::Local; options.local_crops]] }
     }
     fn check(&self, options: &Options, network: &Network) -> Result<()> {
         needs("projector", &options.projector)?;

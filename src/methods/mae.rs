@@ -1,6 +1,6 @@
 //! MAE (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind};
 use crate::encoders::{Block, Form, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
 use crate::ops::linear::{Dense, Epilogue};
@@ -20,8 +20,8 @@ impl Method for Mae {
     fn about(&self) -> &'static str {
         "hidden patches are painted from the visible ones; ViTs only (He et al. 2022)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
-        vec![vec![Kind::First]]
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
+        vec![vec![ViewKind::First]]
     }
     fn check(&self, options: &Options, network: &Network) -> Result<()> {
         if network.encoder.vit().is_none() {

@@ -22,7 +22,7 @@ use crate::var::Var;
 
 /// Which of a recipe's kinds of views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ViewKind {
     First,
     Second,
     Local,
@@ -100,7 +100,7 @@ pub trait Method: Sync {
     fn name(&self) -> &'static str;
     fn about(&self) -> &'static str;
     /// The views of a sample: those that go through the encoder together, group by group.
-    fn views(&self, options: &Options) -> Vec<Vec<Kind>>;
+    fn views(&self, options: &Options) -> Vec<Vec<ViewKind>>;
     /// Refuses options and encoders that it cannot work with.
     fn check(&self, _options: &Options, _network: &Network) -> Result<()> {
         Ok(())
@@ -146,8 +146,8 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
 }
 
 /// Two views in two passes through the encoder, so that batch norm sees each by itself.
-fn two_passes() -> Vec<Vec<Kind>> {
-    vec![vec![Kind::First], vec![Kind::Second]]
+fn two_passes() -> Vec<Vec<ViewKind>> {
+    vec![vec![ViewKind::First], vec![ViewKind::Second]]
 }
 
 fn needs(key: &str, widths: &[usize]) -> Result<()> {

@@ -33,7 +33,7 @@ impl Scope<'_> {
         assert!(rows % n == 0, "{}: {rows} rows of logits are no multiple of {n} labels", self.path());
         let t = &mut *self.tape;
         let (loss, accuracy, saved) = (t.f32([1]), t.f32([1]), t.f32([3, rows]));
-        let size = Size { rows, n, classes };
+        let size = CrossEntropySize { rows, n, classes };
         self.record(&[logits], loss, Forward { loss, accuracy, saved, logits, labels, size }, move |t, dloss| {
             if let Some(dlogits) = t.gradient_of(logits) {
                 t.no_grad(Backward { dlogits, dloss, logits, labels, saved, size })
@@ -44,7 +44,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct CrossEntropySize {
     rows: usize,
     /// Labels: row r has that of r mod n.
     n: usize,
@@ -57,7 +57,7 @@ struct Forward {
     saved: Var,    // [3, rows]
     logits: Var,   // [rows, classes]
     labels: Var,   // [n] u32
-    size: Size,
+    size: CrossEntropySize,
 }
 
 /// Blocks of eight warps, of which each takes a row.
@@ -96,12 +96,12 @@ impl Call for Forward {
         (m.f_mut(self.loss)[0], m.f_mut(self.accuracy)[0]) = (mean(losses), mean(hits));
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let args = [self.saved.into(), self.logits.into(), self.labels.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_fwd", rows), &args);
         let share = 1.0 / rows as f32;
         scaled_sum::launch(g, self.loss, self.saved.into(), rows, share);
-        scaled_sum::launch(g, self.accuracy, Arg::Part(self.saved, 2 * rows), rows, share);
+        scaled_sum::launch(g, self.accuracy, Arg::Element(self.saved, 2 * rows), rows, share);
     }
     fn cost(&self, element: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;
@@ -115,7 +115,7 @@ struct Backward {
     logits: Var,   // [rows, classes]
     labels: Var,   // [n] u32
     saved: Var,    // [3, rows]
-    size: Size,
+    size: CrossEntropySize,
 }
 
 impl Call for Backward {
@@ -126,7 +126,7 @@ impl Call for Backward {
         Operands::new(&[], &[self.dloss, self.logits, self.labels, self.saved]).grad(self.dlogits)
     }
     fn cpu(&self, m: &Host) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let (logits, labels, saved, add) = (m.f(self.logits), m.u(self.labels), m.f(self.saved), self.dlogits.add);
         let (scale, labels, saved) = (m.f(self.dloss)[0] / rows as f32, &*labels, &*saved);
         let inputs = logits.par_chunks(classes).enumerate();
@@ -139,7 +139,7 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let from = [self.dloss.into(), self.logits.into(), self.labels.into(), self.saved.into()];
         let rest = [self.dlogits.add.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_bwd", rows), &[&[self.dlogits.var.into()][..], &from, &rest].concat());

@@ -79,7 +79,7 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let Pairs { a, b, n, cols, saved } = self.pairs;
-        let args = [saved.into(), Arg::Part(a.0, a.1), Arg::Part(b.0, b.1), n.into(), cols.into()];
+        let args = [saved.into(), Arg::Element(a.0, a.1), Arg::Element(b.0, b.1), n.into(), cols.into()];
         g.launch(&Launch::blocks("distance_fwd", n), &args);
         scaled_sum::launch(g, self.y, saved.into(), n, 1.0 / n as f32);
     }
@@ -140,9 +140,9 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Pairs { a, b, n, cols, saved } = self.pairs;
-        let to = |dx: Option<Grad>, from: usize| dx.map_or(Arg::None, |dx| Arg::Part(dx.var, from));
+        let to = |dx: Option<Grad>, from: usize| dx.map_or(Arg::None, |dx| Arg::Element(dx.var, from));
         let add = |dx: Option<Grad>| Arg::from(dx.is_some_and(|dx| dx.add));
-        let from = [to(self.da, a.1), to(self.db, b.1), self.dy.into(), Arg::Part(a.0, a.1), Arg::Part(b.0, b.1), saved.into()];
+        let from = [to(self.da, a.1), to(self.db, b.1), self.dy.into(), Arg::Element(a.0, a.1), Arg::Element(b.0, b.1), saved.into()];
         g.launch(&Launch::blocks("distance_bwd", n), &[&from[..], &[add(self.da), add(self.db), n.into(), cols.into()]].concat());
     }
     fn cost(&self, element: u64) -> Cost {

@@ -3,7 +3,7 @@
 use super::CHUNK;
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::schedule::{Knob, Schedule};
-use crate::tape::{Call, Cost, Kind, Operands, Tape};
+use crate::tape::{Call, Cost, Operands, SlotKind, Tape};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
@@ -17,29 +17,29 @@ impl Tape {
     pub fn ema(&mut self, from: &str, to: &str, when: Schedule) {
         let targets = self.below(&format!("{to}."));
         let sources = self.below(&format!("{from}.")).into_iter();
-        let trained = sources.filter(|(_, v)| matches!(self.slots[v.index()].kind, Kind::Named { trained: true, .. }));
-        let parts = trained.filter_map(|(name, source)| {
+        let trained = sources.filter(|(_, v)| matches!(self.slots[v.index()].kind, SlotKind::Named { trained: true, .. }));
+        let pairs = trained.filter_map(|(name, source)| {
             let name = format!("{to}{}", name.strip_prefix(from)?);
             let (_, target) = targets.iter().find(|(n, _)| *n == name)?;
             assert_eq!(self.shape(source), self.shape(*target), "{name} has another shape than below `{from}`");
-            Some(Part { to: *target, from: source, len: self.shape(source).len() })
+            Some(EmaPair { to: *target, from: source, len: self.shape(source).len() })
         });
-        let parts: Vec<Part> = parts.collect();
-        assert!(!parts.is_empty(), "no trained weight below `{from}` has its like below `{to}`");
-        let table = self.fixed([blocks(&parts), WORDS, 2], Dtype::U32);
+        let pairs: Vec<EmaPair> = pairs.collect();
+        assert!(!pairs.is_empty(), "no trained weight below `{from}` has its like below `{to}`");
+        let table = self.fixed([blocks(&pairs), WORDS, 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.no_grad(Ema { parts, when, table });
+        self.no_grad(Ema { pairs, when, table });
     }
 }
 
-struct Part {
+struct EmaPair {
     to: Var,   // [len]
     from: Var, // [len]
     len: usize,
 }
 
 struct Ema {
-    parts: Vec<Part>,
+    pairs: Vec<EmaPair>,
     when: Schedule,
     table: Var, // [blocks, WORDS, 2] what each block of a GPU moves
 }
@@ -49,8 +49,8 @@ const PIECE: usize = 8192;
 /// 64-bit words in a row of the kernel's table: the two addresses and the length.
 const WORDS: usize = 3;
 
-fn blocks(parts: &[Part]) -> usize {
-    parts.iter().map(|p| p.len.div_ceil(PIECE)).sum()
+fn blocks(pairs: &[EmaPair]) -> usize {
+    pairs.iter().map(|p| p.len.div_ceil(PIECE)).sum()
 }
 
 impl Call for Ema {
@@ -59,7 +59,7 @@ impl Call for Ema {
     }
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[], &self.when.vars());
-        for p in &self.parts {
+        for p in &self.pairs {
             o.writes.push(p.to);
             o.reads.extend([p.to, p.from]);
         }
@@ -68,7 +68,7 @@ impl Call for Ema {
     }
     fn cpu(&self, m: &Host) {
         let keep = self.when.knob(m, Knob::Momentum);
-        for p in &self.parts {
+        for p in &self.pairs {
             let (mut to, from) = (m.f_mut(p.to), m.f(p.from));
             to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = keep * *to + (1.0 - keep) * from);
@@ -77,7 +77,7 @@ impl Call for Ema {
     }
     fn prepare(&self, g: &Gpu) {
         let mut words: Vec<u64> = vec![];
-        for p in &self.parts {
+        for p in &self.pairs {
             for start in (0..p.len).step_by(PIECE) {
                 let address = |v: Var| g.address(v) + 4 * start as u64;
                 words.extend([address(p.to), address(p.from), PIECE.min(p.len - start) as u64]);
@@ -87,10 +87,10 @@ impl Call for Ema {
     }
     fn gpu(&self, g: &Gpu) {
         let [schedule, step] = self.when.vars().map(Arg::Var);
-        g.launch(&Launch::blocks("ema", blocks(&self.parts)), &[self.table.into(), schedule, step]);
+        g.launch(&Launch::blocks("ema", blocks(&self.pairs)), &[self.table.into(), schedule, step]);
     }
     fn cost(&self, _: u64) -> Cost {
-        let n: usize = self.parts.iter().map(|p| p.len).sum();
+        let n: usize = self.pairs.iter().map(|p| p.len).sum();
         Cost { flops: 3 * n as u64, bytes: 12 * n as u64 }
     }
 }

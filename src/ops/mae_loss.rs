@@ -14,7 +14,7 @@ impl Scope<'_> {
     pub fn mae_loss(&mut self, pred: Var, images: Var, chosen: Chosen, patch: usize, normalize: bool) -> Var {
         let (shape, image) = (self.shape(pred), self.shape(images));
         let &[n, height, width, channels] = image.dims() else { panic!("{}: {image:?} are no images", self.path()) };
-        let size = Size { n, height, width, channels, patch, keep: chosen.keep, normalize };
+        let size = MaeSize { n, height, width, channels, patch, keep: chosen.keep, normalize };
         let fits = shape.dims() == [n, 1 + size.patches(), size.cols()] && chosen.keep < size.patches() && size.cols() > 1;
         assert!(fits, "{}: {shape:?} does not predict patches of {patch} pixels of {image:?}", self.path());
         let t = &mut *self.tape;
@@ -31,7 +31,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct MaeSize {
     n: usize,
     height: usize,
     width: usize,
@@ -42,7 +42,7 @@ struct Size {
     normalize: bool,
 }
 
-impl Size {
+impl MaeSize {
     fn patches(&self) -> usize {
         (self.height / self.patch) * (self.width / self.patch)
     }
@@ -66,7 +66,7 @@ impl Size {
         at + at / self.patches() + 1
     }
     fn args(&self) -> [Arg; 7] {
-        let Size { n, height, width, channels, patch, keep, normalize } = *self;
+        let MaeSize { n, height, width, channels, patch, keep, normalize } = *self;
         [n.into(), height.into(), width.into(), channels.into(), patch.into(), keep.into(), normalize.into()]
     }
 }
@@ -78,7 +78,7 @@ struct Forward {
     pred: Var,   // [n, 1 + L, cols]
     images: Var, // [n, height, width, channels]
     place: Var,  // [n, L] u32
-    size: Size,
+    size: MaeSize,
 }
 
 impl Call for Forward {
@@ -134,7 +134,7 @@ struct Backward {
     images: Var, // [n, height, width, channels]
     saved: Var,  // [n * L, 2]
     place: Var,  // [n, L] u32
-    size: Size,
+    size: MaeSize,
 }
 
 impl Call for Backward {

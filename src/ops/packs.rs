@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// One weight and its packed forms.
-struct Part {
+struct PackedWeight {
     w: Var,                // [outputs, channels, kernel, kernel] f32
     forward: Var,          // [outputs, kernel, kernel, channels] T
     backward: Option<Var>, // as many, per residue of the tap: [channels, taps, taps, outputs] T
@@ -53,11 +53,11 @@ impl Packed {
 /// Every packed weight of a recording. One call at its head packs them all.
 #[derive(Default)]
 pub(crate) struct Packs {
-    parts: RefCell<Vec<Part>>,
+    parts: RefCell<Vec<PackedWeight>>,
     table: RefCell<Option<Var>>, // [blocks, WORDS] u64 as u32
 }
 
-/// 64-bit words of a row of the table: `Part` in `pack.cu`.
+/// 64-bit words of a row of the table: `PackedWeight` in `pack.cu`.
 const WORDS: usize = 12;
 /// Outputs that a block packs.
 const OUTPUTS: usize = 32;
@@ -79,7 +79,7 @@ impl Packs {
             let room = t.fixed([conv::packed_len(&size)], Dtype::F32);
             t.cpu_only(room)
         });
-        packs.parts.borrow_mut().push(Part { w, forward, backward: None, host, norm, size });
+        packs.parts.borrow_mut().push(PackedWeight { w, forward, backward: None, host, norm, size });
         packs.resize(t);
         Packed { gpu: forward, shift: norm.map(|n| n.shift), host }
     }

@@ -93,7 +93,7 @@ impl Gather {
         let Epilogue { pre_activation, moments, shift, residual, add, activation } = *to;
         let to = EpilogueParams { y, pre_activation, moments, shift, residual, add, activation: activation as usize };
         let launch = choose::product(&on, dtype, &product);
-        g.launch(&launch, &[to.into(), x.into(), Arg::Part(w, first_weight), (*self).into()]);
+        g.launch(&launch, &[to.into(), x.into(), Arg::Element(w, first_weight), (*self).into()]);
     }
 }
 

@@ -178,7 +178,7 @@ impl Job<'_> {
         }
         let device = match device {
             Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
-            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.dtype().name()),
+            Device::Gpu(gpu) => format!("{}, {}", gpu.name(), gpu.dtype().name()),
         };
         let mut identity = json!({
             "sslmem": env!("CARGO_PKG_VERSION"),

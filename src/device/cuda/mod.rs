@@ -1,4 +1,4 @@
-//! An NVIDIA card behind [`Queue`]. Only this folder knows the driver's bindings; no CUDA is needed to build it, and
+//! An NVIDIA card behind [`GpuDevice`]. Only this folder knows the driver's bindings; no CUDA is needed to build it, and
 //! without a driver it says so in a sentence.
 
 mod cache;
@@ -8,7 +8,7 @@ mod nvrtc;
 mod staging;
 
 use super::signature::{self, MAP};
-use super::{Capabilities, Launch, Matrix, Queue, Replay};
+use super::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
 use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DEFAULT};
@@ -47,7 +47,7 @@ pub const PORTABLE: &str = "SSLMEM_PORTABLE";
 ///
 /// # Errors
 /// There is no driver, card or compiler that suffices.
-pub fn open(ordinal: usize, dtype: Dtype) -> Result<Rc<dyn Queue>> {
+pub fn open(ordinal: usize, dtype: Dtype) -> Result<Rc<dyn GpuDevice>> {
     Ok(Rc::new(Cuda::open(ordinal, dtype)?))
 }
 
@@ -118,7 +118,7 @@ fn cache() -> Cache {
     Cache::new(|name| std::env::var(name).ok())
 }
 
-impl Queue for Cuda {
+impl GpuDevice for Cuda {
     fn dtype(&self) -> Dtype {
         self.dtype
     }

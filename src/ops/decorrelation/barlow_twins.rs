@@ -27,7 +27,7 @@ impl Scope<'_> {
         let (of_a, of_b) = (t.var([cols, cols]), t.var([cols, cols]));
         let tiles = t.scratch([cols.div_ceil(TILE), cols.div_ceil(TILE)], Dtype::F32);
         let partial = product::partial_sums(t, &square(rows, cols));
-        let size = Size { rows, cols, lambda, scale };
+        let size = BarlowTwinsSize { rows, cols, lambda, scale };
         let call = Forward { loss, of_a, of_b, correlations, tiles, partial, unit_a, unit_b, size };
         self.record(&[a, b], loss, call, move |t, dloss| {
             for (x, unit, std, other, weight) in [(a, unit_a, std_a, unit_b, of_a), (b, unit_b, std_b, unit_a, of_b)] {
@@ -41,7 +41,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct BarlowTwinsSize {
     rows: usize,
     cols: usize,
     lambda: f32,
@@ -60,7 +60,7 @@ struct Forward {
     partial: Var,      // [parts, cols * cols], on a GPU
     unit_a: Var,       // [rows, cols]
     unit_b: Var,       // [rows, cols]
-    size: Size,
+    size: BarlowTwinsSize,
 }
 
 impl Call for Forward {
@@ -72,7 +72,7 @@ impl Call for Forward {
         Operands::new(&writes, &[self.unit_a, self.unit_b])
     }
     fn cpu(&self, m: &Host) {
-        let Size { rows, cols, lambda, scale } = self.size;
+        let BarlowTwinsSize { rows, cols, lambda, scale } = self.size;
         let (mut c, mut of_a, mut of_b) = (m.f_mut(self.correlations), m.f_mut(self.of_a), m.f_mut(self.of_b));
         conv::backward_weight(&square(rows, cols), &m.f(self.unit_b), &m.f(self.unit_a), &mut c, false);
         let inverse = 1.0 / rows as f32;
@@ -97,7 +97,7 @@ impl Call for Forward {
         m.f_mut(self.loss)[0] = (scale as f64 * sums.iter().sum::<f64>()) as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, cols, lambda, scale } = self.size;
+        let BarlowTwinsSize { rows, cols, lambda, scale } = self.size;
         let to = Grad { var: self.correlations, add: false };
         product::backward_weight(g, &square(rows, cols), to, self.unit_a, self.unit_b, self.partial);
         let side = cols.div_ceil(TILE);
@@ -120,7 +120,7 @@ struct Backward {
     std: Var,    // [cols]
     other: Var,  // [rows, cols]: the unit columns of the other side
     weight: Var, // [cols, cols]
-    size: Size,
+    size: BarlowTwinsSize,
 }
 
 impl Call for Backward {
@@ -131,7 +131,7 @@ impl Call for Backward {
         Operands::new(&[self.back], &[self.dloss, self.unit, self.std, self.other, self.weight]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let Size { rows, cols, scale, .. } = self.size;
+        let BarlowTwinsSize { rows, cols, scale, .. } = self.size;
         let mut back = m.f_mut(self.back);
         conv::forward(&square(rows, cols), &m.f(self.other), &m.f(self.weight), &Epilogue::default(), &mut back);
         let (back, unit, std) = (&*back, m.f(self.unit), m.f(self.std));
@@ -155,7 +155,7 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, cols, scale, .. } = self.size;
+        let BarlowTwinsSize { rows, cols, scale, .. } = self.size;
         product::forward(g, &square(rows, cols), self.back, self.other, self.weight, &product::Epilogue::default());
         let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.unit.into(), self.std.into(), self.dx.add.into()];
         let sizes: [Arg; 3] = [rows.into(), cols.into(), scale.into()];

@@ -29,7 +29,7 @@ impl Scope<'_> {
         let t = &mut *self.tape;
         let (loss, covariances, terms) = (t.f32([1]), t.f32([cols, cols]), t.scratch([2 * cols + rows], Dtype::F32));
         let partial = product::partial_sums(t, &square(rows, cols));
-        let size = Size { rows, cols, weights };
+        let size = VicregSize { rows, cols, weights };
         self.record(&[a, b], loss, Forward { loss, covariances, terms, partial, a, b, views, size }, move |t, dloss| {
             for (x, other, stats) in [(a, b, views[0]), (b, a, views[1])] {
                 if let Some(dx) = t.gradient_of(x) {
@@ -42,13 +42,13 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct VicregSize {
     rows: usize,
     cols: usize,
     weights: [f32; 3],
 }
 
-impl Size {
+impl VicregSize {
     /// Coefficients of the three terms: of each (a - b)^2, of each relu(1 - std), of each squared covariance.
     fn coefficients(&self) -> [f32; 3] {
         let [invariance, variance, covariance] = self.weights;
@@ -73,13 +73,13 @@ struct Forward {
     a: Var,           // [rows, cols]
     b: Var,           // [rows, cols]
     views: [ViewStats; 2],
-    size: Size,
+    size: VicregSize,
 }
 
 impl Forward {
     /// The variance and covariance terms of one view, whose `dcov` is written.
     fn view_loss(&self, m: &Host, stats: ViewStats) -> f64 {
-        let Size { rows, cols, .. } = self.size;
+        let VicregSize { rows, cols, .. } = self.size;
         let ([_, variance, covariance], inverse) = (self.size.coefficients(), 1.0 / (rows - 1) as f32);
         let (mut c, mut dcov, std) = (m.f_mut(self.covariances), m.f_mut(stats.dcov), m.f(stats.std));
         let centred = m.f(stats.centred);
@@ -118,16 +118,16 @@ impl Call for Forward {
         m.f_mut(self.loss)[0] = (repr_loss + self.view_loss(m, self.views[0]) + self.view_loss(m, self.views[1])) as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, cols, .. } = self.size;
+        let VicregSize { rows, cols, .. } = self.size;
         let [invariance, variance, covariance] = self.size.coefficients().map(Arg::F32);
         for (i, stats) in self.views.iter().enumerate() {
             let to = Grad { var: self.covariances, add: false };
             product::backward_weight(g, &square(rows, cols), to, stats.centred, stats.centred, self.partial);
-            let to = [stats.dcov.into(), Arg::Part(self.terms, i * cols), self.covariances.into(), stats.std.into()];
+            let to = [stats.dcov.into(), Arg::Element(self.terms, i * cols), self.covariances.into(), stats.std.into()];
             let launch = Launch::blocks("vicreg_loss_fwd", cols);
             g.launch(&launch, &[&to[..], &[rows.into(), cols.into(), variance.clone(), covariance.clone()]].concat());
         }
-        let args = [Arg::Part(self.terms, 2 * cols), self.a.into(), self.b.into(), rows.into(), cols.into(), invariance];
+        let args = [Arg::Element(self.terms, 2 * cols), self.a.into(), self.b.into(), rows.into(), cols.into(), invariance];
         g.launch(&Launch::blocks("vicreg_loss_invariance", rows.div_ceil(8)), &args);
         scaled_sum::launch(g, self.loss, self.terms.into(), 2 * cols + rows, 1.0);
     }
@@ -144,7 +144,7 @@ struct Backward {
     x: Var,     // [rows, cols]
     other: Var, // [rows, cols]
     stats: ViewStats,
-    size: Size,
+    size: VicregSize,
 }
 
 impl Call for Backward {
@@ -156,7 +156,7 @@ impl Call for Backward {
         Operands::new(&[self.back], &[self.dloss, self.x, self.other, centred, dcov]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let Size { rows, cols, .. } = self.size;
+        let VicregSize { rows, cols, .. } = self.size;
         let (mut back, x, other) = (m.f_mut(self.back), m.f(self.x), m.f(self.other));
         conv::forward(&square(rows, cols), &m.f(self.stats.centred), &m.f(self.stats.dcov), &Epilogue::default(), &mut back);
         let (dloss, invariance, add) = (m.f(self.dloss)[0], 2.0 * self.size.coefficients()[0], self.dx.add);
@@ -169,7 +169,7 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, cols, .. } = self.size;
+        let VicregSize { rows, cols, .. } = self.size;
         product::forward(g, &square(rows, cols), self.back, self.stats.centred, self.stats.dcov, &product::Epilogue::default());
         let from = [self.dx.var.into(), self.dloss.into(), self.back.into(), self.x.into(), self.other.into(), self.dx.add.into()];
         let sizes = [rows.into(), cols.into(), Arg::F32(2.0 * self.size.coefficients()[0])];

@@ -1,7 +1,7 @@
 //! The gradient of the student's output: its own softmax, as often as it has partners, less theirs.
 
 use super::softmax::gradient;
-use super::{Size, VIEWS};
+use super::{DinoSize, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::schedule::Schedule;
 use crate::tape::{Call, Cost, Grad, Operands};
@@ -17,7 +17,7 @@ pub(super) struct Backward {
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]: as the loss has read it
     pub when: Schedule,
-    pub size: Size,
+    pub size: DinoSize,
 }
 
 impl Call for Backward {
@@ -30,7 +30,7 @@ impl Call for Backward {
         o.grad(self.ds)
     }
     fn cpu(&self, m: &Host) {
-        let Size { n, k, temperature, .. } = self.size;
+        let DinoSize { n, k, temperature, .. } = self.size;
         let (student, soft, log_sums) = (m.f(self.student), m.f(self.soft), m.f(self.log_sums));
         let (soft, log_sums) = (&*soft, &*log_sums);
         let (scale, add) = (m.f(self.dloss)[0] / (temperature * self.size.pairs() as f32), self.ds.add);
@@ -43,14 +43,14 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, crops, k, temperature } = self.size;
+        let DinoSize { n, crops, k, temperature } = self.size;
         let [schedule, step] = self.when.vars().map(Arg::Var);
         let from = [self.dloss.into(), self.student.into(), self.teacher.into(), self.center.into(), self.log_sums.into(), schedule, step];
         let sizes = [self.ds.add.into(), n.into(), crops.into(), k.into(), temperature.into()];
         g.launch(&Launch::blocks("dino_loss_bwd", crops * n), &[&[self.ds.var.into()][..], &from, &sizes].concat());
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, crops, k, .. } = self.size;
+        let DinoSize { n, crops, k, .. } = self.size;
         let (s, t) = ((crops * n * k) as u64, (VIEWS * n * k) as u64);
         Cost { flops: 15 * s, bytes: element * (s * (2 + self.ds.add as u64) + t) }
     }

@@ -1,7 +1,7 @@
 //! The loss, its entropy, and the log of the sum of each row's exponentials, with which a softmax is made again.
 
 use super::softmax::{log_sum, softmax};
-use super::{Size, VIEWS};
+use super::{DinoSize, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::reduce::sum_of;
 use crate::ops::scaled_sum;
@@ -20,7 +20,7 @@ pub(super) struct Forward {
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]
     pub when: Schedule,
-    pub size: Size,
+    pub size: DinoSize,
 }
 
 impl Call for Forward {
@@ -34,7 +34,7 @@ impl Call for Forward {
         o
     }
     fn cpu(&self, m: &Host) {
-        let Size { n, k, temperature, .. } = self.size;
+        let DinoSize { n, k, temperature, .. } = self.size;
         let (student, teacher, center) = (m.f(self.student), m.f(self.teacher), m.f(self.center));
         let (center, cold) = (&*center, 1.0 / self.when.knob(m, Knob::Temperature));
         let (mut log_sums, mut soft) = (m.f_mut(self.log_sums), m.f_mut(self.soft));
@@ -62,9 +62,9 @@ impl Call for Forward {
         m.f_mut(self.loss)[0] = (losses.iter().sum::<f64>() / self.size.pairs() as f64) as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, crops, k, temperature } = self.size;
+        let DinoSize { n, crops, k, temperature } = self.size;
         let ([schedule, step], teachers) = (self.when.vars().map(Arg::Var), VIEWS * n);
-        let [log_sums, parts] = [self.log_sums, self.parts].map(|v| Arg::Part(v, teachers));
+        let [log_sums, parts] = [self.log_sums, self.parts].map(|v| Arg::Element(v, teachers));
         let [teacher, center] = [self.teacher, self.center].map(Arg::Var);
         let args = [
             self.log_sums.into(),
@@ -84,7 +84,7 @@ impl Call for Forward {
         scaled_sum::launch(g, self.loss, parts, crops * n, 1.0 / self.size.pairs() as f32);
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, crops, k, .. } = self.size;
+        let DinoSize { n, crops, k, .. } = self.size;
         let (s, t) = ((crops * n * k) as u64, (VIEWS * n * k) as u64);
         Cost { flops: 12 * s + 8 * t, bytes: element * (s + t) }
     }

@@ -52,7 +52,7 @@ impl Scope<'_> {
         let parts = t.scratch([(VIEWS + crops) * n], Dtype::F32);
         let soft = t.f32([VIEWS * n, k]);
         t.cpu_only(soft);
-        let size = Size { n, crops, k, temperature: d.student_temperature };
+        let size = DinoSize { n, crops, k, temperature: d.student_temperature };
         let call = Forward { loss, entropy, log_sums, parts, soft, student, teacher, center, when: d.when, size };
         let (when, momentum) = (d.when, d.center_momentum);
         self.record(&[student], loss, call, move |t, dloss| {
@@ -66,7 +66,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct DinoSize {
     n: usize,
     crops: usize,
     k: usize,
@@ -74,7 +74,7 @@ struct Size {
     temperature: f32,
 }
 
-impl Size {
+impl DinoSize {
     /// Of a student's crop the teacher's views that it is compared with.
     fn partners(&self, crop: usize) -> usize {
         VIEWS - (crop < VIEWS) as usize

@@ -70,9 +70,9 @@ impl Tape {
             let moments = (0..moments).map(moment).collect();
             let mut treat = treat(&name, shape);
             treat.decay &= matrix || !matches!(rule, Rule::Lars { .. });
-            Part { w, g, moments, len: shape.len(), matrix, treat }
+            WeightUpdate { w, g, moments, len: shape.len(), matrix, treat }
         });
-        let parts: Vec<Part> = parts.collect();
+        let parts: Vec<WeightUpdate> = parts.collect();
         let chunks = parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>().max(1);
         let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
         let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
@@ -81,7 +81,7 @@ impl Tape {
     }
 }
 
-struct Part {
+struct WeightUpdate {
     w: Var,            // [len]
     g: Var,            // [len]
     moments: Vec<Var>, // [len] each
@@ -91,7 +91,7 @@ struct Part {
 }
 
 struct Update {
-    parts: Vec<Part>,
+    parts: Vec<WeightUpdate>,
     rule: Rule,
     clip: f32,
     when: Schedule,
@@ -106,7 +106,7 @@ const PIECE: usize = 8192;
 const WORDS: usize = 7;
 
 impl Update {
-    fn part(&self, m: &Host, p: &Part) {
+    fn part(&self, m: &Host, p: &WeightUpdate) {
         let (mut w, g, mut first) = (m.f_mut(p.w), m.f(p.g), m.f_mut(p.moments[0]));
         let rate = match p.treat.rate {
             Rate::Scheduled(factor) => factor * self.when.knob(m, Knob::LearningRate),

@@ -18,7 +18,7 @@ impl Scope<'_> {
         let patches = chosen.map_or(k, |c| self.shape(c.place).cols());
         let wanted = [1, before + patches, d];
         assert_eq!(self.shape(positions), wanted.into(), "{}: positions of {patches} patches", self.path());
-        let size = Size { n, k, d, before };
+        let size = SequenceSize { n, k, d, before };
         let y = self.tape.var([n, before + k, d]);
         let from: Vec<Var> = [tokens, positions].into_iter().chain(class).collect();
         let forward = Forward { y, tokens, class, positions, ids: chosen.map(|c| c.ids), size };
@@ -35,7 +35,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct SequenceSize {
     n: usize,
     k: usize,
     d: usize,
@@ -49,7 +49,7 @@ struct Forward {
     class: Option<Var>, // [1, 1, d]
     positions: Var,     // [1, before + patches, d]
     ids: Option<Var>,   // [n, k] u32
-    size: Size,
+    size: SequenceSize,
 }
 
 impl Call for Forward {
@@ -63,7 +63,7 @@ impl Call for Forward {
         o
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, d, before, .. } = self.size;
+        let SequenceSize { k, d, before, .. } = self.size;
         let (tokens, positions) = (m.f(self.tokens), m.f(self.positions));
         let (class, ids) = (self.class.map(|c| m.f(c)), self.ids.map(|ids| m.u(ids)));
         let (tokens, positions, class, ids) = (&*tokens, &*positions, class.as_deref(), ids.as_deref());
@@ -81,13 +81,13 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, k, d, before } = self.size;
+        let SequenceSize { n, k, d, before } = self.size;
         let pointers = [self.y.into(), self.tokens.into(), self.class.into(), self.positions.into(), self.ids.into()];
         let sizes = [n, k, d, before].map(Arg::from);
         g.launch(&Launch::rows(g, "sequence_fwd", n * (before + k), d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, k, d, before } = self.size;
+        let SequenceSize { n, k, d, before } = self.size;
         Cost { flops: (n * k * d) as u64, bytes: element * (n * (2 * k + before) * d) as u64 }
     }
 }
@@ -95,7 +95,7 @@ impl Call for Forward {
 struct Backward {
     dtokens: Grad, // [n, k, d]
     dy: Var,       // [n, before + k, d]
-    size: Size,
+    size: SequenceSize,
 }
 
 impl Call for Backward {
@@ -106,20 +106,20 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy]).grad(self.dtokens)
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, d, before, .. } = self.size;
+        let SequenceSize { k, d, before, .. } = self.size;
         let (dy, Grad { var, add }) = (m.f(self.dy), self.dtokens);
         m.f_mut(var).par_chunks_mut(k * d).zip(dy.par_chunks((before + k) * d)).for_each(|(to, dy)| {
             to.iter_mut().zip(&dy[before * d..]).for_each(|(to, dy)| *to = if add { *to + dy } else { *dy });
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, k, d, before } = self.size;
+        let SequenceSize { n, k, d, before } = self.size;
         let sizes = [n, k, d, before].map(Arg::from);
         let pointers = [self.dtokens.var.into(), self.dy.into(), self.dtokens.add.into()];
         g.launch(&Launch::rows(g, "sequence_bwd", n * k, d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, k, d, .. } = self.size;
+        let SequenceSize { n, k, d, .. } = self.size;
         Cost { flops: 0, bytes: element * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
     }
 }

@@ -17,7 +17,7 @@ impl Scope<'_> {
         let patches = self.shape(chosen.place).cols();
         assert_eq!(seen, 1 + chosen.keep, "{}: a class token and {} patches", self.path(), chosen.keep);
         assert_eq!(self.shape(positions), [1, 1 + patches, d].into(), "{}: positions of {patches} patches", self.path());
-        let size = Size { n, patches, keep: chosen.keep, d };
+        let size = UnmaskSize { n, patches, keep: chosen.keep, d };
         let y = self.tape.var([n, 1 + patches, d]);
         let forward = Forward { y, x, mask_token, positions, place: chosen.place, size };
         self.record(&[x, mask_token, positions], y, forward, move |t, dy| {
@@ -34,7 +34,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct UnmaskSize {
     n: usize,
     patches: usize,
     keep: usize,
@@ -47,7 +47,7 @@ struct Forward {
     mask_token: Var, // [1, 1, d]
     positions: Var,  // [1, 1 + patches, d]
     place: Var,      // [n, patches] u32
-    size: Size,
+    size: UnmaskSize,
 }
 
 impl Call for Forward {
@@ -58,7 +58,7 @@ impl Call for Forward {
         Operands::new(&[self.y], &[self.x, self.mask_token, self.positions, self.place])
     }
     fn cpu(&self, m: &Host) {
-        let Size { patches, keep, d, .. } = self.size;
+        let UnmaskSize { patches, keep, d, .. } = self.size;
         let (x, mask_token, positions, place) = (m.f(self.x), m.f(self.mask_token), m.f(self.positions), m.u(self.place));
         let (mask_token, positions) = (&*mask_token, &*positions);
         let images = x.par_chunks((1 + keep) * d).zip(place.par_chunks(patches));
@@ -71,13 +71,13 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, patches, keep, d } = self.size;
+        let UnmaskSize { n, patches, keep, d } = self.size;
         let pointers = [self.y.into(), self.x.into(), self.mask_token.into(), self.positions.into(), self.place.into()];
         let sizes = [n, patches, keep, d].map(Arg::from);
         g.launch(&Launch::rows(g, "unmask_tokens_fwd", n * (1 + patches), d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, patches, keep, d } = self.size;
+        let UnmaskSize { n, patches, keep, d } = self.size;
         Cost { flops: (n * (1 + patches) * d) as u64, bytes: element * (n * (2 + patches + keep) * d) as u64 }
     }
 }
@@ -86,7 +86,7 @@ struct Backward {
     dx: Grad, // [n, 1 + keep, d]
     dy: Var,  // [n, 1 + patches, d]
     ids: Var, // [n, keep] u32
-    size: Size,
+    size: UnmaskSize,
 }
 
 impl Call for Backward {
@@ -97,7 +97,7 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy, self.ids]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let Size { patches, keep, d, .. } = self.size;
+        let UnmaskSize { patches, keep, d, .. } = self.size;
         let (dy, ids, add) = (m.f(self.dy), m.u(self.ids), self.dx.add);
         let images = dy.par_chunks((1 + patches) * d).zip(ids.par_chunks(keep));
         m.f_mut(self.dx.var).par_chunks_mut((1 + keep) * d).zip(images).for_each(|(dx, (dy, ids))| {
@@ -108,13 +108,13 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, patches, keep, d } = self.size;
+        let UnmaskSize { n, patches, keep, d } = self.size;
         let pointers = [self.dx.var.into(), self.dy.into(), self.ids.into(), self.dx.add.into()];
         let sizes = [n, patches, keep, d].map(Arg::from);
         g.launch(&Launch::rows(g, "unmask_tokens_bwd", n * (1 + keep), d), &[&pointers[..], &sizes].concat());
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, keep, d, .. } = self.size;
+        let UnmaskSize { n, keep, d, .. } = self.size;
         Cost { flops: 0, bytes: element * (2 + self.dx.add as u64) * (n * (1 + keep) * d) as u64 }
     }
 }
@@ -124,7 +124,7 @@ struct BackwardMask {
     partial: Var, // [chunks, d], on a GPU
     dy: Var,      // [n, 1 + patches, d]
     place: Var,   // [n, patches] u32
-    size: Size,
+    size: UnmaskSize,
 }
 
 impl Call for BackwardMask {
@@ -135,7 +135,7 @@ impl Call for BackwardMask {
         Operands::new(&[self.partial], &[self.dy, self.place]).grad(self.dmask)
     }
     fn cpu(&self, m: &Host) {
-        let Size { patches, keep, d, .. } = self.size;
+        let UnmaskSize { patches, keep, d, .. } = self.size;
         let (dy, place) = (m.f(self.dy), m.u(self.place));
         let images: Vec<Vec<f32>> = dy
             .par_chunks((1 + patches) * d)
@@ -154,7 +154,7 @@ impl Call for BackwardMask {
         }
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, patches, keep, d } = self.size;
+        let UnmaskSize { n, patches, keep, d } = self.size;
         let chunk = chunk(n * patches, d);
         let chunks = (n * patches).div_ceil(chunk);
         let pointers = [self.partial.into(), self.dy.into(), self.place.into()];
@@ -163,7 +163,7 @@ impl Call for BackwardMask {
         positions::sum(g, None, Some(self.dmask), self.partial, chunks, d, d);
     }
     fn cost(&self, element: u64) -> Cost {
-        let Size { n, patches, keep, d } = self.size;
+        let UnmaskSize { n, patches, keep, d } = self.size;
         let read = (n * (patches - keep) * d) as u64;
         Cost { flops: read, bytes: element * read }
     }
