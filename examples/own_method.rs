@@ -13,7 +13,7 @@ use sslmem::data::{Source, Synthetic};
 use sslmem::encoders::{Last, MlpHead};
 use sslmem::loader::load;
 use sslmem::methods::{Method, Options, Recorded, Representations, Setting, ViewKind};
-use sslmem::ops::optimize::{Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, ParamGroup};
 use sslmem::random::{Purpose, Stream};
 use sslmem::schedule::{Schedule, warmup_cosine};
 use sslmem::tape::{Mode, Scope, Tape};
@@ -64,7 +64,7 @@ fn train(method: &dyn Method, recipe: &Recipe, source: &dyn Source, samples: &[u
 
     // One training step, recorded once.
     let mut tape = Tape::new(Mode::Train);
-    let when = Schedule::new(&mut tape, &rates);
+    let schedule = Schedule::new(&mut tape, &rates);
     let batch = tape.batch(n, source.largest());
     let view = recipe.train_view()?;
     let groups = method.views(&recipe.method);
@@ -74,13 +74,13 @@ fn train(method: &dyn Method, recipe: &Recipe, source: &dyn Source, samples: &[u
         views.push(tape.augment(batch, vec![view; group.len()], first, seed, Purpose::Train));
         first += group.len();
     }
-    let setting = Setting { network: recipe.network()?, options: &recipe.method, when, batch, classes: 0, seed };
+    let setting = Setting { network: recipe.network()?, options: &recipe.method, schedule, batch, classes: 0, seed };
     let recorded = method.loss(&mut tape.root(), &setting, &views);
     tape.backward(recorded.loss);
-    tape.optimize(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }, 0.0, &|_, _| Treat::default(), when);
-    method.after(&mut tape, when);
+    tape.optimize(Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }, 0.0, &|_, _| ParamGroup::default(), schedule);
+    method.after(&mut tape, schedule);
     let log = tape.fixed([1, 1], Dtype::F32); // [rows, values]: the last steps
-    tape.log_step(when, log, &[recorded.loss]);
+    tape.log_step(schedule, log, &[recorded.loss]);
 
     // Memory is planned and taken here; from then on a step allocates nothing on a GPU.
     let mut weights = Weights::new(seed);

@@ -59,7 +59,7 @@ KERNEL void __launch_bounds__(THREADS)
     dino_loss_teacher(float *log_sums, float *entropies, const T *teacher, const float *center, const float *schedule, const u32 *step,
                     int rows, int k) {
   const int row = blockIdx.x;
-  const float cold = 1 / knob(schedule, step, TEMPERATURE);
+  const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   teacher += at(row, k, 0);
   const Running r = k % VEC == 0 ? teacher_row<VEC>(teacher, center, cold, k) : teacher_row<1>(teacher, center, cold, k);
   if (threadIdx.x != 0) return;
@@ -109,7 +109,7 @@ KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
                 const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
-  const float cold = 1 / knob(schedule, step, TEMPERATURE);
+  const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   const Partners p = partners(teacher, of_teacher, crop, sample, n, k);
   student += at(row, k, 0);
   Running r = {NONE, 0, 0};
@@ -149,7 +149,7 @@ KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
                 const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
-  const float cold = 1 / knob(schedule, step, TEMPERATURE), own = log_sums[VIEWS * n + row];
+  const float cold = 1 / scheduled(schedule, step, TEMPERATURE), own = log_sums[VIEWS * n + row];
   const float scale = dloss[0] / (temperature * ((float)(VIEWS * crops - VIEWS) * n));
   const Partners p = partners(teacher, log_sums, crop, sample, n, k);
   const u64 from = at(row, k, 0);

@@ -10,7 +10,7 @@ KERNEL void __launch_bounds__(THREADS) ema(const u64 *chunks, const float *sched
   float *to = (float *)row[0];
   const float *from = (const float *)row[1];
   const int len = (int)row[2];
-  const float keep = knob(schedule, step, MOMENTUM), take = 1 - keep;
+  const float keep = scheduled(schedule, step, MOMENTUM), take = 1 - keep;
   for (int i = 4 * threadIdx.x; i + 3 < len; i += 4 * THREADS) {
     float a[4], b[4];
     load16(to + i, a), load16(from + i, b);

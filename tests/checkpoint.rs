@@ -2,7 +2,7 @@
 
 use crate::golden::{close, signed};
 use sslmem::checkpoint::{Checkpoint, EncoderLayout, Format, TensorRole, expected};
-use sslmem::encoders::{ENCODERS, Form, Stem, find};
+use sslmem::encoders::{ENCODERS, EncoderConfig, Stem, find};
 use sslmem::tape::{Mode, Tape};
 use sslmem::tensors::{self, Entry};
 use sslmem::weights::Weights;
@@ -155,7 +155,7 @@ fn what_is_expected_of_an_encoder_is_what_it_has() {
         for (stem, kernel) in [(Stem::Cifar, 3), (Stem::Imagenet, 7)] {
             let mut tape = Tape::new(Mode::Eval);
             let images = tape.constant([1, 32, 32, 3], vec![0.0; 3072]);
-            encoder.map(&mut tape.root(), &Form { stem, patch: 8, ..Form::of(32) }, images);
+            encoder.map(&mut tape.root(), &EncoderConfig { stem, patch: 8, ..EncoderConfig::of(32) }, images);
             let has: BTreeMap<String, Vec<usize>> =
                 tape.below("").into_iter().map(|(name, v)| (name, tape.shape(v).dims().to_vec())).collect();
             assert_eq!(expected(encoder.name(), kernel, (8, 4)), Some(has), "{}", encoder.name());
@@ -207,7 +207,7 @@ fn features(arch: &str, path: &Path, records: &[u8]) -> Vec<f32> {
     for part in records.chunks(BATCH * 3073) {
         let (n, mut tape) = (part.len() / 3073, Tape::new(Mode::Eval));
         let images = tape.constant([n, 32, 32, 3], images(part));
-        let map = find(arch).unwrap().map(&mut tape.root().at("encoder"), &Form::of(32), images);
+        let map = find(arch).unwrap().map(&mut tape.root().at("encoder"), &EncoderConfig::of(32), images);
         let features = tape.root().average_pool(map);
         weights.check(path, &tape, "encoder.").unwrap();
         tape.keep(features);

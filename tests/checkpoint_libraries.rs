@@ -2,7 +2,7 @@
 
 use crate::golden::{Golden, close, formula, signed};
 use sslmem::checkpoint::{Checkpoint, TensorRole};
-use sslmem::encoders::{Form, Stem, find};
+use sslmem::encoders::{EncoderConfig, Stem, find};
 use sslmem::tape::{Mode, Tape};
 use sslmem::weights::Weights;
 use std::path::{Path, PathBuf};
@@ -56,10 +56,10 @@ fn features(path: &Path, arch: &str) -> Vec<f32> {
     let fact = |name: &str| facts.get(name).map(String::as_str);
     assert_eq!(fact("arch"), Some(arch), "{}", path.display());
     let stem = if fact("stem") == Some("imagenet") { Stem::Imagenet } else { Stem::Cifar };
-    let form = Form { stem, patch: fact("patch").map_or(4, |patch| patch.parse().unwrap()), ..Form::of(32) };
+    let config = EncoderConfig { stem, patch: fact("patch").map_or(4, |patch| patch.parse().unwrap()), ..EncoderConfig::of(32) };
     let (mut tape, encoder) = (Tape::new(Mode::Eval), find(arch).unwrap());
     let images = tape.constant([2, 32, 32, 3], signed(4000, 2 * 32 * 32 * 3));
-    let map = encoder.map(&mut tape.root().at("encoder"), &form, images);
+    let map = encoder.map(&mut tape.root().at("encoder"), &config, images);
     let features = encoder.pool(&mut tape.root(), map);
     weights.check(path, &tape, "encoder.").unwrap();
     tape.keep(features);

@@ -2,9 +2,9 @@
 
 use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
-use sslmem::encoders::{Form, Stem, find};
+use sslmem::encoders::{EncoderConfig, Stem, find};
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::optimize::{Dialect, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -110,7 +110,7 @@ fn net(golden: &Golden, arch: &str, stem: Stem, mode: Mode, [batch, size]: [usiz
     let images = tape.constant([batch, size, size, 3], signed(number, batch * size * size * 3));
     let mut root = tape.root();
     let mut s = root.at("encoder");
-    let map = encoder.map(&mut s, &Form { stem, ..Form::of(size) }, images);
+    let map = encoder.map(&mut s, &EncoderConfig { stem, ..EncoderConfig::of(size) }, images);
     let features = s.average_pool(map);
     let shapes: HashMap<String, Vec<usize>> =
         tape.below("encoder.").into_iter().map(|(n, v)| (n["encoder.".len()..].to_string(), tape.shape(v).dims().to_vec())).collect();
@@ -241,12 +241,12 @@ fn optimizers_equal_pytorch_for_ten_steps() {
     let golden = Golden::read("losses");
     for name in ["sgd", "adam", "adamw", "lars", "lars_classic", "lars_clipped"] {
         let s = golden.get(&format!("optim.{name}.settings"));
-        let (rule, decay) = match name {
-            "sgd" => (Rule::Sgd { momentum: s[0] }, s[1]),
-            "lars" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Plain }, s[1]),
-            "lars_classic" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Classic }, s[1]),
-            "lars_clipped" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Clipped }, s[1]),
-            _ => (Rule::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
+        let (algorithm, decay) = match name {
+            "sgd" => (Algorithm::Sgd { momentum: s[0] }, s[1]),
+            "lars" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Plain }, s[1]),
+            "lars_classic" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Classic }, s[1]),
+            "lars_clipped" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Clipped }, s[1]),
+            _ => (Algorithm::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
         };
         let rows: Vec<[f32; 4]> = golden.get("optim.lr").iter().map(|lr| [*lr, decay, 0.0, 0.0]).collect();
         let mut tape = Tape::new(Mode::Train);
@@ -264,10 +264,10 @@ fn optimizers_equal_pytorch_for_ten_steps() {
         }
         let loss = sum(&mut tape.root(), &losses);
         tape.backward(loss);
-        let when = Schedule::new(&mut tape, &rows);
-        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
+        let schedule = Schedule::new(&mut tape, &rows);
+        tape.optimize(algorithm, 0.0, &|_, _| ParamGroup::default(), schedule);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.log_step(when, log, &[loss]);
+        tape.log_step(schedule, log, &[loss]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             for (part, _, r) in &parts {

@@ -11,7 +11,7 @@ use sslmem::ops::alignment::Pairs;
 use sslmem::ops::dino_loss::DinoLoss;
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{Dense, Epilogue};
-use sslmem::ops::optimize::{Dialect, Rule};
+use sslmem::ops::optimize::{Algorithm, LarsVariant};
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
@@ -100,8 +100,8 @@ static CASES: &[(Case, &[Floor])] = &[
             inputs: &[&[20, 4096], &[4, 4096]],
             build: |s, x| {
                 s.tape().stop_gradient(x[1]);
-                let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
-                s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+                let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
+                s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule }).loss
             },
         },
         &[
@@ -236,14 +236,14 @@ fn kernels_move_what_they_must_and_no_more() {
 #[test]
 fn optimizers_move_each_weight_once() {
     let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
-    let adam = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
-    let rules: [(Rule, &[Floor]); 3] = [
-        (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("ema", 2.0, 1.0, 2.9)]),
+    let adam = Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
+    let rules: [(Algorithm, &[Floor]); 3] = [
+        (Algorithm::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("ema", 2.0, 1.0, 2.9)]),
         (adam, &[floor("optimize_adam", 4.0, 3.0, 6.15)]),
-        (Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
+        (Algorithm::Lars { momentum: 0.9, trust: 0.02, variant: LarsVariant::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
     ];
-    for (rule, floors) in rules {
-        let mut recorded = kernels_update::record(rule, kernels_update::RUNS[1], Device::Gpu(gpu.clone()));
+    for (algorithm, floors) in rules {
+        let mut recorded = kernels_update::record(algorithm, kernels_update::RUNS[1], Device::Gpu(gpu.clone()));
         kernels_update::step(&mut recorded, 0);
         check(&gpu.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
     }

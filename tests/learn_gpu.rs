@@ -5,7 +5,7 @@ use emulator::Options;
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::{Device, GpuDevice};
-use sslmem::encoders::{self, Features, Form, Network};
+use sslmem::encoders::{self, EncoderConfig, Features, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
 use sslmem::score::{Protocol, Side, score};
@@ -63,7 +63,7 @@ pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let side = |path| Side {
         path,
-        network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) },
+        network: Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(16) },
         view,
         original,
         classifier: None,

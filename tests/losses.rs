@@ -4,7 +4,7 @@
 use crate::golden::{Golden, close};
 use sslmem::ops::dino_loss::{DinoLoss, DinoLossOutput};
 use sslmem::ops::mask::Chosen;
-use sslmem::ops::optimize::{Dialect, Rate, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -84,8 +84,8 @@ fn distillation_of_uniform_outputs_is_the_closed_form() {
         let (student, teacher) = (vec![0.3; 3 * k], vec![-2.0; 2 * k]);
         let mut tape = Tape::new(Mode::Train);
         let [s, t] = [(3, student), (2, teacher)].map(|(rows, values)| tape.constant([rows, k], values));
-        let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.0, 0.04]]);
-        let d = tape.root().dino_loss(s, t, &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when });
+        let schedule = Schedule::new(&mut tape, &[[0.0, 0.0, 0.0, 0.04]]);
+        let d = tape.root().dino_loss(s, t, &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule });
         tape.keep(d.loss);
         tape.keep(d.entropy);
         let mut program = tape.compile(&mut Weights::new(0)).unwrap();
@@ -229,26 +229,26 @@ fn distillation_equals_pytorch_for_three_steps() {
     let golden = Golden::read("ssl_losses");
     let get = |part: &str| golden.get(&format!("distill.{part}"));
     let rows = |part: &str| golden.shape(&format!("distill.{part}"))[1..].to_vec();
-    let schedule: Vec<[f32; 4]> = get("temperature").iter().map(|t| [0.0, 0.0, 0.0, *t]).collect();
+    let steps: Vec<[f32; 4]> = get("temperature").iter().map(|t| [0.0, 0.0, 0.0, *t]).collect();
     let mut tape = Tape::new(Mode::Train);
     let [student, teacher] = ["student", "teacher"].map(|part| tape.fixed(&rows(part)[..], Dtype::F32));
     tape.require_grad(student);
     tape.require_grad(teacher);
-    let when = Schedule::new(&mut tape, &schedule);
-    let d = DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
+    let schedule = Schedule::new(&mut tape, &steps);
+    let d = DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule };
     let DinoLossOutput { loss, entropy } = tape.root().at("head").dino_loss(student, teacher, &d);
     tape.backward(loss);
     assert!(tape.gradient(teacher).is_none(), "the teacher is a target");
     let dstudent = tape.gradient(student).unwrap();
     [loss, entropy, dstudent].into_iter().for_each(|v| tape.keep(v));
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.log_step(when, log, &[loss]);
+    tape.log_step(schedule, log, &[loss]);
     let mut weights = Weights::new(0);
     let mut program = tape.compile(&mut weights).unwrap();
-    for step in 0..schedule.len() {
+    for step in 0..steps.len() {
         let at = |part: &'static str| {
             let values = get(part);
-            let n = values.len() / schedule.len();
+            let n = values.len() / steps.len();
             &values[step * n..][..n]
         };
         program.write(student, at("student")).unwrap();
@@ -266,11 +266,11 @@ fn distillation_equals_pytorch_for_three_steps() {
 fn special_weights_move_as_in_pytorch() {
     let golden = Golden::read("ssl_losses");
     let rules = [
-        ("sgd", Rule::Sgd { momentum: 0.9 }),
-        ("adamw", Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
-        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
+        ("sgd", Algorithm::Sgd { momentum: 0.9 }),
+        ("adamw", Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
+        ("lars", Algorithm::Lars { momentum: 0.9, trust: 1e-3, variant: LarsVariant::Plain }),
     ];
-    for (name, rule) in rules {
+    for (name, algorithm) in rules {
         let rows: Vec<[f32; 4]> = golden.get("update.lr").iter().map(|lr| [*lr, 0.05, 0.0, 0.0]).collect();
         let (mut tape, mut weights, mut parts) = (Tape::new(Mode::Train), Weights::new(0), vec![]);
         for part in ["matrix", "vector", "late"] {
@@ -280,16 +280,16 @@ fn special_weights_move_as_in_pytorch() {
             tape.seed(w, g);
             parts.push((part, w, g));
         }
-        let when = Schedule::new(&mut tape, &rows);
-        let treat = |name: &str, _| match name {
-            "matrix" => Treat { rate: Rate::Scheduled(0.5), ..Treat::default() },
-            "vector" => Treat { decay: false, rate: Rate::Fixed(0.1), from: 0 },
-            _ => Treat { from: 3, ..Treat::default() },
+        let schedule = Schedule::new(&mut tape, &rows);
+        let group = |name: &str, _| match name {
+            "matrix" => ParamGroup { rate: Rate::Scheduled(0.5), ..ParamGroup::default() },
+            "vector" => ParamGroup { decay: false, rate: Rate::Fixed(0.1), from: 0 },
+            _ => ParamGroup { from: 3, ..ParamGroup::default() },
         };
-        tape.optimize(rule, 1.8, &treat, when);
+        tape.optimize(algorithm, 1.8, &group, schedule);
         let watched = tape.constant([1], vec![0.0]);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.log_step(when, log, &[watched]);
+        tape.log_step(schedule, log, &[watched]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             let at = |values: &'_ [f32]| {
@@ -317,11 +317,11 @@ fn a_teacher_follows_the_weights_of_its_student() {
     network(&mut tape.root().at("student"));
     tape.root().at("student").param("predictor", [3], Init::Constant(5.0));
     network(&mut tape.root().frozen("teacher"));
-    let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.75, 0.0], [0.0, 0.0, 0.5, 0.0]]);
-    tape.ema("student", "teacher", when);
+    let schedule = Schedule::new(&mut tape, &[[0.0, 0.0, 0.75, 0.0], [0.0, 0.0, 0.5, 0.0]]);
+    tape.ema("student", "teacher", schedule);
     let watched = tape.constant([1], vec![0.0]);
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.log_step(when, log, &[watched]);
+    tape.log_step(schedule, log, &[watched]);
     let mut weights = Weights::new(0);
     weights.set("student.weight", [2, 2], &[4.0, 8.0, -4.0, 0.0]).unwrap();
     weights.set("student.running_mean", [2], &[1.0, 2.0]).unwrap();
@@ -341,6 +341,6 @@ fn a_teacher_that_matches_nothing_is_refused() {
     let mut tape = Tape::new(Mode::Train);
     tape.root().at("student").param("weight", [2], Init::Constant(0.0));
     tape.root().frozen("teacher").param("other", [2], Init::Constant(0.0));
-    let when = Schedule::new(&mut tape, &[[0.0; 4]]);
-    tape.ema("student", "teacher", when);
+    let schedule = Schedule::new(&mut tape, &[[0.0; 4]]);
+    tape.ema("student", "teacher", schedule);
 }

@@ -43,9 +43,9 @@ fn a_gradient_that_would_be_lost_names_the_op() {
     };
     assert!(lost(again).contains("asked through `nt_xent_bwd`"));
     let second = |s: &mut Scope, w: Var| {
-        let when = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
+        let schedule = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
         let teacher = s.tape().constant([8, 6], vec![0.5; 48]);
-        let options = sslmem::ops::dino_loss::DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when };
+        let options = sslmem::ops::dino_loss::DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule };
         let seen = s.concat_rows(&[w, w]);
         let made = s.dino_loss(seen, teacher, &options);
         let terms = [(made.loss, 1.0), (made.entropy, 1.0)];

@@ -6,7 +6,7 @@ use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::dino_loss::DinoLoss;
-use sslmem::ops::optimize::{Dialect, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -103,8 +103,8 @@ const LOSSES: &[Op] = &[
         tiny: &[&[10, 64], &[2, 64]],
         build: |s, x| {
             s.tape().stop_gradient(x[1]);
-            let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
-            s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+            let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
+            s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule }).loss
         },
     },
 ];
@@ -225,11 +225,11 @@ fn nt_xent(bench: &Bench) -> Result<()> {
 /// About the tensors of a ResNet-50: 25 million weights in matrices, and many short vectors.
 fn optimize(bench: &Bench) -> Result<()> {
     let rules = [
-        ("sgd", Rule::Sgd { momentum: 0.9 }),
+        ("sgd", Algorithm::Sgd { momentum: 0.9 }),
         ("adam", ADAM),
-        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
+        ("lars", Algorithm::Lars { momentum: 0.9, trust: 1e-3, variant: LarsVariant::Plain }),
     ];
-    for (name, rule) in rules {
+    for (name, algorithm) in rules {
         let mut tape = Tape::new(Mode::Train);
         let side = bench.size(1024, 20);
         let shapes = std::iter::repeat_n(vec![side, side], bench.size(24, 2))
@@ -241,8 +241,8 @@ fn optimize(bench: &Bench) -> Result<()> {
             tape.seed(w, g);
             gradients.push((g, shape.iter().product()));
         }
-        let when = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
-        tape.optimize(rule, 0.0, &|_, _| Treat::default(), when);
+        let schedule = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
+        tape.optimize(algorithm, 0.0, &|_, _| ParamGroup::default(), schedule);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &gradients)?;
         bench.calls(name, program)?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 use crate::data::{Exif, OnBadImage, Reading, Source};
-use crate::encoders::{self, Features, Form, Network, Positions, Stem};
+use crate::encoders::{self, EncoderConfig, Features, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Ramp, ViewKind};
 use crate::ops::alignment::Pairs;
@@ -252,13 +252,13 @@ impl Recipe {
     /// The encoder as the recipe builds it.
     ///
     /// # Errors
-    /// There is no such encoder, or it cannot have this form.
+    /// There is no such encoder, or it cannot be built so.
     pub fn network(&self) -> Result<Network> {
         let Encoder { stem, patch, positions, heads, norm_eps, zero_init_residual, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
-        let form = Form { stem, patch, positions, heads, norm_eps, zero_init_residual, ..Form::of(trained) };
-        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form };
-        network.encoder.check(&network.form, size)?;
+        let config = EncoderConfig { stem, patch, positions, heads, norm_eps, zero_init_residual, ..EncoderConfig::of(trained) };
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, config };
+        network.encoder.check(&network.config, size)?;
         Ok(network)
     }
 

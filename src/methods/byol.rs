@@ -42,8 +42,8 @@ impl Method for Byol {
         let loss = s.weighted_sum(&[(halves[0], -2.0), (halves[1], -2.0), (one, 4.0)]);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.ema("encoder", "teacher.encoder", when);
-        tape.ema("projector", "teacher.projector", when);
+    fn after(&self, tape: &mut Tape, schedule: Schedule) {
+        tape.ema("encoder", "teacher.encoder", schedule);
+        tape.ema("projector", "teacher.projector", schedule);
     }
 }

@@ -1,7 +1,7 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
-use super::{Method, Metric, Options, Pace, Recorded, Representations, Setting, ViewKind, needs};
-use crate::encoders::{Form, Network, Start};
+use super::{LrPolicy, Method, Metric, Options, Recorded, Representations, Setting, ViewKind, needs};
+use crate::encoders::{EncoderConfig, Network, Start};
 use crate::error::{Error, Result};
 use crate::ops::dino_loss::DinoLoss;
 use crate::ops::linear::{Dense, Epilogue};
@@ -29,13 +29,13 @@ impl Method for Dino {
             return Err(Error::config(format!("method.prototypes is {}", options.prototypes), "choose at least 2"));
         }
         if options.local_crops > 0 {
-            network.encoder.check(&network.form, options.local_size)?;
+            network.encoder.check(&network.config, options.local_size)?;
         }
         Ok(())
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let network = Network { form: Form { start: Start::Dino, ..setting.network.form }, ..setting.network };
+        let network = Network { config: EncoderConfig { start: Start::Dino, ..setting.network.config }, ..setting.network };
         let setting = &Setting { network, ..*setting };
         // Crops of one size go through the encoder together, all of them through the head.
         let h: Vec<Var> = (0..views.len()).map(|group| setting.encode(s, views, group)).collect();
@@ -46,17 +46,17 @@ impl Method for Dino {
             let h = setting.encode(&mut s, views, 0);
             head(&mut s, o, h).0
         };
-        let how = DinoLoss { student_temperature: o.temperature, center_momentum: o.center_momentum, when: setting.when };
+        let how = DinoLoss { student_temperature: o.temperature, center_momentum: o.center_momentum, schedule: setting.schedule };
         let made = s.dino_loss(student, choice, &how);
         let metric = Some(Metric::TeacherEntropy(made.entropy));
         Recorded { loss: made.loss, embeddings, representations: Representations::Halves(h[0]), metric }
     }
-    fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.ema("encoder", "teacher.encoder", when);
-        tape.ema("head", "teacher.head", when);
+    fn after(&self, tape: &mut Tape, schedule: Schedule) {
+        tape.ema("encoder", "teacher.encoder", schedule);
+        tape.ema("head", "teacher.head", schedule);
     }
-    fn pace(&self, options: &Options, weight: &str) -> Pace {
-        if weight == "head.last_layer.weight" { Pace::After(options.freeze_last_layer) } else { Pace::Usual }
+    fn lr_policy(&self, options: &Options, weight: &str) -> LrPolicy {
+        if weight == "head.last_layer.weight" { LrPolicy::After(options.freeze_last_layer) } else { LrPolicy::Usual }
     }
 }
 

@@ -1,7 +1,7 @@
 //! MAE (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
 
 use super::{Method, Options, Recorded, Representations, Setting, ViewKind};
-use crate::encoders::{Block, Form, Network, Start, glorot, sine_cosine};
+use crate::encoders::{Block, EncoderConfig, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
 use crate::ops::linear::{Dense, Epilogue};
 use crate::tape::Scope;
@@ -28,7 +28,7 @@ impl Method for Mae {
             let what = format!("mae hides patches, and {} has none", network.encoder.name());
             return Err(Error::config(what, "choose a ViT, such as encoder.arch = \"vit_tiny\""));
         }
-        let (patches, [width, _, heads]) = ((network.form.size / network.form.patch).pow(2), options.decoder);
+        let (patches, [width, _, heads]) = ((network.config.size / network.config.patch).pow(2), options.decoder);
         let kept = kept(patches, options.mask);
         if kept == 0 || kept == patches {
             let what = format!("method.mask of {} hides {} of {patches} patches", options.mask, patches - kept);
@@ -45,12 +45,12 @@ impl Method for Mae {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let (o, images) = (setting.options, views[0]);
-        let form = Form { start: Start::Mae, ..setting.network.form };
+        let config = EncoderConfig { start: Start::Mae, ..setting.network.config };
         let Some(vit) = setting.network.encoder.vit() else { panic!("check refuses what is no ViT") };
-        let (patches, [width, depth, heads]) = ((form.size / form.patch).pow(2), o.decoder);
+        let (patches, [width, depth, heads]) = ((config.size / config.patch).pow(2), o.decoder);
         let colours = s.shape(images).cols();
         let chosen = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
-        let x = vit.tokens(&mut s.at("encoder"), &form, images, Some(chosen));
+        let x = vit.tokens(&mut s.at("encoder"), &config, images, Some(chosen));
         let embeddings = setting.network.encoder.mean(s, x);
 
         let mut s = s.at("decoder");
@@ -70,8 +70,8 @@ impl Method for Mae {
             x = block.record(&mut s.at(format!("decoder_blocks.{i}")), x);
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
-        let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));
-        let loss = s.mae_loss(painted, images, chosen, form.patch, o.norm_pix);
+        let painted = s.at("decoder_pred").dense(x, &layer(width, config.patch * config.patch * colours));
+        let loss = s.mae_loss(painted, images, chosen, config.patch, o.norm_pix);
         Recorded { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.

@@ -1,7 +1,7 @@
 //! MoCo v3 (Chen et al. 2021): a prediction of one view finds the teacher's output for the other among those of the batch.
 
 use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
-use crate::encoders::{Form, Last, MlpHead, Network, Start};
+use crate::encoders::{EncoderConfig, Last, MlpHead, Network, Start};
 use crate::error::Result;
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
@@ -26,7 +26,8 @@ impl Method for MoCoV3 {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let vit = setting.network.encoder.vit().is_some();
-        let network = Network { form: Form { frozen_patches: vit, start: Start::MoCoV3, ..setting.network.form }, ..setting.network };
+        let network =
+            Network { config: EncoderConfig { frozen_patches: vit, start: Start::MoCoV3, ..setting.network.config }, ..setting.network };
         let setting = &Setting { network, ..*setting };
         let project = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
         // The predictor of a ResNet ends without a norm.
@@ -46,8 +47,8 @@ impl Method for MoCoV3 {
         let loss = s.weighted_sum(&halves.map(|c| (c, 2.0 * o.temperature)));
         Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.ema("encoder", "teacher.encoder", when);
-        tape.ema("projector", "teacher.projector", when);
+    fn after(&self, tape: &mut Tape, schedule: Schedule) {
+        tape.ema("encoder", "teacher.encoder", schedule);
+        tape.ema("projector", "teacher.projector", schedule);
     }
 }

@@ -33,7 +33,7 @@ pub struct Setting<'a> {
     pub network: Network,
     pub options: &'a Options,
     /// What changes from step to step: the teacher's momentum and temperature.
-    pub when: Schedule,
+    pub schedule: Schedule,
     /// Who the images are: what is drawn for them depends on it.
     pub batch: Batch,
     /// How many classes the labels of the batch range over; 0 where it has none.
@@ -45,7 +45,7 @@ impl Setting<'_> {
     /// Group `group` of the views through the encoder below `s`, to features [rows, width].
     pub fn encode(&self, s: &mut Scope, views: &[Var], group: usize) -> Var {
         let before: usize = views[..group].iter().map(|v| s.shape(*v).dims()[0]).sum();
-        self.network.counted(before / self.batch.n).features(&mut s.at("encoder"), views[group])
+        self.network.with_first_view(before / self.batch.n).features(&mut s.at("encoder"), views[group])
     }
 }
 
@@ -87,7 +87,7 @@ pub enum Representations {
 
 /// When and how fast a weight moves, apart from the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
+pub enum LrPolicy {
     Usual,
     /// At the peak rate, always.
     Constant,
@@ -112,8 +112,8 @@ pub trait Method: Sync {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded;
     /// What follows the optimizer: averages.
     fn after(&self, _tape: &mut Tape, _when: Schedule) {}
-    fn pace(&self, _options: &Options, _weight: &str) -> Pace {
-        Pace::Usual
+    fn lr_policy(&self, _options: &Options, _weight: &str) -> LrPolicy {
+        LrPolicy::Usual
     }
     /// Does it learn from the classes of the samples? Then every sample it trains on must have one.
     fn supervised(&self) -> bool {

@@ -1,6 +1,6 @@
 //! SimSiam (Chen and He 2021): one view predicts the other, which gets no gradient.
 
-use super::{Method, Options, Pace, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use super::{LrPolicy, Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
 use crate::encoders::{Last, MlpHead, Network};
 use crate::error::Result;
 use crate::tape::Scope;
@@ -33,7 +33,7 @@ impl Method for SimSiam {
         let loss = s.weighted_sum(&halves.map(|c| (c, -0.5)));
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn pace(&self, options: &Options, weight: &str) -> Pace {
-        if options.fixed_predictor && weight.starts_with("predictor.") { Pace::Constant } else { Pace::Usual }
+    fn lr_policy(&self, options: &Options, weight: &str) -> LrPolicy {
+        if options.fixed_predictor && weight.starts_with("predictor.") { LrPolicy::Constant } else { LrPolicy::Usual }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::CHUNK;
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::schedule::{Knob, Schedule};
+use crate::schedule::{Schedule, ScheduleColumn};
 use crate::tape::{Call, Cost, Operands, SlotKind, Tape};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ impl Tape {
     ///
     /// # Panics
     /// If no name below `from` is one below `to`.
-    pub fn ema(&mut self, from: &str, to: &str, when: Schedule) {
+    pub fn ema(&mut self, from: &str, to: &str, schedule: Schedule) {
         let targets = self.below(&format!("{to}."));
         let sources = self.below(&format!("{from}.")).into_iter();
         let trained = sources.filter(|(_, v)| matches!(self.slots[v.index()].kind, SlotKind::Named { trained: true, .. }));
@@ -28,7 +28,7 @@ impl Tape {
         assert!(!pairs.is_empty(), "no trained weight below `{from}` has its like below `{to}`");
         let table = self.fixed([blocks(&pairs), WORDS, 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.no_grad(Ema { pairs, when, table });
+        self.no_grad(Ema { pairs, schedule, table });
     }
 }
 
@@ -40,7 +40,7 @@ struct EmaPair {
 
 struct Ema {
     pairs: Vec<EmaPair>,
-    when: Schedule,
+    schedule: Schedule,
     table: Var, // [blocks, WORDS, 2] what each block of a GPU moves
 }
 
@@ -58,7 +58,7 @@ impl Call for Ema {
         "ema"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[], &self.when.vars());
+        let mut o = Operands::new(&[], &self.schedule.vars());
         for p in &self.pairs {
             o.writes.push(p.to);
             o.reads.extend([p.to, p.from]);
@@ -67,7 +67,7 @@ impl Call for Ema {
         o
     }
     fn cpu(&self, m: &Host) {
-        let keep = self.when.knob(m, Knob::Momentum);
+        let keep = self.schedule.value(m, ScheduleColumn::Momentum);
         for p in &self.pairs {
             let (mut to, from) = (m.f_mut(p.to), m.f(p.from));
             to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
@@ -86,7 +86,7 @@ impl Call for Ema {
         g.write::<u32>(self.table, bytemuck::cast_slice(&words));
     }
     fn gpu(&self, g: &Gpu) {
-        let [schedule, step] = self.when.vars().map(Arg::Var);
+        let [schedule, step] = self.schedule.vars().map(Arg::Var);
         g.launch(&Launch::blocks("ema", blocks(&self.pairs)), &[self.table.into(), schedule, step]);
     }
     fn cost(&self, _: u64) -> Cost {

@@ -8,12 +8,12 @@ use crate::var::{Dtype, Var};
 impl Tape {
     /// Append the last call of a training step: `log` [rows, values] gets one number of each of `values`
     /// `[1]` at row step % rows, then the step counts up. The host reads the log once in `rows` steps.
-    pub fn log_step(&mut self, when: Schedule, log: Var, values: &[Var]) {
+    pub fn log_step(&mut self, schedule: Schedule, log: Var, values: &[Var]) {
         let rows = self.shape(log).rows();
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");
         let table = self.fixed([values.len(), 2], Dtype::U32);
         let table = self.gpu_only(table);
-        self.no_grad(LogStep { step: when.step, log, values: values.to_vec(), rows, table });
+        self.no_grad(LogStep { step: schedule.step, log, values: values.to_vec(), rows, table });
     }
 }
 

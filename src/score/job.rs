@@ -164,7 +164,7 @@ impl Job<'_> {
         let Task { f, g, protocol, layers, source, device, .. } = self.task;
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
         let side = |role: &str, side: super::Side| {
-            let form = side.network.form;
+            let form = side.network.config;
             Ok::<_, Error>(json!({
                 "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
                 "positions": form.positions, "heads": form.heads, "norm_eps": exact(&form.norm_eps)?, "size": form.size,

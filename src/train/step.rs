@@ -5,10 +5,10 @@ use crate::config::Recipe;
 use crate::data::class_count;
 use crate::encoders::Network;
 use crate::error::Result;
-use crate::methods::{self, Method, Metric, Pace, Recorded, Representations, Setting};
+use crate::methods::{self, LrPolicy, Method, Metric, Recorded, Representations, Setting};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
-use crate::ops::optimize::{Dialect, Rate, Rule, Treat};
+use crate::ops::optimize::{Algorithm, LarsVariant, ParamGroup, Rate};
 use crate::random::Purpose;
 use crate::schedule::{Schedule, warmup_cosine};
 use crate::tape::{Mode, Tape};
@@ -67,15 +67,15 @@ pub fn rates(job: &Job) -> Rates {
     (0..steps).map(row).collect()
 }
 
-fn rule(recipe: &Recipe) -> Rule {
+fn rule(recipe: &Recipe) -> Algorithm {
     let o = &recipe.optim;
-    let lars = |dialect| Rule::Lars { momentum: o.momentum, trust: o.trust, dialect };
+    let lars = |variant| Algorithm::Lars { momentum: o.momentum, trust: o.trust, variant };
     match o.name.as_str() {
-        "sgd" => Rule::Sgd { momentum: o.momentum },
-        "lars" => lars(Dialect::Plain),
-        "lars_classic" => lars(Dialect::Classic),
-        "lars_clipped" => lars(Dialect::Clipped),
-        name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
+        "sgd" => Algorithm::Sgd { momentum: o.momentum },
+        "lars" => lars(LarsVariant::Plain),
+        "lars_classic" => lars(LarsVariant::Classic),
+        "lars_clipped" => lars(LarsVariant::Clipped),
+        name => Algorithm::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
     }
 }
 
@@ -83,7 +83,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let r = job.recipe;
     let method = methods::find(&r.method.name)?;
     let mut tape = Tape::new(Mode::Train);
-    let when = Schedule::new(&mut tape, rates);
+    let schedule = Schedule::new(&mut tape, rates);
     let batch = tape.batch(r.train.batch, job.source.largest());
     let (batch, classes) = if method.supervised() { (tape.labelled(batch), class_count(job.source)) } else { (batch, 0) };
     let (mut views, mut count) = (vec![], 0);
@@ -93,9 +93,9 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     }
     let mut network = r.network()?;
     if r.encoder.drop_path > 0.0 {
-        network.form.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
+        network.config.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
     }
-    let setting = Setting { network, options: &r.method, when, batch, classes, seed: job.seed };
+    let setting = Setting { network, options: &r.method, schedule, batch, classes, seed: job.seed };
     let Recorded { mut loss, embeddings, representations, metric } = method.loss(&mut tape.root(), &setting, &views);
     if r.method.alignment_limit > 0.0 {
         let distance = distance(job, &mut tape, &network, batch, representations, count)?;
@@ -104,12 +104,12 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     }
     let spread = tape.root().feature_std(embeddings);
     tape.backward(loss);
-    optimize(job, &mut tape, method, when);
-    method.after(&mut tape, when);
+    optimize(job, &mut tape, method, schedule);
+    method.after(&mut tape, schedule);
     tape.keep(embeddings);
     let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
     let log = tape.fixed([every, values.len()], Dtype::F32);
-    tape.log_step(when, log, &values);
+    tape.log_step(schedule, log, &values);
     Ok(Step { tape, batch, log: Log { values: log, embeddings, metric } })
 }
 
@@ -121,23 +121,23 @@ fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: R
         Representations::Two(a, b) => tape.root().distance(a, b),
         Representations::None => {
             let views = tape.augment(batch, vec![job.recipe.score_view()?; 2], count, job.seed, Purpose::Train);
-            let x = network.counted(count).features(&mut tape.root().at("encoder"), views);
+            let x = network.with_first_view(count).features(&mut tape.root().at("encoder"), views);
             tape.root().distance_halves(x)
         }
     })
 }
 
-fn optimize(job: &Job, tape: &mut Tape, method: &dyn Method, when: Schedule) {
+fn optimize(job: &Job, tape: &mut Tape, method: &dyn Method, schedule: Schedule) {
     let (r, per_epoch) = (job.recipe, job.steps_per_epoch());
     let treat = |name: &str, dims: &[usize]| {
         let matrix = dims.len() > 1;
         let factor = if matrix { 1.0 } else { r.optim.lr_bias };
-        let (rate, from) = match method.pace(&r.method, name) {
-            Pace::Usual => (Rate::Scheduled(factor), 0),
-            Pace::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
-            Pace::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
+        let (rate, from) = match method.lr_policy(&r.method, name) {
+            LrPolicy::Usual => (Rate::Scheduled(factor), 0),
+            LrPolicy::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
+            LrPolicy::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
         };
-        Treat { decay: matrix || r.optim.decay_all, rate, from }
+        ParamGroup { decay: matrix || r.optim.decay_all, rate, from }
     };
-    tape.optimize(rule(r), r.optim.clip, &|name, shape| treat(name, shape.dims()), when);
+    tape.optimize(rule(r), r.optim.clip, &|name, shape| treat(name, shape.dims()), schedule);
 }

@@ -16,7 +16,7 @@ pub(super) struct Backward {
     pub student: Var,  // [crops * n, k]
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]: as the loss has read it
-    pub when: Schedule,
+    pub schedule: Schedule,
     pub size: DinoSize,
 }
 
@@ -26,7 +26,7 @@ impl Call for Backward {
     }
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[], &[self.dloss, self.log_sums, self.soft, self.student, self.teacher, self.center]);
-        o.reads.extend(self.when.vars());
+        o.reads.extend(self.schedule.vars());
         o.grad(self.ds)
     }
     fn cpu(&self, m: &Host) {
@@ -44,7 +44,7 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let DinoSize { n, crops, k, temperature } = self.size;
-        let [schedule, step] = self.when.vars().map(Arg::Var);
+        let [schedule, step] = self.schedule.vars().map(Arg::Var);
         let from = [self.dloss.into(), self.student.into(), self.teacher.into(), self.center.into(), self.log_sums.into(), schedule, step];
         let sizes = [self.ds.add.into(), n.into(), crops.into(), k.into(), temperature.into()];
         g.launch(&Launch::blocks("dino_loss_bwd", crops * n), &[&[self.ds.var.into()][..], &from, &sizes].concat());

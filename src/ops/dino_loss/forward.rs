@@ -5,7 +5,7 @@ use super::{DinoSize, VIEWS};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::ops::reduce::sum_of;
 use crate::ops::scaled_sum;
-use crate::schedule::{Knob, Schedule};
+use crate::schedule::{Schedule, ScheduleColumn};
 use crate::tape::{Call, Cost, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub(super) struct Forward {
     pub student: Var,  // [crops * n, k]
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]
-    pub when: Schedule,
+    pub schedule: Schedule,
     pub size: DinoSize,
 }
 
@@ -30,13 +30,13 @@ impl Call for Forward {
     fn operands(&self) -> Operands {
         let mut o =
             Operands::new(&[self.loss, self.entropy, self.log_sums, self.parts, self.soft], &[self.student, self.teacher, self.center]);
-        o.reads.extend(self.when.vars());
+        o.reads.extend(self.schedule.vars());
         o
     }
     fn cpu(&self, m: &Host) {
         let DinoSize { n, k, temperature, .. } = self.size;
         let (student, teacher, center) = (m.f(self.student), m.f(self.teacher), m.f(self.center));
-        let (center, cold) = (&*center, 1.0 / self.when.knob(m, Knob::Temperature));
+        let (center, cold) = (&*center, 1.0 / self.schedule.value(m, ScheduleColumn::Temperature));
         let (mut log_sums, mut soft) = (m.f_mut(self.log_sums), m.f_mut(self.soft));
         let (of_teacher, of_student) = log_sums.split_at_mut(VIEWS * n);
         let rows = of_teacher.par_iter_mut().zip(soft.par_chunks_mut(k).zip(teacher.par_chunks(k)));
@@ -63,7 +63,7 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let DinoSize { n, crops, k, temperature } = self.size;
-        let ([schedule, step], teachers) = (self.when.vars().map(Arg::Var), VIEWS * n);
+        let ([schedule, step], teachers) = (self.schedule.vars().map(Arg::Var), VIEWS * n);
         let [log_sums, parts] = [self.log_sums, self.parts].map(|v| Arg::Element(v, teachers));
         let [teacher, center] = [self.teacher, self.center].map(Arg::Var);
         let args = [

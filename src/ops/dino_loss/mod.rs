@@ -22,7 +22,7 @@ pub struct DinoLoss {
     /// How much of itself the centre keeps.
     pub center_momentum: f32,
     /// Its temperature is the teacher's.
-    pub when: Schedule,
+    pub schedule: Schedule,
 }
 
 /// What the loss gives.
@@ -53,11 +53,11 @@ impl Scope<'_> {
         let soft = t.f32([VIEWS * n, k]);
         t.cpu_only(soft);
         let size = DinoSize { n, crops, k, temperature: d.student_temperature };
-        let call = Forward { loss, entropy, log_sums, parts, soft, student, teacher, center, when: d.when, size };
-        let (when, momentum) = (d.when, d.center_momentum);
+        let call = Forward { loss, entropy, log_sums, parts, soft, student, teacher, center, schedule: d.schedule, size };
+        let (schedule, momentum) = (d.schedule, d.center_momentum);
         self.record(&[student], loss, call, move |t, dloss| {
             if let Some(ds) = t.gradient_of(student) {
-                t.no_grad(Backward { ds, dloss, log_sums, soft, student, teacher, center: used, when, size })
+                t.no_grad(Backward { ds, dloss, log_sums, soft, student, teacher, center: used, schedule, size })
             }
         });
         self.tape.no_grad(Center { center, used, teacher, momentum, rows: VIEWS * n, k });
@@ -88,8 +88,8 @@ impl DinoSize {
 /// A student and a teacher of this temperature, of which only the student wants a gradient.
 fn case(s: &mut Scope, x: &[Var], temperature: f32, center_momentum: f32) -> Var {
     s.tape().stop_gradient(x[1]);
-    let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, temperature]]);
-    s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum, when }).loss
+    let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, temperature]]);
+    s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum, schedule }).loss
 }
 
 pub static CASES: &[Case] = &[
