@@ -60,7 +60,7 @@ pub mod loader;
 pub mod manifest;
 pub mod methods;
 pub mod ops;
-mod pages;
+mod parquet_pages;
 pub mod probe;
 pub mod program;
 pub mod progress;

@@ -137,7 +137,7 @@ pub fn decode_within(bytes: &[u8], name: &str, reading: Reading, admit: &mut dyn
     if (image.height, image.width) != (height, width) {
         return Err("the image has another size than its header says".into());
     }
-    Ok(Some(if reading.exif == Exif::Turn { turned(image, bytes, name)? } else { image }))
+    Ok(Some(if reading.exif == Exif::Turn { exif_upright(image, bytes, name)? } else { image }))
 }
 
 /// For an image of too many pixels.
@@ -170,7 +170,7 @@ fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
 ///
 /// # Errors
 /// The image has no pixels.
-fn turned(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
+fn exif_upright(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
     let orientation = if jpeg::is_jpeg(bytes) {
         jpeg::exif(bytes).and_then(Orientation::from_exif_chunk)
     } else {

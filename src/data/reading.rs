@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+use super::decodable::Decodable;
 use super::decode::{self, PIXELS};
-use super::kept::Kept;
 use super::{Image, OnBadImage, SampleKind, Source};
 
 /// What to do with the orientation in an image's EXIF data.
@@ -55,7 +55,7 @@ impl Reading {
                 source = Box::new(Read::new(source, self));
             }
             if self.on_bad == OnBadImage::Skip {
-                source = Box::new(Kept::new(source)?);
+                source = Box::new(Decodable::new(source)?);
             }
         }
         Ok(source)

@@ -10,7 +10,7 @@ use super::{Image, SampleKind, Source};
 const CHUNK: usize = 1024;
 
 /// The digest of what is left of a data set: its own, and which samples.
-pub fn kept_digest(whole: &str, keep: &[u32]) -> String {
+pub fn decodable_digest(whole: &str, keep: &[u32]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(whole.as_bytes());
     for index in keep {
@@ -20,7 +20,7 @@ pub fn kept_digest(whole: &str, keep: &[u32]) -> String {
 }
 
 /// What is left of a source.
-pub struct Kept {
+pub struct Decodable {
     inner: Box<dyn Source>,
     keep: Vec<u32>,
     train: usize,
@@ -29,12 +29,12 @@ pub struct Kept {
     skipped: Vec<(String, String)>,
 }
 
-impl Kept {
+impl Decodable {
     /// Decodes every image, in parallel. Where all can be decoded, the digest is the source's own.
     ///
     /// # Errors
     /// A file that holds many images cannot be read; no image of the training part can be decoded.
-    pub fn new(inner: Box<dyn Source>) -> Result<Kept> {
+    pub fn new(inner: Box<dyn Source>) -> Result<Decodable> {
         let (mut keep, mut skipped, mut train, mut largest) = (Vec::new(), Vec::new(), 0, 0);
         let all: Vec<usize> = (0..inner.len()).collect();
         for chunk in all.chunks(CHUNK) {
@@ -57,9 +57,9 @@ impl Kept {
         }
         let mut digest = inner.digest().to_string();
         if !skipped.is_empty() {
-            digest = kept_digest(&digest, &keep);
+            digest = decodable_digest(&digest, &keep);
         }
-        Ok(Kept { inner, keep, train, digest, largest, skipped })
+        Ok(Decodable { inner, keep, train, digest, largest, skipped })
     }
 
     fn at(&self, index: usize) -> usize {
@@ -67,7 +67,7 @@ impl Kept {
     }
 }
 
-impl Source for Kept {
+impl Source for Decodable {
     fn name(&self) -> &str {
         self.inner.name()
     }
