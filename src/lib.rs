@@ -56,6 +56,7 @@ pub mod encoders;
 pub mod error;
 pub mod fetch;
 pub mod files;
+pub mod init;
 pub mod loader;
 pub mod manifest;
 pub mod methods;

@@ -2,9 +2,9 @@
 //! their row through a counter that lives beside it, so running a step needs nothing from the host.
 
 use crate::device::Host;
+use crate::init::Init;
 use crate::tape::Tape;
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 /// A column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 //! use writes, later ones add, so nothing is ever zeroed.
 
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -324,6 +324,10 @@ impl Tape {
     /// Outputs of layers by their names: those below `prefix`, without it.
     pub fn taps(&self, prefix: &str) -> BTreeMap<String, Var> {
         self.taps.iter().filter_map(|(n, v)| Some((n.strip_prefix(prefix)?.to_string(), *v))).collect()
+    }
+    /// Names and shapes of the named variables below `prefix`: what [`crate::weights::Weights::check`] looks for.
+    pub fn shapes_below(&self, prefix: &str) -> Vec<(String, Shape)> {
+        self.below(prefix).into_iter().map(|(name, v)| (name, self.shape(v))).collect()
     }
     /// Named variables below `prefix`.
     pub fn below(&self, prefix: &str) -> Vec<(String, Var)> {

@@ -4,42 +4,13 @@ use crate::checkpoint::{self, Checkpoint, SEAL, Seal};
 use crate::device::{Buffer, Device, Place, SharedBuffer};
 use crate::error::{Error, Result};
 use crate::files::Writer;
+use crate::init::Init;
 use crate::random::{Purpose, Stream};
 use crate::tensors::{self, Entry};
 use crate::var::{Dtype, Shape};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
-
-/// How a weight starts. Numbers come from a stream of their own per name, so a weight's start does not
-/// depend on what else a network has.
-#[derive(Clone, Copy, Debug)]
-pub enum Init {
-    Constant(f32),
-    /// Standard deviation.
-    Normal(f32),
-    /// Standard deviation of a normal that is drawn again beyond two of them.
-    Truncated(f32),
-    /// Uniform in [-bound, bound).
-    Uniform(f32),
-    /// What the shape alone decides: a table of positions.
-    Table(fn(Shape) -> Vec<f32>),
-}
-
-impl Init {
-    fn values(self, shape: Shape, mut stream: Stream) -> Vec<f32> {
-        let mut value: Box<dyn FnMut() -> f32> = match self {
-            Init::Table(of) => return of(shape),
-            Init::Constant(c) => Box::new(move || c),
-            Init::Normal(std) => Box::new(move || std * stream.normal()),
-            Init::Truncated(std) => {
-                Box::new(move || std * std::iter::repeat_with(|| stream.normal()).find(|x| x.abs() <= 2.0).unwrap_or(0.0))
-            }
-            Init::Uniform(bound) => Box::new(move || stream.range(-bound, bound)),
-        };
-        (0..shape.len()).map(|_| value()).collect()
-    }
-}
 
 /// Name to buffer. Programs compiled with the same weights share them.
 pub struct Weights {
@@ -182,9 +153,11 @@ impl Weights {
         Ok(())
     }
 
-    /// Check that everything `tape` needs below `prefix` is here with its shape, before compiling it.
-    pub fn check(&self, path: &Path, tape: &crate::tape::Tape, prefix: &str) -> Result<()> {
-        let wanted = tape.below(prefix);
+    /// Check that every name of `wanted`, all below `prefix`, is here with its shape, before a program that needs them is compiled.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape: `path` is not of this architecture.
+    pub fn check(&self, path: &Path, wanted: &[(String, Shape)], prefix: &str) -> Result<()> {
         let missing: Vec<&str> = wanted.iter().map(|(n, _)| n.as_str()).filter(|n| !self.entries.contains_key(*n)).collect();
         if let Some(first) = missing.first() {
             let (n, name) = (missing.len(), &first[prefix.len()..]);
@@ -193,8 +166,8 @@ impl Weights {
                 format!("lacks {n} of the {} tensors of this architecture (first: `{name}`); check --arch and --stem", wanted.len()),
             ));
         }
-        for (name, v) in &wanted {
-            let (have, want) = (self.entries[name].shape, tape.shape(*v));
+        for (name, want) in wanted {
+            let have = &self.entries[name].shape;
             if have != want {
                 return Err(Error::format(
                     path,

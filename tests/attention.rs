@@ -6,11 +6,12 @@ use crate::emulated::Emulated;
 use crate::kernels::{compare, distance, noise, record};
 use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
+use sslmem::init::Init;
 use sslmem::ops::Case;
 use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 /// images, tokens, heads, size of a head.
 type Size = [usize; 4];

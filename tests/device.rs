@@ -4,9 +4,10 @@
 use sslmem::device::signature::MAP;
 use sslmem::device::{Arg, Capabilities, Device, Gpu, GpuDevice, Host, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
+use sslmem::init::Init;
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

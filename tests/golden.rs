@@ -3,12 +3,13 @@
 use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
 use sslmem::encoders::{EncoderConfig, Stem, find};
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::collections::HashMap;
 
 pub struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);

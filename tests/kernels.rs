@@ -6,6 +6,7 @@ use crate::gpu_script::cold::Cold;
 use emulator::Options;
 use sslmem::device::signature::{self, Signature};
 use sslmem::device::{Capabilities, Device, GpuDevice};
+use sslmem::init::Init;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::{ALL, Case};
@@ -13,7 +14,7 @@ use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
 use sslmem::tape::{Mode, Operands, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::rc::Rc;
 
 /// Numbers in [-1, 1) that bf16 holds exactly, so that both types start alike.

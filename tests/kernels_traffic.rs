@@ -6,6 +6,7 @@ use crate::kernels::record;
 use crate::kernels_update;
 use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
+use sslmem::init::Init;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::dino_loss::DinoLoss;
@@ -15,7 +16,6 @@ use sslmem::ops::optimize::{Algorithm, LarsVariant};
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
-use sslmem::weights::Init;
 
 /// What a kernel does with as many bytes as the first input has.
 struct Floor {

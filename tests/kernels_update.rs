@@ -5,12 +5,13 @@ use crate::emulated::Emulated;
 use crate::kernels::{distance, noise};
 use emulator::Options;
 use sslmem::device::Device;
+use sslmem::init::Init;
 use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup, Rate};
 use sslmem::program::Program;
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 const ALGORITHMS: &[Algorithm] = &[
     Algorithm::Sgd { momentum: 0.9 },

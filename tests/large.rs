@@ -7,13 +7,13 @@ use crate::kernels::{close, distance, record};
 use crate::survive::Check;
 use emulator::Options;
 use sslmem::device::{Capabilities, Device, GpuDevice};
+use sslmem::init::Init;
 use sslmem::ops::Case;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::Init;
 use std::rc::Rc;
 
 /// A case for all samples, and for the last few of them.

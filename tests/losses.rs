@@ -2,13 +2,14 @@
 //! (tests/golden/ssl_losses.py). The optimizer's special cases and moving averages besides.
 
 use crate::golden::{Golden, close};
+use sslmem::init::Init;
 use sslmem::ops::dino_loss::{DinoLoss, DinoLossOutput};
 use sslmem::ops::mask::Chosen;
 use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 /// A loss of inputs, and its gradients; empty where there is none.
 fn evaluate(inputs: &[(&[usize], &[f32])], loss: impl FnOnce(&mut Scope, &[Var]) -> Var) -> (f32, Vec<Vec<f32>>) {

@@ -1,10 +1,10 @@
 //! A recorded forward has a recorded backward: a gradient that would be lost is refused, and the op that would lose it is named.
 
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::{ALL, Case};
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::Var;
-use sslmem::weights::Init;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What is said of asking for the gradient of what `build` makes of a trained weight `[8, 6]`; nothing if there is one.

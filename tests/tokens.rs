@@ -5,6 +5,7 @@ use crate::golden::{Golden, close};
 use crate::ops::dot_with;
 use emulator::Options;
 use sslmem::device::{Device, gelu};
+use sslmem::init::Init;
 use sslmem::ops::augment::Batch;
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{Dense, Epilogue};
@@ -12,7 +13,7 @@ use sslmem::ops::mask::Chosen;
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use statrs::function::erf::erf;
 
 /// Record what `build` makes of the golden inputs of a case, of which `weights` are (name here, name there), run it with the loss

@@ -3,6 +3,7 @@
 use crate::programs::{ADAM, fill, input};
 use crate::{Bench, Job};
 use sslmem::error::Result;
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::dino_loss::DinoLoss;
@@ -10,7 +11,7 @@ use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 

@@ -5,11 +5,12 @@ use crate::programs::{fill, input};
 use crate::{Bench, Job, Line};
 use sslmem::device::{Capabilities, Device};
 use sslmem::error::Result;
+use sslmem::init::Init;
 use sslmem::ops::conv::Filter;
 use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::tape::{Cost, Mode, Scope, Tape};
 use sslmem::var::Var;
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 pub const JOBS: &[Job] = &[("products", products)];
 

@@ -17,8 +17,9 @@ use crate::error::{Error, Result};
 use crate::parquet_pages::{self, Pages, sentence};
 
 use super::columns::{Columns, class_names};
-use super::decode::{self, LIMIT};
+use super::decode;
 use super::labels::{Label, numbered};
+use super::limits::LIMIT;
 use super::reading::Reading;
 use super::shards::{self, Shard};
 use super::{Image, Source};

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 use super::decodable::Decodable;
-use super::decode::{self, PIXELS};
+use super::decode;
+use super::limits::PIXELS;
 use super::{Image, OnBadImage, SampleKind, Source};
 
 /// What to do with the orientation in an image's EXIF data.

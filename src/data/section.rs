@@ -10,7 +10,8 @@ use crate::error::{Error, Result, plain};
 
 use super::Image;
 use super::budget::reserve;
-use super::decode::{self, LIMIT};
+use super::decode;
+use super::limits::LIMIT;
 use super::reading::Reading;
 use super::tar;
 

@@ -1,8 +1,8 @@
 //! The small networks that methods put on top of an encoder. Scoring asks a classifier for its confidence, and passes over the others.
 
+use crate::init::Init;
 use crate::tape::Scope;
 use crate::var::Var;
-use crate::weights::Init;
 
 /// The name of a classifier on an encoder's features: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
 pub const CLASSIFIER: &str = "classifier";

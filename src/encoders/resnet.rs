@@ -1,10 +1,10 @@
 //! ResNets (He et al. 2015) as torchvision builds them: stride in the 3x3 of a bottleneck, names alike.
 
 use super::{Encoder, EncoderConfig, Stem};
+use crate::init::Init;
 use crate::ops::conv::Filter;
 use crate::tape::Scope;
 use crate::var::Var;
-use crate::weights::Init;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Block {

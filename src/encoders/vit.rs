@@ -2,13 +2,13 @@
 
 use super::{Encoder, EncoderConfig, Positions, Start};
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::ops::choose::LARGEST_HEAD;
 use crate::ops::drop_path::Drop;
 use crate::ops::linear::{Dense, Epilogue};
 use crate::ops::mask::Chosen;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 
 pub struct Vit {
     name: &'static str,

@@ -3,12 +3,12 @@
 use super::{LrPolicy, Method, Metric, Options, Recorded, Representations, Setting, ViewKind, needs};
 use crate::encoders::{EncoderConfig, Network, Start};
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::ops::dino_loss::DinoLoss;
 use crate::ops::linear::{Dense, Epilogue};
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
 use crate::var::Var;
-use crate::weights::Init;
 
 pub struct Dino;
 

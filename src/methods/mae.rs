@@ -3,10 +3,10 @@
 use super::{Method, Options, Recorded, Representations, Setting, ViewKind};
 use crate::encoders::{Block, EncoderConfig, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::ops::linear::{Dense, Epilogue};
 use crate::tape::Scope;
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 pub struct Mae;
 

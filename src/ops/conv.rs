@@ -8,9 +8,9 @@ use super::packs::{Packed, Packs};
 use super::product;
 use crate::device::conv::{self, Activation, Conv};
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 /// What a convolution is besides its input.
 #[derive(Clone, Copy, Debug)]

@@ -120,7 +120,7 @@ impl Call for Backward {
 
 /// Positions are weights: f32 everywhere.
 fn case(s: &mut Scope, grid: usize, to: [usize; 2], cols: usize) -> Var {
-    let x = s.param("pos_embed", [1, 1 + grid * grid, cols], crate::weights::Init::Normal(1.0));
+    let x = s.param("pos_embed", [1, 1 + grid * grid, cols], crate::init::Init::Normal(1.0));
     s.interpolate(x, grid, to)
 }
 

@@ -3,9 +3,9 @@
 use super::Case;
 use super::reduce::sum_of;
 use crate::device::{Arg, Gpu, Host, Launch, chunk};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use rayon::prelude::*;
 
 /// Rows of v of a block: one for each warp.

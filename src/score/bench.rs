@@ -93,7 +93,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
         let mut weights = Weights::on(device.clone(), 0);
         let prefix = format!("{name}.");
         weights.load(side.path, &prefix)?;
-        weights.check(side.path, &tape, &prefix)?;
+        weights.check(side.path, &tape.shapes_below(&prefix), &prefix)?;
         let mut program = tape.compile(&mut weights)?;
         let pixels = vec![0.5f32; count * protocol.batch * size * size * 3];
         program.write(x, &pixels)?;

@@ -6,9 +6,9 @@ mod forward;
 
 use super::Case;
 use crate::device::chunk;
+use crate::init::Init;
 use crate::tape::{Mode, Scope, Tape};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use backward::{Backward, Sums};
 use forward::{Forward, Statistics};
 

@@ -7,10 +7,10 @@ mod forward;
 mod softmax;
 
 use super::Case;
+use crate::init::Init;
 use crate::schedule::Schedule;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use backward::Backward;
 use center::Center;
 use forward::Forward;

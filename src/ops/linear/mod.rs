@@ -7,9 +7,9 @@ use super::product;
 use super::{Case, gelu};
 use crate::device::conv::{self, Activation, Conv};
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use backward::{BackwardBias, BackwardData, BackwardWeight};
 
 /// A linear layer as its network wants it.

@@ -4,10 +4,10 @@
 mod rules;
 
 use crate::device::{Arg, Gpu, Host, Launch};
+use crate::init::Init;
 use crate::schedule::{Schedule, ScheduleColumn};
 use crate::tape::{Call, Cost, Operands, Tape};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use rules::{Adam, Momentum, norm};
 
 #[derive(Clone, Copy, Debug, PartialEq)]

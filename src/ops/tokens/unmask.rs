@@ -4,9 +4,9 @@ use super::super::Case;
 use super::super::mask::{Chosen, batch};
 use super::positions::{self, Places};
 use crate::device::{Arg, Gpu, Host, Launch, chunk};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use rayon::prelude::*;
 
 impl Scope<'_> {
