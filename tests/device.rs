@@ -130,7 +130,7 @@ impl Call for Wrong {
 }
 
 #[test]
-fn a_program_runs_through_the_queue_as_on_the_cpu() {
+fn a_program_runs_through_the_device_as_on_the_cpu() {
     let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
     let run = |device: Device| {
         let mut tape = Tape::new(Mode::Eval);
@@ -159,7 +159,7 @@ fn a_launch_that_does_not_fit_its_kernel_never_starts() {
     tape.no_grad(Wrong(y));
     let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu.clone()), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
-    assert!(error.contains("argument 2 (`values`) of `total`") && error.contains("not a float"), "{error}");
+    assert!(error.contains("argument 2 (`values`) of `scaled_sum`") && error.contains("not a float"), "{error}");
     assert!(gpu.launches.borrow().is_empty());
 }
 
