@@ -4,7 +4,7 @@
 use crate::golden::{Golden, close};
 use sslmem::init::Init;
 use sslmem::ops::dino_loss::{DinoLoss, DinoLossOutput};
-use sslmem::ops::mask::Chosen;
+use sslmem::ops::mask::Masking;
 use sslmem::ops::optimize::{Algorithm, LarsVariant, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
@@ -131,7 +131,7 @@ fn reconstruction_by_zeros_is_the_closed_form() {
         let images = noise(3, 2 * side * side * 3);
         let (got, gradients) = evaluate(&[(&[2, 5, cols], &vec![0.0; 2 * 5 * cols]), (&[2, side, side, 3], &images)], |s, x| {
             let place = s.tape().words([2, 4], vec![0, 1, 2, 3, 3, 2, 1, 0]);
-            s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep: 1 }, patch, true)
+            s.mae_loss(x[0], x[1], Masking { ids_keep: place, ids_restore: place, keep: 1 }, patch, true)
         });
         near("MAE", got, want, 2e-5);
         // Tokens 0 and 1 of the first image and 0 and 4 of the second do not count.
@@ -216,7 +216,7 @@ fn reconstruction_equals_pytorch() {
         let (shape, place) = get("place");
         let (got, gradients) = evaluate(&[get("pred"), get("images")], |s, x| {
             let place = s.tape().words(shape, place.iter().map(|p| *p as u32).collect());
-            s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep: 2 }, 2, normalize)
+            s.mae_loss(x[0], x[1], Masking { ids_keep: place, ids_restore: place, keep: 2 }, 2, normalize)
         });
         close(kind, &[got], get(&format!("{kind}.loss")).1, 1e-5);
         close(&format!("d {kind}"), &gradients[0], get(&format!("{kind}.dpred")).1, 2e-5);

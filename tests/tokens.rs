@@ -9,7 +9,7 @@ use sslmem::init::Init;
 use sslmem::ops::augment::Batch;
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::linear::{Dense, Epilogue};
-use sslmem::ops::mask::Chosen;
+use sslmem::ops::mask::Masking;
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
@@ -131,7 +131,7 @@ fn masking_and_restoring_equal_mae() {
     let samples: Vec<u32> = golden.get("mae.samples").iter().map(|s| *s as u32).collect();
     let (mut tape, mut weights) = (Tape::new(Mode::Train), Weights::new(0));
     let batch = batch(&mut tape, 5, &samples);
-    let chosen = tape.mask(batch, 16, 4, 21);
+    let masking = tape.mask(batch, 16, 4, 21);
     let x = tape.constant([3, 4, 6], golden.get("mae.chosen_tokens").to_vec());
     tape.require_grad(x);
     let names = ["cls_token", "mask_token", "pos_embed", "decoder_pos_embed"];
@@ -141,8 +141,8 @@ fn masking_and_restoring_equal_mae() {
     }
     let mut root = tape.root();
     let [class, token, positions, more] = names.map(|n| root.at("mae").param(n, golden.shape(&format!("mae.{n}")), Init::Constant(0.0)));
-    let seen = root.sequence(x, Some(class), positions, Some(chosen));
-    let unmasked = root.unmask_tokens(seen, token, more, chosen);
+    let seen = root.sequence(x, Some(class), positions, Some(masking));
+    let unmasked = root.unmask_tokens(seen, token, more, masking);
     let r = root.tape().constant([3, 17, 6], golden.get("mae.r").to_vec());
     let loss = dot_with(&mut root, unmasked, r);
     tape.backward(loss);
@@ -151,7 +151,7 @@ fn masking_and_restoring_equal_mae() {
     [seen, unmasked, dx].into_iter().chain(gradients.iter().map(|g| g.1)).for_each(|v| tape.keep(v));
     let mut program = tape.compile(&mut weights).unwrap();
     program.run().unwrap();
-    for (v, name) in [(chosen.ids, "mae.ids"), (chosen.place, "mae.place")] {
+    for (v, name) in [(masking.ids_keep, "mae.ids"), (masking.ids_restore, "mae.place")] {
         let got: Vec<f32> = program.read::<u32>(v).unwrap().into_iter().map(|v| v as f32).collect();
         assert_eq!(got, golden.get(name), "{name}");
     }
@@ -166,22 +166,22 @@ fn masking_and_restoring_equal_mae() {
 }
 
 /// The patches that are seen, as a program on a device.
-fn masked(device: Device, samples: &[u32], tokens: usize, keep: usize) -> (Program, Chosen) {
+fn masked(device: Device, samples: &[u32], tokens: usize, keep: usize) -> (Program, Masking) {
     let mut tape = Tape::new(Mode::Eval);
     let batch = batch(&mut tape, 2, samples);
-    let chosen = tape.mask(batch, tokens, keep, 7);
+    let masking = tape.mask(batch, tokens, keep, 7);
     let mut program = tape.compile(&mut Weights::on(device, 0)).unwrap();
     program.run().unwrap();
-    (program, chosen)
+    (program, masking)
 }
 
 #[test]
 fn a_gpu_hides_the_same_patches() {
     for (tokens, keep) in [(1, 1), (64, 16), (49, 12), (300, 75), (259, 259)] {
         let samples = [9, 4, 70_000];
-        let (cpu, chosen) = masked(Device::Cpu, &samples, tokens, keep);
+        let (cpu, masking) = masked(Device::Cpu, &samples, tokens, keep);
         let (gpu, _) = masked(Device::Gpu(Emulated::new(Dtype::Bf16, Options::default())), &samples, tokens, keep);
-        for v in [chosen.ids, chosen.place] {
+        for v in [masking.ids_keep, masking.ids_restore] {
             assert_eq!(cpu.read::<u32>(v).unwrap(), gpu.read::<u32>(v).unwrap(), "{keep} of {tokens}");
         }
     }
@@ -190,11 +190,11 @@ fn a_gpu_hides_the_same_patches() {
 #[test]
 fn a_mask_belongs_to_its_sample() {
     let samples = [3, 8, 21];
-    let (together, chosen) = masked(Device::Cpu, &samples, 64, 16);
-    let ids = together.read::<u32>(chosen.ids).unwrap();
+    let (together, masking) = masked(Device::Cpu, &samples, 64, 16);
+    let ids = together.read::<u32>(masking.ids_keep).unwrap();
     for (i, sample) in samples.iter().enumerate() {
-        let (alone, chosen) = masked(Device::Cpu, &[*sample], 64, 16);
-        assert_eq!(alone.read::<u32>(chosen.ids).unwrap(), ids[i * 16..][..16]);
+        let (alone, masking) = masked(Device::Cpu, &[*sample], 64, 16);
+        assert_eq!(alone.read::<u32>(masking.ids_keep).unwrap(), ids[i * 16..][..16]);
     }
     assert_ne!(ids[..16], ids[16..32], "every sample has a mask of its own");
 }

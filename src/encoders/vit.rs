@@ -6,7 +6,7 @@ use crate::init::Init;
 use crate::ops::choose::LARGEST_HEAD;
 use crate::ops::drop_path::Drop;
 use crate::ops::linear::{Dense, Epilogue};
-use crate::ops::mask::Chosen;
+use crate::ops::mask::Masking;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
 
@@ -85,18 +85,18 @@ impl Vit {
         if config.heads == 0 { self.heads } else { config.heads }
     }
 
-    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; of the `chosen` patches alone if
-    /// there is a choice.
-    pub fn tokens(&self, s: &mut Scope, config: &EncoderConfig, images: Var, chosen: Option<Chosen>) -> Var {
-        let x = self.embed(s, config, images, chosen);
+    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; where `masking` is given, of the patches alone
+    /// that it keeps.
+    pub fn tokens(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
+        let x = self.embed(s, config, images, masking);
         self.blocks(s, config, x, false)
     }
 
     /// images [n, h, w, 3] to what goes into the blocks: [n, 1 + patches, width].
-    fn embed(&self, s: &mut Scope, config: &EncoderConfig, images: Var, chosen: Option<Chosen>) -> Var {
+    fn embed(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
         let &[_, high, wide, colours] = s.shape(images).dims() else { panic!("{}: a ViT wants images [n, h, w, c]", s.path()) };
         let (p, d) = (config.patch, self.width);
-        let x = s.patches(images, p, chosen);
+        let x = s.patches(images, p, masking);
         let fan = colours * p * p;
         let (patches, class) = match config.start {
             Start::Timm => (1.0 / (fan as f32).sqrt(), 1e-6),
@@ -121,7 +121,7 @@ impl Vit {
         if here != [grid; 2] {
             positions = s.interpolate(positions, grid, here);
         }
-        let x = s.sequence(x, Some(class), positions, chosen);
+        let x = s.sequence(x, Some(class), positions, masking);
         s.at("patch_embed").tap(x)
     }
 

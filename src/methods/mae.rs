@@ -49,8 +49,8 @@ impl Method for Mae {
         let Some(vit) = setting.network.encoder.vit() else { panic!("check refuses what is no ViT") };
         let (patches, [width, depth, heads]) = ((config.size / config.patch).pow(2), o.decoder);
         let colours = s.shape(images).cols();
-        let chosen = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
-        let x = vit.tokens(&mut s.at("encoder"), &config, images, Some(chosen));
+        let masking = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
+        let x = vit.tokens(&mut s.at("encoder"), &config, images, Some(masking));
         let embeddings = setting.network.encoder.mean(s, x);
 
         let mut s = s.at("decoder");
@@ -64,14 +64,14 @@ impl Method for Mae {
         let x = s.at("decoder_embed").dense(x, &layer(vit.width, width));
         let hidden = s.param("mask_token", [1, 1, width], Init::Normal(0.02));
         let positions = s.state("decoder_pos_embed", [1, 1 + patches, width], Dtype::F32, Init::Table(sine_cosine));
-        let mut x = s.unmask_tokens(x, hidden, positions, chosen);
+        let mut x = s.unmask_tokens(x, hidden, positions, masking);
         for i in 0..depth {
             let block = Block { heads, eps: EPS, start: Start::Mae, drop: None, class_alone: false };
             x = block.record(&mut s.at(format!("decoder_blocks.{i}")), x);
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, config.patch * config.patch * colours));
-        let loss = s.mae_loss(painted, images, chosen, config.patch, o.norm_pix);
+        let loss = s.mae_loss(painted, images, masking, config.patch, o.norm_pix);
         Recorded { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.

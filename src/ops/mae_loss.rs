@@ -1,6 +1,6 @@
 //! The loss of MAE (He et al. 2022): the mean squared error of the pixels of hidden patches.
 
-use super::mask::Chosen;
+use super::mask::Masking;
 use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
@@ -11,16 +11,16 @@ impl Scope<'_> {
     /// The loss `[1]` of pred `[n, 1 + L, patch * patch * c]` for images `[n, h, w, c]`: the mean over hidden patches of the mean squared
     /// error. Patches go row by row over the image, columns of pred are (i, j, channel), token 0 is ignored. `normalize`: the
     /// target is each patch over its own mean and standard deviation (unbiased, variance + 1e-6). The gradient goes to pred only.
-    pub fn mae_loss(&mut self, pred: Var, images: Var, chosen: Chosen, patch: usize, normalize: bool) -> Var {
+    pub fn mae_loss(&mut self, pred: Var, images: Var, masking: Masking, patch: usize, normalize: bool) -> Var {
         let (shape, image) = (self.shape(pred), self.shape(images));
         let &[n, height, width, channels] = image.dims() else { panic!("{}: {image:?} are no images", self.path()) };
-        let size = MaeSize { n, height, width, channels, patch, keep: chosen.keep, normalize };
-        let fits = shape.dims() == [n, 1 + size.patches(), size.cols()] && chosen.keep < size.patches() && size.cols() > 1;
+        let size = MaeSize { n, height, width, channels, patch, keep: masking.keep, normalize };
+        let fits = shape.dims() == [n, 1 + size.patches(), size.cols()] && masking.keep < size.patches() && size.cols() > 1;
         assert!(fits, "{}: {shape:?} does not predict patches of {patch} pixels of {image:?}", self.path());
         let t = &mut *self.tape;
         let (loss, saved) = (t.f32([1]), t.f32([n * size.patches(), 2]));
         let losses = t.scratch([n * size.patches()], Dtype::F32);
-        let place = chosen.place;
+        let place = masking.ids_restore;
         let call = Forward { loss, saved, losses, pred, images, place, size };
         self.record(&[pred], loss, call, move |t, dloss| {
             if let Some(dpred) = t.gradient_of(pred) {
@@ -184,7 +184,7 @@ fn case(s: &mut Scope, x: &[Var], patch: usize, normalize: bool) -> Var {
     let rank = |l: usize| if l.is_multiple_of(3) { l / 3 } else { keep + l - l / 3 - 1 };
     let place: Vec<u32> = (0..n * patches).map(|at| rank(at % patches) as u32).collect();
     let place = s.tape().words([n, patches], place);
-    s.mae_loss(x[0], x[1], Chosen { ids: place, place, keep }, patch, normalize)
+    s.mae_loss(x[0], x[1], Masking { ids_keep: place, ids_restore: place, keep }, patch, normalize)
 }
 
 pub static CASES: &[Case] = &[

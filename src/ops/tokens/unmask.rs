@@ -1,7 +1,7 @@
 //! What MAE's decoder gets: the tokens that were seen at their places, the mask token where one was hidden, each with its position.
 
 use super::super::Case;
-use super::super::mask::{Chosen, batch};
+use super::super::mask::{Masking, batch};
 use super::positions::{self, Places};
 use crate::device::{Arg, Gpu, Host, Launch, chunk};
 use crate::init::Init;
@@ -12,22 +12,22 @@ use rayon::prelude::*;
 impl Scope<'_> {
     /// x `[n, 1 + keep, d]`, class token first, to `[n, 1 + patches, d]` with `mask_token` `[1, 1, d]` and `positions`
     /// `[1, 1 + patches, d]`.
-    pub fn unmask_tokens(&mut self, x: Var, mask_token: Var, positions: Var, chosen: Chosen) -> Var {
+    pub fn unmask_tokens(&mut self, x: Var, mask_token: Var, positions: Var, masking: Masking) -> Var {
         let &[n, seen, d] = self.shape(x).dims() else { panic!("{}: unmask_tokens wants [n, 1 + keep, d]", self.path()) };
-        let patches = self.shape(chosen.place).cols();
-        assert_eq!(seen, 1 + chosen.keep, "{}: a class token and {} patches", self.path(), chosen.keep);
+        let patches = self.shape(masking.ids_restore).cols();
+        assert_eq!(seen, 1 + masking.keep, "{}: a class token and {} patches", self.path(), masking.keep);
         assert_eq!(self.shape(positions), [1, 1 + patches, d].into(), "{}: positions of {patches} patches", self.path());
-        let size = UnmaskSize { n, patches, keep: chosen.keep, d };
+        let size = UnmaskSize { n, patches, keep: masking.keep, d };
         let y = self.tape.var([n, 1 + patches, d]);
-        let forward = Forward { y, x, mask_token, positions, place: chosen.place, size };
+        let forward = Forward { y, x, mask_token, positions, place: masking.ids_restore, size };
         self.record(&[x, mask_token, positions], y, forward, move |t, dy| {
-            positions::record(t, positions, None, dy, Places { n, tokens: 1 + patches, d, before: 1, place: None });
+            positions::record(t, positions, None, dy, Places { n, tokens: 1 + patches, d, prefix: 1, place: None });
             if let Some(dmask) = t.gradient_of(mask_token) {
                 let partial = t.scratch([(n * patches).div_ceil(chunk(n * patches, d)), d], Dtype::F32);
-                t.no_grad(BackwardMask { dmask, partial, dy, place: chosen.place, size })
+                t.no_grad(BackwardMask { dmask, partial, dy, place: masking.ids_restore, size })
             }
             if let Some(dx) = t.gradient_of(x) {
-                t.no_grad(Backward { dx, dy, ids: chosen.ids, size })
+                t.no_grad(Backward { dx, dy, ids: masking.ids_keep, size })
             }
         })
     }
@@ -173,10 +173,10 @@ impl Call for BackwardMask {
 fn filled(s: &mut Scope, x: Var, patches: usize) -> Var {
     let &[n, seen, d] = s.shape(x).dims() else { panic!("a case of [n, 1 + keep, d]") };
     let batch = batch(s.tape(), n);
-    let chosen = s.tape().mask(batch, patches, seen - 1, 9);
+    let masking = s.tape().mask(batch, patches, seen - 1, 9);
     let token = s.param("mask_token", [1, 1, d], Init::Normal(0.5));
     let positions = s.param("decoder_pos_embed", [1, 1 + patches, d], Init::Normal(0.5));
-    s.unmask_tokens(x, token, positions, chosen)
+    s.unmask_tokens(x, token, positions, masking)
 }
 
 pub static CASES: &[Case] = &[
