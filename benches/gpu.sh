@@ -224,7 +224,7 @@ stage cases_portable portable
 stage cases_f32 run_test card::cases_f32
 stage curves run_test card::training_follows_the_cpu
 stage scoring measure score,decode
-stage kernels measure linear,conv,alignment,contrast,transformer,losses,optimize
+stage kernels measure linear,conv,alignment,nt_xent,transformer,losses,optimize
 stage memcheck memcheck
 
 "$bin/gpu" --merge "$out" || worst=1

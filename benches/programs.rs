@@ -3,12 +3,12 @@
 use sslmem::config::Recipe;
 use sslmem::data::Source;
 use sslmem::device::Device;
-use sslmem::encoders::{self, Features, Form, Stem};
+use sslmem::encoders::{self, EncoderConfig, Features, Stem};
 use sslmem::error::Result;
 use sslmem::methods::{self, Setting};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::augment::Batch;
-use sslmem::ops::optimize::{Gradients, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, Gradients, ParamGroup};
 use sslmem::program::Program;
 use sslmem::progress::Silent;
 use sslmem::random::Purpose;
@@ -37,12 +37,12 @@ pub struct Network {
 
 impl Network {
     pub fn built(&self) -> Result<encoders::Network> {
-        let form = Form { stem: self.stem, patch: self.patch, ..Form::of(self.size) };
-        Ok(encoders::Network { encoder: encoders::find(self.arch)?, form })
+        let config = EncoderConfig { stem: self.stem, patch: self.patch, ..EncoderConfig::of(self.size) };
+        Ok(encoders::Network { encoder: encoders::find(self.arch)?, config })
     }
 }
 
-pub const ADAM: Rule = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false };
+pub const ADAM: Algorithm = Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false };
 
 /// Values in [-0.5, 0.5) with no pattern that a matrix product could meet.
 pub fn values(len: usize) -> Vec<f32> {
@@ -55,7 +55,7 @@ pub fn view(name: &str, size: usize) -> View {
 
 /// An activation that is there before the program runs; fill it with [`fill`].
 pub fn input(tape: &mut Tape, dims: &[usize]) -> Var {
-    tape.fixed(dims, Dtype::Real)
+    tape.fixed(dims, Dtype::Activation)
 }
 
 pub fn fill(program: &mut Program, inputs: &[(Var, usize)]) -> Result<()> {
@@ -76,14 +76,14 @@ pub fn inference(device: &Device, n: Network) -> Result<Program> {
 
 /// From views [2 * samples, size, size, 3] to changed weights: SimCLR with Adam, for at most 100,000 steps.
 pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
-    let (when, batch) = (Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]), tape.batch(1, 3));
+    let (schedule, batch) = (Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]), tape.batch(1, 3));
     let options = Recipe::default().method;
-    let setting = Setting { network: n.built()?, options: &options, when, batch, classes: 0, seed: 0 };
+    let setting = Setting { network: n.built()?, options: &options, schedule, batch, classes: 0, seed: 0 };
     let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, &[views]);
     tape.backward(recorded.loss);
-    tape.optimize(Gradients::of(&tape), ADAM, &|_, _| Treat::default(), when);
+    tape.optimize(Gradients::of(&tape), ADAM, &|_, _| ParamGroup::default(), schedule);
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[recorded.loss]);
+    tape.log_step(schedule, log, &[recorded.loss]);
     Ok(())
 }
 

@@ -544,7 +544,7 @@ def alignment():
         ways(f"alignment_fwd/5x{width}", "us", microseconds, tries)
 
 
-def contrast():
+def nt_xent_times():
     for real in (1024, 8192):
         views = size(real, 32)
         z = normal(views, 128).requires_grad_()
@@ -552,10 +552,10 @@ def contrast():
         run = torch.compile(nt_xent) if not ARGS.tiny else nt_xent
         forward = lambda: run(z.detach(), itself, positive)
         both = lambda: torch.autograd.grad(run(z, itself, positive), z)
-        ways(f"contrast_fwd/{real}x128", "us", microseconds, [("compiled", lambda: graph(forward))])
+        ways(f"nt_xent_fwd/{real}x128", "us", microseconds, [("compiled", lambda: graph(forward))])
         less = lambda steps: (cold(steps[0]) - cold(steps[1])) * 1e6
         how = "compiled, forward and backward less forward"
-        ways(f"contrast_bwd/{real}x128", "us", less, [(how, lambda: (graph(both), graph(forward)))])
+        ways(f"nt_xent_bwd/{real}x128", "us", less, [(how, lambda: (graph(both), graph(forward)))])
 
 
 def optimize():
@@ -595,7 +595,7 @@ JOBS = {
     "alignment": alignment,
     "augment": augment,
     "score": score,
-    "contrast": contrast,
+    "nt_xent": nt_xent_times,
     "optimize": optimize,
     "infer/resnet18": lambda: network("infer", "resnet18"),
     "train/vit_small": lambda: network("train", "vit_small"),
@@ -607,7 +607,7 @@ JOBS = {
 }
 # What --compile-only goes through, in the order of JOBS.
 COMPILED = ["infer/resnet50", "infer/vit_base", "train/resnet18", "train/resnet50"]
-COMPILED += ["alignment", "contrast", "infer/resnet18", "train/vit_small"]
+COMPILED += ["alignment", "nt_xent", "infer/resnet18", "train/vit_small"]
 
 
 def about():

@@ -10,8 +10,8 @@
 
 use sslmem::config::Layers;
 use sslmem::data::{Source, Synthetic};
-use sslmem::encoders::{Head, Last};
-use sslmem::methods::{Kind, Method, Options, Recorded, Representations, Setting};
+use sslmem::encoders::{Last, MlpHead};
+use sslmem::methods::{Method, Options, Recorded, Representations, Setting, ViewKind};
 use sslmem::progress::Silent;
 use sslmem::tape::Scope;
 use sslmem::train::{Job, train};
@@ -33,18 +33,18 @@ impl Method for Close {
         "SimCLR that also pulls the representations of two views together"
     }
     /// One group: both views are one batch, so that batch norm sees them together.
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
-        vec![vec![Kind::First, Kind::Second]]
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
+        vec![vec![ViewKind::First, ViewKind::Second]]
     }
     /// `views[0]` is [2n, size, size, 3], first all first views, then all second ones.
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let h = setting.encode(s, views, 0); // [2n, width]
-        let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
+        let head = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
         let embeddings = head.record(&mut s.at("projector"), h); // [2n, d]
-        let contrast = s.contrast(embeddings, o.temperature);
+        let similarity = s.nt_xent(embeddings, o.temperature);
         let distance = s.distance_halves(h);
-        let loss = s.weighted_sum(&[(contrast, 1.0), (distance, self.pull)]);
+        let loss = s.weighted_sum(&[(similarity, 1.0), (distance, self.pull)]);
         Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }
 }

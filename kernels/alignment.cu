@@ -112,7 +112,7 @@ KERNEL void __launch_bounds__(THREADS, 4)
 }
 // The same of f32 features.
 KERNEL void __launch_bounds__(THREADS, 4)
-    alignment_fwd_exact(float *__restrict__ y, const float *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols,
+    alignment_fwd_f32(float *__restrict__ y, const float *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols,
                         int count) {
   staged(y, x, pairs, n, views, cols, count);
 }
@@ -137,7 +137,7 @@ KERNEL void __launch_bounds__(THREADS) alignment_lengths(float *__restrict__ inv
   lengths(inverse, x, rows, cols);
 }
 KERNEL void __launch_bounds__(THREADS)
-    alignment_lengths_exact(float *__restrict__ inverse, const float *__restrict__ x, int rows, int cols) {
+    alignment_lengths_f32(float *__restrict__ inverse, const float *__restrict__ x, int rows, int cols) {
   lengths(inverse, x, rows, cols);
 }
 
@@ -159,7 +159,7 @@ KERNEL void __launch_bounds__(THREADS)
   wide(y, x, inverse, pairs, n, cols, count);
 }
 KERNEL void __launch_bounds__(THREADS)
-    alignment_wide_exact(float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ inverse,
+    alignment_wide_f32(float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ inverse,
                          const u32 *__restrict__ pairs, int n, int cols, int count) {
   wide(y, x, inverse, pairs, n, cols, count);
 }

@@ -1,6 +1,6 @@
 // What attention's kernels share: tiles of one head in shared memory, and products whose left side is a block of scores in registers.
 //
-// A tile holds tokens of one head as slabs of [rows][ROW bytes], BK values of the head each, in the layout of `Along`. The same bytes are
+// A tile holds tokens of one head as slabs of [rows][ROW bytes], BK values of the head each, in the layout of `KMajor`. The same bytes are
 // an operand of both kinds of product: with its tokens as M or N (scores), or as K (what is summed over tokens).
 //
 // A warp has 16 tokens of its own and meets all others COLS at a time. D is the size of a head, filled up with zeros.
@@ -54,7 +54,7 @@ struct Head {
 #pragma unroll
       for (int s = 0; s < D / BK; s++) {
         const int col = s * BK + c * VEC;
-        u8 *to = tile + s * rows * ROW + Along::chunk(r, c);
+        u8 *to = tile + s * rows * ROW + KMajor::chunk(r, c);
         if (WHOLE || size % VEC == 0) {
           const bool in = first + r < tokens && col < size;
           cp_async<16>(smem_u32(to), in ? row + col : from, in);
@@ -77,7 +77,7 @@ template <int D> DEVICE void scores(float (&s)[1][Tile<D>::COLS / 8][4], const u
   clear(s);
 #pragma unroll
   for (int i = 0; i < Tile<D>::SLABS; i++)
-    multiply<Along, Along>(s, a + i * rows * ROW, b + i * Tile<D>::COLS * ROW, (threadIdx.x >> 5) * STRIP, 0, pairs);
+    multiply<KMajor, KMajor>(s, a + i * rows * ROW, b + i * Tile<D>::COLS * ROW, (threadIdx.x >> 5) * STRIP, 0, pairs);
 }
 
 // 16 x 16 values as the left side of a product: in bf16 the fragment of an instruction, in f32 what a lane would hold of two blocks of 16 x 8.
@@ -114,8 +114,8 @@ struct Tokens16 {
   MEMBER Tokens16(const u8 *tile) : offset(0) {
 #if BF16
     const int lane = threadIdx.x & 31;
-    along = smem_u32(tile) + Along::chunk((lane & 7) + (lane >> 4 << 3), lane >> 3 & 1);
-    across = smem_u32(tile) + Along::chunk(lane & 15, lane >> 4);
+    along = smem_u32(tile) + KMajor::chunk((lane & 7) + (lane >> 4 << 3), lane >> 3 & 1);
+    across = smem_u32(tile) + KMajor::chunk(lane & 15, lane >> 4);
 #else
     rows = tile;
 #endif
@@ -179,7 +179,7 @@ template <int SLABS> DEVICE void weigh_16(float (&acc)[SLABS][1][BK / 8][4], con
           for (int n = 0; n < BK / 8; n++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-              const float y = *(const float *)(b.rows + b.offset + s * slab + Along::at(j * 8 + from * 2 + k, n * 8 + q + e));
+              const float y = *(const float *)(b.rows + b.offset + s * slab + KMajor::at(j * 8 + from * 2 + k, n * 8 + q + e));
 #pragma unroll
               for (int h = 0; h < 2; h++) acc[s][0][n][h * 2 + e] = fmaf(x[h], y, acc[s][0][n][h * 2 + e]);
             }

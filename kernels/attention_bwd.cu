@@ -16,7 +16,7 @@ template <int D> DEVICE void deltas(float (&own)[2], float *delta, const u8 *str
     for (int s = 0; s < D / BK; s++) {
       const int col = s * BK + c * VEC;
       float dy[VEC], v[VEC];
-      load16((const T *)(strip + s * b.rows * ROW + Along::chunk(row, c)), dy);
+      load16((const T *)(strip + s * b.rows * ROW + KMajor::chunk(row, c)), dy);
       if (y.size % VEC == 0 && token < y.tokens && col < y.size) {
         load16(from + col, v);
       } else {

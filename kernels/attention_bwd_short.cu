@@ -25,7 +25,7 @@ template <int D, int ROWS> struct Strip {
     for (int k = 0; k < D / 16; k++) score_16(s[0][0], s[0][1], x[k], b, ROWS * ROW, k);
 #else
 #pragma unroll 1
-    for (int i = 0; i < D / BK; i++) multiply<Along, Along>(s, tile + i * ROWS * ROW, b.rows + b.offset + i * ROWS * ROW, 0, 0);
+    for (int i = 0; i < D / BK; i++) multiply<KMajor, KMajor>(s, tile + i * ROWS * ROW, b.rows + b.offset + i * ROWS * ROW, 0, 0);
 #endif
   }
 };
@@ -109,7 +109,7 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
 #pragma unroll
     for (int s = 0; s < SLABS; s++) {
       float v[VEC];
-      load16((const T *)(tile_dy + s * ROWS * ROW + Along::chunk(row, c)), v);
+      load16((const T *)(tile_dy + s * ROWS * ROW + KMajor::chunk(row, c)), v);
 #pragma unroll
       for (int e = 0; e < VEC; e++) delta = fmaf(v[e], own[h][s][e], delta);
     }

@@ -18,7 +18,7 @@ template <int D, int ROWS, int EACH> DEVICE void scores_part(float (&s)[1][EACH 
   }
 #else
 #pragma unroll 1
-  for (int i = 0; i < D / BK; i++) multiply<Along, Along>(s, a.rows + a.offset + i * ROWS * ROW, b.rows + b.offset + i * ROWS * ROW, 0, 0, groups);
+  for (int i = 0; i < D / BK; i++) multiply<KMajor, KMajor>(s, a.rows + a.offset + i * ROWS * ROW, b.rows + b.offset + i * ROWS * ROW, 0, 0, groups);
 #endif
 }
 
@@ -116,7 +116,7 @@ DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int he
 #pragma unroll
         for (int j = 0; j < BK / 8; j++) {
           const float(&sums)[4] = out[i][0][j];
-          store_pair((T *)(strip + i * ROWS * ROW + Along::at(g + h * 8, j * 8 + q)), sums[h * 2] * inverse, sums[h * 2 + 1] * inverse);
+          store_pair((T *)(strip + i * ROWS * ROW + KMajor::at(g + h * 8, j * 8 + q)), sums[h * 2] * inverse, sums[h * 2 + 1] * inverse);
         }
     }
     __syncwarp();
@@ -125,7 +125,7 @@ DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int he
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int row = mine + g + h * 8, col = i * BK + (lane & 3) * VEC;
-        const uint4 values_of_row = *(const uint4 *)(strip + i * ROWS * ROW + Along::chunk(g + h * 8, lane & 3));
+        const uint4 values_of_row = *(const uint4 *)(strip + i * ROWS * ROW + KMajor::chunk(g + h * 8, lane & 3));
         if (row < tokens && col < size) *(uint4 *)(to + (u64)row * heads * size + col) = values_of_row;
       }
   }

@@ -19,8 +19,8 @@ template <int ROWS, int THREADS> struct AnyPixels {
       : x(x_), g(g_), base(base_), top(top_), left(left_) {
     for (int r = threadIdx.x; r < ROWS; r += THREADS) {
       const int row = first + r, n = row / g.out_w / g.out_h;
-      top[r] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
-      left[r] = row % g.out_w * g.step + g.from_w;
+      top[r] = row < g.rows() ? row / g.out_w % g.out_h * g.stride + g.from_h : NOWHERE;
+      left[r] = row % g.out_w * g.stride + g.from_w;
       base[r] = (((long long)n * g.height + top[r]) * g.width + left[r]) * g.channels;
     }
     __syncthreads();
@@ -32,12 +32,12 @@ template <int ROWS, int THREADS> struct AnyPixels {
     for (int r = threadIdx.x / BK; r < ROWS; r += THREADS / BK) {
       const int h = top[r] + tap_i, w = left[r] + tap_j;
       const bool in = tap_i < g.taps_h && (u32)h < (u32)g.height && (u32)w < (u32)g.width;
-      *(T *)(tile + Along::at(r, column)) = in ? x[base[r] + offset] : from_f32(0.f);
+      *(T *)(tile + KMajor::at(r, column)) = in ? x[base[r] + offset] : from_f32(0.f);
     }
   }
 };
 
-template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilogue &to, const T *x, const T *w, const Gather &g) {
+template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const EpilogueParams &to, const T *x, const T *w, const Gather &g) {
   typedef Tile<BM, BN, WM, WN> S;
   SHARED_DYN(smem);
   int tile, n0;
@@ -46,7 +46,7 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilo
   const Rows<BN, S::THREADS> weights = {w, g.outputs, g.depth(), n0};
   float acc[S::MI][S::NI][4];
   clear(acc);
-  auto use = [&](const u8 *slot) { multiply<Along, Along>(acc, slot, slot + BM * ROW, warp / (BN / WN) * WM, warp % (BN / WN) * WN); };
+  auto use = [&](const u8 *slot) { multiply<KMajor, KMajor>(acc, slot, slot + BM * ROW, warp / (BN / WN) * WM, warp % (BN / WN) * WN); };
   if constexpr (ANY) {
     SHARED(long long, base, [BM]);
     SHARED(int, top, [BM]);
@@ -63,21 +63,21 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void conv(const Epilo
       weights.load(slot + BM * ROW, step);
     }, use);
   }
-  finish<S, BM, BN, WM, WN, ANY>(acc, smem, g, to, tile, n0);
+  epilogue<S, BM, BN, WM, WN, ANY>(acc, smem, g, to, tile, n0);
 }
 
-KERNEL void __launch_bounds__(256, 1) conv_128x256(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(256, 1) conv_128x256(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 256, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x128(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(128, 2) conv_128x128(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 128, 64, 64, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_128x64(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(128, 2) conv_128x64(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 64, 64, 32, false>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(128, 2) conv_any(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(128, 2) conv_any(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<128, 64, 64, 32, true>(to, x, w, g);
 }

@@ -1,4 +1,4 @@
-// What the kernels of convolutions share: where pixels lie, how neighbourhoods are gathered, what happens to a result on its way out.
+// What the kernels of convolutions share: where pixels lie, how neighbourhoods are gathered, the epilogue.
 #pragma once
 #include "gelu.cuh"
 #include "product.cuh"
@@ -8,17 +8,17 @@ struct Gather {
   int batch, height, width, channels;  // x [batch, height, width, channels]
   int outputs;                         // w [outputs, taps_h, taps_w, channels]
   int taps_h, taps_w;
-  int step, from_h, from_w;            // pixel (i, j) starts at row i step + from_h of x
+  int stride, from_h, from_w;          // pixel (i, j) starts at row i stride + from_h of x
   int out_h, out_w;                    // pixels of an image that this launch makes
-  int map_h, map_w, spread, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i spread + at_h, j spread + at_w)
+  int map_h, map_w, out_stride, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i out_stride + at_h, j out_stride + at_w)
 
   MEMBER int rows() const { return batch * out_h * out_w; }
   MEMBER int depth() const { return taps_h * taps_w * channels; }
   // Row of y, as a matrix [batch map_h map_w, outputs].
   MEMBER int place(int row) const {
-    if (spread == 1 && out_w == map_w && out_h == map_h) return row;
+    if (out_stride == 1 && out_w == map_w && out_h == map_h) return row;
     const int j = row % out_w, i = row / out_w % out_h, n = row / out_w / out_h;
-    return (n * map_h + i * spread + at_h) * map_w + j * spread + at_w;
+    return (n * map_h + i * out_stride + at_h) * map_w + j * out_stride + at_w;
   }
 };
 
@@ -41,8 +41,8 @@ template <int ROWS, int THREADS> struct Pixels {
     for (int i = 0; i < EACH; i++) {
       const int row = first + threadIdx.x / CHUNKS + i * APART;
       const int n = row / g.out_w / g.out_h;
-      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.step + g.from_h : NOWHERE;
-      left[i] = row % g.out_w * g.step + g.from_w;
+      top[i] = row < g.rows() ? row / g.out_w % g.out_h * g.stride + g.from_h : NOWHERE;
+      left[i] = row % g.out_w * g.stride + g.from_w;
       base[i] = row < g.rows() ? ((n * height + top[i]) * width + left[i]) * line : 0;
     }
     chunk = threadIdx.x % CHUNKS;
@@ -61,7 +61,7 @@ template <int ROWS, int THREADS> struct Pixels {
     for (int i = 0; i < EACH; i++) {
       const int h = top[i] + tap_i, w = left[i] + tap_j;
       const bool in = tap_i < taps_h && (u32)h < (u32)height && (u32)w < (u32)width;
-      cp_async<16>(to + Along::chunk(threadIdx.x / CHUNKS + i * APART, threadIdx.x % CHUNKS), x + (long long)(base[i] + offset) * VEC, in);
+      cp_async<16>(to + KMajor::chunk(threadIdx.x / CHUNKS + i * APART, threadIdx.x % CHUNKS), x + (long long)(base[i] + offset) * VEC, in);
     }
     chunk += CHUNKS;
     carry();
@@ -71,10 +71,10 @@ template <int ROWS, int THREADS> struct Pixels {
 // As `Activation` in src/device/product/mod.rs.
 enum Activation { NOTHING, RELU, GELU };
 
-// What is done to a result before it is written, and the statistics of what is written. A parameter: `Epilogue` in src/ops/product.rs.
-struct Epilogue {
+// What is done to a result before it is written, and the statistics of what is written. A parameter: `EpilogueParams` in src/ops/product.rs.
+struct EpilogueParams {
   T *y;
-  T *before;           // like y, what the activation is given; or null
+  T *pre_activation;   // like y, what the activation is given; or null
   float *moments;      // [tiles, 2, outputs]: mean and sum of squared deviations over the rows of a tile; or null
   const float *shift;  // [outputs] or null
   const T *residual;   // like y, or null
@@ -110,11 +110,11 @@ DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
   }
 }
 
-// What a way out is made for, so that none pays for what another does: every layer of a network takes the same one for each of its tiles.
-enum Finish {
-  FINISH_PLAIN,    // shift, residual, what y holds, relu
-  FINISH_GELU,     // shift, GELU
-  FINISH_MOMENTS,  // statistics alone
+// What an epilogue is compiled for, so that none pays for what another does: a layer of a network takes the same one for each of its tiles.
+enum EpilogueKind {
+  EPILOGUE_PLAIN,    // shift, residual, what y holds, relu
+  EPILOGUE_GELU,     // shift, GELU
+  EPILOGUE_MOMENTS,  // statistics alone
 };
 
 // Sums of the differences to a value that is close, and of their squares, of VEC columns: they add up without a division, and differences
@@ -132,9 +132,9 @@ struct Sums {
   }
 };
 
-// Writes the tile of a block by one way. `smem` is free.
-template <class S, int BM, int BN, int WM, int WN, bool ANY, Finish WAY>
-DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
+// Writes the tile of a block with one kind of epilogue. `smem` is free.
+template <class S, int BM, int BN, int WM, int WN, bool ANY, EpilogueKind EPI>
+DEVICE void epilogue_as(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const EpilogueParams &to, int tile, int n0) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, rows = g.rows();
   const int m0 = tile * BM + warp / (BN / WN) * WM, column = n0 + warp % (BN / WN) * WN;
   constexpr int LANES = S::LANES;
@@ -145,12 +145,12 @@ DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gathe
   Sums seen;
 #pragma unroll
   for (int e = 0; e < VEC; e++) {
-    shift[e] = WAY != FINISH_MOMENTS && to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
+    shift[e] = EPI != EPILOGUE_MOMENTS && to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
     seen.sum[e] = seen.squares[e] = 0.f;
   }
   // What is added is fetched for all of a slab's rows before the first is written: one wait for memory instead of one for each.
   constexpr int EACH = 16 * LANES / 32, APART = 32 / LANES;  // rows of a slab that a lane writes, and between them
-  const T *added = WAY != FINISH_PLAIN ? nullptr : to.residual ? to.residual : to.add ? to.y : nullptr;
+  const T *added = EPI != EPILOGUE_PLAIN ? nullptr : to.residual ? to.residual : to.add ? to.y : nullptr;
   Vec16 more[EACH];
   int place[EACH];  // row of y, or less than 0
   auto fetch = [&](int i) {
@@ -162,7 +162,7 @@ DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gathe
     }
   };
   by_rows(acc, slab, fetch, [&](int i, int r, float(&v)[VEC]) {
-    if (WAY == FINISH_MOMENTS && i == 0 && r == 0) {
+    if (EPI == EPILOGUE_MOMENTS && i == 0 && r == 0) {
       // The warp's first row is close to the others, and the same for all lanes of a column.
       read_row(seen.pivot, slab + lane % LANES * VEC);
 #pragma unroll
@@ -176,29 +176,29 @@ DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gathe
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] += x[e];
     };
-    if (WAY != FINISH_MOMENTS)
+    if (EPI != EPILOGUE_MOMENTS)
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] += shift[e];
     if (added) add(more[r]);
-    if (WAY == FINISH_PLAIN) {
+    if (EPI == EPILOGUE_PLAIN) {
       if (to.residual && to.add) add(get(to.y + at, whole, g.outputs - mine));
       if (to.activation == RELU)
 #pragma unroll
         for (int e = 0; e < VEC; e++) v[e] = v[e] < 0.f ? 0.f : v[e];
     }
-    if (WAY == FINISH_GELU) {
-      if (to.before) put(to.before + at, v, whole, g.outputs - mine);
+    if (EPI == EPILOGUE_GELU) {
+      if (to.pre_activation) put(to.pre_activation + at, v, whole, g.outputs - mine);
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] = gelu(v[e]);
     }
     put(to.y + at, v, whole, g.outputs - mine);
-    if (WAY == FINISH_MOMENTS) {
+    if (EPI == EPILOGUE_MOMENTS) {
 #pragma unroll
       for (int e = 0; e < VEC; e++) v[e] = to_f32(from_f32(v[e]));
       seen.take(v);
     }
   });
-  if (WAY != FINISH_MOMENTS) return;
+  if (EPI != EPILOGUE_MOMENTS) return;
 
   // Lanes with the same columns, then the warps above each other, in order.
 #pragma unroll
@@ -236,10 +236,10 @@ DEVICE void finish_by(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gathe
 }
 
 template <class S, int BM, int BN, int WM, int WN, bool ANY>
-DEVICE void finish(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const Epilogue &to, int tile, int n0) {
-  if (to.moments) finish_by<S, BM, BN, WM, WN, ANY, FINISH_MOMENTS>(acc, smem, g, to, tile, n0);
-  else if (to.activation == GELU) finish_by<S, BM, BN, WM, WN, ANY, FINISH_GELU>(acc, smem, g, to, tile, n0);
-  else finish_by<S, BM, BN, WM, WN, ANY, FINISH_PLAIN>(acc, smem, g, to, tile, n0);
+DEVICE void epilogue(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const EpilogueParams &to, int tile, int n0) {
+  if (to.moments) epilogue_as<S, BM, BN, WM, WN, ANY, EPILOGUE_MOMENTS>(acc, smem, g, to, tile, n0);
+  else if (to.activation == GELU) epilogue_as<S, BM, BN, WM, WN, ANY, EPILOGUE_GELU>(acc, smem, g, to, tile, n0);
+  else epilogue_as<S, BM, BN, WM, WN, ANY, EPILOGUE_PLAIN>(acc, smem, g, to, tile, n0);
 }
 
 // Which tile number `at` is: GROUP tiles of rows go through all columns before the next GROUP, so that what they share stays in the L2.

@@ -9,12 +9,12 @@
 // The same value by value. A warp takes a pixel, so that where it lies is computed once for its columns.
 template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, const Window &g, int first, int pixel, int end) {
   for (int k = threadIdx.x >> 5; k < BK; k += THREADS / 32) {
-    const int p = pixel + k, j = p % g.out_w * g.step - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.step - g.pad, n = rest / g.out_h;
+    const int p = pixel + k, j = p % g.out_w * g.stride - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.stride - g.pad, n = rest / g.out_h;
 #pragma unroll
     for (int c = threadIdx.x & 31; c < COLS; c += 32) {
       const int column = first + c, tap = column / g.channels, h = i + tap / g.taps, w = j + tap % g.taps;
       const bool in = p < end && column < g.depth() && (u32)h < (u32)g.height && (u32)w < (u32)g.width;
-      *(T *)(tile + Across<COLS>::at(c, k)) =
+      *(T *)(tile + MnMajor<COLS>::at(c, k)) =
           in ? x[(((long long)n * g.height + h) * g.width + w) * g.channels + column % g.channels] : from_f32(0.f);
     }
   }
@@ -29,7 +29,7 @@ template <int BM, int BN, int WM, int WN, bool ANY> DEVICE void weights(float *p
   float acc[MI][NI][4];
   clear(acc);
   const Outputs<BM, THREADS> outputs = {dy, g.outputs, m0, end};
-  auto use = [&](const u8 *slot) { multiply<Across<BM>, Across<BN>>(acc, slot, slot + BM * ROW, wm, wn); };
+  auto use = [&](const u8 *slot) { multiply<MnMajor<BM>, MnMajor<BN>>(acc, slot, slot + BM * ROW, wm, wn); };
   if constexpr (ANY) {
     pipeline<4, BYTES>(smem, steps, [&](u8 *slot, int step) {
       outputs.load_any(slot, begin + step * BK);

@@ -5,7 +5,7 @@
 // A convolution and the sizes of its maps. A parameter: `Window` in src/ops/product.rs.
 struct Window {
   int batch, height, width, channels;  // x
-  int outputs, taps, step, pad;        // w [outputs, channels, taps, taps]
+  int outputs, taps, stride, pad;      // w [outputs, channels, taps, taps]
   int out_h, out_w;                    // dy [batch, out_h, out_w, outputs]
 
   MEMBER int pixels() const { return batch * out_h * out_w; }
@@ -24,13 +24,13 @@ template <int COLS, int THREADS> struct Outputs {
     const T *at = dy + (u64)(pixel + k) * outputs + o;
 #pragma unroll
     for (int i = 0; i < EACH; i++, at += (u64)APART * outputs)
-      cp_async<16>(to + Across<COLS>::below(k, c, i * APART), at, o < outputs && pixel + k + i * APART < end);
+      cp_async<16>(to + MnMajor<COLS>::below(k, c, i * APART), at, o < outputs && pixel + k + i * APART < end);
   }
   MEMBER void load_any(u8 *tile, int pixel) const {
     for (int e = threadIdx.x; e < BK * COLS; e += THREADS) {
       const int k = e / COLS, c = e % COLS;
       const bool in = pixel + k < end && first + c < outputs;
-      *(T *)(tile + Across<COLS>::at(c, k)) = in ? dy[(u64)(pixel + k) * outputs + first + c] : from_f32(0.f);
+      *(T *)(tile + MnMajor<COLS>::at(c, k)) = in ? dy[(u64)(pixel + k) * outputs + first + c] : from_f32(0.f);
     }
   }
 };
@@ -46,21 +46,21 @@ template <int COLS, int THREADS> struct Seen {
   int down, right, on;              // BK pixels further
   int last_w, row, next_row;        // past the last column; what goes back by a row of the result, and where the next begins
   int last_h, map, next_map;        // the same of a map
-  int step;                         // as in Window
+  int stride;                       // as in Window
 
   MEMBER Seen(const T *x_, const Window &g, int first, int begin, int end_) : x(x_), height(g.height), width(g.width), end(end_) {
     const int column = first + threadIdx.x % LINE * VEC, tap = column / g.channels, line = g.channels / VEC;
     const int tap_i = tap / g.taps - g.pad, tap_j = tap % g.taps - g.pad;
     in_depth = column < g.depth();
-    right = BK % g.out_w * g.step, down = BK / g.out_w % g.out_h * g.step;
+    right = BK % g.out_w * g.stride, down = BK / g.out_w % g.out_h * g.stride;
     on = ((BK / g.out_w / g.out_h * height + down) * width + right) * line;
-    row = g.out_w * g.step, last_w = row + tap_j, next_row = (g.step * width - row) * line;
-    map = g.out_h * g.step, last_h = map + tap_i, next_map = (height - map) * width * line;
-    step = g.step;
+    row = g.out_w * g.stride, last_w = row + tap_j, next_row = (g.stride * width - row) * line;
+    map = g.out_h * g.stride, last_h = map + tap_i, next_map = (height - map) * width * line;
+    stride = g.stride;
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
       const int pixel = begin + threadIdx.x / LINE + e * APART;
-      w[e] = pixel % g.out_w * g.step + tap_j, h[e] = pixel / g.out_w % g.out_h * g.step + tap_i;
+      w[e] = pixel % g.out_w * g.stride + tap_j, h[e] = pixel / g.out_w % g.out_h * g.stride + tap_i;
       at[e] = ((pixel / g.out_w / g.out_h * height + h[e]) * width + w[e]) * line + column % g.channels / VEC;
     }
   }
@@ -70,9 +70,9 @@ template <int COLS, int THREADS> struct Seen {
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
       const bool in = in_depth && pixel + k + e * APART < end && (u32)h[e] < (u32)height && (u32)w[e] < (u32)width;
-      cp_async<16>(to + Across<COLS>::below(k, threadIdx.x % LINE, e * APART), x + (long long)at[e] * VEC, in);
+      cp_async<16>(to + MnMajor<COLS>::below(k, threadIdx.x % LINE, e * APART), x + (long long)at[e] * VEC, in);
       w[e] += right, h[e] += down, at[e] += on;
-      if (w[e] >= last_w) w[e] -= row, h[e] += step, at[e] += next_row;
+      if (w[e] >= last_w) w[e] -= row, h[e] += stride, at[e] += next_row;
       if (h[e] >= last_h) h[e] -= map, at[e] += next_map;
     }
   }

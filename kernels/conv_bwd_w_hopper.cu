@@ -14,7 +14,7 @@ KERNEL void __launch_bounds__(256, 2) conv_bwd_w_hopper(float *partial, const T 
   Seen<128, THREADS> seen(x, g, n0, begin, end);
   float acc[1][16][4];
   clear(acc);
-  multiply_warpgroups<Across<128>, Across<128>, STAGES, 0>(acc, smem, (end - begin + BK - 1) / BK, [&](u8 *slot, int step) {
+  multiply_warpgroups<MnMajor<128>, MnMajor<128>, STAGES, 0>(acc, smem, (end - begin + BK - 1) / BK, [&](u8 *slot, int step) {
     rows.load(slot, begin + step * BK);
     seen.load(slot + 128 * ROW, begin + step * BK);
   });

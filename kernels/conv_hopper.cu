@@ -7,7 +7,7 @@
 #include "conv.cuh"
 
 // S: the tile, of BN columns. UNDER_WAY as in product_hopper.cuh.
-template <class S, int BN, int UNDER_WAY> DEVICE void conv(const Epilogue &to, const T *x, const T *w, const Gather &g) {
+template <class S, int BN, int UNDER_WAY> DEVICE void conv(const EpilogueParams &to, const T *x, const T *w, const Gather &g) {
   SHARED_DYN(smem);
   int tile, n0;
   place_of_block<128, BN>(g, tile, n0);
@@ -15,17 +15,17 @@ template <class S, int BN, int UNDER_WAY> DEVICE void conv(const Epilogue &to, c
   Pixels<128, S::THREADS> pixels(x, g, tile * 128);
   float acc[S::MI][S::NI][4];
   clear(acc);
-  multiply_warpgroups<Along, Along, S::STAGES, UNDER_WAY>(acc, smem, (g.depth() + BK - 1) / BK, [&](u8 *slot, int step) {
+  multiply_warpgroups<KMajor, KMajor, S::STAGES, UNDER_WAY>(acc, smem, (g.depth() + BK - 1) / BK, [&](u8 *slot, int step) {
     pixels.load(slot);
     weights.load(slot + 128 * ROW, step);
   });
-  finish<S, 128, BN, 16, BN, false>(acc, smem, g, to, tile, n0);
+  epilogue<S, 128, BN, 16, BN, false>(acc, smem, g, to, tile, n0);
 }
 
-KERNEL void __launch_bounds__(256, 2) conv_hopper(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(256, 2) conv_hopper(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<Tile<128, 128, 16, 128, 3>, 128, 0>(to, x, w, g);
 }
 
-KERNEL void __launch_bounds__(256, 1) conv_hopper_wide(GRID_CONSTANT Epilogue to, const T *x, const T *w, GRID_CONSTANT Gather g) {
+KERNEL void __launch_bounds__(256, 1) conv_hopper_wide(GRID_CONSTANT EpilogueParams to, const T *x, const T *w, GRID_CONSTANT Gather g) {
   conv<Tile<128, 256, 16, 256, 4>, 256, 1>(to, x, w, g);
 }

@@ -50,7 +50,7 @@ DEVICE void stem_weights(float *partial, const T *dy, const T *x, int batch, int
     const int c = threadIdx.x % LINE, o = n0 + c * VEC;
     const T *line = dy + (u64)(first + step) * out_w * outputs + o;
     for (int j = threadIdx.x / LINE; j < columns; j += BLOCK / LINE)
-      cp_async<16>(smem_u32(slot) + Across<OUTPUTS>::chunk(S::slot(j), c), line + j * outputs, j < out_w && o < outputs);
+      cp_async<16>(smem_u32(slot) + MnMajor<OUTPUTS>::chunk(S::slot(j), c), line + j * outputs, j < out_w && o < outputs);
     for (; copied < next_top + SIDE; copied++) {
       const int h = next * S::STRIDE - S::PAD + copied - next_top;
       const bool in = (u32)h < (u32)height;
@@ -79,7 +79,7 @@ DEVICE void stem_weights(float *partial, const T *dy, const T *x, int batch, int
     for (int t = 0; t < S::TILES; t++) from[t] = word(t, g) + q * 12;
     const u32 dys = smem_u32(slot) + parity * 16 * OUTPUTS * 2;
     const int k = ordered(lane & 7) + (lane >> 4 << 3), c = mine / 8 + (lane >> 3 & 1);
-    const u32 a0 = dys + Across<OUTPUTS>::chunk(k, c), a1 = dys + Across<OUTPUTS>::chunk(k, c + 2);
+    const u32 a0 = dys + MnMajor<OUTPUTS>::chunk(k, c), a1 = dys + MnMajor<OUTPUTS>::chunk(k, c + 2);
 #pragma unroll 1
     for (int j = 0; j < columns; j += S::GROUP) {
       u32 a[2][4];
@@ -109,7 +109,7 @@ DEVICE void stem_weights(float *partial, const T *dy, const T *x, int batch, int
             for (int i = 0; i < 2; i++)
 #pragma unroll
               for (int h = 0; h < 2; h++) {
-                const float d = *(const float *)(slot + Across<OUTPUTS>::at(mine + i * 16 + h * 8 + g, j + parity * 16 + k));
+                const float d = *(const float *)(slot + MnMajor<OUTPUTS>::at(mine + i * 16 + h * 8 + g, j + parity * 16 + k));
                 acc[i][2 * t][h * 2 + e] = fmaf(d, window[0], acc[i][2 * t][h * 2 + e]);
                 acc[i][2 * t + 1][h * 2 + e] = fmaf(d, window[1], acc[i][2 * t + 1][h * 2 + e]);
               }

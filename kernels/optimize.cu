@@ -24,10 +24,10 @@ DEVICE Chunk load_chunk(const u64 *chunks) {
 }
 
 DEVICE float rate_of(const Chunk &c, const float *schedule, const u32 *step) {
-  return c.flags & FIXED ? c.rate : c.rate * knob(schedule, step, LEARNING_RATE);
+  return c.flags & FIXED ? c.rate : c.rate * scheduled(schedule, step, LEARNING_RATE);
 }
 DEVICE float decay_of(const Chunk &c, const float *schedule, const u32 *step) {
-  return c.flags & DECAYS ? knob(schedule, step, WEIGHT_DECAY) : 0;
+  return c.flags & DECAYS ? scheduled(schedule, step, WEIGHT_DECAY) : 0;
 }
 
 // What the gradient of the whole weight is multiplied with, so that it is no longer than `clip`. All threads call it.
@@ -145,16 +145,16 @@ KERNEL void __launch_bounds__(THREADS)
       [&](int i) { move(c.w[i], c.g[i], c.first[i], c.second[i], a); });
 }
 
-// As `Dialect` in src/ops/optimize.
-enum Dialect { PLAIN, CLASSIC, CLIPPED };
+// As `LarsVariant` in src/ops/optimize.
+enum LarsVariant { PLAIN, CLASSIC, CLIPPED };
 
 // partials[chunk] = sums of w^2 and (scale g + decay w)^2, for the chunks of matrices; of g alone for CLIPPED.
 // Floor: 8 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, int dialect, float clip) {
+    optimize_lars_norms(float *partials, const u64 *chunks, const float *gradients, const float *schedule, const u32 *step, int variant, float clip) {
   const Chunk c = load_chunk(chunks);
   if (!(c.flags & MATRIX)) return;
-  const float decay = dialect == CLIPPED ? 0.f : decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
+  const float decay = variant == CLIPPED ? 0.f : decay_of(c, schedule, step), scale = clipped(c, gradients, clip);
   float weight = 0, moved = 0;
   auto add = [&](float w, float g) {
     g = scale * g + decay * w;
@@ -175,7 +175,7 @@ KERNEL void __launch_bounds__(THREADS)
 
 // Floor: 20 bytes per weight.
 KERNEL void __launch_bounds__(THREADS)
-    optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, int dialect,
+    optimize_lars(const u64 *chunks, const float *gradients, const float *partials, const float *schedule, const u32 *step, int variant,
                   float clip, float momentum, float trust) {
   const Chunk c = load_chunk(chunks);
   if (*step < c.from) return;
@@ -186,12 +186,12 @@ KERNEL void __launch_bounds__(THREADS)
     for (int i = c.begin + threadIdx.x; i < c.begin + c.count; i += THREADS) weight += partials[2 * i], gradient += partials[2 * i + 1];
     weight = sqrt(block_sum(weight)), gradient = sqrt(block_sum(gradient));
     if (weight > 0 && gradient > 0) {
-      const double full = trust * weight / (dialect == CLIPPED ? gradient + decay * weight + 1e-8 : gradient);
-      ratio = dialect == CLIPPED ? fmin(full / rate, 1.) : full;
-    } else if (dialect == CLIPPED) {
+      const double full = trust * weight / (variant == CLIPPED ? gradient + decay * weight + 1e-8 : gradient);
+      ratio = variant == CLIPPED ? fmin(full / rate, 1.) : full;
+    } else if (variant == CLIPPED) {
       decay = 0;
     }
   }
-  if (dialect == CLASSIC) move(c, {momentum, decay, ratio * rate, 1, scale});
+  if (variant == CLASSIC) move(c, {momentum, decay, ratio * rate, 1, scale});
   else move(c, {momentum, decay, ratio, rate, scale});
 }

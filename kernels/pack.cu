@@ -10,7 +10,7 @@ constexpr float EPS = 1e-5f;  // of the folded batch norm
 constexpr int OUTPUTS = 32;   // of a block
 
 // A row of the table: what a block packs.
-struct Part {
+struct PackedWeight {
   const float *w;
   T *forward, *backward;                  // backward may be null
   float *shift;                           // [outputs]; null without a norm, like the next four
@@ -33,7 +33,7 @@ KERNEL void __launch_bounds__(256) pack(const u64 *table) {
   SHARED_DYN(bytes);
   SHARED(float, scale, [OUTPUTS]);
   float *tile = (float *)bytes;  // [OUTPUTS][run k k + 1]
-  const Part p = ((const Part *)table)[blockIdx.x];
+  const PackedWeight p = ((const PackedWeight *)table)[blockIdx.x];
   const int area = p.kernel * p.kernel, outputs = min(OUTPUTS, p.outputs - p.first_output), run = min(p.run, p.channels - p.first_channel);
   const int line = run * area, pitch = line + 1;
   if (threadIdx.x < outputs) {

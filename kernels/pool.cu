@@ -174,7 +174,7 @@ KERNEL void __launch_bounds__(THREADS) average_pool_fwd(T *__restrict__ y, const
 
 // The same to f32: in evaluation these are the features.
 KERNEL void __launch_bounds__(THREADS)
-    average_pool_fwd_exact(float *__restrict__ y, const T *__restrict__ x, int n, int pixels, int c) {
+    average_pool_fwd_to_f32(float *__restrict__ y, const T *__restrict__ x, int n, int pixels, int c) {
   if (c % VEC == 0)
     average<VEC>(y, x, n, pixels, c);
   else

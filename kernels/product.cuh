@@ -1,8 +1,8 @@
 // The matrix product that convolutions, linear layers and the contrastive loss share: tiles in shared memory, a pipeline of
 // asynchronous copies, mma.sync on bf16 (plain multiply-adds on f32, which is there to verify with).
 //
-// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile lies either along K (a row of M or N is ROW
-// bytes) or across K (a row of K is a run of M or N). Chunks of 16 bytes are exchanged by an exclusive or with the row, so that the
+// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile is either K-major (a row of M or N is ROW
+// bytes) or MN-major (a row of K is a run of M or N). Chunks of 16 bytes are exchanged by an exclusive or with the row, so that the
 // eight rows of an ldmatrix lie in different banks and every access is without conflict.
 //
 // A file that defines HOPPER has its tiles as wgmma reads them (hopper.cuh): rows of 128 bytes, swizzled by 128 bytes.
@@ -23,12 +23,12 @@ constexpr int BK = ROW / sizeof(T);     // K of a step: 32 or 16, on Hopper 64
 constexpr int CHUNKS = ROW / 16;        // of a row
 
 // A tile whose rows, of M or N, run along K: [rows][BK].
-struct Along {
+struct KMajor {
   static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (HOPPER ? row & 7 : row >> 1 & 3)) << 4); }
   static MEMBER u32 at(int row, int k) { return chunk(row, k / VEC) + k % VEC * sizeof(T); }
 #if HOPPER
   // For wgmma: rows `first` and on, values k to k + 15 of K.
-  static constexpr int ACROSS = 0;
+  static constexpr int MN_MAJOR = 0;
   static MEMBER u64 operand(u32 tile, int first, int k) { return wgmma_desc(tile + first * ROW + k * 2, 0, 8 * ROW, 1); }
 #elif BF16
   // Rows m to m + 15, values k to k + 15 of K: a fragment of A.
@@ -45,7 +45,7 @@ struct Along {
 };
 
 // A tile whose rows are K and run along M or N: [BK][COLS], on Hopper [COLS / 64][BK][64].
-template <int COLS> struct Across {
+template <int COLS> struct MnMajor {
   static_assert(COLS * sizeof(T) >= 128, "a row has at least the eight chunks that are exchanged");
   static MEMBER u32 chunk(int k, int c) {
     return HOPPER ? (c / 8 * BK + k) * 128 + ((c % 8 ^ (k & 7)) << 4) : k * COLS * sizeof(T) + ((c ^ (k & 7)) << 4);
@@ -54,7 +54,7 @@ template <int COLS> struct Across {
   static MEMBER u32 below(int k, int c, int by) { return by % 8 ? chunk(k + by, c) : chunk(k, c) + chunk(by, 0); }
   static MEMBER u32 at(int col, int k) { return chunk(k, col / VEC) + col % VEC * sizeof(T); }
 #if HOPPER
-  static constexpr int ACROSS = 1;
+  static constexpr int MN_MAJOR = 1;
   static MEMBER u64 operand(u32 tile, int first, int k) { return wgmma_desc(tile + (first / 64 * BK + k) * 128, BK * 128, 8 * 128, 1); }
 #elif BF16
   static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
@@ -169,7 +169,7 @@ template <int ROWS, int THREADS> struct Rows {
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       const int r = row + i * APART;
-      cp_async<16>(to + Along::chunk(r, c), from + (u64)(first + r) * depth + k, first + r < rows && k < depth);
+      cp_async<16>(to + KMajor::chunk(r, c), from + (u64)(first + r) * depth + k, first + r < rows && k < depth);
     }
   }
   // The same value by value, for any depth.
@@ -177,7 +177,7 @@ template <int ROWS, int THREADS> struct Rows {
     for (int e = threadIdx.x; e < ROWS * BK; e += THREADS) {
       const int r = e / BK, k = e % BK;
       const bool in = first + r < rows && step * BK + k < depth;
-      *(T *)(tile + Along::at(r, k)) = in ? from[(u64)(first + r) * depth + step * BK + k] : from_f32(0.f);
+      *(T *)(tile + KMajor::at(r, k)) = in ? from[(u64)(first + r) * depth + step * BK + k] : from_f32(0.f);
     }
   }
 };
@@ -195,14 +195,14 @@ DEVICE void read_row(float (&v)[8], const float *from) {
 }
 
 // Hands the accumulators of a warp out row by row: `store(i, r, v)` gets VEC neighbours of row r (32 / LANES) + lane / LANES of slab i, where
-// LANES = 8 NI / VEC lanes share a row, so that memory is written 16 bytes at a time. `before(i)` comes before the first of a slab. `slab`
+// LANES = 8 NI / VEC lanes share a row, so that memory is written 16 bytes at a time. `begin(i)` comes before the first of a slab. `slab`
 // [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
-template <int MI, int NI, class Before, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Before before, Store store) {
+template <int MI, int NI, class Begin, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Begin begin, Store store) {
   constexpr int LD = NI * 8 + 8, LANES = NI * 8 / VEC;
   const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
 #pragma unroll
   for (int i = 0; i < MI; i++) {
-    before(i);
+    begin(i);
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < NI; j++)

@@ -1,4 +1,4 @@
-// The product on Hopper: the tiles, copies and way out of product.cuh around wgmma instead of mma.sync.
+// The product on Hopper: the tiles, copies and epilogue of product.cuh around wgmma instead of mma.sync.
 //
 // A block of two warpgroups makes 128 x 128, each 64 rows, and two blocks share a multiprocessor: while one waits at its barrier, begins or
 // writes its result, the other's products keep the tensor cores busy. Or it makes 128 x 256 alone there, which needs fewer bytes of shared
@@ -19,7 +19,7 @@ DEVICE void multiply_warpgroups(float (&acc)[1][NI][4], u8 *slots, int steps, Lo
     const u32 a = smem_u32(slot), b = a + 128 * ROW;
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < BK; k += 16) wgmma_k16<A::ACROSS, B::ACROSS>(acc[0], A::operand(a, rows, k), B::operand(b, 0, k));
+    for (int k = 0; k < BK; k += 16) wgmma_k16<A::MN_MAJOR, B::MN_MAJOR>(acc[0], A::operand(a, rows, k), B::operand(b, 0, k));
     wgmma_commit();
   };
   pipeline<STAGES, (128 + NI * 8) * ROW, STAGES - 1 - UNDER_WAY>(slots, steps, load, begin, [](const u8 *) { wgmma_wait<UNDER_WAY>(); });

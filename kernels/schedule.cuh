@@ -2,6 +2,6 @@
 #pragma once
 #include "prelude.cuh"
 
-enum Knob { LEARNING_RATE, WEIGHT_DECAY, MOMENTUM, TEMPERATURE, KNOBS };
+enum ScheduleColumn { LEARNING_RATE, WEIGHT_DECAY, MOMENTUM, TEMPERATURE, SCHEDULE_COLUMNS };
 
-DEVICE float knob(const float *table, const u32 *step, Knob k) { return table[(u64)*step * KNOBS + k]; }
+DEVICE float scheduled(const float *table, const u32 *step, ScheduleColumn column) { return table[(u64)*step * SCHEDULE_COLUMNS + column]; }

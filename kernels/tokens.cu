@@ -32,54 +32,54 @@ KERNEL void __launch_bounds__(THREADS)
   }
 }
 
-// --- sequence: the class token and the tokens [n, k, d], each plus its position, to y [n, before + k, d] ---------------------------
+// --- sequence: the class token and the tokens [n, k, d], each plus its position, to y [n, prefix + k, d] ---------------------------
 
 template <int N>
-DEVICE void sequence(T *y, const T *tokens, const float *token, const float *positions, const u32 *ids, int n, int k, int d, int before) {
-  const int column = first_column(N), high = before + k;
+DEVICE void sequence(T *y, const T *tokens, const float *token, const float *positions, const u32 *ids, int n, int k, int d, int prefix) {
+  const int column = first_column(N), high = prefix + k;
   if (column >= d) return;
   for (int r = first_row(); r < n * high; r += row_step()) {
-    const int i = r / high, place = r - i * high, row = i * k + place - before;
+    const int i = r / high, place = r - i * high, row = i * k + place - prefix;
     float v[N], p[N];
-    if (place < before) load(token + column, v);
+    if (place < prefix) load(token + column, v);
     else load(tokens + at(row, d, column), v);
-    load(positions + at(ids && place >= before ? before + ids[row] : place, d, column), p);
+    load(positions + at(ids && place >= prefix ? prefix + ids[row] : place, d, column), p);
 #pragma unroll
     for (int e = 0; e < N; e++) v[e] += p[e];
     store(y + at(r, d, column), v);
   }
 }
 
-// ids [n, k]: the patches whose tokens these are; null: all in order. `token` is the class token, if `before` is 1.
+// ids [n, k]: the patches whose tokens these are; null: all in order. `token` is the class token, if `prefix` is 1.
 // Floor: tokens and y once; positions come from the L2.
 KERNEL void __launch_bounds__(THREADS)
     sequence_fwd(T *__restrict__ y, const T *__restrict__ tokens, const float *__restrict__ token, const float *__restrict__ positions,
-                 const u32 *__restrict__ ids, int n, int k, int d, int before) {
-  if (d % VEC == 0) sequence<VEC>(y, tokens, token, positions, ids, n, k, d, before);
-  else sequence<1>(y, tokens, token, positions, ids, n, k, d, before);
+                 const u32 *__restrict__ ids, int n, int k, int d, int prefix) {
+  if (d % VEC == 0) sequence<VEC>(y, tokens, token, positions, ids, n, k, d, prefix);
+  else sequence<1>(y, tokens, token, positions, ids, n, k, d, prefix);
 }
 
-template <int N> DEVICE void sequence_back(T *dtokens, const T *dy, int add, int n, int k, int d, int before) {
+template <int N> DEVICE void sequence_back(T *dtokens, const T *dy, int add, int n, int k, int d, int prefix) {
   const int column = first_column(N);
   if (column >= d) return;
   for (int r = first_row(); r < n * k; r += row_step()) {
     float g[N];
-    load(dy + at(r + (r / k + 1) * before, d, column), g);
+    load(dy + at(r + (r / k + 1) * prefix, d, column), g);
     store_gradient(dtokens + at(r, d, column), g, add);
   }
 }
 
 // Floor: dtokens and its part of dy once (dtokens twice if it is added to).
 KERNEL void __launch_bounds__(THREADS)
-    sequence_bwd(T *__restrict__ dtokens, const T *__restrict__ dy, int add, int n, int k, int d, int before) {
-  if (d % VEC == 0) sequence_back<VEC>(dtokens, dy, add, n, k, d, before);
-  else sequence_back<1>(dtokens, dy, add, n, k, d, before);
+    sequence_bwd(T *__restrict__ dtokens, const T *__restrict__ dy, int add, int n, int k, int d, int prefix) {
+  if (d % VEC == 0) sequence_back<VEC>(dtokens, dy, add, n, k, d, prefix);
+  else sequence_back<1>(dtokens, dy, add, n, k, d, prefix);
 }
 
 // --- sums over images ---------------------------------------------------------------------------------------------------------------
 
 template <int N>
-DEVICE void sum_images(float *partial, const T *dy, const u32 *place, int n, int images, int tokens, int d, int before, int rows,
+DEVICE void sum_images(float *partial, const T *dy, const u32 *place, int n, int images, int tokens, int d, int prefix, int rows,
                        int patches, int keep) {
   const int groups = d / N, i = blockIdx.x * THREADS + threadIdx.x, row = i / groups, column = i % groups * N;
   if (row >= rows) return;
@@ -88,10 +88,10 @@ DEVICE void sum_images(float *partial, const T *dy, const u32 *place, int n, int
 #pragma unroll 4
   for (int image = begin; image < end; image++) {
     int token = row;
-    if (place && row >= before) {
-      const int rank = place[at(image, patches, row - before)];
+    if (place && row >= prefix) {
+      const int rank = place[at(image, patches, row - prefix)];
       if (rank >= keep) continue;
-      token = before + rank;
+      token = prefix + rank;
     }
     float g[N];
     load(dy + at(image, tokens, token) * d + column, g);
@@ -102,13 +102,13 @@ DEVICE void sum_images(float *partial, const T *dy, const u32 *place, int n, int
 }
 
 // The gradient of the first `rows` positions from dy [n, tokens, d]: partial [chunks of `images` images, rows, d]. place [n, patches]:
-// behind the `before` first tokens lie those patches whose place is below `keep`; null: all in order.
+// behind the `prefix` first tokens lie those patches whose place is below `keep`; null: all in order.
 // Floor: the rows of dy once.
 KERNEL void __launch_bounds__(THREADS)
     positions_bwd(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int n, int images, int tokens,
-                  int d, int before, int rows, int patches, int keep) {
-  if (d % VEC == 0) sum_images<VEC>(partial, dy, place, n, images, tokens, d, before, rows, patches, keep);
-  else sum_images<1>(partial, dy, place, n, images, tokens, d, before, rows, patches, keep);
+                  int d, int prefix, int rows, int patches, int keep) {
+  if (d % VEC == 0) sum_images<VEC>(partial, dy, place, n, images, tokens, d, prefix, rows, patches, keep);
+  else sum_images<1>(partial, dy, place, n, images, tokens, d, prefix, rows, patches, keep);
 }
 
 // dpositions [len] from partial [chunks, len], in their order, in f64; its first d are also dtoken. Either may be null.
@@ -124,10 +124,10 @@ KERNEL void __launch_bounds__(THREADS)
   if (dtoken && i < d) dtoken[i] = add_token ? dtoken[i] + (float)sum : (float)sum;
 }
 
-// --- restore: x [n, 1 + keep, d] to y [n, 1 + patches, d], the mask token where a patch was hidden ----------------------------------
+// --- unmask: x [n, 1 + keep, d] to y [n, 1 + patches, d], the mask token where a patch was hidden ----------------------------------
 
 template <int N>
-DEVICE void restore(T *y, const T *x, const float *token, const float *positions, const u32 *place, int n, int patches, int keep, int d) {
+DEVICE void unmask(T *y, const T *x, const float *token, const float *positions, const u32 *place, int n, int patches, int keep, int d) {
   const int column = first_column(N), high = 1 + patches;
   if (column >= d) return;
   for (int r = first_row(); r < n * high; r += row_step()) {
@@ -144,13 +144,13 @@ DEVICE void restore(T *y, const T *x, const float *token, const float *positions
 
 // Floor: x and y once; positions come from the L2.
 KERNEL void __launch_bounds__(THREADS)
-    restore_fwd(T *__restrict__ y, const T *__restrict__ x, const float *__restrict__ token, const float *__restrict__ positions,
+    unmask_tokens_fwd(T *__restrict__ y, const T *__restrict__ x, const float *__restrict__ token, const float *__restrict__ positions,
                 const u32 *__restrict__ place, int n, int patches, int keep, int d) {
-  if (d % VEC == 0) restore<VEC>(y, x, token, positions, place, n, patches, keep, d);
-  else restore<1>(y, x, token, positions, place, n, patches, keep, d);
+  if (d % VEC == 0) unmask<VEC>(y, x, token, positions, place, n, patches, keep, d);
+  else unmask<1>(y, x, token, positions, place, n, patches, keep, d);
 }
 
-template <int N> DEVICE void restore_back(T *dx, const T *dy, const u32 *ids, int add, int n, int patches, int keep, int d) {
+template <int N> DEVICE void unmask_back(T *dx, const T *dy, const u32 *ids, int add, int n, int patches, int keep, int d) {
   const int column = first_column(N), high = 1 + keep;
   if (column >= d) return;
   for (int r = first_row(); r < n * high; r += row_step()) {
@@ -163,9 +163,9 @@ template <int N> DEVICE void restore_back(T *dx, const T *dy, const u32 *ids, in
 
 // Floor: dx and its part of dy once (dx twice if it is added to).
 KERNEL void __launch_bounds__(THREADS)
-    restore_bwd(T *__restrict__ dx, const T *__restrict__ dy, const u32 *__restrict__ ids, int add, int n, int patches, int keep, int d) {
-  if (d % VEC == 0) restore_back<VEC>(dx, dy, ids, add, n, patches, keep, d);
-  else restore_back<1>(dx, dy, ids, add, n, patches, keep, d);
+    unmask_tokens_bwd(T *__restrict__ dx, const T *__restrict__ dy, const u32 *__restrict__ ids, int add, int n, int patches, int keep, int d) {
+  if (d % VEC == 0) unmask_back<VEC>(dx, dy, ids, add, n, patches, keep, d);
+  else unmask_back<1>(dx, dy, ids, add, n, patches, keep, d);
 }
 
 template <int N>
@@ -188,7 +188,7 @@ DEVICE void sum_hidden(float *partial, const T *dy, const u32 *place, int chunk,
 
 // The gradient of the mask token: partial [chunks of `chunk` patches, d] of the sums over hidden ones. Floor: their rows of dy once.
 KERNEL void __launch_bounds__(THREADS)
-    restore_bwd_mask(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int chunk, int n, int patches,
+    unmask_tokens_bwd_mask(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int chunk, int n, int patches,
                      int keep, int d) {
   if (d % VEC == 0) sum_hidden<VEC>(partial, dy, place, chunk, n, patches, keep, d);
   else sum_hidden<1>(partial, dy, place, chunk, n, patches, keep, d);

@@ -32,7 +32,7 @@ KERNEL void __launch_bounds__(THREADS)
 }
 // The same with a result in f32. Floor: those tokens of x, and y, once.
 KERNEL void __launch_bounds__(THREADS)
-    tokens_mean_fwd_exact(float *__restrict__ y, const T *__restrict__ x, int n, int t, int d, int first, int count) {
+    tokens_mean_fwd_to_f32(float *__restrict__ y, const T *__restrict__ x, int n, int t, int d, int first, int count) {
   mean_of(y, x, n, t, d, first, count);
 }
 // The same from x in f32. Floor: those tokens of x, and y, once.

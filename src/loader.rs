@@ -135,7 +135,7 @@ pub struct Feed<'a> {
 }
 
 /// A part of a feed's samples, by their places in its list, in their order.
-pub struct Part<'a> {
+pub struct BatchPart<'a> {
     /// Those that the program has just been run on, at most a batch.
     pub places: &'a [usize],
     /// Those that cannot be decoded.
@@ -150,7 +150,7 @@ pub struct Part<'a> {
 ///
 /// # Errors
 /// An image that cannot be read and, with [`OnBadImage::Fail`], one that cannot be decoded, after `take` got all before it.
-pub fn stream(program: &mut Program, feed: &Feed, take: impl FnMut(&Program, &Part) -> Result<()>) -> Result<Times> {
+pub fn stream(program: &mut Program, feed: &Feed, take: impl FnMut(&Program, &BatchPart) -> Result<()>) -> Result<Times> {
     stream_within(&DECODING, program, feed, take)
 }
 
@@ -162,7 +162,7 @@ pub fn stream_within(
     room: &'static Budget,
     program: &mut Program,
     feed: &Feed,
-    mut take: impl FnMut(&Program, &Part) -> Result<()>,
+    mut take: impl FnMut(&Program, &BatchPart) -> Result<()>,
 ) -> Result<Times> {
     let mut times = Times::default();
     let decoding = AtomicU64::new(0);
@@ -179,7 +179,7 @@ pub fn stream_within(
                 images.put(program, &feed.batch)?;
                 program.run()?;
             }
-            take(program, &Part { places: &images.places, bad: &images.bad, contents: &images.contents })?;
+            take(program, &BatchPart { places: &images.places, bad: &images.bad, contents: &images.contents })?;
             times.compute += start.elapsed().as_secs_f64();
         }
     })?;

@@ -1,8 +1,8 @@
 //! A recorded network with its memory planned: run it, write to it, read from it.
 
-use crate::device::{Buffer, Cell, Device, Gpu, Host, Place, Replay};
+use crate::device::{Buffer, Device, Gpu, Host, Place, Replay, SharedBuffer};
 use crate::error::{Error, Result};
-use crate::tape::{Call, Cost, Kind, Mode, Operands, Side, Slot, Tape};
+use crate::tape::{Call, Cost, Mode, Operands, Residence, Slot, SlotKind, Tape};
 use crate::var::{Dtype, Shape, Var};
 use crate::weights::Weights;
 use bytemuck::Pod;
@@ -62,19 +62,19 @@ impl Plan {
 
 /// What a device makes of the types and sides of a recording.
 struct Target {
-    real: Dtype,
-    without: Side,
+    dtype: Dtype,
+    without: Residence,
 }
 
 impl Target {
     fn of(device: &Device) -> Target {
         match device {
-            Device::Cpu => Target { real: Dtype::F32, without: Side::Gpu },
-            Device::Gpu(queue) => Target { real: queue.real(), without: Side::Cpu },
+            Device::Cpu => Target { dtype: Dtype::F32, without: Residence::Gpu },
+            Device::Gpu(gpu) => Target { dtype: gpu.dtype(), without: Residence::Cpu },
         }
     }
     fn bytes(&self, slot: &Slot) -> usize {
-        if slot.side == self.without { 0 } else { slot.shape.len() * slot.dtype.with(self.real).bytes() }
+        if slot.residence == self.without { 0 } else { slot.shape.len() * slot.dtype.with(self.dtype).bytes() }
     }
 }
 
@@ -87,9 +87,9 @@ impl Tape {
         for slot in &self.slots {
             let bytes = target.bytes(slot);
             match slot.kind {
-                Kind::Named { .. } => plan.named += bytes,
-                Kind::Fixed(_) => plan.fixed += bytes,
-                Kind::Temporary => plan.without_reuse += bytes,
+                SlotKind::Named { .. } => plan.named += bytes,
+                SlotKind::Fixed(_) => plan.fixed += bytes,
+                SlotKind::Temporary => plan.without_reuse += bytes,
             }
         }
         plan
@@ -103,30 +103,30 @@ impl Tape {
         let device = weights.device().clone();
         let (plan, target, mode) = (self.plan(&device), Target::of(&device), self.mode());
         let (rooms, sizes) = assign(&self, &target);
-        let cells: Vec<Cell> = sizes.iter().map(|&bytes| Buffer::cell(&device, bytes)).collect::<Result<_>>()?;
-        let here = self.slots.iter().map(|s| s.side != target.without).collect();
-        let named = self.slots.iter().map(|s| matches!(s.kind, Kind::Named { .. })).collect();
+        let buffers: Vec<SharedBuffer> = sizes.iter().map(|&bytes| Buffer::shared(&device, bytes)).collect::<Result<_>>()?;
+        let here = self.slots.iter().map(|s| s.residence != target.without).collect();
+        let named = self.slots.iter().map(|s| matches!(s.kind, SlotKind::Named { .. })).collect();
         let mut places = vec![];
         for (slot, room) in self.slots.into_iter().zip(rooms) {
-            let (bytes, dtype) = (target.bytes(&slot), slot.dtype.with(target.real));
-            let cell = match (slot.kind, room) {
-                (Kind::Named { name, init, .. }, _) => weights.cell(&name, slot.shape, slot.dtype, init)?,
-                (Kind::Temporary, Some(room)) => cells[room].clone(),
-                (Kind::Temporary, None) => Buffer::cell(&device, 0)?,
+            let (bytes, dtype) = (target.bytes(&slot), slot.dtype.with(target.dtype));
+            let buffer = match (slot.kind, room) {
+                (SlotKind::Named { name, init, .. }, _) => weights.buffer(&name, slot.shape, slot.dtype, init)?,
+                (SlotKind::Temporary, Some(room)) => buffers[room].clone(),
+                (SlotKind::Temporary, None) => Buffer::shared(&device, 0)?,
                 // Images, for which there is room as for the largest.
-                (Kind::Fixed(_), _) if dtype == Dtype::U8 => Buffer::growing(&device, bytes)?,
-                (Kind::Fixed(data), _) => {
-                    let cell = Buffer::cell(&device, bytes)?;
-                    cell.borrow_mut().set(&data)?;
-                    cell
+                (SlotKind::Fixed(_), _) if dtype == Dtype::U8 => Buffer::growing(&device, bytes)?,
+                (SlotKind::Fixed(data), _) => {
+                    let buffer = Buffer::shared(&device, bytes)?;
+                    buffer.borrow_mut().set(&data)?;
+                    buffer
                 }
             };
-            places.push(Place { cell, shape: slot.shape, dtype });
+            places.push(Place { buffer, shape: slot.shape, dtype });
         }
         let places = Rc::new(places);
         let memory = match device {
             Device::Cpu => Memory::Host(Host::new(places.clone())),
-            Device::Gpu(queue) => Memory::Gpu(Gpu::new(queue, places.clone())),
+            Device::Gpu(gpu) => Memory::Gpu(Gpu::new(gpu, places.clone())),
         };
         if let Memory::Gpu(g) = &memory {
             self.calls.iter().for_each(|c| c.prepare(g));
@@ -149,7 +149,7 @@ fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
     for (i, o) in operands.iter().enumerate() {
         for v in &o.writes {
             let slot = &tape.slots[v.index()];
-            if !matches!(slot.kind, Kind::Temporary) || rooms[v.index()].is_some() {
+            if !matches!(slot.kind, SlotKind::Temporary) || rooms[v.index()].is_some() {
                 continue;
             }
             let bytes = target.bytes(slot);
@@ -166,7 +166,7 @@ fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
             rooms[v.index()] = Some(room);
         }
         for v in o.reads.iter() {
-            let known = rooms[v.index()].is_some() || !matches!(tape.slots[v.index()].kind, Kind::Temporary);
+            let known = rooms[v.index()].is_some() || !matches!(tape.slots[v.index()].kind, SlotKind::Temporary);
             assert!(known, "{} reads {v:?} before anything wrote it", tape.calls[i].name());
         }
         let mut done: Vec<Var> = o.reads.iter().chain(&o.writes).copied().filter(|v| last[v.index()] == i).collect();
@@ -212,7 +212,7 @@ impl Program {
         if !warm {
             return work();
         }
-        match g.queue().capture(&mut work)? {
+        match g.device().capture(&mut work)? {
             Some(replay) => {
                 replay()?;
                 self.replay = Some(replay);
@@ -264,11 +264,11 @@ impl Program {
         if !self.warm {
             self.run()?;
         }
-        let real = match &self.memory {
+        let dtype = match &self.memory {
             Memory::Host(_) => Dtype::F32,
-            Memory::Gpu(g) => g.real(),
+            Memory::Gpu(g) => g.dtype(),
         };
-        let (mut timed, real) = (vec![], real.bytes() as u64);
+        let (mut timed, element) = (vec![], dtype.bytes() as u64);
         for c in self.repeated() {
             let seconds = match &self.memory {
                 Memory::Host(m) => {
@@ -276,12 +276,12 @@ impl Program {
                     c.cpu(m);
                     start.elapsed().as_secs_f64()
                 }
-                Memory::Gpu(g) => g.queue().time(&mut || {
+                Memory::Gpu(g) => g.device().time(&mut || {
                     c.gpu(g);
                     g.finish()
                 })?,
             };
-            timed.push((c.name(), seconds, c.cost(real)));
+            timed.push((c.name(), seconds, c.cost(element)));
         }
         Ok(timed)
     }

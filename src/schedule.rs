@@ -2,39 +2,39 @@
 //! their row through a counter that lives beside it, so running a step needs nothing from the host.
 
 use crate::device::Host;
+use crate::init::Init;
 use crate::tape::Tape;
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 /// A column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knob {
+pub enum ScheduleColumn {
     LearningRate,
     WeightDecay,
-    /// How much of itself a moving average keeps: [`Tape::average`].
+    /// How much of itself a moving average keeps: [`Tape::ema`].
     Momentum,
-    /// Of a teacher: [`crate::tape::Scope::distill`].
+    /// Of a teacher: [`crate::tape::Scope::dino_loss`].
     Temperature,
 }
 
 /// Columns of the table; the kernels' `schedule.cuh` has the same number.
-pub const KNOBS: usize = 4;
+pub const COLUMNS: usize = 4;
 
 /// The table and the counter. The counter is named memory, so a checkpoint carries it.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    table: Var,    // [steps, KNOBS]
+    table: Var,    // [steps, COLUMNS]
     pub step: Var, // [1] u32
 }
 
 impl Schedule {
     /// One row per step: learning rate, weight decay, momentum, temperature.
-    pub fn new(tape: &mut Tape, rows: &[[f32; KNOBS]]) -> Schedule {
-        let table = tape.constant([rows.len(), KNOBS], rows.concat());
+    pub fn new(tape: &mut Tape, rows: &[[f32; COLUMNS]]) -> Schedule {
+        let table = tape.constant([rows.len(), COLUMNS], rows.concat());
         let step = tape.root().state("schedule.step", [1], Dtype::U32, Init::Constant(0.0));
         Schedule { table, step }
     }
-    /// The variables a call reads when it asks for a knob.
+    /// The variables a call reads when it asks for a value.
     pub(crate) fn vars(&self) -> [Var; 2] {
         [self.table, self.step]
     }
@@ -42,8 +42,8 @@ impl Schedule {
     pub(crate) fn count(&self, m: &Host) -> u32 {
         m.u(self.step)[0]
     }
-    pub(crate) fn knob(&self, m: &Host, knob: Knob) -> f32 {
-        m.f(self.table)[self.count(m) as usize * KNOBS + knob as usize]
+    pub(crate) fn value(&self, m: &Host, column: ScheduleColumn) -> f32 {
+        m.f(self.table)[self.count(m) as usize * COLUMNS + column as usize]
     }
 }
 

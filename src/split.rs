@@ -58,7 +58,7 @@ pub enum How {
 /// Written as a number, in text or TOML: below or equal to 1 with a point (`0.8`, `1.0`) it is a fraction,
 /// whole (`40000`) a count. `candidates` stands for as many as there are candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Size {
+pub enum SubsetSize {
     /// Of the part that the samples come from; the result is rounded down.
     Fraction(f64),
     Count(usize),
@@ -68,20 +68,25 @@ pub enum Size {
 
 /// How large the four subsets are to be. S_S, S_C and S_I come from the training part, S_E from the test
 /// part; without a test part S_E, too, comes from the training part, and if all sizes are fractions and
-/// S_E is [`Size::Candidates`] the four are divided by their sum where that exceeds 1 (the default is then
+/// S_E is [`SubsetSize::Candidates`] the four are divided by their sum where that exceeds 1 (the default is then
 /// .727, .091, .091 and .091).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
-    pub shared: Size,
-    pub candidate: Size,
-    pub independent: Size,
-    pub external: Size,
+    pub shared: SubsetSize,
+    pub candidate: SubsetSize,
+    pub independent: SubsetSize,
+    pub external: SubsetSize,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { shared: Size::Fraction(0.8), candidate: Size::Fraction(0.1), independent: Size::Fraction(0.1), external: Size::Candidates }
+        Sizes {
+            shared: SubsetSize::Fraction(0.8),
+            candidate: SubsetSize::Fraction(0.1),
+            independent: SubsetSize::Fraction(0.1),
+            external: SubsetSize::Candidates,
+        }
     }
 }
 
@@ -310,17 +315,17 @@ impl Sizes {
         let scale = if test == 0 { self.excess() } else { 1.0 };
         // The small addition keeps .1 of 50,000 from becoming 4,999.
         let of = |fraction: f64, part: usize| (fraction / scale * part as f64 + 1e-6) as usize;
-        let count = |size: Size, part: usize, candidates: usize| match size {
-            Size::Fraction(fraction) => of(fraction, part),
-            Size::Count(count) => count,
-            Size::Candidates => candidates,
+        let count = |size: SubsetSize, part: usize, candidates: usize| match size {
+            SubsetSize::Fraction(fraction) => of(fraction, part),
+            SubsetSize::Count(count) => count,
+            SubsetSize::Candidates => candidates,
         };
         let candidate = count(self.candidate, train, 0);
         let shared = count(self.shared, train, candidate);
         let independent = count(self.independent, train, candidate);
         let pool = if test == 0 { train } else { test };
         let external = match self.external {
-            Size::Candidates if test > 0 => candidate.min(test),
+            SubsetSize::Candidates if test > 0 => candidate.min(test),
             size => count(size, pool, candidate),
         };
         if candidate == 0 {
@@ -344,7 +349,7 @@ impl Sizes {
 
     /// What the four fractions must be divided by where S_E has to come from the training part, too.
     fn excess(&self) -> f64 {
-        let (Size::Fraction(s), Size::Fraction(c), Size::Fraction(i), Size::Candidates) =
+        let (SubsetSize::Fraction(s), SubsetSize::Fraction(c), SubsetSize::Fraction(i), SubsetSize::Candidates) =
             (self.shared, self.candidate, self.independent, self.external)
         else {
             return 1.0;
@@ -354,49 +359,49 @@ impl Sizes {
     }
 }
 
-impl FromStr for Size {
+impl FromStr for SubsetSize {
     type Err = Error;
-    fn from_str(text: &str) -> Result<Size> {
+    fn from_str(text: &str) -> Result<SubsetSize> {
         let fault = || Error::config(format!("`{text}` is no size"), "write a fraction like `0.8`, a count like `40000`, or `candidates`");
         if text == "candidates" {
-            return Ok(Size::Candidates);
+            return Ok(SubsetSize::Candidates);
         }
         if let Ok(count) = text.parse() {
-            return Ok(Size::Count(count));
+            return Ok(SubsetSize::Count(count));
         }
-        Size::fraction(text.parse().map_err(|_| fault())?).ok_or_else(fault)
+        SubsetSize::fraction(text.parse().map_err(|_| fault())?).ok_or_else(fault)
     }
 }
 
-impl Size {
-    fn fraction(value: f64) -> Option<Size> {
-        (0.0..=1.0).contains(&value).then_some(Size::Fraction(value))
+impl SubsetSize {
+    fn fraction(value: f64) -> Option<SubsetSize> {
+        (0.0..=1.0).contains(&value).then_some(SubsetSize::Fraction(value))
     }
 }
 
 /// As `FromStr` reads it.
-impl fmt::Display for Size {
+impl fmt::Display for SubsetSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Size::Fraction(value) => write!(f, "{value:?}"),
-            Size::Count(count) => write!(f, "{count}"),
-            Size::Candidates => f.write_str("candidates"),
+            SubsetSize::Fraction(value) => write!(f, "{value:?}"),
+            SubsetSize::Count(count) => write!(f, "{count}"),
+            SubsetSize::Candidates => f.write_str("candidates"),
         }
     }
 }
 
-impl Serialize for Size {
+impl Serialize for SubsetSize {
     fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
         match *self {
-            Size::Fraction(value) => to.serialize_f64(value),
-            Size::Count(count) => to.serialize_u64(count as u64),
-            Size::Candidates => to.serialize_str("candidates"),
+            SubsetSize::Fraction(value) => to.serialize_f64(value),
+            SubsetSize::Count(count) => to.serialize_u64(count as u64),
+            SubsetSize::Candidates => to.serialize_str("candidates"),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: de::Deserializer<'de>>(from: D) -> std::result::Result<Size, D::Error> {
+impl<'de> Deserialize<'de> for SubsetSize {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> std::result::Result<SubsetSize, D::Error> {
         from.deserialize_any(AnySize)
     }
 }
@@ -404,20 +409,20 @@ impl<'de> Deserialize<'de> for Size {
 struct AnySize;
 
 impl de::Visitor<'_> for AnySize {
-    type Value = Size;
+    type Value = SubsetSize;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a fraction like 0.8, a count like 40000, or \"candidates\"")
     }
-    fn visit_f64<E: de::Error>(self, value: f64) -> std::result::Result<Size, E> {
-        Size::fraction(value).ok_or_else(|| E::invalid_value(de::Unexpected::Float(value), &self))
+    fn visit_f64<E: de::Error>(self, value: f64) -> std::result::Result<SubsetSize, E> {
+        SubsetSize::fraction(value).ok_or_else(|| E::invalid_value(de::Unexpected::Float(value), &self))
     }
-    fn visit_u64<E: de::Error>(self, value: u64) -> std::result::Result<Size, E> {
-        usize::try_from(value).map(Size::Count).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+    fn visit_u64<E: de::Error>(self, value: u64) -> std::result::Result<SubsetSize, E> {
+        usize::try_from(value).map(SubsetSize::Count).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
     }
-    fn visit_i64<E: de::Error>(self, value: i64) -> std::result::Result<Size, E> {
+    fn visit_i64<E: de::Error>(self, value: i64) -> std::result::Result<SubsetSize, E> {
         u64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self)).and_then(|v| self.visit_u64(v))
     }
-    fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Size, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<SubsetSize, E> {
         text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }

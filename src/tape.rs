@@ -5,8 +5,8 @@
 //! use writes, later ones add, so nothing is ever zeroed.
 
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -31,8 +31,8 @@ pub trait Call {
     fn once(&self) -> bool {
         false
     }
-    /// The floor of its work, which the profiler divides by. `real` are the bytes of an activation.
-    fn cost(&self, real: u64) -> Cost;
+    /// The floor of its work, which the profiler divides by. `element` are the bytes of one value of an activation.
+    fn cost(&self, element: u64) -> Cost;
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ pub enum Mode {
 }
 
 /// What a variable is to the planner.
-pub(crate) enum Kind {
+pub(crate) enum SlotKind {
     /// Lives from its first write to its last use; its memory is used again afterwards.
     Temporary,
     /// Lives as long as the program; written or read by the host.
@@ -88,13 +88,13 @@ pub(crate) enum Kind {
 pub(crate) struct Slot {
     pub shape: Shape,
     pub dtype: Dtype,
-    pub kind: Kind,
-    pub side: Side,
+    pub kind: SlotKind,
+    pub residence: Residence,
 }
 
 /// Which devices need a variable: scratch of one way to compute something is no memory of the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Side {
+pub(crate) enum Residence {
     Both,
     Cpu,
     Gpu,
@@ -107,7 +107,7 @@ pub struct Tape {
     pub(crate) slots: Vec<Slot>,
     pub(crate) calls: Vec<Box<dyn Call>>,
     mode: Mode,
-    wants: Vec<bool>,               // by variable: does a gradient flow here?
+    requires_grad: Vec<bool>,       // by variable: does a gradient flow here?
     cut: Vec<Option<&'static str>>, // by variable: the call through which a gradient would be lost
     undo: Vec<Undo>,
     grads: HashMap<Var, Var>,
@@ -123,7 +123,7 @@ impl Tape {
             slots: vec![],
             calls: vec![],
             mode,
-            wants: vec![],
+            requires_grad: vec![],
             cut: vec![],
             undo: vec![],
             grads: HashMap::new(),
@@ -138,33 +138,33 @@ impl Tape {
     pub fn root(&mut self) -> Scope<'_> {
         Scope { tape: self, path: String::new(), frozen: false }
     }
-    fn slot(&mut self, shape: Shape, dtype: Dtype, kind: Kind) -> Var {
-        self.slots.push(Slot { shape, dtype, kind, side: Side::Both });
-        self.wants.push(false);
+    fn slot(&mut self, shape: Shape, dtype: Dtype, kind: SlotKind) -> Var {
+        self.slots.push(Slot { shape, dtype, kind, residence: Residence::Both });
+        self.requires_grad.push(false);
         self.cut.push(None);
         Var(self.slots.len() as u32 - 1)
     }
-    /// An activation: f32 on the CPU, on a GPU what its queue says.
+    /// An activation: f32 on the CPU, on a GPU what the device says.
     pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
-        self.slot(shape.into(), Dtype::Real, Kind::Temporary)
+        self.slot(shape.into(), Dtype::Activation, SlotKind::Temporary)
     }
     /// An intermediate result that is f32 everywhere: a loss, a statistic.
-    pub fn exact(&mut self, shape: impl Into<Shape>) -> Var {
-        self.slot(shape.into(), Dtype::F32, Kind::Temporary)
+    pub fn f32(&mut self, shape: impl Into<Shape>) -> Var {
+        self.slot(shape.into(), Dtype::F32, SlotKind::Temporary)
     }
     /// `v` is scratch that only the CPU's side of a call uses.
     pub fn cpu_only(&mut self, v: Var) -> Var {
-        self.slots[v.index()].side = Side::Cpu;
+        self.slots[v.index()].residence = Residence::Cpu;
         v
     }
     /// `v` is scratch that only the GPU's side of a call uses.
     pub fn gpu_only(&mut self, v: Var) -> Var {
-        self.slots[v.index()].side = Side::Gpu;
+        self.slots[v.index()].residence = Residence::Gpu;
         v
     }
     /// Scratch bytes, for the packed forms and partial results of kernels.
     pub fn scratch(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
-        let v = self.slot(shape.into(), dtype, Kind::Temporary);
+        let v = self.slot(shape.into(), dtype, SlotKind::Temporary);
         self.gpu_only(v)
     }
     /// Change how large a table is that grows while calls are recorded.
@@ -178,28 +178,28 @@ impl Tape {
     }
     /// Memory that the host writes before a run or reads after it.
     pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
-        self.slot(shape.into(), dtype, Kind::Fixed(vec![]))
+        self.slot(shape.into(), dtype, SlotKind::Fixed(vec![]))
     }
     /// Memory of the host's like `v`.
     pub fn fixed_like(&mut self, v: Var) -> Var {
-        self.slot(self.shape(v), self.slots[v.index()].dtype, Kind::Fixed(vec![]))
+        self.slot(self.shape(v), self.slots[v.index()].dtype, SlotKind::Fixed(vec![]))
     }
     /// Like [`Tape::fixed`], holding `data` from the start.
     pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
-        self.slot(shape, Dtype::F32, Kind::Fixed(data))
+        self.slot(shape, Dtype::F32, SlotKind::Fixed(data))
     }
     /// Whole numbers that are there from the start.
     pub fn words(&mut self, shape: impl Into<Shape>, data: Vec<u32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "words of shape {shape:?} got {} values", data.len());
-        self.slot(shape, Dtype::U32, Kind::Fixed(bytemuck::cast_vec(data)))
+        self.slot(shape, Dtype::U32, SlotKind::Fixed(bytemuck::cast_vec(data)))
     }
     /// Keep an intermediate result until the host has read it.
     pub fn keep(&mut self, v: Var) {
-        if let Kind::Temporary = self.slots[v.index()].kind {
-            self.slots[v.index()].kind = Kind::Fixed(vec![]);
+        if let SlotKind::Temporary = self.slots[v.index()].kind {
+            self.slots[v.index()].kind = SlotKind::Fixed(vec![]);
         }
     }
     /// Keep every intermediate result, each in memory of its own: for checks that look at all of them.
@@ -218,9 +218,9 @@ impl Tape {
     /// Append a call; no gradient flows through what it writes besides `to`.
     fn push(&mut self, call: impl Call + 'static, to: Option<Var>) {
         let Operands { reads, writes } = call.operands();
-        if reads.iter().any(|x| self.wants(*x) || self.cut[x.index()].is_some()) {
+        if reads.iter().any(|x| self.requires_grad(*x) || self.cut[x.index()].is_some()) {
             // Named memory, a weight that is updated or running statistics, is no result of the call.
-            let named = |y: &Var| matches!(self.slots[y.index()].kind, Kind::Named { .. });
+            let named = |y: &Var| matches!(self.slots[y.index()].kind, SlotKind::Named { .. });
             let cut: Vec<Var> = writes.into_iter().filter(|y| Some(*y) != to && !named(y)).collect();
             cut.iter().for_each(|y| self.cut[y.index()] = Some(call.name()));
         }
@@ -229,7 +229,7 @@ impl Tape {
     /// Refuses to lose the gradient of `x`.
     fn not_cut(&self, x: Var) {
         if let Some(op) = self.cut[x.index()] {
-            panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::ignore`");
+            panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::stop_gradient`");
         }
     }
     /// A persistent variable: the same name is the same memory.
@@ -238,14 +238,14 @@ impl Tape {
             assert_eq!(self.shape(v), shape, "{name} was recorded with another shape");
             return v;
         }
-        let v = self.slot(shape, dtype, Kind::Named { name: name.to_string(), init, trained });
-        self.wants[v.index()] = trained;
+        let v = self.slot(shape, dtype, SlotKind::Named { name: name.to_string(), init, trained });
+        self.requires_grad[v.index()] = trained;
         self.names.insert(name.to_string(), v);
         v
     }
     /// The weight `v` starts so instead.
     pub fn start(&mut self, v: Var, start: Init) {
-        if let Kind::Named { init, .. } = &mut self.slots[v.index()].kind {
+        if let SlotKind::Named { init, .. } = &mut self.slots[v.index()].kind {
             *init = start;
         }
     }
@@ -255,28 +255,28 @@ impl Tape {
     /// A call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
     pub fn gradient_of(&mut self, x: Var) -> Option<Grad> {
         self.not_cut(x);
-        if !self.wants[x.index()] {
+        if !self.requires_grad[x.index()] {
             return None;
         }
         if let Some(&var) = self.grads.get(&x) {
             return Some(Grad { var, add: true });
         }
-        let var = self.slot(self.shape(x), self.slots[x.index()].dtype, Kind::Temporary);
+        let var = self.slot(self.shape(x), self.slots[x.index()].dtype, SlotKind::Temporary);
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
     }
     /// Ask for the gradient of a variable that is not a weight (an input).
-    pub fn want(&mut self, x: Var) {
-        self.wants[x.index()] = true;
+    pub fn require_grad(&mut self, x: Var) {
+        self.requires_grad[x.index()] = true;
     }
     /// No gradient flows into `x`, whatever is recorded: it is a target.
-    pub fn ignore(&mut self, x: Var) {
-        self.wants[x.index()] = false;
+    pub fn stop_gradient(&mut self, x: Var) {
+        self.requires_grad[x.index()] = false;
         self.cut[x.index()] = None;
     }
     /// Does a gradient flow to `x`?
-    pub fn wants(&self, x: Var) -> bool {
-        self.wants[x.index()]
+    pub fn requires_grad(&self, x: Var) -> bool {
+        self.requires_grad[x.index()]
     }
     /// The gradient of `x`, once [`Tape::backward`] has recorded it.
     pub fn gradient(&self, x: Var) -> Option<Var> {
@@ -290,7 +290,7 @@ impl Tape {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
         assert!(self.mode == Mode::Train, "a recording for evaluation has no backward");
         self.not_cut(loss);
-        if !self.wants(loss) {
+        if !self.requires_grad(loss) {
             let op = self.calls.iter().rev().find(|call| call.operands().writes.contains(&loss));
             panic!("no trained weight leads to the loss, which `{}` makes", op.map_or("the host", |call| call.name()));
         }
@@ -316,7 +316,7 @@ impl Tape {
     /// Every trained weight that got a gradient: (name, weight, gradient), in the order of recording.
     pub fn gradients(&self) -> Vec<(String, Var, Var)> {
         let named = self.slots.iter().enumerate().filter_map(|(i, s)| match &s.kind {
-            Kind::Named { name, trained: true, .. } => Some((name.clone(), Var(i as u32))),
+            SlotKind::Named { name, trained: true, .. } => Some((name.clone(), Var(i as u32))),
             _ => None,
         });
         named.filter_map(|(name, v)| Some((name, v, self.gradient(v)?))).collect()
@@ -324,6 +324,10 @@ impl Tape {
     /// Outputs of layers by their names: those below `prefix`, without it.
     pub fn taps(&self, prefix: &str) -> BTreeMap<String, Var> {
         self.taps.iter().filter_map(|(n, v)| Some((n.strip_prefix(prefix)?.to_string(), *v))).collect()
+    }
+    /// Names and shapes of the named variables below `prefix`: what [`crate::weights::Weights::check`] looks for.
+    pub fn shapes_below(&self, prefix: &str) -> Vec<(String, Shape)> {
+        self.below(prefix).into_iter().map(|(name, v)| (name, self.shape(v))).collect()
     }
     /// Named variables below `prefix`.
     pub fn below(&self, prefix: &str) -> Vec<(String, Var)> {
@@ -387,8 +391,8 @@ impl Scope<'_> {
     pub fn record(&mut self, from: &[Var], to: Var, forward: impl Call + 'static, backward: impl FnOnce(&mut Tape, Var) + 'static) -> Var {
         let tape = &mut *self.tape;
         tape.push(forward, Some(to));
-        if from.iter().any(|x| tape.wants[x.index()]) && tape.mode == Mode::Train {
-            tape.wants[to.index()] = true;
+        if from.iter().any(|x| tape.requires_grad[x.index()]) && tape.mode == Mode::Train {
+            tape.requires_grad[to.index()] = true;
             tape.undo.push(Box::new(move |t| {
                 if let Some(dy) = t.gradient(to) {
                     backward(t, dy)

@@ -13,8 +13,8 @@ impl Var {
 /// What one element is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
-    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what its queue says.
-    Real,
+    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what the device says.
+    Activation,
     F32,
     Bf16,
     U8,
@@ -22,15 +22,15 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// What it is on a device whose activations are `real`.
-    pub fn with(self, real: Dtype) -> Dtype {
-        if self == Dtype::Real { real } else { self }
+    /// What it is on a device whose activations are `dtype`.
+    pub fn with(self, dtype: Dtype) -> Dtype {
+        if self == Dtype::Activation { dtype } else { self }
     }
     /// # Panics
-    /// For `Real`, which has no size before it is known where the program runs.
+    /// For `Activation`, which has no size before it is known where the program runs.
     pub fn bytes(self) -> usize {
         match self {
-            Dtype::Real => panic!("the size of an activation depends on the device"),
+            Dtype::Activation => panic!("the size of an activation depends on the device"),
             Dtype::F32 | Dtype::U32 => 4,
             Dtype::Bf16 => 2,
             Dtype::U8 => 1,
@@ -39,7 +39,7 @@ impl Dtype {
     /// As safetensors calls it.
     pub fn name(self) -> &'static str {
         match self {
-            Dtype::Real => "REAL",
+            Dtype::Activation => "ACTIVATION",
             Dtype::F32 => "F32",
             Dtype::Bf16 => "BF16",
             Dtype::U8 => "U8",

@@ -1,45 +1,16 @@
 //! Weights and other named memory, and their files.
 
 use crate::checkpoint::{self, Checkpoint, SEAL, Seal};
-use crate::device::{Buffer, Cell, Device, Place};
+use crate::device::{Buffer, Device, Place, SharedBuffer};
 use crate::error::{Error, Result};
 use crate::files::Writer;
+use crate::init::Init;
 use crate::random::{Purpose, Stream};
 use crate::tensors::{self, Entry};
 use crate::var::{Dtype, Shape};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
-
-/// How a weight starts. Numbers come from a stream of their own per name, so a weight's start does not
-/// depend on what else a network has.
-#[derive(Clone, Copy, Debug)]
-pub enum Init {
-    Constant(f32),
-    /// Standard deviation.
-    Normal(f32),
-    /// Standard deviation of a normal that is drawn again beyond two of them.
-    Truncated(f32),
-    /// Uniform in [-bound, bound).
-    Uniform(f32),
-    /// What the shape alone decides: a table of positions.
-    Table(fn(Shape) -> Vec<f32>),
-}
-
-impl Init {
-    fn values(self, shape: Shape, mut stream: Stream) -> Vec<f32> {
-        let mut value: Box<dyn FnMut() -> f32> = match self {
-            Init::Table(of) => return of(shape),
-            Init::Constant(c) => Box::new(move || c),
-            Init::Normal(std) => Box::new(move || std * stream.normal()),
-            Init::Truncated(std) => {
-                Box::new(move || std * std::iter::repeat_with(|| stream.normal()).find(|x| x.abs() <= 2.0).unwrap_or(0.0))
-            }
-            Init::Uniform(bound) => Box::new(move || stream.range(-bound, bound)),
-        };
-        (0..shape.len()).map(|_| value()).collect()
-    }
-}
 
 /// Name to buffer. Programs compiled with the same weights share them.
 pub struct Weights {
@@ -62,20 +33,20 @@ impl Weights {
     }
 
     /// The buffer of `name`, made if it is new.
-    pub(crate) fn cell(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<Cell> {
+    pub(crate) fn buffer(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<SharedBuffer> {
         if let Some(e) = self.entries.get(name) {
             assert_eq!((e.shape, e.dtype), (shape, dtype), "{name} is in use with another shape");
-            return Ok(e.cell.clone());
+            return Ok(e.buffer.clone());
         }
-        let place = Place { shape, dtype, cell: Buffer::cell(&self.device, shape.len() * dtype.bytes())? };
+        let place = Place { shape, dtype, buffer: Buffer::shared(&self.device, shape.len() * dtype.bytes())? };
         if dtype == Dtype::F32 {
             place.write(&init.values(shape, Stream::new(self.seed, Purpose::Init, 0, hash(name), 0)))?;
         } else {
-            place.cell.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
+            place.buffer.borrow_mut().set(&vec![0u8; shape.len() * dtype.bytes()])?;
         }
-        let cell = place.cell.clone();
+        let buffer = place.buffer.clone();
         self.entries.insert(name.to_string(), place);
-        Ok(cell)
+        Ok(buffer)
     }
 
     /// A copy of one named f32 buffer.
@@ -92,9 +63,9 @@ impl Weights {
     /// There are not as many values as the shape has, or `name` is there with another shape.
     pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) -> Result<()> {
         let shape = shape.into();
-        let cell = self.cell(name, shape, Dtype::F32, Init::Constant(0.0))?;
+        let buffer = self.buffer(name, shape, Dtype::F32, Init::Constant(0.0))?;
         assert_eq!(shape.len(), values.len(), "{name} has shape {shape:?}");
-        cell.borrow_mut().set(values)
+        buffer.borrow_mut().set(values)
     }
 
     /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
@@ -109,7 +80,7 @@ impl Weights {
             chosen.iter().map(|&(name, p)| Entry { name, dtype: p.dtype.name(), shape: p.shape.dims().to_vec() }).collect();
         let (mut seal, mut data) = (Seal::new(metadata), vec![]);
         for (entry, (_, p)) in entries.iter().zip(chosen) {
-            let bytes = p.cell.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?;
+            let bytes = p.buffer.borrow().get::<u8>(p.shape.len() * p.dtype.bytes())?;
             seal.tensor(entry.name, &entry.shape, &bytes);
             data.extend(bytes);
         }
@@ -176,15 +147,17 @@ impl Weights {
     }
 
     fn insert(&mut self, name: String, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<()> {
-        let cell = Buffer::cell(&self.device, bytes.len())?;
-        cell.borrow_mut().set(bytes)?;
-        self.entries.insert(name, Place { shape, dtype, cell });
+        let buffer = Buffer::shared(&self.device, bytes.len())?;
+        buffer.borrow_mut().set(bytes)?;
+        self.entries.insert(name, Place { shape, dtype, buffer });
         Ok(())
     }
 
-    /// Check that everything `tape` needs below `prefix` is here with its shape, before compiling it.
-    pub fn check(&self, path: &Path, tape: &crate::tape::Tape, prefix: &str) -> Result<()> {
-        let wanted = tape.below(prefix);
+    /// Check that every name of `wanted`, all below `prefix`, is here with its shape, before a program that needs them is compiled.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape: `path` is not of this architecture.
+    pub fn check(&self, path: &Path, wanted: &[(String, Shape)], prefix: &str) -> Result<()> {
         let missing: Vec<&str> = wanted.iter().map(|(n, _)| n.as_str()).filter(|n| !self.entries.contains_key(*n)).collect();
         if let Some(first) = missing.first() {
             let (n, name) = (missing.len(), &first[prefix.len()..]);
@@ -193,8 +166,8 @@ impl Weights {
                 format!("lacks {n} of the {} tensors of this architecture (first: `{name}`); check --arch and --stem", wanted.len()),
             ));
         }
-        for (name, v) in &wanted {
-            let (have, want) = (self.entries[name].shape, tape.shape(*v));
+        for (name, want) in wanted {
+            let have = &self.entries[name].shape;
             if have != want {
                 return Err(Error::format(
                     path,

@@ -1,7 +1,7 @@
-//! A queue around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
+//! A device around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::Cell;
@@ -19,7 +19,7 @@ pub enum Fill {
 }
 
 pub struct Around {
-    inner: Rc<dyn Queue>,
+    inner: Rc<dyn GpuDevice>,
     fill: Fill,
     capabilities: Capabilities,
     /// How often memory was asked for.
@@ -27,19 +27,19 @@ pub struct Around {
 }
 
 impl Around {
-    pub fn new(inner: Rc<dyn Queue>, fill: Fill) -> Rc<Around> {
+    pub fn new(inner: Rc<dyn GpuDevice>, fill: Fill) -> Rc<Around> {
         let capabilities = inner.capabilities();
         Around::choosing(inner, fill, capabilities)
     }
     /// Chooses kernels by these capabilities.
-    pub fn choosing(inner: Rc<dyn Queue>, fill: Fill, capabilities: Capabilities) -> Rc<Around> {
+    pub fn choosing(inner: Rc<dyn GpuDevice>, fill: Fill, capabilities: Capabilities) -> Rc<Around> {
         Rc::new(Around { inner, fill, capabilities, allocated: Cell::new(0) })
     }
 }
 
-impl Queue for Around {
-    fn real(&self) -> Dtype {
-        self.inner.real()
+impl GpuDevice for Around {
+    fn dtype(&self) -> Dtype {
+        self.inner.dtype()
     }
     fn capabilities(&self) -> Capabilities {
         self.capabilities

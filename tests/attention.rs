@@ -6,11 +6,12 @@ use crate::emulated::Emulated;
 use crate::kernels::{compare, distance, noise, record};
 use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
+use sslmem::init::Init;
 use sslmem::ops::Case;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 /// images, tokens, heads, size of a head.
 type Size = [usize; 4];
@@ -18,10 +19,10 @@ type Size = [usize; 4];
 /// The result and the gradient of `qkv`.
 fn attend([images, tokens, heads, head]: Size, qkv: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
     let mut tape = Tape::new(Mode::Train);
-    let x = tape.fixed([images, tokens, 3 * heads * head], Dtype::Real);
-    tape.want(x);
+    let x = tape.fixed([images, tokens, 3 * heads * head], Dtype::Activation);
+    tape.require_grad(x);
     let y = tape.root().attention(x, heads);
-    let seed = tape.fixed([images, tokens, heads * head], Dtype::Real);
+    let seed = tape.fixed([images, tokens, heads * head], Dtype::Activation);
     tape.seed(y, seed);
     tape.reverse();
     tape.keep_all();
@@ -111,7 +112,7 @@ fn heads_that_cannot_be_are_refused_by_name() {
     let refused = |columns: usize, heads: usize| {
         let record = move || {
             let mut tape = Tape::new(Mode::Eval);
-            let x = tape.fixed([1, 4, columns], Dtype::Real);
+            let x = tape.fixed([1, 4, columns], Dtype::Activation);
             tape.root().at("blocks.0.attn").attention(x, heads);
         };
         *std::panic::catch_unwind(record).unwrap_err().downcast::<String>().unwrap()
@@ -183,7 +184,7 @@ fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
 #[test]
 fn scores_far_from_zero_neither_overflow_nor_vanish() {
     let build = |s: &mut Scope, x: &[Var]| {
-        let qkv = Dense { outputs: 3 * 64, bias: false, weight: Init::Normal(4.0), shape: None, after: After::Nothing };
+        let qkv = Dense { outputs: 3 * 64, bias: false, weight: Init::Normal(4.0), shape: None, epilogue: Epilogue::Nothing };
         let qkv = s.at("qkv").dense(x[0], &qkv);
         s.attention(qkv, 1)
     };
@@ -191,8 +192,8 @@ fn scores_far_from_zero_neither_overflow_nor_vanish() {
         Case { name: "steep", mode: Mode::Train, inputs: &[&[1, 197, 16]], build },
         Case { name: "steep, many tokens", mode: Mode::Train, inputs: &[&[1, 290, 16]], build },
     ];
-    for (case, real) in cases.iter().flat_map(|case| [(case, Dtype::F32), (case, Dtype::Bf16)]) {
-        let mut gpu = record(case, false, Device::Gpu(Emulated::new(real, Options::default())));
-        compare(case.name, &mut record(case, false, Device::Cpu), &mut gpu, real).unwrap_or_else(|e| panic!("{e}"));
+    for (case, dtype) in cases.iter().flat_map(|case| [(case, Dtype::F32), (case, Dtype::Bf16)]) {
+        let mut gpu = record(case, false, Device::Gpu(Emulated::new(dtype, Options::default())));
+        compare(case.name, &mut record(case, false, Device::Cpu), &mut gpu, dtype).unwrap_or_else(|e| panic!("{e}"));
     }
 }

@@ -113,8 +113,8 @@ fn views(device: Device, policies: &[View], images: &[[usize; 2]]) -> sslmem::Re
     program.read(y)
 }
 
-fn emulated(real: Dtype, shared_limit: usize, options: Options) -> Device {
-    Device::Gpu(Emulated::new(real, Options { shared_limit, ..options }))
+fn emulated(dtype: Dtype, shared_limit: usize, options: Options) -> Device {
+    Device::Gpu(Emulated::new(dtype, Options { shared_limit, ..options }))
 }
 
 /// Largest difference in units of the image's range, and the share of values beyond `limit`.
@@ -139,14 +139,14 @@ fn policies(size: usize) -> Vec<View> {
     POLICIES.iter().map(|(_, make)| make(size)).chain([busy(size), whole, center, square, half]).collect()
 }
 
-/// Views of all policies on a device whose activations are `real`, against the CPU's. bf16 may be off by its own rounding besides, half a unit
+/// Views of all policies on a device whose activations are `dtype`, against the CPU's. bf16 may be off by its own rounding besides, half a unit
 /// of its eight bits, and by what is left of the 16 bits in which pixels wait for a contrast: 1.5e-5, which brightness, contrast and saturation
 /// may each enlarge 1.8 times. Solarizing makes a jump at its threshold: few values that rounding takes to the other side are off by all of it.
-pub fn agrees(size: usize, device: Device, real: Dtype) {
+pub fn agrees(size: usize, device: Device, dtype: Dtype) {
     let all = policies(size);
     let wanted = views(Device::Cpu, &all, &SIZES).unwrap();
     let got = views(device, &all, &SIZES).unwrap();
-    let (rounding, bound) = if real == Dtype::Bf16 { (1.0 / 256.0, 1e-4) } else { (0.0, 1e-5) };
+    let (rounding, bound) = if dtype == Dtype::Bf16 { (1.0 / 256.0, 1e-4) } else { (0.0, 1e-5) };
     let each = wanted.len() / all.len();
     for (policy, view) in all.iter().enumerate() {
         let std = view.std.iter().fold(0.0, |a: f32, b| a.max(*b));
@@ -159,7 +159,7 @@ pub fn agrees(size: usize, device: Device, real: Dtype) {
         let worst = range.clone().max_by(|&a, &b| off(a).total_cmp(&off(b))).unwrap();
         let jumped = range.filter(|&i| off(i) > bound).count();
         let words = format!(
-            "{real:?} views of {size} pixels, policy {policy}: off by {:.1e} of the image's range, {} for {}; {jumped} of {each} values",
+            "{dtype:?} views of {size} pixels, policy {policy}: off by {:.1e} of the image's range, {} for {}; {jumped} of {each} values",
             off(worst),
             got[worst],
             wanted[worst]
@@ -170,8 +170,8 @@ pub fn agrees(size: usize, device: Device, real: Dtype) {
 }
 
 fn equals_the_cpu(size: usize, shared: usize, options: Options) {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        agrees(size, emulated(real, shared, options), real);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        agrees(size, emulated(dtype, shared, options), dtype);
     }
 }
 
@@ -214,9 +214,9 @@ fn a_solarized_jump_is_missed_by_few_values() {
 fn views_do_not_depend_on_schedule_batch_and_order() {
     let all = [busy(20), policy("simclr", 20).unwrap(), View { crop: Crop::Whole, ..busy(20) }];
     let images = &SIZES[2..7];
-    for (real, shared) in [(Dtype::F32, 6000), (Dtype::Bf16, SHARED_SM86)] {
+    for (dtype, shared) in [(Dtype::F32, 6000), (Dtype::Bf16, SHARED_SM86)] {
         let bits = |options: Options, images: &[[usize; 2]]| -> Vec<u32> {
-            views(emulated(real, shared, options), &all, images).unwrap().into_iter().map(f32::to_bits).collect()
+            views(emulated(dtype, shared, options), &all, images).unwrap().into_iter().map(f32::to_bits).collect()
         };
         let [first, rest @ ..] = Options::schedules();
         let expected = bits(first, images);
@@ -259,9 +259,9 @@ fn a_view_of_224_pixels_asks_little_of_memory() {
     let (jitter, blur) = (view.jitter.map(|j| Jitter { p: 1.0, ..j }), view.blur.map(|b| Blur { p: 1.0, ..b }));
     let mut clocks = vec![];
     for (name, view) in [("blurred", View { jitter, blur, ..view }), ("sharp", View { jitter, blur: None, ..view })] {
-        let queue = Emulated::new(Dtype::Bf16, Options { counts: true, race: false, ..Options::default() });
-        let out = views(Device::Gpu(queue.clone()), &[view], &[[375, 500]]).unwrap().len() as u64;
-        let launches = queue.take_counts();
+        let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, race: false, ..Options::default() });
+        let out = views(Device::Gpu(gpu.clone()), &[view], &[[375, 500]]).unwrap().len() as u64;
+        let launches = gpu.take_counts();
         let [launch] = &launches[..] else { panic!("one kernel makes the views, not {}", launches.len()) };
         let shared = |s: &SiteCounts| matches!(s.access, Access::SharedLoad | Access::SharedStore);
         let passes: u64 = launch.sites.iter().map(|s| if shared(s) { s.passes } else { s.passes.div_ceil(4).max(s.requests) }).sum();

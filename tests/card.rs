@@ -6,7 +6,7 @@ use crate::emulated::Emulated;
 use crate::survive::{self, Check};
 use crate::{augment_gpu, conformance, curves, kernels, kernels_update, large, replay};
 use emulator::Options;
-use sslmem::device::{Capabilities, Device, Queue, cuda};
+use sslmem::device::{Capabilities, Device, GpuDevice, cuda};
 use sslmem::var::Dtype;
 use std::rc::Rc;
 
@@ -16,15 +16,15 @@ fn emulated() -> bool {
 }
 
 /// The first card, with the products that it chooses, or nothing where none is required.
-fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
+fn card(dtype: Dtype) -> Option<Rc<dyn GpuDevice>> {
     if emulated() {
-        let wgmma = real == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err();
+        let wgmma = dtype == Dtype::Bf16 && std::env::var(cuda::PORTABLE).is_err();
         // A bug of planted.txt, to see it found.
         let bug = std::env::var("SSLMEM_BUG").ok().map(|bug| &*bug.leak());
-        return Some(Emulated::choosing(real, Options { bug, ..Options::default() }, |own| Capabilities { wgmma, ..own }));
+        return Some(Emulated::choosing(dtype, Options { bug, ..Options::default() }, |own| Capabilities { wgmma, ..own }));
     }
-    match cuda::open(0, real) {
-        Ok(queue) => Some(queue),
+    match cuda::open(0, dtype) {
+        Ok(gpu) => Some(gpu),
         Err(error) => {
             assert!(std::env::var("SSLMEM_REQUIRE_CUDA").is_err(), "SSLMEM_REQUIRE_CUDA is set: {error}");
             println!("skipped: no CUDA ({error})");
@@ -34,31 +34,30 @@ fn card(real: Dtype) -> Option<Rc<dyn Queue>> {
 }
 
 /// The card, its memory poisoned.
-fn poisoned(real: Dtype) -> Option<Rc<dyn Queue>> {
-    Some(Around::new(card(real)?, Fill::Ones))
+fn poisoned(dtype: Dtype) -> Option<Rc<dyn GpuDevice>> {
+    Some(Around::new(card(dtype)?, Fill::Ones))
 }
 
 /// Every case by the kernels that the card chooses, and products also by those that it takes for other shapes only.
-fn cases(test: &'static str, real: Dtype) {
-    let Some(queue) = poisoned(real) else { return };
-    let one = |case: kernels::Chosen, queue: &Rc<dyn Queue>| {
-        let queue = queue.clone();
-        move || case.agrees(queue).map(|_| ())
+fn cases(test: &'static str, dtype: Dtype) {
+    let Some(gpu) = poisoned(dtype) else { return };
+    let one = |case: kernels::Chosen, gpu: &Rc<dyn GpuDevice>| {
+        let gpu = gpu.clone();
+        move || case.agrees(gpu).map(|_| ())
     };
-    let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &queue))).collect();
-    let own = queue.capabilities();
+    let mut checks: Vec<Check> = kernels::chosen(&[]).map(|case| Check::new(case.name(), one(case, &gpu))).collect();
+    let own = gpu.capabilities();
     let by_tma = own.wgmma.then_some(("by TMA", Capabilities { tma: true, ..own }));
     for (which, chosen) in by_tma.into_iter().chain([("widest tiles", Capabilities { wide: 0, deep: 0, ..own })]) {
-        let queue: Rc<dyn Queue> = Around::choosing(queue.clone(), Fill::Ones, chosen);
-        checks
-            .extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, {which}", case.name()), one(case, &queue))));
+        let gpu: Rc<dyn GpuDevice> = Around::choosing(gpu.clone(), Fill::Ones, chosen);
+        checks.extend(kernels::chosen(&["linear/", "conv/"]).map(|case| Check::new(format!("{}, {which}", case.name()), one(case, &gpu))));
     }
     if kernels::every_op() {
-        let device = Device::Gpu(queue.clone());
+        let device = Device::Gpu(gpu.clone());
         for size in [24, 32, 96] {
             let device = device.clone();
             checks.push(Check::new(format!("augment/{size}"), move || {
-                augment_gpu::agrees(size, device, real);
+                augment_gpu::agrees(size, device, dtype);
                 Ok(())
             }));
         }
@@ -67,7 +66,7 @@ fn cases(test: &'static str, real: Dtype) {
             Ok(())
         }));
     }
-    survive::all(test, &queue, checks);
+    survive::all(test, &gpu, checks);
 }
 
 #[test]
@@ -82,41 +81,41 @@ fn cases_bf16() {
 
 #[test]
 fn conformance_of_ptx() {
-    let Some(queue) = poisoned(Dtype::Bf16) else { return };
-    let checks = conformance::all(queue.capabilities().wgmma).into_iter().map(|(name, check)| {
-        let queue = queue.clone();
+    let Some(gpu) = poisoned(Dtype::Bf16) else { return };
+    let checks = conformance::all(gpu.capabilities().wgmma).into_iter().map(|(name, check)| {
+        let gpu = gpu.clone();
         Check::new(name, move || {
-            check(&*queue);
+            check(&*gpu);
             Ok(())
         })
     });
-    survive::all("card::conformance_of_ptx", &queue, checks.collect());
+    survive::all("card::conformance_of_ptx", &gpu, checks.collect());
 }
 
 /// Products of real sizes, where every multiprocessor has several blocks and pipelines run full.
 #[test]
 fn large_products() {
-    let Some(queue) = card(Dtype::Bf16) else { return };
+    let Some(gpu) = card(Dtype::Bf16) else { return };
     // The emulator takes minutes for what a card does at once.
     let layers = if emulated() { large::SMALL } else { large::ALL };
-    survive::all("card::large_products", &queue, large::checks(&queue, layers).collect());
+    survive::all("card::large_products", &gpu, large::checks(&gpu, layers).collect());
 }
 
 #[test]
 fn replays_equal_plain_runs() {
-    let queues: Vec<Rc<dyn Queue>> =
-        [Dtype::F32, Dtype::Bf16].into_iter().filter_map(card).map(|queue| Around::new(queue, Fill::Alternating) as _).collect();
+    let queues: Vec<Rc<dyn GpuDevice>> =
+        [Dtype::F32, Dtype::Bf16].into_iter().filter_map(card).map(|gpu| Around::new(gpu, Fill::Alternating) as _).collect();
     let Some(first) = queues.first() else { return };
-    let all = queues.iter().flat_map(|queue| kernels::chosen(&[]).filter(|case| case.seeded).map(move |case| (case, queue.clone())));
-    let checks = all.map(|(case, queue)| Check::new(format!("{}, {:?}", case.name(), queue.real()), move || replay::equals(&case, queue)));
+    let all = queues.iter().flat_map(|gpu| kernels::chosen(&[]).filter(|case| case.seeded).map(move |case| (case, gpu.clone())));
+    let checks = all.map(|(case, gpu)| Check::new(format!("{}, {:?}", case.name(), gpu.dtype()), move || replay::equals(&case, gpu)));
     survive::all("card::replays_equal_plain_runs", first, checks.collect());
 }
 
 #[test]
 fn training_follows_the_cpu() {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        if let Some(queue) = poisoned(real) {
-            curves::follow(queue, if emulated() { curves::EMULATOR } else { curves::CARD });
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        if let Some(gpu) = poisoned(dtype) {
+            curves::follow(gpu, if emulated() { curves::EMULATOR } else { curves::CARD });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What Hugging Face's transformers and lightly wrote themselves gives the features that they compute from it.
 
 use crate::golden::{Golden, close, formula, signed};
-use sslmem::checkpoint::{Checkpoint, Part};
-use sslmem::encoders::{Form, Stem, find};
+use sslmem::checkpoint::{Checkpoint, TensorRole};
+use sslmem::encoders::{EncoderConfig, Stem, find};
 use sslmem::tape::{Mode, Tape};
 use sslmem::weights::Weights;
 use std::path::{Path, PathBuf};
@@ -56,12 +56,12 @@ fn features(path: &Path, arch: &str) -> Vec<f32> {
     let fact = |name: &str| facts.get(name).map(String::as_str);
     assert_eq!(fact("arch"), Some(arch), "{}", path.display());
     let stem = if fact("stem") == Some("imagenet") { Stem::Imagenet } else { Stem::Cifar };
-    let form = Form { stem, patch: fact("patch").map_or(4, |patch| patch.parse().unwrap()), ..Form::of(32) };
+    let config = EncoderConfig { stem, patch: fact("patch").map_or(4, |patch| patch.parse().unwrap()), ..EncoderConfig::of(32) };
     let (mut tape, encoder) = (Tape::new(Mode::Eval), find(arch).unwrap());
     let images = tape.constant([2, 32, 32, 3], signed(4000, 2 * 32 * 32 * 3));
-    let map = encoder.map(&mut tape.root().at("encoder"), &form, images);
+    let map = encoder.map(&mut tape.root().at("encoder"), &config, images);
     let features = encoder.pool(&mut tape.root(), map);
-    weights.check(path, &tape, "encoder.").unwrap();
+    weights.check(path, &tape.shapes_below("encoder."), "encoder.").unwrap();
     tape.keep(features);
     let mut program = tape.compile(&mut weights).unwrap();
     program.run().unwrap();
@@ -70,9 +70,9 @@ fn features(path: &Path, arch: &str) -> Vec<f32> {
 
 #[test]
 fn their_files_give_their_features() {
-    use Part::*;
+    use TensorRole::*;
     // File or folder, who is named, encoder, what is left besides counters.
-    type Row = (&'static str, &'static str, &'static str, &'static [(Part, usize)]);
+    type Row = (&'static str, &'static str, &'static str, &'static [(TensorRole, usize)]);
     let table: &[Row] = &[
         ("vit", "Hugging Face transformers", "vit_nano", &[(Classifier, 2)]),
         ("vit_labelled", "Hugging Face transformers", "vit_nano", &[(Classifier, 2)]),
@@ -96,9 +96,9 @@ fn their_files_give_their_features() {
         let layout = file.identify().unwrap().layout.unwrap_or_else(|| panic!("{name}: nothing"));
         assert_eq!((layout.wrapper, layout.arch), (*wrapper, *arch), "{name}");
         assert!(layout.missing.is_empty(), "{name}: {:?}", layout.missing);
-        let mut found: Vec<Part> = layout.leftovers.iter().map(|left| left.reason).filter(|reason| *reason != Counter).collect();
+        let mut found: Vec<TensorRole> = layout.leftovers.iter().map(|left| left.reason).filter(|reason| *reason != Counter).collect();
         found.sort();
-        let wanted: Vec<Part> = left.iter().flat_map(|(part, count)| vec![*part; *count]).collect();
+        let wanted: Vec<TensorRole> = left.iter().flat_map(|(part, count)| vec![*part; *count]).collect();
         assert_eq!(found, wanted, "{name}");
         close(name, &features(&path, arch), golden.get(name), 1e-4);
     }

@@ -3,7 +3,7 @@
 
 use sslmem::device::conv::{Activation, Conv};
 use sslmem::device::{Capabilities, Launch};
-use sslmem::ops::choose::{self, Attention, Product, WayOut};
+use sslmem::ops::choose::{self, Attention, EpilogueKind, Product};
 use sslmem::var::Dtype;
 use std::fmt::Write;
 
@@ -22,11 +22,11 @@ fn say(to: &mut String, of: &str, launch: &Launch) {
 /// Every choice of `make`, by type and card. wgmma multiplies bf16 alone.
 fn table(make: impl Fn(&Capabilities, Dtype, &mut String)) -> String {
     let mut table = String::new();
-    for (real, name) in [(Dtype::Bf16, "bf16"), (Dtype::F32, "f32")] {
+    for (dtype, name) in [(Dtype::Bf16, "bf16"), (Dtype::F32, "f32")] {
         for (card, on) in CARDS {
-            let on = Capabilities { wgmma: on.wgmma && real == Dtype::Bf16, ..on };
+            let on = Capabilities { wgmma: on.wgmma && dtype == Dtype::Bf16, ..on };
             writeln!(table, "[{card} {name}]").unwrap();
-            make(&on, real, &mut table);
+            make(&on, dtype, &mut table);
         }
     }
     table
@@ -61,25 +61,25 @@ fn products() {
         ("head to 1000", plain(256, 2048, 1000)),
         ("3 channels", Product { rows: 1000, outputs: 96, channels: 3, taps: 9, plain: false }),
     ];
-    let choices = table(|on, real, to| layers.iter().for_each(|(name, p)| say(to, name, &choose::product(on, real, p))));
+    let choices = table(|on, dtype, to| layers.iter().for_each(|(name, p)| say(to, name, &choose::product(on, dtype, p))));
     same("products", &choices);
 }
 
 #[test]
 fn products_by_tma() {
     let on = Capabilities { tma: true, ..CARDS[0].1 };
-    let way = |activation, adds, keeps| WayOut { activation, adds, keeps };
-    let (qkv, nothing) = (plain(128 * 197, 768, 2304), way(Activation::Nothing, false, false));
-    let chosen = |on: &Capabilities, p: Product, way| {
-        choose::by_tma(on, Dtype::Bf16, &p, way).map(|(l, columns)| (l.kernel, l.grid[0], l.shared, columns))
+    let kind = |activation, adds, keeps| EpilogueKind { activation, adds, keeps };
+    let (qkv, nothing) = (plain(128 * 197, 768, 2304), kind(Activation::Nothing, false, false));
+    let chosen = |on: &Capabilities, p: Product, kind| {
+        choose::by_tma(on, Dtype::Bf16, &p, kind).map(|(l, columns)| (l.kernel, l.grid[0], l.shared, columns))
     };
     assert_eq!(chosen(&CARDS[0].1, qkv, nothing), None, "off until it is asked for");
     assert_eq!(chosen(&on, qkv, nothing), Some(("linear_256", 132, 229_440, 256)));
     assert_eq!(chosen(&on, plain(788, 768, 768), nothing), Some(("linear_128", 42, 229_472, 128)));
-    assert_eq!(chosen(&on, qkv, way(Activation::Relu, true, false)).unwrap().0, "linear_256_relu_more");
-    assert_eq!(chosen(&on, qkv, way(Activation::Gelu, false, true)).unwrap().0, "linear_256_gelu_keep");
+    assert_eq!(chosen(&on, qkv, kind(Activation::Relu, true, false)).unwrap().0, "linear_256_relu_more");
+    assert_eq!(chosen(&on, qkv, kind(Activation::Gelu, false, true)).unwrap().0, "linear_256_gelu_keep");
     // No kernel: a sum behind GELU, few columns, what does not come in 16 bytes, a neighbourhood.
-    assert_eq!(chosen(&on, qkv, way(Activation::Gelu, true, false)), None);
+    assert_eq!(chosen(&on, qkv, kind(Activation::Gelu, true, false)), None);
     assert_eq!(chosen(&on, plain(1000, 768, 64), nothing), None);
     assert_eq!(chosen(&on, plain(1000, 768, 100), nothing), None);
     assert_eq!(chosen(&on, Product { plain: false, ..qkv }, nothing), None);
@@ -98,7 +98,7 @@ fn gradients_of_weights() {
         ("ViT-B fc1", Conv::linear(128 * 197, 768, 3072)),
         ("ragged", Conv::linear(100, 35, 21)),
     ];
-    let choices = table(|on, real, to| layers.iter().for_each(|(name, c)| say(to, name, &choose::weights(on, real, c))));
+    let choices = table(|on, dtype, to| layers.iter().for_each(|(name, c)| say(to, name, &choose::weights(on, dtype, c))));
     same("gradients of weights", &choices);
     for (name, c) in layers {
         let parts = CARDS.map(|(_, on)| choose::weights(&on, Dtype::Bf16, &c).grid[1]);
@@ -119,10 +119,10 @@ fn first_layers() {
         Some(stem) => say(to, &format!("{name}, run {}, pitch {}", stem.run, stem.pitch), &stem.launch),
         None => writeln!(to, "{name}: none").unwrap(),
     };
-    let choices = table(|on, real, to| {
+    let choices = table(|on, dtype, to| {
         for (name, c) in &layers {
-            say_stem(to, name, choose::stem(on, real, c));
-            say_stem(to, &format!("{name}, weights"), choose::stem_weights(on, real, c));
+            say_stem(to, name, choose::stem(on, dtype, c));
+            say_stem(to, &format!("{name}, weights"), choose::stem_weights(on, dtype, c));
         }
     });
     same("first layers", &choices);
@@ -138,12 +138,12 @@ fn attention() {
         ("heads of 32", Attention { images: 16, tokens: 197, heads: 12, head: 32 }),
         ("heads of 80", Attention { images: 16, tokens: 257, heads: 16, head: 80 }),
     ];
-    let choices = table(|on, real, to| {
+    let choices = table(|on, dtype, to| {
         for (name, a) in &shapes {
-            say(to, name, &choose::attention(on, real, a));
-            match choose::attention_back(on, real, a) {
+            say(to, name, &choose::attention(on, dtype, a));
+            match choose::attention_back(on, dtype, a) {
                 Some(launch) => say(to, &format!("{name}, back"), &launch),
-                None => choose::attention_back_long(real, a).iter().for_each(|l| say(to, &format!("{name}, back"), l)),
+                None => choose::attention_back_long(dtype, a).iter().for_each(|l| say(to, &format!("{name}, back"), l)),
             }
         }
     });

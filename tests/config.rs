@@ -5,7 +5,7 @@ use std::fs;
 
 use sslmem::Error;
 use sslmem::config::{self, DEFAULT, KEYS, Layers, Normalize, Order, PRESETS, Recipe, nearest, preset};
-use sslmem::split::{How, Size};
+use sslmem::split::{How, SubsetSize};
 use sslmem::view::{self, Policy};
 
 fn base() -> Layers {
@@ -44,9 +44,9 @@ fn every_preset_is_valid_and_comes_back_from_toml() {
 fn presets_go_on_top_of_each_other() {
     let recipe = Layers::presets(&["paper_mae", "svhn"]).unwrap().resolve().unwrap();
     assert_eq!((&recipe.method.name[..], &recipe.encoder.arch[..], &recipe.data.source[..]), ("mae", "vit_tiny", "svhn:data/svhn"));
-    assert_eq!((recipe.split.shared, recipe.train.epochs), (Size::Count(40_000), 600));
+    assert_eq!((recipe.split.shared, recipe.train.epochs), (SubsetSize::Count(40_000), 600));
     let alone = Layers::presets(&["mnist"]).unwrap().resolve().unwrap();
-    assert_eq!((&alone.method.name[..], alone.split.candidate), ("simclr", Size::Count(5_000)));
+    assert_eq!((&alone.method.name[..], alone.split.candidate), ("simclr", SubsetSize::Count(5_000)));
     // One with a base starts again.
     let again = Layers::presets(&["svhn", "paper_dino"]).unwrap().resolve().unwrap();
     assert_eq!(again, preset("paper_dino").unwrap());
@@ -110,7 +110,7 @@ fn later_layers_win() {
     assert_eq!(recipe.data.source, "cifar10:a b=c");
     assert_eq!(recipe.encoder.arch, "resnet50", "from the preset");
     assert_eq!(recipe.how(), How::Seeded(9));
-    assert_eq!((recipe.split.shared, recipe.split.external), (Size::Count(240), Size::Fraction(0.5)));
+    assert_eq!((recipe.split.shared, recipe.split.external), (SubsetSize::Count(240), SubsetSize::Fraction(0.5)));
     assert_eq!(Recipe::default().split.order, Order::Auto);
 }
 

@@ -3,32 +3,32 @@
 
 use crate::emulated::Emulated;
 use emulator::Options;
-use sslmem::device::{Launch, Matrix, Queue};
+use sslmem::device::{GpuDevice, Launch, Matrix};
 use sslmem::random::{Purpose, Stream};
 
 /// Launches `kernel` with its outputs, of these bytes, first, then its inputs, then its scalars; returns the outputs.
 fn run(
-    queue: &dyn Queue,
+    gpu: &dyn GpuDevice,
     kernel: &'static str,
     [grid, block]: [u32; 2],
     outputs: &[usize],
     inputs: &[&[u8]],
     scalars: &[u64],
 ) -> Vec<Vec<u8>> {
-    let to: Vec<u64> = outputs.iter().map(|&bytes| queue.alloc(bytes).unwrap()).collect();
-    let from: Vec<u64> = inputs.iter().map(|input| queue.alloc(input.len()).unwrap()).collect();
-    from.iter().zip(inputs).for_each(|(&address, input)| queue.upload(address, input).unwrap());
+    let to: Vec<u64> = outputs.iter().map(|&bytes| gpu.alloc(bytes).unwrap()).collect();
+    let from: Vec<u64> = inputs.iter().map(|input| gpu.alloc(input.len()).unwrap()).collect();
+    from.iter().zip(inputs).for_each(|(&address, input)| gpu.upload(address, input).unwrap());
     let shared = if kernel.contains("wgmma") || kernel.contains("tma") { WGMMA_SHARED } else { 0 };
     let launch = Launch { kernel, grid: [grid, 1, 1], block: [block, 1, 1], shared };
     let words: Vec<u64> = to.iter().chain(&from).chain(scalars).copied().collect();
-    queue.launch(&launch, &words).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    gpu.launch(&launch, &words).unwrap_or_else(|e| panic!("{kernel}: {e}"));
     let read = |(&address, &bytes)| {
         let mut data = vec![0; bytes];
-        queue.download(address, &mut data).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        gpu.download(address, &mut data).unwrap_or_else(|e| panic!("{kernel}: {e}"));
         data
     };
     let written = to.iter().zip(outputs).map(read).collect();
-    to.iter().chain(&from).for_each(|&address| queue.free(address));
+    to.iter().chain(&from).for_each(|&address| gpu.free(address));
     written
 }
 
@@ -51,8 +51,8 @@ fn random(stream: u32) -> Stream {
     Stream::new(11, Purpose::Statistics, 0, stream, 0)
 }
 
-/// What panics where a queue's primitive is not what the manual says.
-pub type Check = fn(&dyn Queue);
+/// What panics where a device's primitive is not what the manual says.
+pub type Check = fn(&dyn GpuDevice);
 
 /// All of them by name, with those of Hopper or without; the most telling first.
 pub fn all(hopper: bool) -> Vec<(&'static str, Check)> {
@@ -73,7 +73,7 @@ pub fn all(hopper: bool) -> Vec<(&'static str, Check)> {
 
 /// Lane 8i + j gives the address of row j of matrix i; lane l receives of each matrix the elements 2(l % 4) and the
 /// next of row l / 4, the first in the lower half; with `.trans` of the transposed matrix.
-fn ldmatrix(queue: &dyn Queue) {
+fn ldmatrix(gpu: &dyn GpuDevice) {
     let halves: Vec<u16> = (0..512).map(|i| i * 97 + 5).collect();
     let rows = random(1).permutation(64);
     let element = |matrix: usize, row: usize, column: usize| halves[rows[8 * matrix + row] as usize * 8 + column] as u32;
@@ -84,7 +84,7 @@ fn ldmatrix(queue: &dyn Queue) {
         ("conformance_ldmatrix_x4_trans", 4, true),
     ];
     for (kernel, count, trans) in kernels {
-        let got = run(queue, kernel, [1, 32], &[128 * count], &[bytes(&halves), bytes(&rows[..32])], &[]);
+        let got = run(gpu, kernel, [1, 32], &[128 * count], &[bytes(&halves), bytes(&rows[..32])], &[]);
         let pair = |lane: usize, matrix: usize| {
             let (row, column) = (lane / 4, lane % 4 * 2);
             let at = |k| if trans { element(matrix, column + k, row) } else { element(matrix, row, column + k) };
@@ -112,7 +112,7 @@ impl Tiles {
     }
 
     /// The device's result, and beside it the terms of each sum, in f64.
-    fn multiply(&self, queue: &dyn Queue) -> Vec<(f32, [f64; 17])> {
+    fn multiply(&self, gpu: &dyn GpuDevice) -> Vec<(f32, [f64; 17])> {
         let pair = |low: f32, high: f32| nearest_bf16(low) as u32 | (nearest_bf16(high) as u32) << 16;
         let (mut a, mut b, mut c, mut places) = (vec![], vec![], vec![], vec![]);
         for tile in 0..self.a.len() {
@@ -131,7 +131,7 @@ impl Tiles {
             }
         }
         let grid = [self.a.len() as u32, 32];
-        let got = run(queue, "conformance_mma_m16n8k16", grid, &[4 * c.len()], &[bytes(&a), bytes(&b), bytes(&c)], &[]);
+        let got = run(gpu, "conformance_mma_m16n8k16", grid, &[4 * c.len()], &[bytes(&a), bytes(&b), bytes(&c)], &[]);
         let terms = |(tile, row, column): (usize, usize, usize)| {
             let product = |k: usize| self.a[tile][row][k] as f64 * self.b[tile][k][column] as f64;
             std::array::from_fn(|k| if k < 16 { product(k) } else { self.c[tile][row][column] as f64 })
@@ -141,21 +141,21 @@ impl Tiles {
 }
 
 /// Small integers leave nothing to round: a wrong fragment shows in the bits.
-fn mma_of_integers_is_exact(queue: &dyn Queue) {
+fn mma_of_integers_is_exact(gpu: &dyn GpuDevice) {
     let (mut a, mut b, mut c) = (random(2), random(3), random(4));
     let integer = |s: &mut Stream| s.range(-128.0, 128.0).round();
-    for (got, terms) in Tiles::new(4, || integer(&mut a), || integer(&mut b), || integer(&mut c)).multiply(queue) {
+    for (got, terms) in Tiles::new(4, || integer(&mut a), || integer(&mut b), || integer(&mut c)).multiply(gpu) {
         assert_eq!(got as f64, terms.iter().sum::<f64>(), "mma_m16n8k16 of integers");
     }
 }
 
 /// Tensor cores align the terms of a sum to the largest and cut what does not fit 24 bits (Fasi et al. 2021); the sum of
 /// 16 products may be taken in two halves. So each half cuts at most nine terms and its own result by 2^-23 of the largest.
-fn mma_of_reals_is_within_its_rounding(queue: &dyn Queue) {
+fn mma_of_reals_is_within_its_rounding(gpu: &dyn GpuDevice) {
     let wide = |s: &mut Stream| bf16_value(nearest_bf16(s.range(-1.0, 1.0) * s.range(-12.0, 12.0).exp2()));
     let (mut a, mut b, mut c) = (random(5), random(6), random(7));
     let mut worst = 0.0f64;
-    for (got, terms) in Tiles::new(8, || wide(&mut a), || wide(&mut b), || wide(&mut c)).multiply(queue) {
+    for (got, terms) in Tiles::new(8, || wide(&mut a), || wide(&mut b), || wide(&mut c)).multiply(gpu) {
         let size: f64 = terms.iter().map(|t| t.abs()).sum();
         worst = worst.max((got as f64 - terms.iter().sum::<f64>()).abs() / size);
     }
@@ -165,27 +165,27 @@ fn mma_of_reals_is_within_its_rounding(queue: &dyn Queue) {
 
 /// Where the bytes of element (row, k) of a tile with 64 values of K lie under the swizzle of 128 bytes: rows along K, or pieces of 64 rows
 /// beside each other for each k. Of every eight lines of 128 bytes the chunks of 16 are exchanged by the line's number.
-fn swizzled(across: bool, row: usize, k: usize) -> usize {
-    let (line, value) = if across { (row / 64 * 64 + k, row % 64) } else { (row, k) };
+fn swizzled(mn_major: bool, row: usize, k: usize) -> usize {
+    let (line, value) = if mn_major { (row / 64 * 64 + k, row % 64) } else { (row, k) };
     line * 128 + ((value / 8) ^ (line % 8)) * 16 + value % 8 * 2
 }
 
 /// 64 x 64 by 64 x 128 or 64 x 256 of small integers, from tiles laid out here by the manual: exact. Thread t holds in register i row
 /// t / 32 * 16 + t % 32 / 4, and eight below for i % 4 > 1, and column i / 4 * 8 + t % 4 * 2 + i % 2.
-fn wgmma(queue: &dyn Queue) {
+fn wgmma(gpu: &dyn GpuDevice) {
     let mut s = random(12);
     let mut integers = |n: usize| (0..n * 64).map(|_| s.range(-64.0, 64.0).round()).collect::<Vec<f32>>();
     let (a, b) = (integers(64), integers(256));
     let kernels =
-        [("conformance_wgmma_along", false, 128), ("conformance_wgmma_across", true, 128), ("conformance_wgmma_wide", false, 256)];
-    for (kernel, across, columns) in kernels {
+        [("conformance_wgmma_k_major", false, 128), ("conformance_wgmma_mn_major", true, 128), ("conformance_wgmma_wide", false, 256)];
+    for (kernel, mn_major, columns) in kernels {
         let b = &b[..64 * columns];
         let tile = |values: &[f32]| {
             let mut laid = vec![0u16; values.len()];
-            values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(across, i / 64, i % 64) / 2] = nearest_bf16(v));
+            values.iter().enumerate().for_each(|(i, &v)| laid[swizzled(mn_major, i / 64, i % 64) / 2] = nearest_bf16(v));
             laid
         };
-        let got = floats(&run(queue, kernel, [1, 128], &[4 * 64 * columns], &[bytes(&tile(&a)), bytes(&tile(b))], &[])[0]);
+        let got = floats(&run(gpu, kernel, [1, 128], &[4 * 64 * columns], &[bytes(&tile(&a)), bytes(&tile(b))], &[])[0]);
         for (at, &got) in got.iter().enumerate() {
             let (thread, i) = (2 * at / columns, at % (columns / 2));
             let (row, column) = (thread / 32 * 16 + thread % 32 / 4 + i % 4 / 2 * 8, i / 4 * 8 + thread % 4 * 2 + i % 2);
@@ -196,9 +196,9 @@ fn wgmma(queue: &dyn Queue) {
 }
 
 /// What ldmatrix loads, stmatrix stores: register i of lane l is the pair l % 4 of row l / 4 of matrix i.
-fn stmatrix(queue: &dyn Queue) {
+fn stmatrix(gpu: &dyn GpuDevice) {
     let (registers, rows) = ((0..128).map(|i| i * 2654435761u32).collect::<Vec<u32>>(), random(13).permutation(32));
-    let got = run(queue, "conformance_stmatrix", [1, 32], &[512], &[bytes(&registers), bytes(&rows)], &[]);
+    let got = run(gpu, "conformance_stmatrix", [1, 32], &[512], &[bytes(&registers), bytes(&rows)], &[]);
     let mut expected = vec![0; 128];
     for (lane, i) in (0..128).map(|at| (at / 4, at % 4)) {
         expected[rows[8 * i + lane / 4] as usize * 4 + lane % 4] = registers[lane * 4 + i];
@@ -207,15 +207,15 @@ fn stmatrix(queue: &dyn Queue) {
 }
 
 /// Boxes of 64 x 64 of a matrix of 150 x 72, swizzled by 128 bytes, with zeros outside.
-fn tma(queue: &dyn Queue) {
+fn tma(gpu: &dyn GpuDevice) {
     let (height, width) = (150, 72);
     let from: Vec<u16> = (0..height * width).map(|i| (i * 97 + 5) as u16).collect();
-    let address = queue.alloc(2 * from.len()).unwrap();
-    queue.upload(address, bytes(&from)).unwrap();
-    let map = queue.map(address, &Matrix { rows: height, columns: width, high: 64 }).unwrap();
+    let address = gpu.alloc(2 * from.len()).unwrap();
+    gpu.upload(address, bytes(&from)).unwrap();
+    let map = gpu.map(address, &Matrix { rows: height, columns: width, high: 64 }).unwrap();
     for (column, row, rounds) in [(0, 0, 3), (64, 8, 5)] {
         let scalars: Vec<u64> = map.into_iter().chain([column as u64, row as u64, rounds as u64]).collect();
-        let got = run(queue, "conformance_tma", [1, 128], &[8192 * rounds], &[], &scalars);
+        let got = run(gpu, "conformance_tma", [1, 128], &[8192 * rounds], &[], &scalars);
         let got: Vec<u16> = bytemuck::pod_collect_to_vec(&got[0]);
         for (i, k) in (0..rounds * 64).flat_map(|i| (0..64).map(move |k| (i, k))) {
             let inside = row + i < height && column + k < width;
@@ -229,11 +229,11 @@ fn tma(queue: &dyn Queue) {
             );
         }
     }
-    queue.free(address);
+    gpu.free(address);
 }
 
-fn measure_wgmma(queue: &dyn Queue) {
-    let sums = |rounds: u64| floats(&run(queue, "measure_wgmma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
+fn measure_wgmma(gpu: &dyn GpuDevice) {
+    let sums = |rounds: u64| floats(&run(gpu, "measure_wgmma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
     let (none, one, three) = (sums(0), sums(1), sums(3));
     assert_eq!(none, vec![0.0; 256], "measure_wgmma starts from zeros");
     assert!(one.iter().any(|sum| sum.abs() > 1.0), "measure_wgmma multiplies");
@@ -242,8 +242,8 @@ fn measure_wgmma(queue: &dyn Queue) {
     }
 }
 
-fn mma_knows_infinity_nan_and_subnormals(queue: &dyn Queue) {
-    let first = |a: f32, b: f32, c: f32| Tiles::new(1, || a, || b, || c).multiply(queue)[0].0;
+fn mma_knows_infinity_nan_and_subnormals(gpu: &dyn GpuDevice) {
+    let first = |a: f32, b: f32, c: f32| Tiles::new(1, || a, || b, || c).multiply(gpu)[0].0;
     assert_eq!(first(f32::INFINITY, 2.0, 1.0), f32::INFINITY);
     assert_eq!(first(f32::NEG_INFINITY, 2.0, 1.0), f32::NEG_INFINITY);
     assert!(first(f32::INFINITY, 0.0, 1.0).is_nan(), "infinity times zero");
@@ -255,7 +255,7 @@ fn mma_knows_infinity_nan_and_subnormals(queue: &dyn Queue) {
 
 /// Lane i copies `size` bytes to slot to[i] where bit i says so; the rest of the slots becomes zeros. In the second
 /// group it is the other lanes that copy.
-fn cp_async(queue: &dyn Queue) {
+fn cp_async(gpu: &dyn GpuDevice) {
     let (from, to, mask) = ((0..1024).map(|i| (i * 7 + 1) as u8).collect::<Vec<u8>>(), random(8).permutation(32), 0xb38f_0d71u32);
     for (kernel, size) in [("conformance_cp_async_4", 4), ("conformance_cp_async_8", 8), ("conformance_cp_async_16", 16)] {
         let mut expected = vec![0u8; 64 * size];
@@ -263,7 +263,7 @@ fn cp_async(queue: &dyn Queue) {
             let slot = (group * 32 + to[lane] as usize) * size;
             expected[slot..slot + size].copy_from_slice(&from[(group * 32 + lane) * size..][..size]);
         }
-        let got = run(queue, kernel, [1, 32], &[64 * size], &[&from, bytes(&to)], &[mask as u64]);
+        let got = run(gpu, kernel, [1, 32], &[64 * size], &[&from, bytes(&to)], &[mask as u64]);
         assert_eq!(got[0], expected, "{kernel}");
     }
 }
@@ -289,14 +289,14 @@ fn nearest_bf16(x: f32) -> u16 {
 }
 
 /// Every exponent and sign, with mantissas and rests at and around the ties: zeros, subnormals, infinities, NaNs too.
-fn bf16(queue: &dyn Queue) {
+fn bf16(gpu: &dyn GpuDevice) {
     let mantissas = [0u32, 1, 2, 0x3f, 0x40, 0x7e, 0x7f];
     let rests = [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
     let bits = (0..512u32).flat_map(|e| mantissas.into_iter().flat_map(move |m| rests.into_iter().map(move |r| e << 23 | m << 16 | r)));
     let x: Vec<f32> = bits.map(f32::from_bits).collect();
     let pairs = x.len() / 2;
     let outputs = [4 * pairs, 8 * pairs, 8 * pairs];
-    let got = run(queue, "conformance_bf16", [pairs.div_ceil(256) as u32, 256], &outputs, &[bytes(&x)], &[pairs as u64]);
+    let got = run(gpu, "conformance_bf16", [pairs.div_ceil(256) as u32, 256], &outputs, &[bytes(&x)], &[pairs as u64]);
     let (packed, single, back) = (words(&got[0]), words(&got[1]), words(&got[2]));
     for (i, &x) in x.iter().enumerate() {
         let expected = nearest_bf16(x) as u32;
@@ -308,13 +308,12 @@ fn bf16(queue: &dyn Queue) {
 
 /// Powers of two within 2^-22 of themselves (twice that is allowed, for whole exponents add their rounding), zero where they would be
 /// subnormal, infinite past the largest; of NaN comes NaN.
-fn ex2(queue: &dyn Queue) {
+fn ex2(gpu: &dyn GpuDevice) {
     let mut s = random(8);
     let mut x: Vec<f32> = (0..4000).map(|_| s.range(-126.0, 128.0)).chain((-126..128).map(|e| e as f32)).collect();
     x.extend([-0.0, 0.0, 1e-30, -1e-30, 1e-40, -126.5, -127.0, -200.0, -1e30, 128.0, 300.0]);
     x.extend([f32::NEG_INFINITY, f32::INFINITY, f32::NAN]);
-    let got =
-        floats(&run(queue, "conformance_ex2", [x.len().div_ceil(256) as u32, 256], &[4 * x.len()], &[bytes(&x)], &[x.len() as u64])[0]);
+    let got = floats(&run(gpu, "conformance_ex2", [x.len().div_ceil(256) as u32, 256], &[4 * x.len()], &[bytes(&x)], &[x.len() as u64])[0]);
     for (&x, &got) in x.iter().zip(&got) {
         let wanted = (x as f64).exp2();
         match x {
@@ -327,23 +326,23 @@ fn ex2(queue: &dyn Queue) {
 }
 
 /// Two warps hand 64 words at a time to two others, who write them backwards; two such groups in one block.
-fn barriers(queue: &dyn Queue) {
+fn barriers(gpu: &dyn GpuDevice) {
     let rounds = 9;
     let x: Vec<u32> = (0..2 * rounds * 64).map(|i| i * 2654435761u32).collect();
-    let got = run(queue, "conformance_barriers", [1, 256], &[4 * x.len()], &[bytes(&x)], &[rounds as u64]);
+    let got = run(gpu, "conformance_barriers", [1, 256], &[4 * x.len()], &[bytes(&x)], &[rounds as u64]);
     let expected: Vec<u32> = x.chunks(64).flat_map(|c| c.iter().rev().copied()).collect();
     assert_eq!(words(&got[0]), expected, "bar_sync and bar_arrive");
 }
 
 /// The kernels that benchmarks divide by do all of the work that is counted.
-fn measures(queue: &dyn Queue) {
+fn measures(gpu: &dyn GpuDevice) {
     let x: Vec<u32> = (0..4 * 1500u32).map(|i| i * 2654435761u32).collect();
-    let copy = run(queue, "measure_copy", [2, 256], &[4 * x.len()], &[bytes(&x)], &[1500]);
+    let copy = run(gpu, "measure_copy", [2, 256], &[4 * x.len()], &[bytes(&x)], &[1500]);
     assert_eq!(words(&copy[0]), x, "measure_copy");
-    let read = run(queue, "measure_read", [3, 256], &[4 * 3 * 256], &[bytes(&x)], &[1500, 3]);
+    let read = run(gpu, "measure_read", [3, 256], &[4 * 3 * 256], &[bytes(&x)], &[1500, 3]);
     let all = |words: &[u32]| words.iter().fold(0, |all, word| all ^ word);
     assert_eq!(all(&words(&read[0])), all(&x), "measure_read reads each word three times");
-    let sums = |rounds: u64| floats(&run(queue, "measure_mma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
+    let sums = |rounds: u64| floats(&run(gpu, "measure_mma", [1, 256], &[4 * 256], &[], &[rounds])[0]);
     let (none, one, three) = (sums(0), sums(1), sums(3));
     assert_eq!(none, vec![496.0; 256], "measure_mma starts from 0 + 1 + .. + 31");
     assert!(one.iter().zip(&none).any(|(one, none)| one != none), "measure_mma multiplies");
@@ -355,7 +354,7 @@ fn measures(queue: &dyn Queue) {
 #[test]
 fn emulated_primitives_do_what_the_manual_says() {
     for schedule in Options::schedules() {
-        let queue = Emulated::hopper(schedule);
-        all(true).into_iter().for_each(|(_, check)| check(&*queue));
+        let gpu = Emulated::hopper(schedule);
+        all(true).into_iter().for_each(|(_, check)| check(&*gpu));
     }
 }

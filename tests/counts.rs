@@ -46,7 +46,7 @@ const CASES: &[Case] = &[
         inputs: &[&[2, 16, 32, 3]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(64, 3, 1), None, true),
     },
-    Case { name: "contrast 128 x 128", mode: Mode::Train, inputs: &[&[128, 128]], build: |s, x| s.contrast(x[0], 0.5) },
+    Case { name: "nt_xent 128 x 128", mode: Mode::Train, inputs: &[&[128, 128]], build: |s, x| s.nt_xent(x[0], 0.5) },
     Case {
         name: "alignment 8 samples, 5 views, 512",
         mode: Mode::Eval,
@@ -64,9 +64,9 @@ fn on_hopper(case: &Case) -> Vec<LaunchCounts> {
     counted_on(Emulated::hopper(Options { counts: true, ..Options::default() }), case)
 }
 
-fn counted_on(queue: Rc<Emulated>, case: &Case) -> Vec<LaunchCounts> {
-    record(case, false, Device::Gpu(queue.clone())).run().unwrap();
-    queue.take_counts()
+fn counted_on(gpu: Rc<Emulated>, case: &Case) -> Vec<LaunchCounts> {
+    record(case, false, Device::Gpu(gpu.clone())).run().unwrap();
+    gpu.take_counts()
 }
 
 fn case(name: &str) -> &'static Case {

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use sslmem::device::cuda::{self, Cache, architecture, places};
-use sslmem::device::{Launch, Queue};
+use sslmem::device::{GpuDevice, Launch};
 use sslmem::error::Error;
 use sslmem::var::Dtype;
 
@@ -164,59 +164,59 @@ fn bytes_arrive_in_order_and_graphs_replay() {
     assert_eq!(fake.compilations().len(), 3, "a header is part of what was compiled");
 }
 
-fn open() -> std::rc::Rc<dyn Queue> {
+fn open() -> std::rc::Rc<dyn GpuDevice> {
     cuda::open(0, Dtype::F32).unwrap()
 }
 
 const SCALE: Launch = Launch { kernel: "scale_fwd", grid: [4, 1, 1], block: [256, 1, 1], shared: 200 * 1024 };
 
-fn scale(queue: &dyn Queue, y: u64, x: u64, factor: f32, n: i32) -> Result<(), Error> {
-    queue.launch(&SCALE, &[y, x, factor.to_bits() as u64, n as u32 as u64])
+fn scale(gpu: &dyn GpuDevice, y: u64, x: u64, factor: f32, n: i32) -> Result<(), Error> {
+    gpu.launch(&SCALE, &[y, x, factor.to_bits() as u64, n as u32 as u64])
 }
 
-fn floats(queue: &dyn Queue, from: u64) -> Vec<f32> {
+fn floats(gpu: &dyn GpuDevice, from: u64) -> Vec<f32> {
     let mut values = vec![0f32; 1024];
-    queue.download(from, bytemuck::cast_slice_mut(&mut values)).unwrap();
+    gpu.download(from, bytemuck::cast_slice_mut(&mut values)).unwrap();
     values
 }
 
 #[test]
 #[ignore = "bytes_arrive_in_order_and_graphs_replay runs it with a pretended driver"]
 fn worker_queue() {
-    let queue = open();
-    assert_eq!((queue.real(), queue.capabilities().shared), (Dtype::F32, 232_448));
+    let gpu = open();
+    assert_eq!((gpu.dtype(), gpu.capabilities().shared), (Dtype::F32, 232_448));
     // More than the ring of pieces holds, overwritten by the host as soon as `upload` is back.
     let bytes = (180 << 20) + 12_345;
-    let big = queue.alloc(bytes).unwrap();
+    let big = gpu.alloc(bytes).unwrap();
     let mut sent: Vec<u8> = (0..bytes).map(|i| (i / 977) as u8).collect();
-    queue.upload(big, &sent).unwrap();
+    gpu.upload(big, &sent).unwrap();
     let kept = sent.clone();
     sent.fill(0);
     let mut got = vec![1u8; kept.len()];
-    queue.download(big, &mut got).unwrap();
+    gpu.download(big, &mut got).unwrap();
     assert!(got == kept, "a large upload arrives whole");
-    queue.free(big);
+    gpu.free(big);
     // An upload comes after the kernels before it and before those after it, though it does not wait for them.
-    let (x, y, z) = (queue.alloc(4096).unwrap(), queue.alloc(4096).unwrap(), queue.alloc(4096).unwrap());
+    let (x, y, z) = (gpu.alloc(4096).unwrap(), gpu.alloc(4096).unwrap(), gpu.alloc(4096).unwrap());
     for round in 0..100 {
-        queue.upload(x, bytemuck::cast_slice(&[round as f32; 1024])).unwrap();
-        scale(&*queue, y, x, 2.0, 1).unwrap();
-        queue.upload(x, bytemuck::cast_slice(&[-1f32; 1024])).unwrap();
-        scale(&*queue, z, x, 1.0, 0).unwrap();
+        gpu.upload(x, bytemuck::cast_slice(&[round as f32; 1024])).unwrap();
+        scale(&*gpu, y, x, 2.0, 1).unwrap();
+        gpu.upload(x, bytemuck::cast_slice(&[-1f32; 1024])).unwrap();
+        scale(&*gpu, z, x, 1.0, 0).unwrap();
     }
-    assert_eq!((floats(&*queue, y), floats(&*queue, z)), (vec![199.0; 1024], vec![-1.0; 1024]));
+    assert_eq!((floats(&*gpu, y), floats(&*gpu, z)), (vec![199.0; 1024], vec![-1.0; 1024]));
     // A graph does what was launched while it was made, as often as it is replayed.
-    let mut work = || scale(&*queue, x, x, 2.0, 0).and_then(|()| scale(&*queue, x, x, 1.0, 3));
-    let replay = queue.capture(&mut work).unwrap().unwrap();
-    assert_eq!(floats(&*queue, x), vec![-1.0; 1024], "making it runs nothing");
+    let mut work = || scale(&*gpu, x, x, 2.0, 0).and_then(|()| scale(&*gpu, x, x, 1.0, 3));
+    let replay = gpu.capture(&mut work).unwrap().unwrap();
+    assert_eq!(floats(&*gpu, x), vec![-1.0; 1024], "making it runs nothing");
     replay().unwrap();
     replay().unwrap();
-    assert_eq!(floats(&*queue, x), vec![5.0; 1024], "2 (2 (-1) + 3) + 3");
-    assert_eq!(queue.time(&mut || replay()).unwrap(), 0.0025);
+    assert_eq!(floats(&*gpu, x), vec![5.0; 1024], "2 (2 (-1) + 3) + 3");
+    assert_eq!(gpu.time(&mut || replay()).unwrap(), 0.0025);
     // Nothing of no bytes.
-    let empty = queue.alloc(0).unwrap();
-    queue.upload(empty, &[]).unwrap();
-    queue.download(empty, &mut []).unwrap();
+    let empty = gpu.alloc(0).unwrap();
+    gpu.upload(empty, &[]).unwrap();
+    gpu.download(empty, &mut []).unwrap();
 }
 
 #[test]
@@ -229,31 +229,31 @@ fn what_fails_is_said() {
 #[ignore = "what_fails_is_said runs it with a pretended driver"]
 fn worker_failures() {
     let message = |result: Result<(), Error>| result.unwrap_err().to_string();
-    let queue = open();
-    let said = message(queue.alloc(3 << 29).map(drop));
+    let gpu = open();
+    let said = message(gpu.alloc(3 << 29).map(drop));
     assert_eq!(
         said,
         "the GPU has no room for 1.50 GiB more: 1.00 of 1.00 GiB are free; lower train.batch or score.batch, or end other programs on this card"
     );
-    let x = queue.alloc(4096).unwrap();
+    let x = gpu.alloc(4096).unwrap();
     let bug = "; this is a fault of the program: please report it";
-    let mut spoil = || queue.alloc(16).map(drop);
-    assert_eq!(message(queue.capture(&mut spoil).map(drop)), format!("memory is asked for while a graph is made{bug}"));
-    let mut spoil = || queue.upload(x, &[1]);
-    assert_eq!(message(queue.capture(&mut spoil).map(drop)), format!("an upload while a graph is made{bug}"));
-    let mut early = || scale(&*queue, x, x, 1.0, 0);
+    let mut spoil = || gpu.alloc(16).map(drop);
+    assert_eq!(message(gpu.capture(&mut spoil).map(drop)), format!("memory is asked for while a graph is made{bug}"));
+    let mut spoil = || gpu.upload(x, &[1]);
+    assert_eq!(message(gpu.capture(&mut spoil).map(drop)), format!("an upload while a graph is made{bug}"));
+    let mut early = || scale(&*gpu, x, x, 1.0, 0);
     assert_eq!(
-        message(queue.capture(&mut early).map(drop)),
+        message(gpu.capture(&mut early).map(drop)),
         format!("`scale_fwd` is launched for the first time while a graph is made{bug}")
     );
     let launch = Launch { kernel: "scale_bwd", ..SCALE };
-    assert_eq!(message(queue.launch(&launch, &[])), format!("there is no kernel `scale_bwd`{bug}"));
+    assert_eq!(message(gpu.launch(&launch, &[])), format!("there is no kernel `scale_bwd`{bug}"));
     let launch = Launch { shared: 230 * 1024, ..SCALE };
-    let said = message(queue.launch(&launch, &[x, x, 0, 0]));
+    let said = message(gpu.launch(&launch, &[x, x, 0, 0]));
     let what = "`scale_fwd` with grid [4, 1, 1], block [256, 1, 1] and 235520 bytes of shared memory";
     assert!(said.starts_with(&format!("the GPU failed ({what}): invalid argument (CUDA_ERROR_INVALID_VALUE)")), "{said}");
-    queue.launch(&Launch { kernel: "fault", ..SCALE }, &[]).unwrap();
-    let said = message(queue.download(x, &mut [0]));
+    gpu.launch(&Launch { kernel: "fault", ..SCALE }, &[]).unwrap();
+    let said = message(gpu.download(x, &mut [0]));
     let end = "an illegal memory access was encountered (CUDA_ERROR_ILLEGAL_ADDRESS); set CUDA_LAUNCH_BLOCKING=1 to learn which kernel did";
     assert_eq!(said, format!("the GPU failed (a download): {end}"));
 }

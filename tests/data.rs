@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgb, Rgba};
-use sslmem::data::{self, Cifar, DATASETS, Folder, Kind, OnBadImage, Source, Synthetic};
+use sslmem::data::{self, Cifar, DATASETS, Folder, OnBadImage, SampleKind, Source, Synthetic};
 use tempfile::TempDir;
 
 /// Real data beside the checkout; without it the test is skipped, but not where everything must run.
@@ -355,12 +355,12 @@ fn synthetic_images_are_a_function_of_seed_and_place() {
 #[test]
 fn synthetic_truth_has_its_shares_everywhere() {
     let source = Synthetic::new(5000, 3).unwrap();
-    let count = |from: usize, to: usize, kind: Kind| (from..to).filter(|&i| source.kind(i) == kind).count();
+    let count = |from: usize, to: usize, kind: SampleKind| (from..to).filter(|&i| source.kind(i) == kind).count();
     for start in (0..5000).step_by(500) {
-        assert_eq!(count(start, start + 500, Kind::Atypical), 20);
-        assert_eq!(count(start, start + 500, Kind::Rare), 40);
+        assert_eq!(count(start, start + 500, SampleKind::Atypical), 20);
+        assert_eq!(count(start, start + 500, SampleKind::Rare), 40);
     }
-    assert_eq!(count(5000, 6000, Kind::Atypical), 40);
+    assert_eq!(count(5000, 6000, SampleKind::Atypical), 40);
     let mut classes = [0; 8];
     (0..5000).for_each(|i| classes[source.label(i).unwrap() as usize] += 1);
     assert!(classes.iter().all(|n| (500..750).contains(n)), "{classes:?}");
@@ -387,11 +387,11 @@ fn synthetic_oddities_are_odd() {
         let distance = colours.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, b)| apart(b)).fold(f64::MAX, f64::min);
         nearest[source.kind(i) as usize].push(distance);
     }
-    let median = |kind: Kind| {
+    let median = |kind: SampleKind| {
         let mut values = nearest[kind as usize].clone();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let (common, rare, atypical) = (median(Kind::Common), median(Kind::Rare), median(Kind::Atypical));
+    let (common, rare, atypical) = (median(SampleKind::Common), median(SampleKind::Rare), median(SampleKind::Atypical));
     assert!(common < rare && rare < atypical && atypical > 1.5 * common, "{common} {rare} {atypical}");
 }

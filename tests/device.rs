@@ -1,12 +1,13 @@
-//! The seam to a GPU, with a queue that keeps its memory in a list: programs and weights work through its
+//! The seam to a GPU, with a device that keeps its memory in a list: programs and weights work through its
 //! five functions alone, and what is missing is said in a sentence.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Arg, Capabilities, Device, Gpu, Host, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Arg, Capabilities, Device, Gpu, GpuDevice, Host, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
+use sslmem::init::Init;
 use sslmem::tape::{Call, Cost, Mode, Operands, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -18,8 +19,8 @@ struct List {
     room: usize,
 }
 
-impl Queue for List {
-    fn real(&self) -> Dtype {
+impl GpuDevice for List {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn free(&self, address: u64) {
@@ -50,7 +51,7 @@ impl Queue for List {
     }
     /// Knows one kernel: y = the sum of the first `count` of values, times `scale`.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()> {
-        assert_eq!(launch.kernel, "total");
+        assert_eq!(launch.kernel, "scaled_sum");
         let &[y, values, count, scale] = words else { panic!("four arguments") };
         let values = self.blocks.borrow()[&values].clone();
         let values = values.chunks_exact(4).take(count as usize).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
@@ -84,7 +85,7 @@ impl Call for Mean {
         m.f_mut(self.y)[0] = m.f(self.x).iter().take(self.rows).sum::<f32>() / self.rows as f32;
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        let launch = Launch { kernel: "scaled_sum", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[self.y.into(), self.x.into(), self.rows.into(), Arg::F32(1.0 / self.rows as f32)]);
     }
     fn cost(&self, _: u64) -> Cost {
@@ -120,7 +121,7 @@ impl Call for Wrong {
     }
     fn cpu(&self, _: &Host) {}
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { kernel: "total", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
+        let launch = Launch { kernel: "scaled_sum", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };
         g.launch(&launch, &[self.0.into(), Arg::F32(1.0), Arg::I32(1), Arg::F32(1.0)]);
     }
     fn cost(&self, _: u64) -> Cost {
@@ -129,12 +130,12 @@ impl Call for Wrong {
 }
 
 #[test]
-fn a_program_runs_through_the_queue_as_on_the_cpu() {
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+fn a_program_runs_through_the_device_as_on_the_cpu() {
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
     let run = |device: Device| {
         let mut tape = Tape::new(Mode::Eval);
         let w = tape.root().param("w", [4], Init::Uniform(1.0));
-        let (y, z) = (tape.exact([1]), tape.fixed([1], Dtype::F32));
+        let (y, z) = (tape.f32([1]), tape.fixed([1], Dtype::F32));
         tape.no_grad(Mean { y, x: w, rows: 4 });
         tape.no_grad(Mean { y: z, x: y, rows: 1 });
         let mut weights = Weights::on(device, 9);
@@ -145,21 +146,21 @@ fn a_program_runs_through_the_queue_as_on_the_cpu() {
         (program.read::<f32>(z).unwrap(), weights.get("w").unwrap().unwrap())
     };
     let cpu = run(Device::Cpu);
-    assert_eq!(run(Device::Gpu(queue.clone())), cpu);
+    assert_eq!(run(Device::Gpu(gpu.clone())), cpu);
     assert_eq!(cpu.0, [3.0]);
-    assert_eq!(queue.launches.borrow().len(), 4);
+    assert_eq!(gpu.launches.borrow().len(), 4);
 }
 
 #[test]
 fn a_launch_that_does_not_fit_its_kernel_never_starts() {
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
     let mut tape = Tape::new(Mode::Eval);
     let y = tape.fixed([1], Dtype::F32);
     tape.no_grad(Wrong(y));
-    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue.clone()), 0)).unwrap();
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu.clone()), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
-    assert!(error.contains("argument 2 (`values`) of `total`") && error.contains("not a float"), "{error}");
-    assert!(queue.launches.borrow().is_empty());
+    assert!(error.contains("argument 2 (`values`) of `scaled_sum`") && error.contains("not a float"), "{error}");
+    assert!(gpu.launches.borrow().is_empty());
 }
 
 #[test]
@@ -167,8 +168,8 @@ fn what_a_gpu_cannot_do_is_said_in_a_sentence() {
     let mut tape = Tape::new(Mode::Eval);
     let x = tape.fixed([8], Dtype::F32);
     tape.no_grad(NoKernel(x));
-    let queue = Rc::new(List { room: 1 << 20, ..List::default() });
-    let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0)).unwrap();
+    let gpu = Rc::new(List { room: 1 << 20, ..List::default() });
+    let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu), 0)).unwrap();
     let error = program.run().unwrap_err().to_string();
     assert_eq!(error, "`no_kernel` has no GPU kernel in this version; run on the CPU");
     let mut tape = Tape::new(Mode::Eval);

@@ -1,8 +1,8 @@
 //! A GPU made of the emulator: the kernels run on the CPU, every access checked.
 
 use emulator::{Emulator, LaunchCounts, Options, TensorMap};
-use sslmem::device::signature::{self, Kind, MAP, Param};
-use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
+use sslmem::device::signature::{self, ArgKind, MAP, Param};
+use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::cell::RefCell;
@@ -14,16 +14,16 @@ type Graph = Vec<(Launch, Vec<u64>)>;
 
 pub struct Emulated {
     emulator: Rc<Emulator>,
-    real: Dtype,
+    dtype: Dtype,
     capabilities: Capabilities,
     /// The launches of the graph that is being made.
     captured: RefCell<Option<Graph>>,
 }
 
 impl Emulated {
-    /// A device whose activations are `real`.
-    pub fn new(real: Dtype, options: Options) -> Rc<Emulated> {
-        Emulated::choosing(real, options, |own| own)
+    /// A device whose activations are `dtype`.
+    pub fn new(dtype: Dtype, options: Options) -> Rc<Emulated> {
+        Emulated::choosing(dtype, options, |own| own)
     }
     /// A device in bf16 that chooses the kernels for Hopper whose threads copy.
     pub fn hopper(options: Options) -> Rc<Emulated> {
@@ -34,9 +34,9 @@ impl Emulated {
         Emulated::choosing(Dtype::Bf16, options, |own| Capabilities { wgmma: true, tma: true, ..own })
     }
     /// A device that chooses kernels by changed capabilities. It has few multiprocessors, so that blocks have several tiles.
-    pub fn choosing(real: Dtype, options: Options, change: impl FnOnce(Capabilities) -> Capabilities) -> Rc<Emulated> {
+    pub fn choosing(dtype: Dtype, options: Options, change: impl FnOnce(Capabilities) -> Capabilities) -> Rc<Emulated> {
         let capabilities = change(Capabilities::portable((9, 0), 2, options.shared_limit));
-        Rc::new(Emulated { emulator: Rc::new(Emulator::new(options)), real, capabilities, captured: RefCell::default() })
+        Rc::new(Emulated { emulator: Rc::new(Emulator::new(options)), dtype, capabilities, captured: RefCell::default() })
     }
     fn not_capturing(&self, what: &str) -> Result<()> {
         match *self.captured.borrow() {
@@ -55,28 +55,28 @@ fn found(message: String) -> Error {
     Error::config(message, "mend the kernel")
 }
 
-fn start(emulator: &Emulator, real: Dtype, l: &Launch, words: &[u64]) -> Result<()> {
+fn start(emulator: &Emulator, dtype: Dtype, l: &Launch, words: &[u64]) -> Result<()> {
     // Here maps and structures are given by their addresses, a map by one of a multiple of 64.
     let signature = signature::find(l.kernel).expect("a kernel");
     let (firsts, _) = signature.words();
     let map = |first: usize| TensorMap::from_words(words[first..first + MAP].try_into().expect("a map"));
     let maps: Vec<Option<TensorMap>> =
-        signature.params.iter().zip(&firsts).map(|(param, &first)| (param.kind == Kind::Map).then(|| map(first))).collect();
+        signature.params.iter().zip(&firsts).map(|(param, &first)| (param.kind == ArgKind::Map).then(|| map(first))).collect();
     let word = |((param, &first), map): ((&Param, &usize), &Option<TensorMap>)| match (&param.kind, map) {
         (_, Some(map)) => std::ptr::from_ref(map) as u64,
-        (Kind::Struct(_), _) => std::ptr::from_ref(&words[first]) as u64,
+        (ArgKind::Struct(_), _) => std::ptr::from_ref(&words[first]) as u64,
         _ => words[first],
     };
     let words: Vec<u64> = signature.params.iter().zip(&firsts).zip(&maps).map(word).collect();
-    emulator.launch(l.kernel, real == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
+    emulator.launch(l.kernel, dtype == Dtype::Bf16, l.grid, l.block, l.shared, &words).map_err(found)
 }
 
-impl Queue for Emulated {
+impl GpuDevice for Emulated {
     fn name(&self) -> String {
         "emulator".into()
     }
-    fn real(&self) -> Dtype {
-        self.real
+    fn dtype(&self) -> Dtype {
+        self.dtype
     }
     fn capabilities(&self) -> Capabilities {
         self.capabilities
@@ -105,7 +105,7 @@ impl Queue for Emulated {
             captured.push((launch.clone(), words.to_vec()));
             return Ok(());
         }
-        start(&self.emulator, self.real, launch, words)
+        start(&self.emulator, self.dtype, launch, words)
     }
     /// As a driver does it: what is launched meanwhile runs when the graph does, with the arguments of now.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>> {
@@ -113,8 +113,8 @@ impl Queue for Emulated {
         let worked = work();
         let captured = self.captured.take().unwrap_or_default();
         worked?;
-        let (emulator, real) = (self.emulator.clone(), self.real);
-        Ok(Some(Box::new(move || captured.iter().try_for_each(|(launch, words)| start(&emulator, real, launch, words)))))
+        let (emulator, dtype) = (self.emulator.clone(), self.dtype);
+        Ok(Some(Box::new(move || captured.iter().try_for_each(|(launch, words)| start(&emulator, dtype, launch, words)))))
     }
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         let start = Instant::now();

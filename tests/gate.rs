@@ -45,23 +45,23 @@ pub fn compiler() -> Option<Nvrtc> {
 #[derive(Clone, Copy)]
 struct Job {
     source: Source,
-    real: Dtype,
+    dtype: Dtype,
     architecture: &'static str,
 }
 
 /// Every file for every type and architecture that it is for.
 fn jobs() -> Vec<Job> {
     let files = sources().unwrap().iter().filter(|source| !source.is_header());
-    let types = files.flat_map(|&source| [Dtype::Bf16, Dtype::F32].map(|real| (source, real)));
-    let all = types.flat_map(|(source, real)| ARCHITECTURES.map(|architecture| Job { source, real, architecture }));
-    all.filter(|job| !job.source.is_hopper() || job.real == Dtype::Bf16 && job.architecture == "sm_90a").collect()
+    let types = files.flat_map(|&source| [Dtype::Bf16, Dtype::F32].map(|dtype| (source, dtype)));
+    let all = types.flat_map(|(source, dtype)| ARCHITECTURES.map(|architecture| Job { source, dtype, architecture }));
+    all.filter(|job| !job.source.is_hopper() || job.dtype == Dtype::Bf16 && job.architecture == "sm_90a").collect()
 }
 
 impl Job {
     /// What the compiler says, which `cache` keeps.
     fn log(&self, nvrtc: &Nvrtc, cache: &Cache) -> Result<String, String> {
         let headers: Vec<Source> = sources().unwrap().iter().filter(|source| source.is_header()).copied().collect();
-        let mut options = options(self.architecture, self.real);
+        let mut options = options(self.architecture, self.dtype);
         options.push("--ptxas-options=-v".into());
         let compile = || {
             let compiled = nvrtc.compile(&self.source, &headers, &options).map_err(|why| Error::device(why, ""))?;
@@ -73,7 +73,7 @@ impl Job {
 
     /// What the kernels take; what must not be is an error.
     fn examine(&self, nvrtc: &Nvrtc, cache: &Cache) -> Result<Vec<Usage>, String> {
-        let at = format!("{} for {}, {:?}", self.source.name, self.architecture, self.real);
+        let at = format!("{} for {}, {:?}", self.source.name, self.architecture, self.dtype);
         let log = self.log(nvrtc, cache).map_err(|why| format!("{at}: {why}"))?;
         // C7510 and its like: the compiler waits for each wgmma before the next.
         if let Some(line) = log.lines().find(|line| line.contains("(C75")) {
@@ -151,14 +151,14 @@ fn table(nvrtc: &Nvrtc, errors: &mut Vec<String>) -> String {
         for usage in usages.unwrap_or_else(|why| (errors.push(why), vec![]).1) {
             let Usage { kernel, registers, shared, .. } = usage;
             assert!(written.contains(&kernel.as_str()), "{}: `{kernel}` is not written as an entry point is", job.source.name);
-            let row = rows.entry((kernel, if job.real == Dtype::Bf16 { "bf16" } else { "f32" })).or_default();
+            let row = rows.entry((kernel, if job.dtype == Dtype::Bf16 { "bf16" } else { "f32" })).or_default();
             row.0 = row.0.max(shared);
             row.1.insert(job.architecture, registers);
         }
     }
-    let rows = rows.into_iter().map(|((kernel, real), (shared, registers))| {
+    let rows = rows.into_iter().map(|((kernel, dtype), (shared, registers))| {
         let on = ARCHITECTURES.map(|architecture| registers.get(architecture).map_or("-".into(), u32::to_string));
-        format!("{kernel}\t{real}\t{shared}\t{}\n", on.join("\t"))
+        format!("{kernel}\t{dtype}\t{shared}\t{}\n", on.join("\t"))
     });
     format!("kernel\ttype\tshared\t{}\n", ARCHITECTURES.join("\t")) + &rows.collect::<String>()
 }
@@ -199,7 +199,7 @@ fn diff<'a>(a: &'a str, b: &'a str) -> impl Iterator<Item = String> + 'a {
 fn spills_stack_frames_and_errors_are_refused() {
     let Some(nvrtc) = compiler() else { return };
     let refused = |text: &'static str, architecture: &'static str| {
-        let job = Job { source: Source { name: "planted.cu", text }, real: Dtype::F32, architecture };
+        let job = Job { source: Source { name: "planted.cu", text }, dtype: Dtype::F32, architecture };
         job.examine(&nvrtc, &Cache { folder: None }).unwrap_err()
     };
     let spills = r#"

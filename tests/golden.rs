@@ -2,13 +2,14 @@
 
 use crate::ops::{dot_with, sum};
 use safetensors::SafeTensors;
-use sslmem::encoders::{Form, Stem, find};
+use sslmem::encoders::{EncoderConfig, Stem, find};
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::optimize::{Dialect, Gradients, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::collections::HashMap;
 
 pub struct Golden(HashMap<String, (Vec<usize>, Vec<f32>)>);
@@ -110,7 +111,7 @@ fn net(golden: &Golden, arch: &str, stem: Stem, mode: Mode, [batch, size]: [usiz
     let images = tape.constant([batch, size, size, 3], signed(number, batch * size * size * 3));
     let mut root = tape.root();
     let mut s = root.at("encoder");
-    let map = encoder.map(&mut s, &Form { stem, ..Form::of(size) }, images);
+    let map = encoder.map(&mut s, &EncoderConfig { stem, ..EncoderConfig::of(size) }, images);
     let features = s.average_pool(map);
     let shapes: HashMap<String, Vec<usize>> =
         tape.below("encoder.").into_iter().map(|(n, v)| (n["encoder.".len()..].to_string(), tape.shape(v).dims().to_vec())).collect();
@@ -207,8 +208,8 @@ fn nt_xent_equals_pytorch() {
             let name = format!("ntxent.{rows}x{cols}");
             let mut tape = Tape::new(Mode::Train);
             let z = tape.constant([rows, cols], golden.get(&format!("{name}.z")).to_vec());
-            tape.want(z);
-            let loss = tape.root().contrast(z, t);
+            tape.require_grad(z);
+            let loss = tape.root().nt_xent(z, t);
             tape.keep(loss);
             tape.backward(loss);
             let dz = tape.gradient(z).unwrap();
@@ -227,7 +228,7 @@ fn nt_xent_of_equal_embeddings_is_the_closed_form() {
     for rows in [4usize, 128, 512] {
         let mut tape = Tape::new(Mode::Train);
         let z = tape.constant([rows, 3], [1.0, 2.0, -1.0].repeat(rows));
-        let loss = tape.root().contrast(z, 0.2);
+        let loss = tape.root().nt_xent(z, 0.2);
         tape.keep(loss);
         let mut program = tape.compile(&mut Weights::new(0)).unwrap();
         program.run().unwrap();
@@ -241,12 +242,12 @@ fn optimizers_equal_pytorch_for_ten_steps() {
     let golden = Golden::read("losses");
     for name in ["sgd", "adam", "adamw", "lars", "lars_classic", "lars_clipped"] {
         let s = golden.get(&format!("optim.{name}.settings"));
-        let (rule, decay) = match name {
-            "sgd" => (Rule::Sgd { momentum: s[0] }, s[1]),
-            "lars" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Plain }, s[1]),
-            "lars_classic" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Classic }, s[1]),
-            "lars_clipped" => (Rule::Lars { momentum: s[0], trust: s[2], dialect: Dialect::Clipped }, s[1]),
-            _ => (Rule::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
+        let (algorithm, decay) = match name {
+            "sgd" => (Algorithm::Sgd { momentum: s[0] }, s[1]),
+            "lars" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Plain }, s[1]),
+            "lars_classic" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Classic }, s[1]),
+            "lars_clipped" => (Algorithm::Lars { momentum: s[0], trust: s[2], variant: LarsVariant::Clipped }, s[1]),
+            _ => (Algorithm::Adam { betas: [s[0], s[1]], eps: s[2], decoupled: name == "adamw" }, s[3]),
         };
         let rows: Vec<[f32; 4]> = golden.get("optim.lr").iter().map(|lr| [*lr, decay, 0.0, 0.0]).collect();
         let mut tape = Tape::new(Mode::Train);
@@ -264,10 +265,10 @@ fn optimizers_equal_pytorch_for_ten_steps() {
         }
         let loss = sum(&mut tape.root(), &losses);
         tape.backward(loss);
-        let when = Schedule::new(&mut tape, &rows);
-        tape.optimize(Gradients::of(&tape), rule, &|_, _| Treat::default(), when);
+        let schedule = Schedule::new(&mut tape, &rows);
+        tape.optimize(Gradients::of(&tape), algorithm, &|_, _| ParamGroup::default(), schedule);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.step(when, log, &[loss]);
+        tape.log_step(schedule, log, &[loss]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             for (part, _, r) in &parts {
@@ -295,7 +296,7 @@ fn batch_norm_equals_pytorch() {
     weights.set("bn.bias", [cols], get("bias")).unwrap();
     let mut tape = Tape::new(Mode::Train);
     let x = tape.constant([rows, cols], get("x").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     let y = tape.root().at("bn").batch_norm(x, None, false);
     let r = tape.constant([rows, cols], get("dy").to_vec());
     let loss = dot_with(&mut tape.root(), y, r);
@@ -328,7 +329,7 @@ fn pools_equal_pytorch() {
         let get = |part: &str| golden.get(&format!("{name}.{part}"));
         let mut tape = Tape::new(Mode::Train);
         let x = tape.constant(golden.shape(&format!("{name}.x")), get("x").to_vec());
-        tape.want(x);
+        tape.require_grad(x);
         let mut root = tape.root();
         let y = if name == "max_pool" { root.max_pool(x, 3) } else { root.average_pool(x) };
         let shape = tape.shape(y);

@@ -223,15 +223,15 @@ fn the_table_puts_numbers_beside_the_card_and_the_rival() {
     assert_eq!(table, std::fs::read_to_string(folder.path().join("gpu.txt")).unwrap());
 }
 
-/// A benchmark's queue around the card's once forgot which products the card multiplies by, and would have measured others.
+/// A benchmark's device around the card once forgot which products the card multiplies by, and would have measured others.
 #[test]
 fn benchmarks_launch_the_kernels_of_the_card_and_name_them() {
-    let queue = Rc::new(cold::Cold::new(Emulated::hopper(Options::default()), 1 << 12).unwrap());
+    let gpu = Rc::new(cold::Cold::new(Emulated::hopper(Options::default()), 1 << 12).unwrap());
     let case = kernels::chosen(&["linear/wide"]).next().unwrap();
-    case.record(Device::Gpu(queue.clone())).run().unwrap();
-    let launched = queue.take_launched();
+    case.record(Device::Gpu(gpu.clone())).run().unwrap();
+    let launched = gpu.take_launched();
     assert!(launched.contains(&"conv_hopper") && launched.contains(&"conv_bwd_w_hopper"), "{launched:?}");
-    assert!(queue.take_launched().is_empty());
+    assert!(gpu.take_launched().is_empty());
 }
 
 #[test]

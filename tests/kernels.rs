@@ -5,15 +5,16 @@ use crate::emulated::Emulated;
 use crate::gpu_script::cold::Cold;
 use emulator::Options;
 use sslmem::device::signature::{self, Signature};
-use sslmem::device::{Capabilities, Device, Queue};
+use sslmem::device::{Capabilities, Device, GpuDevice};
+use sslmem::init::Init;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::ops::{ALL, Case};
 use sslmem::program::Program;
 use sslmem::random::{Purpose, Stream};
 use sslmem::tape::{Mode, Operands, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::rc::Rc;
 
 /// Numbers in [-1, 1) that bf16 holds exactly, so that both types start alike.
@@ -33,9 +34,9 @@ pub fn distance(wanted: &[f32], got: &[f32]) -> (f64, f64) {
 }
 
 /// What one call may differ by: f32 by the order of a sum and Winograd's rounding, bf16 by the rounding of its result and of the weights.
-pub fn close(real: Dtype, wanted: &[f32], got: &[f32]) -> bool {
+pub fn close(dtype: Dtype, wanted: &[f32], got: &[f32]) -> bool {
     let (largest, norm) = distance(wanted, got);
-    match real {
+    match dtype {
         Dtype::Bf16 => largest <= 1.0 / 128.0 && norm <= 1.0 / 256.0,
         _ => largest <= 2e-5 && norm <= 1e-5,
     }
@@ -47,8 +48,8 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
     let mut tape = Tape::new(case.mode);
     let mut filled = vec![];
     for (i, dims) in case.inputs.iter().enumerate() {
-        let x = tape.fixed(*dims, Dtype::Real);
-        tape.want(x);
+        let x = tape.fixed(*dims, Dtype::Activation);
+        tape.require_grad(x);
         filled.push((x, i as u32));
     }
     let inputs: Vec<Var> = filled.iter().map(|(x, _)| *x).collect();
@@ -73,7 +74,7 @@ pub fn record(case: &Case, seeded: bool, device: Device) -> Program {
 }
 
 /// Run `gpu` call by call; before each one the CPU gets what the GPU has. Returns every result of the GPU, or what went wrong.
-pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) -> std::result::Result<Vec<Vec<f32>>, String> {
+pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, dtype: Dtype) -> std::result::Result<Vec<Vec<f32>>, String> {
     let mut results = vec![];
     for (i, (call, Operands { reads, writes })) in cpu.calls().into_iter().enumerate() {
         let both = |v: &&Var| cpu.holds(**v) && gpu.holds(**v);
@@ -87,8 +88,8 @@ pub fn compare(name: &str, cpu: &mut Program, gpu: &mut Program, real: Dtype) ->
         for v in writes {
             let (wanted, got): (Vec<f32>, Vec<f32>) = (cpu.read(v).unwrap(), gpu.read(v).unwrap());
             let (largest, norm) = distance(&wanted, &got);
-            if !close(real, &wanted, &got) {
-                return Err(format!("{name}, {real:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"));
+            if !close(dtype, &wanted, &got) {
+                return Err(format!("{name}, {dtype:?}: {call} is off by {largest:.1e} of the largest value, {norm:.1e} in norm ({v:?})"));
             }
             results.push(got);
         }
@@ -110,10 +111,10 @@ impl Chosen {
     pub fn record(&self, device: Device) -> Program {
         record(self.case, self.seeded, device)
     }
-    /// On a queue against the CPU: every result of the queue, or what is wrong.
-    pub fn agrees(&self, queue: Rc<dyn Queue>) -> Result<Vec<Vec<f32>>, String> {
-        let real = queue.real();
-        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(queue)), real)
+    /// On a device against the CPU: every result of the device, or what is wrong.
+    pub fn agrees(&self, gpu: Rc<dyn GpuDevice>) -> Result<Vec<Vec<f32>>, String> {
+        let dtype = gpu.dtype();
+        compare(&self.name(), &mut self.record(Device::Cpu), &mut self.record(Device::Gpu(gpu)), dtype)
     }
 }
 
@@ -138,14 +139,14 @@ pub fn chosen(ops: &'static [&'static str]) -> impl Iterator<Item = Chosen> {
 fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &'static [&'static str]) {
     let mut first: Vec<Vec<u32>> = vec![];
     for schedule in Options::schedules() {
-        let queue = make(schedule);
+        let gpu = make(schedule);
         for (at, case) in chosen(ops).enumerate() {
-            let results = case.agrees(queue.clone()).unwrap_or_else(|e| panic!("{e}"));
+            let results = case.agrees(gpu.clone()).unwrap_or_else(|e| panic!("{e}"));
             let bits: Vec<u32> = results.iter().flatten().map(|v| v.to_bits()).collect();
             if at == first.len() {
                 first.push(bits);
             } else {
-                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), queue.real());
+                assert!(first[at] == bits, "{}, {:?}: the bits depend on the schedule", case.name(), gpu.dtype());
             }
         }
     }
@@ -170,8 +171,8 @@ fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
     let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
-    for real in [Dtype::F32, Dtype::Bf16] {
-        on_the_emulator(|options| Emulated::choosing(real, options, wide(false)), &["linear/", "conv/"]);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        on_the_emulator(|options| Emulated::choosing(dtype, options, wide(false)), &["linear/", "conv/"]);
     }
     on_the_emulator(|options| Emulated::choosing(Dtype::Bf16, options, wide(true)), &["linear/", "conv/"]);
 }
@@ -181,7 +182,7 @@ fn kernels_that_fetch_by_tma_equal_the_cpu_under_every_schedule() {
     on_the_emulator(Emulated::tma, &["linear/", "conv/wide"]);
 }
 
-/// More tiles than blocks of the emulated card, more steps than slots, and edges that fill no tile, in both widths and every way out.
+/// More tiles than blocks of the emulated card, more steps than slots, and edges that fill no tile, in both widths and every epilogue.
 const FETCHED: &[Case] = &[
     Case { name: "fetched/mlp", mode: Mode::Train, inputs: &[&[300, 456], &[300, 456]], build: |s, x| mlp(s, x, [504, 456]) },
     Case { name: "fetched/narrow_mlp", mode: Mode::Train, inputs: &[&[130, 72], &[130, 80]], build: |s, x| mlp(s, x, [104, 80]) },
@@ -191,9 +192,9 @@ const FETCHED: &[Case] = &[
         mode: Mode::Eval,
         inputs: &[&[130, 264]],
         build: |s, x| {
-            let h = s.at("fc1").dense(x[0], &dense(504, After::Gelu));
+            let h = s.at("fc1").dense(x[0], &dense(504, Epilogue::Gelu));
             let h = s.at("fc2").linear(h, 504, false);
-            s.at("fc3").dense(h, &dense(72, After::Gelu))
+            s.at("fc3").dense(h, &dense(72, Epilogue::Gelu))
         },
     },
     Case {
@@ -210,12 +211,12 @@ const FETCHED: &[Case] = &[
 ];
 
 fn mlp(s: &mut Scope, x: &[Var], [wide, narrow]: [usize; 2]) -> Var {
-    let h = s.at("fc1").dense(x[0], &dense(wide, After::Gelu));
-    s.at("fc2").dense(h, &dense(narrow, After::Add(x[1])))
+    let h = s.at("fc1").dense(x[0], &dense(wide, Epilogue::Gelu));
+    s.at("fc2").dense(h, &dense(narrow, Epilogue::Add(x[1])))
 }
 
-fn dense(outputs: usize, after: After) -> Dense {
-    Dense { outputs, bias: true, weight: Init::Normal(0.1), shape: None, after }
+fn dense(outputs: usize, epilogue: Epilogue) -> Dense {
+    Dense { outputs, bias: true, weight: Init::Normal(0.1), shape: None, epilogue }
 }
 
 fn pixel(outputs: usize) -> Filter {
@@ -227,10 +228,10 @@ fn products_by_tma_have_the_bits_of_those_by_copies() {
     let mut launched = std::collections::BTreeSet::new();
     for case in FETCHED {
         for seeded in [false, true].into_iter().filter(|seeded| !seeded || case.mode == Mode::Train) {
-            let mut run = |queue: Rc<Emulated>| {
-                let mut gpu = record(case, seeded, Device::Gpu(queue.clone()));
-                let results = compare(case.name, &mut record(case, seeded, Device::Cpu), &mut gpu, Dtype::Bf16);
-                launched.extend(queue.take_counts().into_iter().map(|launch| launch.kernel));
+            let mut run = |gpu: Rc<Emulated>| {
+                let mut program = record(case, seeded, Device::Gpu(gpu.clone()));
+                let results = compare(case.name, &mut record(case, seeded, Device::Cpu), &mut program, Dtype::Bf16);
+                launched.extend(gpu.take_counts().into_iter().map(|launch| launch.kernel));
                 let results = results.unwrap_or_else(|e| panic!("{e}"));
                 results.iter().flatten().map(|v| v.to_bits()).collect::<Vec<u32>>()
             };
@@ -251,7 +252,7 @@ fn products_by_tma_have_the_bits_of_those_by_copies() {
 fn every_kernel_is_launched_on_the_emulator() {
     // By conformance.rs, augment_gpu.rs, kernels_update.rs and learn_gpu.rs; by products_by_tma_have_the_bits_of_those_by_copies.
     const NO_OPS: [&str; 3] = ["conformance_", "measure_", "optimize_"];
-    const BY_NAME: [&str; 3] = ["augment", "average", "step"];
+    const BY_NAME: [&str; 3] = ["augment", "ema", "log_step"];
     let options = Options { race: false, ..Options::default() };
     let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
     let devices = [
@@ -263,11 +264,11 @@ fn every_kernel_is_launched_on_the_emulator() {
     ];
     let mut launched = std::collections::BTreeSet::new();
     for (device, ops) in devices {
-        let queue = Rc::new(Cold::new(device, 1 << 12).unwrap());
+        let gpu = Rc::new(Cold::new(device, 1 << 12).unwrap());
         for case in chosen(ops) {
-            case.record(Device::Gpu(queue.clone())).run().unwrap();
+            case.record(Device::Gpu(gpu.clone())).run().unwrap();
         }
-        launched.extend(queue.take_launched());
+        launched.extend(gpu.take_launched());
     }
     let elsewhere = |s: &Signature| {
         NO_OPS.iter().any(|prefix| s.kernel.starts_with(prefix)) || BY_NAME.contains(&s.kernel) || s.file == "linear_hopper.cu"

@@ -6,16 +6,16 @@ use crate::kernels::record;
 use crate::kernels_update;
 use emulator::{Access, LaunchCounts, Options};
 use sslmem::device::Device;
+use sslmem::init::Init;
 use sslmem::ops::Case;
 use sslmem::ops::alignment::Pairs;
-use sslmem::ops::distill::Distill;
+use sslmem::ops::dino_loss::DinoLoss;
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::linear::{After, Dense};
-use sslmem::ops::optimize::{Dialect, Rule};
+use sslmem::ops::linear::{Dense, Epilogue};
+use sslmem::ops::optimize::{Algorithm, LarsVariant};
 use sslmem::schedule::Schedule;
 use sslmem::tape::Mode;
 use sslmem::var::Dtype;
-use sslmem::weights::Init;
 
 /// What a kernel does with as many bytes as the first input has.
 struct Floor {
@@ -95,31 +95,35 @@ static CASES: &[(Case, &[Floor])] = &[
     (
         // Ten crops of a student: two views of the teacher are a fifth of it, and the centre in f32 a tenth.
         Case {
-            name: "distill",
+            name: "dino_loss",
             mode: Mode::Train,
             inputs: &[&[20, 4096], &[4, 4096]],
             build: |s, x| {
-                s.tape().ignore(x[1]);
-                let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
-                s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+                s.tape().stop_gradient(x[1]);
+                let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.07]]);
+                s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule }).loss
             },
         },
         &[
-            floor("distill_teacher", 0.3, 0.0, 0.7),
-            floor("distill_fwd", 1.3, 0.0, 5.4),
-            floor("distill_center", 0.3, 0.2, 0.35),
-            floor("distill_bwd", 1.3, 1.0, 5.7),
+            floor("dino_loss_teacher", 0.3, 0.0, 0.7),
+            floor("dino_loss_fwd", 1.3, 0.0, 5.4),
+            floor("dino_loss_center", 0.3, 0.2, 0.35),
+            floor("dino_loss_bwd", 1.3, 1.0, 5.7),
         ],
     ),
     (
         Case {
-            name: "decorrelate",
+            name: "barlow_twins_loss",
             mode: Mode::Train,
             inputs: &[&[128, 256], &[128, 256]],
-            build: |s, x| s.decorrelate(x[0], x[1], 0.005, 1.0),
+            build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.005, 1.0),
         },
         // The correlations [256, 256] are four times as many bytes as an output, and their gradient twice two.
-        &[floor("redundancy_columns", 1.0, 1.0, 3.0), floor("decorrelate_fwd", 4.0, 4.0, 4.1), floor("decorrelate_bwd", 2.0, 1.0, 5.2)],
+        &[
+            floor("decorrelation_columns", 1.0, 1.0, 3.0),
+            floor("barlow_twins_loss_fwd", 4.0, 4.0, 4.1),
+            floor("barlow_twins_loss_bwd", 2.0, 1.0, 5.2),
+        ],
     ),
     // Sums over chunks of eight rows, in f32, are half of x.
     (
@@ -127,15 +131,17 @@ static CASES: &[(Case, &[Floor])] = &[
         &[floor("layer_norm_fwd", 1.0, 1.0, 5.05), floor("layer_norm_bwd_8", 2.0, 1.5, 4.6)],
     ),
     (
-        Case { name: "unit", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.unit(x[0]) },
-        &[floor("unit_fwd", 1.0, 1.0, 2.05), floor("unit_bwd", 2.0, 1.0, 4.3)],
+        Case { name: "l2_normalize", mode: Mode::Train, inputs: &[&[2048, 256]], build: |s, x| s.l2_normalize(x[0]) },
+        &[floor("l2_normalize_fwd", 1.0, 1.0, 2.05), floor("l2_normalize_bwd", 2.0, 1.0, 4.3)],
     ),
     (
         Case {
             name: "gelu",
             mode: Mode::Train,
             inputs: &[&[512, 64]],
-            build: |s, x| s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, after: After::Gelu }),
+            build: |s, x| {
+                s.dense(x[0], &Dense { outputs: 64, bias: false, weight: Init::Normal(0.1), shape: None, epilogue: Epilogue::Gelu })
+            },
         },
         &[floor("gelu_bwd", 2.0, 1.0, 2.0)],
     ),
@@ -218,27 +224,27 @@ fn check(counts: &[LaunchCounts], bytes: f64, floors: &[Floor]) {
 
 #[test]
 fn kernels_move_what_they_must_and_no_more() {
-    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     for (case, floors) in CASES {
-        let mut program = record(case, false, Device::Gpu(queue.clone()));
-        queue.take_counts();
+        let mut program = record(case, false, Device::Gpu(gpu.clone()));
+        gpu.take_counts();
         program.run().unwrap();
-        check(&queue.take_counts(), 2.0 * case.inputs[0].iter().product::<usize>() as f64, floors);
+        check(&gpu.take_counts(), 2.0 * case.inputs[0].iter().product::<usize>() as f64, floors);
     }
 }
 
 #[test]
 fn optimizers_move_each_weight_once() {
-    let queue = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
-    let adam = Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
-    let rules: [(Rule, &[Floor]); 3] = [
-        (Rule::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("average", 2.0, 1.0, 2.9)]),
+    let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
+    let adam = Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
+    let rules: [(Algorithm, &[Floor]); 3] = [
+        (Algorithm::Sgd { momentum: 0.9 }, &[floor("optimize_sgd", 3.0, 2.0, 5.05), floor("ema", 2.0, 1.0, 2.9)]),
         (adam, &[floor("optimize_adam", 4.0, 3.0, 6.15)]),
-        (Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
+        (Algorithm::Lars { momentum: 0.9, trust: 0.02, variant: LarsVariant::Plain }, &[floor("optimize_lars", 3.0, 2.0, 5.25)]),
     ];
-    for (rule, floors) in rules {
-        let mut recorded = kernels_update::record(rule, kernels_update::RUNS[1], Device::Gpu(queue.clone()));
+    for (algorithm, floors) in rules {
+        let mut recorded = kernels_update::record(algorithm, kernels_update::RUNS[1], Device::Gpu(gpu.clone()));
         kernels_update::step(&mut recorded, 0);
-        check(&queue.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
+        check(&gpu.take_counts(), 4.0 * kernels_update::SHAPES.iter().map(|s| s.iter().product::<usize>()).sum::<usize>() as f64, floors);
     }
 }

@@ -5,20 +5,21 @@ use crate::emulated::Emulated;
 use crate::kernels::{distance, noise};
 use emulator::Options;
 use sslmem::device::Device;
-use sslmem::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
+use sslmem::init::Init;
+use sslmem::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup, Rate};
 use sslmem::program::Program;
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
-const RULES: &[Rule] = &[
-    Rule::Sgd { momentum: 0.9 },
-    Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
-    Rule::Adam { betas: [0.9, 0.95], eps: 1e-6, decoupled: true },
-    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Plain },
-    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Classic },
-    Rule::Lars { momentum: 0.9, trust: 0.02, dialect: Dialect::Clipped },
+const ALGORITHMS: &[Algorithm] = &[
+    Algorithm::Sgd { momentum: 0.9 },
+    Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
+    Algorithm::Adam { betas: [0.9, 0.95], eps: 1e-6, decoupled: true },
+    Algorithm::Lars { momentum: 0.9, trust: 0.02, variant: LarsVariant::Plain },
+    Algorithm::Lars { momentum: 0.9, trust: 0.02, variant: LarsVariant::Classic },
+    Algorithm::Lars { momentum: 0.9, trust: 0.02, variant: LarsVariant::Clipped },
 ];
 /// The first has more values than a block takes; the third starts at zero, where LARS adapts nothing.
 pub const SHAPES: &[&[usize]] = &[&[91, 91], &[3, 2, 1, 5], &[4, 4], &[8192], &[131], &[1]];
@@ -36,7 +37,7 @@ pub struct Recorded {
     program: Program,
     gradients: Vec<Var>,       // like SHAPES
     state: Vec<(String, Var)>, // weights and moments
-    when: Schedule,
+    schedule: Schedule,
     values: [Var; 2], // [1]
     log: Var,         // [2, 2]
 }
@@ -53,18 +54,18 @@ pub struct Run {
     pub special: bool,
 }
 
-fn treat(run: Run, name: &str, vector: bool) -> Treat {
+fn group(run: Run, name: &str, vector: bool) -> ParamGroup {
     let decay = run.decay_all || !vector;
     match name {
-        "w.0" if run.special => Treat { decay, rate: Rate::Scheduled(0.3), from: 0 },
-        "w.1" if run.special => Treat { decay, rate: Rate::Fixed(0.02), from: 0 },
-        "w.3" if run.special => Treat { decay, rate: Rate::Scheduled(1.0), from: run.first as u32 + 1 },
-        _ => Treat { decay, ..Treat::default() },
+        "w.0" if run.special => ParamGroup { decay, rate: Rate::Scheduled(0.3), from: 0 },
+        "w.1" if run.special => ParamGroup { decay, rate: Rate::Fixed(0.02), from: 0 },
+        "w.3" if run.special => ParamGroup { decay, rate: Rate::Scheduled(1.0), from: run.first as u32 + 1 },
+        _ => ParamGroup { decay, ..ParamGroup::default() },
     }
 }
 
 /// The weights below `w` with a teacher below `teacher`.
-pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
+pub fn record(algorithm: Algorithm, run: Run, device: Device) -> Recorded {
     let first = run.first;
     let mut tape = Tape::new(Mode::Train);
     let mut gradients = vec![];
@@ -78,17 +79,17 @@ pub fn record(rule: Rule, run: Run, device: Device) -> Recorded {
     }
     let rows: Vec<[f32; 4]> =
         (0..first + STEPS).map(|i| [0.1 / (1 + i % 7) as f32, 0.01 * (1 + i % 3) as f32, 0.9 + 0.01 * (i % 5) as f32, 0.07]).collect();
-    let when = Schedule::new(&mut tape, &rows);
-    tape.optimize(Gradients::of(&tape).clip(run.clip), rule, &|name, shape| treat(run, name, shape.dims().len() == 1), when);
-    tape.average("w", "teacher", when);
+    let schedule = Schedule::new(&mut tape, &rows);
+    tape.optimize(Gradients::of(&tape).clip(run.clip), algorithm, &|name, shape| group(run, name, shape.dims().len() == 1), schedule);
+    tape.ema("w", "teacher", schedule);
     let values = [tape.fixed([1], Dtype::F32), tape.fixed([1], Dtype::F32)];
     let log = tape.fixed([2, 2], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(schedule, log, &values);
     let state = ["w.", "teacher.", "optimizer."].into_iter().flat_map(|prefix| tape.below(prefix)).collect();
     let mut program = tape.compile(&mut Weights::on(device, 5)).unwrap();
-    program.write(when.step, &[first as u32]).unwrap();
+    program.write(schedule.step, &[first as u32]).unwrap();
     program.write(log, &[0.0f32; 4]).unwrap();
-    Recorded { program, gradients, state, when, values, log }
+    Recorded { program, gradients, state, schedule, values, log }
 }
 
 pub fn step(r: &mut Recorded, number: usize) {
@@ -107,17 +108,21 @@ fn compare(name: &str, cpu: &Recorded, gpu: &Recorded) {
         let (largest, norm) = distance(&wanted, &got);
         assert!(largest < 1e-6 && norm < 5e-7, "{name}: {variable} is off by {largest:.1e} of the largest value, {norm:.1e} in norm");
     }
-    assert_eq!(cpu.program.read::<u32>(cpu.when.step).unwrap(), gpu.program.read::<u32>(gpu.when.step).unwrap(), "{name}: the counter");
+    assert_eq!(
+        cpu.program.read::<u32>(cpu.schedule.step).unwrap(),
+        gpu.program.read::<u32>(gpu.schedule.step).unwrap(),
+        "{name}: the counter"
+    );
     assert_eq!(cpu.program.read::<f32>(cpu.log).unwrap(), gpu.program.read::<f32>(gpu.log).unwrap(), "{name}: the log");
 }
 
 /// Every rule on a device against the CPU.
 pub fn every_rule(device: &Device) {
-    for &rule in RULES {
+    for &algorithm in ALGORITHMS {
         for run in RUNS {
-            let name = format!("{rule:?}, {run:?}");
-            let mut cpu = record(rule, *run, Device::Cpu);
-            let mut gpu = record(rule, *run, device.clone());
+            let name = format!("{algorithm:?}, {run:?}");
+            let mut cpu = record(algorithm, *run, Device::Cpu);
+            let mut gpu = record(algorithm, *run, device.clone());
             for number in 0..STEPS {
                 step(&mut cpu, number);
                 step(&mut gpu, number);

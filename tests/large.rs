@@ -6,14 +6,14 @@ use crate::emulated::Emulated;
 use crate::kernels::{close, distance, record};
 use crate::survive::Check;
 use emulator::Options;
-use sslmem::device::{Capabilities, Device, Queue};
+use sslmem::device::{Capabilities, Device, GpuDevice};
+use sslmem::init::Init;
 use sslmem::ops::Case;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::Init;
 use std::rc::Rc;
 
 /// A case for all samples, and for the last few of them.
@@ -29,8 +29,8 @@ const fn large(name: &'static str, all: Shapes, few: Shapes, build: fn(&mut Scop
     Large { all: Case { name, mode, inputs: all, build }, few: Case { name, mode, inputs: few, build } }
 }
 
-fn dense(s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
-    s.at("fc").dense(x, &Dense { outputs, bias: true, weight: Init::Normal(0.03), shape: None, after })
+fn dense(s: &mut Scope, x: Var, outputs: usize, epilogue: Epilogue) -> Var {
+    s.at("fc").dense(x, &Dense { outputs, bias: true, weight: Init::Normal(0.03), shape: None, epilogue })
 }
 
 fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> Var {
@@ -39,11 +39,11 @@ fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> 
 
 /// Layers of ViT-B/16 and ResNet-50: blocks enough for every multiprocessor to have several, little enough to be read back quickly.
 pub static ALL: &[Large] = &[
-    large("fc1", &[&[16, 197, 768]], &[&[1, 197, 768]], |s, x| dense(s, x[0], 3072, After::Gelu)),
-    large("fc2", &[&[16, 197, 3072], &[16, 197, 768]], &[&[1, 197, 3072], &[1, 197, 768]], |s, x| dense(s, x[0], 768, After::Add(x[1]))),
+    large("fc1", &[&[16, 197, 768]], &[&[1, 197, 768]], |s, x| dense(s, x[0], 3072, Epilogue::Gelu)),
+    large("fc2", &[&[16, 197, 3072], &[16, 197, 768]], &[&[1, 197, 3072], &[1, 197, 768]], |s, x| dense(s, x[0], 768, Epilogue::Add(x[1]))),
     // Several tiles for each of 132 blocks, edges that fill none, and hundreds of steps.
-    large("6500x1544x4104", &[&[65, 100, 1544]], &[&[1, 100, 1544]], |s, x| dense(s, x[0], 4104, After::Gelu)),
-    large("1000x16392x1032", &[&[10, 100, 16392]], &[&[1, 100, 16392]], |s, x| dense(s, x[0], 1032, After::Nothing)),
+    large("6500x1544x4104", &[&[65, 100, 1544]], &[&[1, 100, 1544]], |s, x| dense(s, x[0], 4104, Epilogue::Gelu)),
+    large("1000x16392x1032", &[&[10, 100, 16392]], &[&[1, 100, 16392]], |s, x| dense(s, x[0], 1032, Epilogue::Nothing)),
     large("3x3 256-256", &[&[64, 14, 14, 256]], &[&[2, 14, 14, 256]], |s, x| conv(s, x[0], 256, 3, 1)),
     large("3x3 128-128, stride 2", &[&[16, 56, 56, 128]], &[&[1, 56, 56, 128]], |s, x| conv(s, x[0], 128, 3, 2)),
     large("1x1 64-256", &[&[16, 56, 56, 64]], &[&[1, 56, 56, 64]], |s, x| conv(s, x[0], 256, 1, 1)),
@@ -54,7 +54,7 @@ pub static ALL: &[Large] = &[
 
 /// To try the checks themselves on the emulator.
 pub static SMALL: &[Large] = &[
-    large("fc", &[&[6, 50, 72], &[6, 50, 264]], &[&[1, 50, 72], &[1, 50, 264]], |s, x| dense(s, x[0], 264, After::Add(x[1]))),
+    large("fc", &[&[6, 50, 72], &[6, 50, 264]], &[&[1, 50, 72], &[1, 50, 264]], |s, x| dense(s, x[0], 264, Epilogue::Add(x[1]))),
     large("conv", &[&[6, 7, 6, 72]], &[&[1, 7, 6, 72]], |s, x| conv(s, x[0], 264, 3, 2)),
 ];
 
@@ -80,7 +80,7 @@ fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
     a.iter().flatten().map(|v| v.to_bits()).eq(b.iter().flatten().map(|v| v.to_bits()))
 }
 
-/// The kernels of a queue for all samples, call by call, against the CPU's for the last few: what is of samples is compared.
+/// The kernels of a device for all samples, call by call, against the CPU's for the last few: what is of samples is compared.
 fn like_the_cpu(large: &Large, gpu: &Program) -> Result<(), String> {
     let mut cpu = record(&large.few, false, Device::Cpu);
     let samples = |case: &Case| case.inputs[0][0];
@@ -126,13 +126,13 @@ fn variants(own: Capabilities) -> Vec<(&'static str, Capabilities)> {
 }
 
 /// Each layer by all kernels that a card can choose among.
-pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterator<Item = Check<'a>> {
+pub fn checks<'a>(gpu: &'a Rc<dyn GpuDevice>, layers: &'a [Large]) -> impl Iterator<Item = Check<'a>> {
     layers.iter().map(|large| {
-        let queue = queue.clone();
+        let gpu = gpu.clone();
         Check::new(large.all.name, move || {
             let mut first: Option<Vec<Vec<f32>>> = None;
-            for (which, chosen) in variants(queue.capabilities()) {
-                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(queue.clone(), Fill::Ones, chosen)));
+            for (which, chosen) in variants(gpu.capabilities()) {
+                let mut program = record(&large.all, false, Device::Gpu(Around::choosing(gpu.clone(), Fill::Ones, chosen)));
                 let got = results(&mut program).map_err(|why| format!("{which}: {why}"))?;
                 for _ in 1..5 {
                     if !same_bits(&got, &results(&mut program)?) {
@@ -158,12 +158,12 @@ pub fn checks<'a>(queue: &'a Rc<dyn Queue>, layers: &'a [Large]) -> impl Iterato
 
 #[test]
 fn products_of_several_tiles_agree_on_the_emulator_and_a_wrong_one_is_seen() {
-    let on = |bug| -> Rc<dyn Queue> { Emulated::hopper(Options { bug, ..Options::default() }) };
+    let on = |bug| -> Rc<dyn GpuDevice> { Emulated::hopper(Options { bug, ..Options::default() }) };
     for check in checks(&on(None), SMALL) {
         (check.run)().unwrap_or_else(|why| panic!("{}: {why}", check.name));
     }
     // A gradient of weights, which is of all samples: seen beside the portable kernels.
-    let queue = on(Some("swizzle_of_another_row"));
-    let wrong = (checks(&queue, SMALL).next().unwrap().run)().unwrap_err();
+    let gpu = on(Some("swizzle_of_another_row"));
+    let wrong = (checks(&gpu, SMALL).next().unwrap().run)().unwrap_err();
     assert!(wrong.starts_with("portable kernels, narrow tiles are off the first by"), "{wrong}");
 }

@@ -4,7 +4,7 @@
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::Device;
-use sslmem::encoders::{self, Features, Form, Network};
+use sslmem::encoders::{self, EncoderConfig, Features, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
 use sslmem::score::{Layer, Protocol, Side, score};
@@ -115,7 +115,13 @@ fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
 
 fn side(path: &Path) -> Side<'_> {
     let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
-    Side { path, network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) }, view, original, classifier: None }
+    Side {
+        path,
+        network: Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(32) },
+        view,
+        original,
+        classifier: None,
+    }
 }
 
 fn bits(rows: &[Row]) -> Vec<(u32, u64, u64, u64)> {
@@ -220,7 +226,7 @@ fn unusable_weights_are_named() {
     assert!(message.contains("nan.safetensors") && message.contains("NaN"), "{message}");
     let message = try_with("cut.safetensors", &bytes[..bytes.len() / 2]);
     assert!(message.contains("not a whole safetensors file"), "{message}");
-    let wide = Side { network: Network { encoder: encoders::find("resnet18").unwrap(), form: Form::of(32) }, ..side(&good) };
+    let wide = Side { network: Network { encoder: encoders::find("resnet18").unwrap(), config: EncoderConfig::of(32) }, ..side(&good) };
     let error = score(
         wide,
         side(&good),

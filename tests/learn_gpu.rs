@@ -4,8 +4,8 @@ use crate::emulated::Emulated;
 use emulator::Options;
 use sslmem::config::{Recipe, preset};
 use sslmem::data::{self, OnBadImage, Source};
-use sslmem::device::{Device, Queue};
-use sslmem::encoders::{self, Features, Form, Network};
+use sslmem::device::{Device, GpuDevice};
+use sslmem::encoders::{self, EncoderConfig, Features, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
 use sslmem::score::{Layer, Protocol, Side, score};
@@ -48,7 +48,7 @@ fn training_on_a_gpu_follows_the_cpu() {
     let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let recipe = recipe(4, 1);
     let cpu = curve(&recipe, &Device::Cpu, 12, folders[0].path());
-    let run = |real, dir: &Path| curve(&recipe, &Device::Gpu(Emulated::new(real, Options::default())), 12, dir);
+    let run = |dtype, dir: &Path| curve(&recipe, &Device::Gpu(Emulated::new(dtype, Options::default())), 12, dir);
     // Adam divides by the root of a gradient's square: where a gradient is nearly zero, rounding decides its sign.
     same_curve(&cpu, &run(Dtype::F32, folders[1].path()), 2e-3);
     same_curve(&cpu, &run(Dtype::Bf16, folders[2].path()), 5e-2);
@@ -63,7 +63,7 @@ pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let side = |path| Side {
         path,
-        network: Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(16) },
+        network: Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(16) },
         view,
         original,
         classifier: None,
@@ -83,16 +83,16 @@ fn scores_on_a_gpu_are_those_of_the_cpu_for_any_batch() {
     }
     for (pairs, features) in [(Pairs::All, Features::Pooled), (Pairs::Original, Features::Map)] {
         let cpu = scores(dir.path(), &protocol(2, pairs, features), &Device::Cpu);
-        for (real, bound) in [(Dtype::F32, 1e-5), (Dtype::Bf16, 1e-2)] {
-            let queue: Rc<dyn Queue> = Emulated::new(real, Options::default());
-            let gpu = [1, 2].map(|batch| scores(dir.path(), &protocol(batch, pairs, features), &Device::Gpu(queue.clone())));
-            for ((cpu, one), two) in cpu.iter().zip(&gpu[0]).zip(&gpu[1]) {
+        for (dtype, bound) in [(Dtype::F32, 1e-5), (Dtype::Bf16, 1e-2)] {
+            let gpu: Rc<dyn GpuDevice> = Emulated::new(dtype, Options::default());
+            let got = [1, 2].map(|batch| scores(dir.path(), &protocol(batch, pairs, features), &Device::Gpu(gpu.clone())));
+            for ((cpu, one), two) in cpu.iter().zip(&got[0]).zip(&got[1]) {
                 assert!(
                     one.align_f.to_bits() == two.align_f.to_bits() && one.align_g.to_bits() == two.align_g.to_bits(),
                     "the batch changes scores"
                 );
                 let off = (cpu.align_f - one.align_f).abs().max((cpu.align_g - one.align_g).abs());
-                assert!(off <= bound, "{real:?}, {pairs:?}: {off:.1e} off: {cpu:?} and {one:?}");
+                assert!(off <= bound, "{dtype:?}, {pairs:?}: {off:.1e} off: {cpu:?} and {one:?}");
             }
         }
     }

@@ -77,11 +77,11 @@ fn every_method_on_a_gpu_follows_the_cpu() {
         (recipe.train.batch, recipe.train.epochs, recipe.optim.lr) = (4, 1, 1e-4);
         recipe.method.local_crops = 1;
         let cpu = curve(&recipe, &Device::Cpu);
-        for (real, bound) in [(Dtype::F32, 2e-3), (Dtype::Bf16, 6e-2)] {
-            let gpu = curve(&recipe, &Device::Gpu(Emulated::new(real, Options::default())));
+        for (dtype, bound) in [(Dtype::F32, 2e-3), (Dtype::Bf16, 6e-2)] {
+            let gpu = curve(&recipe, &Device::Gpu(Emulated::new(dtype, Options::default())));
             for (a, b) in cpu.iter().zip(&gpu) {
                 let near = (a.loss - b.loss).abs() <= bound * a.loss.abs().max(1.0);
-                assert!(near, "{} in {real:?}, step {}: loss {} and {}", method.name(), a.step, a.loss, b.loss);
+                assert!(near, "{} in {dtype:?}, step {}: loss {} and {}", method.name(), a.step, a.loss, b.loss);
             }
         }
     });

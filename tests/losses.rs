@@ -2,19 +2,20 @@
 //! (tests/golden/ssl_losses.py). The optimizer's special cases and moving averages besides.
 
 use crate::golden::{Golden, close};
-use sslmem::ops::distill::{Distill, Distilled};
-use sslmem::ops::mask::Chosen;
-use sslmem::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
+use sslmem::init::Init;
+use sslmem::ops::dino_loss::{DinoLoss, DinoLossOutput};
+use sslmem::ops::mask::Masking;
+use sslmem::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 /// A loss of inputs, and its gradients; empty where there is none.
 fn evaluate(inputs: &[(&[usize], &[f32])], loss: impl FnOnce(&mut Scope, &[Var]) -> Var) -> (f32, Vec<Vec<f32>>) {
     let mut tape = Tape::new(Mode::Train);
     let x: Vec<Var> = inputs.iter().map(|(shape, values)| tape.constant(*shape, values.to_vec())).collect();
-    x.iter().for_each(|x| tape.want(*x));
+    x.iter().for_each(|x| tape.require_grad(*x));
     let y = loss(&mut tape.root(), &x);
     tape.keep(y);
     tape.backward(y);
@@ -84,8 +85,8 @@ fn distillation_of_uniform_outputs_is_the_closed_form() {
         let (student, teacher) = (vec![0.3; 3 * k], vec![-2.0; 2 * k]);
         let mut tape = Tape::new(Mode::Train);
         let [s, t] = [(3, student), (2, teacher)].map(|(rows, values)| tape.constant([rows, k], values));
-        let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.0, 0.04]]);
-        let d = tape.root().distill(s, t, &Distill { student_temperature: 0.1, center_momentum: 0.9, when });
+        let schedule = Schedule::new(&mut tape, &[[0.0, 0.0, 0.0, 0.04]]);
+        let d = tape.root().dino_loss(s, t, &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule });
         tape.keep(d.loss);
         tape.keep(d.entropy);
         let mut program = tape.compile(&mut Weights::new(0)).unwrap();
@@ -101,7 +102,7 @@ fn vicreg_of_collapsed_outputs_is_the_closed_form() {
     let rows = [0.5, -1.0, 2.0, 0.25].repeat(8);
     let inputs: [(&[usize], &[f32]); 2] = [(&[8, 4], &rows), (&[8, 4], &rows)];
     for (variance, want) in [(25.0, 24.75), (50.0, 49.5)] {
-        let (got, gradients) = evaluate(&inputs, |s, x| s.variance_covariance(x[0], x[1], [25.0, variance, 1.0]));
+        let (got, gradients) = evaluate(&inputs, |s, x| s.vicreg_loss(x[0], x[1], [25.0, variance, 1.0]));
         near("VICReg", got, want, 1e-4);
         assert!(gradients.iter().flatten().all(|g| g.is_finite()));
     }
@@ -112,7 +113,7 @@ fn vicreg_of_collapsed_outputs_is_the_closed_form() {
 fn barlow_twins_of_independent_views_is_the_closed_form() {
     let (n, d, lambda) = (256usize, 512usize, 0.0051f32);
     let (a, b) = (noise(1, n * d), noise(2, n * d));
-    let (got, _) = evaluate(&[(&[n, d], &a), (&[n, d], &b)], |s, x| s.decorrelate(x[0], x[1], lambda, 0.1));
+    let (got, _) = evaluate(&[(&[n, d], &a), (&[n, d], &b)], |s, x| s.barlow_twins_loss(x[0], x[1], lambda, 0.1));
     let (n, d) = (n as f32, d as f32);
     let want = 0.1 * (d * (1.0 + 1.0 / n) + lambda * d * (d - 1.0) / n);
     near("Barlow Twins", got, want, 0.02 * want);
@@ -130,7 +131,7 @@ fn reconstruction_by_zeros_is_the_closed_form() {
         let images = noise(3, 2 * side * side * 3);
         let (got, gradients) = evaluate(&[(&[2, 5, cols], &vec![0.0; 2 * 5 * cols]), (&[2, side, side, 3], &images)], |s, x| {
             let place = s.tape().words([2, 4], vec![0, 1, 2, 3, 3, 2, 1, 0]);
-            s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 1 }, patch, true)
+            s.mae_loss(x[0], x[1], Masking { ids_keep: place, ids_restore: place, keep: 1 }, patch, true)
         });
         near("MAE", got, want, 2e-5);
         // Tokens 0 and 1 of the first image and 0 and 4 of the second do not count.
@@ -170,8 +171,8 @@ fn losses_and_gradients_equal_pytorch() {
     let golden = Golden::read("ssl_losses");
     compare(&golden, "cosine", ["a", "b"], |s, x| s.cosine(x[0], x[1]));
     compare(&golden, "info_nce", ["q", "k"], |s, x| s.info_nce(x[0], x[1], 0.2));
-    compare(&golden, "decorrelate", ["a", "b"], |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.1));
-    compare(&golden, "variance_covariance", ["a", "b"], |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]));
+    compare(&golden, "decorrelate", ["a", "b"], |s, x| s.barlow_twins_loss(x[0], x[1], 0.0051, 0.1));
+    compare(&golden, "variance_covariance", ["a", "b"], |s, x| s.vicreg_loss(x[0], x[1], [25.0, 25.0, 1.0]));
     compare(&golden, "distance", ["a", "b"], |s, x| s.distance(x[0], x[1]));
 }
 
@@ -215,7 +216,7 @@ fn reconstruction_equals_pytorch() {
         let (shape, place) = get("place");
         let (got, gradients) = evaluate(&[get("pred"), get("images")], |s, x| {
             let place = s.tape().words(shape, place.iter().map(|p| *p as u32).collect());
-            s.reconstruct(x[0], x[1], Chosen { ids: place, place, keep: 2 }, 2, normalize)
+            s.mae_loss(x[0], x[1], Masking { ids_keep: place, ids_restore: place, keep: 2 }, 2, normalize)
         });
         close(kind, &[got], get(&format!("{kind}.loss")).1, 1e-5);
         close(&format!("d {kind}"), &gradients[0], get(&format!("{kind}.dpred")).1, 2e-5);
@@ -229,26 +230,26 @@ fn distillation_equals_pytorch_for_three_steps() {
     let golden = Golden::read("ssl_losses");
     let get = |part: &str| golden.get(&format!("distill.{part}"));
     let rows = |part: &str| golden.shape(&format!("distill.{part}"))[1..].to_vec();
-    let schedule: Vec<[f32; 4]> = get("temperature").iter().map(|t| [0.0, 0.0, 0.0, *t]).collect();
+    let steps: Vec<[f32; 4]> = get("temperature").iter().map(|t| [0.0, 0.0, 0.0, *t]).collect();
     let mut tape = Tape::new(Mode::Train);
     let [student, teacher] = ["student", "teacher"].map(|part| tape.fixed(&rows(part)[..], Dtype::F32));
-    tape.want(student);
-    tape.want(teacher);
-    let when = Schedule::new(&mut tape, &schedule);
-    let d = Distill { student_temperature: 0.1, center_momentum: 0.9, when };
-    let Distilled { loss, entropy } = tape.root().at("head").distill(student, teacher, &d);
+    tape.require_grad(student);
+    tape.require_grad(teacher);
+    let schedule = Schedule::new(&mut tape, &steps);
+    let d = DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule };
+    let DinoLossOutput { loss, entropy } = tape.root().at("head").dino_loss(student, teacher, &d);
     tape.backward(loss);
     assert!(tape.gradient(teacher).is_none(), "the teacher is a target");
     let dstudent = tape.gradient(student).unwrap();
     [loss, entropy, dstudent].into_iter().for_each(|v| tape.keep(v));
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[loss]);
+    tape.log_step(schedule, log, &[loss]);
     let mut weights = Weights::new(0);
     let mut program = tape.compile(&mut weights).unwrap();
-    for step in 0..schedule.len() {
+    for step in 0..steps.len() {
         let at = |part: &'static str| {
             let values = get(part);
-            let n = values.len() / schedule.len();
+            let n = values.len() / steps.len();
             &values[step * n..][..n]
         };
         program.write(student, at("student")).unwrap();
@@ -266,11 +267,11 @@ fn distillation_equals_pytorch_for_three_steps() {
 fn special_weights_move_as_in_pytorch() {
     let golden = Golden::read("ssl_losses");
     let rules = [
-        ("sgd", Rule::Sgd { momentum: 0.9 }),
-        ("adamw", Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
-        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
+        ("sgd", Algorithm::Sgd { momentum: 0.9 }),
+        ("adamw", Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
+        ("lars", Algorithm::Lars { momentum: 0.9, trust: 1e-3, variant: LarsVariant::Plain }),
     ];
-    for (name, rule) in rules {
+    for (name, algorithm) in rules {
         let rows: Vec<[f32; 4]> = golden.get("update.lr").iter().map(|lr| [*lr, 0.05, 0.0, 0.0]).collect();
         let (mut tape, mut weights, mut parts) = (Tape::new(Mode::Train), Weights::new(0), vec![]);
         for part in ["matrix", "vector", "late"] {
@@ -280,16 +281,16 @@ fn special_weights_move_as_in_pytorch() {
             tape.seed(w, g);
             parts.push((part, w, g));
         }
-        let when = Schedule::new(&mut tape, &rows);
-        let treat = |name: &str, _| match name {
-            "matrix" => Treat { rate: Rate::Scheduled(0.5), ..Treat::default() },
-            "vector" => Treat { decay: false, rate: Rate::Fixed(0.1), from: 0 },
-            _ => Treat { from: 3, ..Treat::default() },
+        let schedule = Schedule::new(&mut tape, &rows);
+        let group = |name: &str, _| match name {
+            "matrix" => ParamGroup { rate: Rate::Scheduled(0.5), ..ParamGroup::default() },
+            "vector" => ParamGroup { decay: false, rate: Rate::Fixed(0.1), from: 0 },
+            _ => ParamGroup { from: 3, ..ParamGroup::default() },
         };
-        tape.optimize(Gradients::of(&tape).clip(1.8), rule, &treat, when);
+        tape.optimize(Gradients::of(&tape).clip(1.8), algorithm, &group, schedule);
         let watched = tape.constant([1], vec![0.0]);
         let log = tape.fixed([1, 1], Dtype::F32);
-        tape.step(when, log, &[watched]);
+        tape.log_step(schedule, log, &[watched]);
         let mut program = tape.compile(&mut weights).unwrap();
         for step in 0..rows.len() {
             let at = |values: &'_ [f32]| {
@@ -317,11 +318,11 @@ fn a_teacher_follows_the_weights_of_its_student() {
     network(&mut tape.root().at("student"));
     tape.root().at("student").param("predictor", [3], Init::Constant(5.0));
     network(&mut tape.root().frozen("teacher"));
-    let when = Schedule::new(&mut tape, &[[0.0, 0.0, 0.75, 0.0], [0.0, 0.0, 0.5, 0.0]]);
-    tape.average("student", "teacher", when);
+    let schedule = Schedule::new(&mut tape, &[[0.0, 0.0, 0.75, 0.0], [0.0, 0.0, 0.5, 0.0]]);
+    tape.ema("student", "teacher", schedule);
     let watched = tape.constant([1], vec![0.0]);
     let log = tape.fixed([1, 1], Dtype::F32);
-    tape.step(when, log, &[watched]);
+    tape.log_step(schedule, log, &[watched]);
     let mut weights = Weights::new(0);
     weights.set("student.weight", [2, 2], &[4.0, 8.0, -4.0, 0.0]).unwrap();
     weights.set("student.running_mean", [2], &[1.0, 2.0]).unwrap();
@@ -341,6 +342,6 @@ fn a_teacher_that_matches_nothing_is_refused() {
     let mut tape = Tape::new(Mode::Train);
     tape.root().at("student").param("weight", [2], Init::Constant(0.0));
     tape.root().frozen("teacher").param("other", [2], Init::Constant(0.0));
-    let when = Schedule::new(&mut tape, &[[0.0; 4]]);
-    tape.average("student", "teacher", when);
+    let schedule = Schedule::new(&mut tape, &[[0.0; 4]]);
+    tape.ema("student", "teacher", schedule);
 }

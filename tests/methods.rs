@@ -2,10 +2,10 @@
 
 use crate::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};
-use sslmem::encoders::{Features, Form, Network, Positions, find};
+use sslmem::encoders::{EncoderConfig, Features, Network, Positions, find};
 use sslmem::methods::{self, Metric, Setting};
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::optimize::{Gradients, Rate, Rule, Treat};
+use sslmem::ops::optimize::{Algorithm, Gradients, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -149,7 +149,7 @@ fn against_pytorch(golden: &Golden, case: &Case) {
     let method = methods::find(&recipe.method.name).unwrap();
     FROZEN.set(case.frozen.to_vec());
     let mut tape = Tape::new(Mode::Train);
-    let when = Schedule::new(&mut tape, &rates(case.slow));
+    let schedule = Schedule::new(&mut tape, &rates(case.slow));
     let batch = tape.batch(N, 3);
     let batch = if method.supervised() { tape.labelled(batch) } else { batch };
     let mut first = 0;
@@ -164,17 +164,17 @@ fn against_pytorch(golden: &Golden, case: &Case) {
         })
         .collect();
     assert_eq!(method.views(&recipe.method).iter().map(Vec::len).collect::<Vec<_>>(), case.groups.iter().map(|g| g.1).collect::<Vec<_>>());
-    let setting = Setting { network: recipe.network().unwrap(), options: &recipe.method, when, batch, classes: CLASSES, seed: 3 };
+    let setting = Setting { network: recipe.network().unwrap(), options: &recipe.method, schedule, batch, classes: CLASSES, seed: 3 };
     let recorded = method.loss(&mut tape.root(), &setting, &groups);
     tape.backward(recorded.loss);
     let gradients = tape.gradients();
     gradients.iter().for_each(|(_, _, g)| tape.keep(*g));
-    let treat = |_: &str, _| Treat { decay: true, rate: Rate::Scheduled(1.0), from: 0 };
-    tape.optimize(Gradients::of(&tape), Rule::Sgd { momentum: 0.9 }, &treat, when);
-    method.after(&mut tape, when);
+    let treat = |_: &str, _| ParamGroup { decay: true, rate: Rate::Scheduled(1.0), from: 0 };
+    tape.optimize(Gradients::of(&tape), Algorithm::Sgd { momentum: 0.9 }, &treat, schedule);
+    method.after(&mut tape, schedule);
     let values: Vec<Var> = [recorded.loss].into_iter().chain(recorded.metric.map(Metric::var)).collect();
     let log = tape.fixed([STEPS, values.len()], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(schedule, log, &values);
     let mut weights = Weights::new(0);
     fill(&mut weights, &tape, "", "");
     let mut program = tape.compile(&mut weights).unwrap();
@@ -253,7 +253,7 @@ fn vits_are_timms() {
     let golden = Golden::read("vit");
     for &(arch, patch, positions, size) in VITS {
         let prefix = format!("{arch}.{patch}.{positions}.{size}.");
-        let network = Network { encoder: find(arch).unwrap(), form: Form { patch, ..Form::of(positions) } };
+        let network = Network { encoder: find(arch).unwrap(), config: EncoderConfig { patch, ..EncoderConfig::of(positions) } };
         let mut tape = Tape::new(Mode::Eval);
         let images = tape.constant([2, size, size, 3], signed(4000, 2 * size * size * 3));
         let kinds = [Features::Pooled, Features::Mean, Features::Map].map(|f| network.represent(&mut tape.root().at("encoder"), images, f));
@@ -282,7 +282,7 @@ fn gradients_of_a_vit_are_timms() {
     let prefix = "vit_tiny.4.32.32.";
     let mut tape = Tape::new(Mode::Train);
     let images = tape.constant([2, 32, 32, 3], signed(4000, 2 * 32 * 32 * 3));
-    let network = Network { encoder: find("vit_tiny").unwrap(), form: Form::of(32) };
+    let network = Network { encoder: find("vit_tiny").unwrap(), config: EncoderConfig::of(32) };
     let features = network.features(&mut tape.root().at("encoder"), images);
     let r = tape.constant([2, 192], signed(2000, 2 * 192));
     let loss = crate::ops::dot_with(&mut tape.root(), features, r);
@@ -305,10 +305,11 @@ fn branches_are_dropped_by_view_and_never_in_a_teacher() {
     let mut tape = Tape::new(Mode::Train);
     let batch = tape.batch(4, 3);
     let drop = Drop { keys: batch.keys, seed: 1, view: 0, layer: 0 };
-    let network = Network { encoder: find("vit_nano").unwrap(), form: Form { drop: Some((0.5, drop)), ..Form::of(16) } };
+    let network =
+        Network { encoder: find("vit_nano").unwrap(), config: EncoderConfig { drop: Some((0.5, drop)), ..EncoderConfig::of(16) } };
     let images = tape.constant([4, 16, 16, 3], signed(4000, 4 * 768));
-    let student = [0, 0, 1].map(|view| network.counted(view).features(&mut tape.root().at("encoder"), images));
-    let teacher = [0, 1].map(|view| network.counted(view).features(&mut tape.root().frozen("teacher").at("encoder"), images));
+    let student = [0, 0, 1].map(|view| network.with_first_view(view).features(&mut tape.root().at("encoder"), images));
+    let teacher = [0, 1].map(|view| network.with_first_view(view).features(&mut tape.root().frozen("teacher").at("encoder"), images));
     student.iter().chain(&teacher).for_each(|v| tape.keep(*v));
     let mut program = tape.compile(&mut Weights::new(0)).unwrap();
     program.write(batch.keys, &[0u32, 0, 0, 1, 0, 2, 0, 3]).unwrap();
@@ -320,7 +321,8 @@ fn branches_are_dropped_by_view_and_never_in_a_teacher() {
 
 #[test]
 fn fixed_positions_are_sines_and_cosines() {
-    let network = Network { encoder: find("vit_nano").unwrap(), form: Form { positions: Positions::Sincos, ..Form::of(16) } };
+    let network =
+        Network { encoder: find("vit_nano").unwrap(), config: EncoderConfig { positions: Positions::Sincos, ..EncoderConfig::of(16) } };
     let mut tape = Tape::new(Mode::Train);
     let images = tape.constant([1, 16, 16, 3], vec![0.0; 768]);
     network.features(&mut tape.root().at("encoder"), images);

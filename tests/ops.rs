@@ -148,7 +148,7 @@ fn record(case: &Case, shared: bool) -> Checked {
         .enumerate()
         .map(|(i, dims)| {
             weights.set(&format!("in.{i}"), *dims, &noise(i as u32 + 1, dims.iter().product())).unwrap();
-            root.at("in").param(&i.to_string(), *dims, sslmem::weights::Init::Constant(0.0))
+            root.at("in").param(&i.to_string(), *dims, sslmem::init::Init::Constant(0.0))
         })
         .collect();
     let mut early = vec![];
@@ -170,7 +170,7 @@ fn record(case: &Case, shared: bool) -> Checked {
     for (_, _, g) in &wanted {
         tape.keep(*g);
     }
-    let all = inputs.iter().all(|x| tape.gradient(*x).is_some() || !tape.wants(*x));
+    let all = inputs.iter().all(|x| tape.gradient(*x).is_some() || !tape.requires_grad(*x));
     Checked { program: tape.compile(&mut weights).unwrap(), total, wanted, all }
 }
 

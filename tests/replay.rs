@@ -4,7 +4,7 @@ use crate::around::{Around, Fill};
 use crate::emulated::Emulated;
 use crate::kernels::{self, Chosen};
 use emulator::Options;
-use sslmem::device::{Device, Queue};
+use sslmem::device::{Device, GpuDevice};
 use sslmem::program::Program;
 use sslmem::var::Dtype;
 use std::rc::Rc;
@@ -18,8 +18,8 @@ fn bits(program: &Program) -> Vec<u32> {
 /// Five runs, of which the last four are one graph, leave the same bits as each call launched five times: statistics that run on and
 /// gradients that are added to show a call that a replay would leave out or do twice. A call may leave a part of what it names as written
 /// alone (the lengths that only a backward's other path needs): what neither program has changed is not compared.
-pub fn equals(case: &Chosen, queue: Rc<dyn Queue>) -> Result<(), String> {
-    let make = || case.record(Device::Gpu(queue.clone()));
+pub fn equals(case: &Chosen, gpu: Rc<dyn GpuDevice>) -> Result<(), String> {
+    let make = || case.record(Device::Gpu(gpu.clone()));
     let (mut plain, mut replayed) = (make(), make());
     let before = [bits(&plain), bits(&replayed)];
     for _ in 0..5 {
@@ -41,10 +41,10 @@ pub fn equals(case: &Chosen, queue: Rc<dyn Queue>) -> Result<(), String> {
 #[test]
 fn replays_on_the_emulator_equal_plain_runs() {
     let mut failed = vec![];
-    for real in [Dtype::F32, Dtype::Bf16] {
-        let queue: Rc<dyn Queue> = Around::new(Emulated::new(real, Options { race: false, ..Options::default() }), Fill::Alternating);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let gpu: Rc<dyn GpuDevice> = Around::new(Emulated::new(dtype, Options { race: false, ..Options::default() }), Fill::Alternating);
         for case in kernels::chosen(&[]).filter(|case| case.seeded) {
-            failed.extend(equals(&case, queue.clone()).err().map(|why| format!("{}, {real:?}: {why}", case.name())));
+            failed.extend(equals(&case, gpu.clone()).err().map(|why| format!("{}, {dtype:?}: {why}", case.name())));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -52,14 +52,14 @@ fn replays_on_the_emulator_equal_plain_runs() {
 
 #[test]
 fn nothing_is_allocated_from_the_first_run_to_the_last() {
-    for real in [Dtype::F32, Dtype::Bf16] {
-        let queue = Around::new(Emulated::new(real, Options { race: false, ..Options::default() }), Fill::Nothing);
-        for case in kernels::chosen(&["linear/", "attention/", "alignment/", "contrast/"]) {
-            let mut program = case.record(Device::Gpu(queue.clone()));
-            let before = queue.allocated.get();
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let gpu = Around::new(Emulated::new(dtype, Options { race: false, ..Options::default() }), Fill::Nothing);
+        for case in kernels::chosen(&["linear/", "attention/", "alignment/", "nt_xent/"]) {
+            let mut program = case.record(Device::Gpu(gpu.clone()));
+            let before = gpu.allocated.get();
             assert!(before > 0, "{} asks for no memory", case.name());
             (0..3).for_each(|_| program.run().unwrap());
-            assert_eq!(queue.allocated.get(), before, "{} asks for memory while it runs", case.name());
+            assert_eq!(gpu.allocated.get(), before, "{} asks for memory while it runs", case.name());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use sslmem::encoders::{self, Form, Network};
+use sslmem::encoders::{self, EncoderConfig, Network};
 use sslmem::random::{Purpose, Stream};
 use sslmem::score::Shard;
 use sslmem::table;
@@ -19,7 +19,7 @@ pub fn encoders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in ["f", "g"].into_iter().enumerate() {
         let mut tape = Tape::new(Mode::Eval);
-        let x = tape.fixed([1, 32, 32, 3], Dtype::Real);
+        let x = tape.fixed([1, 32, 32, 3], Dtype::Activation);
         network().features(&mut tape.root().at("encoder"), x);
         let mut weights = Weights::new(seed as u64);
         tape.compile(&mut weights).unwrap();
@@ -29,7 +29,7 @@ pub fn encoders() -> tempfile::TempDir {
 }
 
 pub fn network() -> Network {
-    Network { encoder: encoders::find("resnet8").unwrap(), form: Form::of(32) }
+    Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(32) }
 }
 
 pub fn command(folder: &Path, data: &str, out: &str, more: &[&str]) -> Command {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::score::{encoders, network};
 use sslmem::data::{self, OnBadImage};
 use sslmem::device::signature::MAP;
-use sslmem::device::{Capabilities, Device, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Capabilities, Device, GpuDevice, Launch, Matrix, Replay};
 use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::ops::alignment::Pairs;
@@ -31,8 +31,8 @@ impl Mortal {
     }
 }
 
-impl Queue for Mortal {
-    fn real(&self) -> Dtype {
+impl GpuDevice for Mortal {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn capabilities(&self) -> Capabilities {

@@ -1,7 +1,7 @@
 //! What each kernel takes is read from its source, and a call that does not fit is refused.
 
 use sslmem::device::kernels::Source;
-use sslmem::device::signature::{self, Kind};
+use sslmem::device::signature::{self, ArgKind};
 use sslmem::var::Dtype;
 
 #[test]
@@ -20,17 +20,17 @@ KERNEL void plain() {}
     let parsed = signature::parse(&Source { name: "a.cu", text }).unwrap();
     assert_eq!(parsed.iter().map(|s| s.kernel).collect::<Vec<_>>(), ["two_lines", "plain"]);
     let params: Vec<_> = parsed[0].params.iter().map(|p| (p.name, p.kind.clone(), p.constant)).collect();
-    let pointer = Kind::Pointer;
+    let pointer = ArgKind::Pointer;
     let expected = [
-        ("y", pointer(Dtype::Real), false),
-        ("x", pointer(Dtype::Real), true),
+        ("y", pointer(Dtype::Activation), false),
+        ("x", pointer(Dtype::Activation), true),
         ("bytes", pointer(Dtype::U8), true),
-        ("table", Kind::Words, true),
+        ("table", ArgKind::Words, true),
         ("ids", pointer(Dtype::U32), true),
         ("loss", pointer(Dtype::F32), false),
-        ("add", Kind::I32, false),
-        ("seed", Kind::U32, false),
-        ("rate", Kind::F32, false),
+        ("add", ArgKind::I32, false),
+        ("seed", ArgKind::U32, false),
+        ("rate", ArgKind::F32, false),
     ];
     assert_eq!(params, expected);
     for (text, said) in [
@@ -52,15 +52,15 @@ KERNEL void plain() {}
 fn a_call_that_does_not_fit_its_kernel_is_refused() {
     let text = "KERNEL void mix(T *y, const float *x, const u64 *table, int n, float rate) {}";
     let mix = &signature::parse(&Source { name: "mix.cu", text }).unwrap()[0];
-    let pointer = Kind::Pointer;
-    let fits = |real, first| mix.check(real, &[pointer(first), Kind::Null, pointer(Dtype::U32), Kind::I32, Kind::F32]).is_ok();
-    assert!(fits(Dtype::Bf16, Dtype::Bf16) && fits(Dtype::F32, Dtype::F32) && fits(Dtype::Bf16, Dtype::Real));
+    let pointer = ArgKind::Pointer;
+    let fits = |dtype, first| mix.check(dtype, &[pointer(first), ArgKind::Null, pointer(Dtype::U32), ArgKind::I32, ArgKind::F32]).is_ok();
+    assert!(fits(Dtype::Bf16, Dtype::Bf16) && fits(Dtype::F32, Dtype::F32) && fits(Dtype::Bf16, Dtype::Activation));
     assert!(!fits(Dtype::Bf16, Dtype::F32) && !fits(Dtype::F32, Dtype::U8));
-    let said = |given: &[Kind]| mix.check(Dtype::Bf16, given).unwrap_err().to_string();
-    assert!(said(&[Kind::Null]).starts_with("`mix` (mix.cu) takes 5 arguments, not 1; "));
-    let given = [pointer(Dtype::Bf16), pointer(Dtype::F32), Kind::Null, Kind::U32, Kind::F32];
+    let said = |given: &[ArgKind]| mix.check(Dtype::Bf16, given).unwrap_err().to_string();
+    assert!(said(&[ArgKind::Null]).starts_with("`mix` (mix.cu) takes 5 arguments, not 1; "));
+    let given = [pointer(Dtype::Bf16), pointer(Dtype::F32), ArgKind::Null, ArgKind::U32, ArgKind::F32];
     assert!(said(&given).starts_with("argument 4 (`n`) of `mix` (mix.cu) is an int, not a u32; "), "{}", said(&given));
-    let given = [pointer(Dtype::Bf16), pointer(Dtype::Bf16), Kind::Null, Kind::I32, Kind::F32];
+    let given = [pointer(Dtype::Bf16), pointer(Dtype::Bf16), ArgKind::Null, ArgKind::I32, ArgKind::F32];
     assert!(
         said(&given).starts_with("argument 2 (`x`) of `mix` (mix.cu) is a pointer to F32, not a pointer to BF16; "),
         "{}",
@@ -87,11 +87,16 @@ KERNEL void sized(GRID_CONSTANT Sizes s, int add) {}
 #[test]
 fn structures_are_laid_out_as_the_kernel_has_them() {
     let sized = taking_a_structure();
-    let Kind::Struct(s) = &sized.params[0].kind else { panic!("a structure") };
+    let ArgKind::Struct(s) = &sized.params[0].kind else { panic!("a structure") };
     let fields: Vec<_> = s.fields.iter().map(|f| (f.name, f.kind.clone(), f.constant)).collect();
-    let (f32s, reals) = (Kind::Pointer(Dtype::F32), Kind::Pointer(Dtype::Real));
-    let expected =
-        [("n", Kind::I32, false), ("height", Kind::I32, false), ("y", f32s, false), ("x", reals, true), ("seed", Kind::U32, false)];
+    let (f32s, reals) = (ArgKind::Pointer(Dtype::F32), ArgKind::Pointer(Dtype::Activation));
+    let expected = [
+        ("n", ArgKind::I32, false),
+        ("height", ArgKind::I32, false),
+        ("y", f32s, false),
+        ("x", reals, true),
+        ("seed", ArgKind::U32, false),
+    ];
     assert_eq!((s.name, &fields[..]), ("Sizes", &expected[..]));
     // Two ints share a word; the last word is half filled.
     assert_eq!(s.layout(), (vec![(0, 4), (4, 4), (8, 8), (16, 8), (24, 4)], 4));
@@ -101,8 +106,8 @@ fn structures_are_laid_out_as_the_kernel_has_them() {
 #[test]
 fn a_structure_that_is_not_the_kernels_is_refused() {
     let sized = taking_a_structure();
-    let Kind::Struct(right) = sized.params[0].kind.clone() else { panic!("a structure") };
-    let said = |of: signature::Struct| sized.check(Dtype::F32, &[Kind::Struct(of), Kind::I32]).err().map(|e| e.to_string());
+    let ArgKind::Struct(right) = sized.params[0].kind.clone() else { panic!("a structure") };
+    let said = |of: signature::Struct| sized.check(Dtype::F32, &[ArgKind::Struct(of), ArgKind::I32]).err().map(|e| e.to_string());
     let change = |change: &dyn Fn(&mut signature::Struct)| {
         let mut of = right.clone();
         change(&mut of);
@@ -116,21 +121,21 @@ fn a_structure_that_is_not_the_kernels_is_refused() {
     assert!(order.starts_with(&format!("{what} has the fields n, height, y, x, seed, not height, n, y, x, seed; ")), "{order}");
     let fewer = change(&|s| drop(s.fields.pop()));
     assert!(fewer.contains("not n, height, y, x; "), "{fewer}");
-    let kind = change(&|s| s.fields[0].kind = Kind::F32);
+    let kind = change(&|s| s.fields[0].kind = ArgKind::F32);
     assert!(kind.starts_with(&format!("{what} has a field `n` that is an int, not a float; ")), "{kind}");
-    let plain = sized.check(Dtype::F32, &[Kind::I32, Kind::I32]).unwrap_err().to_string();
+    let plain = sized.check(Dtype::F32, &[ArgKind::I32, ArgKind::I32]).unwrap_err().to_string();
     assert!(plain.starts_with(&format!("{what} is the structure `Sizes`, not an int; ")), "{plain}");
 }
 
 /// Where a parameter stands: what is written, what is read, `add`, whole numbers, floats. A structure stands where its first field would.
 fn rank(param: &signature::Param) -> usize {
     match &param.kind {
-        Kind::Struct(of) => rank(&of.fields[0]),
-        Kind::Pointer(_) | Kind::Words | Kind::Null => param.constant as usize,
-        Kind::Map => 1,
-        Kind::I32 if param.name == "add" || param.name.starts_with("add_") => 2,
-        Kind::I32 | Kind::U32 => 3,
-        Kind::F32 => 4,
+        ArgKind::Struct(of) => rank(&of.fields[0]),
+        ArgKind::Pointer(_) | ArgKind::Words | ArgKind::Null => param.constant as usize,
+        ArgKind::Map => 1,
+        ArgKind::I32 if param.name == "add" || param.name.starts_with("add_") => 2,
+        ArgKind::I32 | ArgKind::U32 => 3,
+        ArgKind::F32 => 4,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use sslmem::data::{Source, Synthetic};
-use sslmem::split::{How, Size, Sizes, Split, Subset};
+use sslmem::split::{How, Sizes, Split, Subset, SubsetSize};
 use tempfile::TempDir;
 
 fn source(train: usize) -> Synthetic {
@@ -13,10 +13,10 @@ fn source(train: usize) -> Synthetic {
 
 fn counts(shared: usize, candidate: usize, independent: usize, external: usize) -> Sizes {
     Sizes {
-        shared: Size::Count(shared),
-        candidate: Size::Count(candidate),
-        independent: Size::Count(independent),
-        external: Size::Count(external),
+        shared: SubsetSize::Count(shared),
+        candidate: SubsetSize::Count(candidate),
+        independent: SubsetSize::Count(independent),
+        external: SubsetSize::Count(external),
     }
 }
 
@@ -181,10 +181,15 @@ fn sizes_are_counts_fractions_or_as_many_as_candidates() {
     assert_eq!(draw(&counts(0, 500, 500, 0)), [0, 500, 500, 0]);
     // Fractions are rounded down, so that S_C and S_I have the same size.
     assert_eq!(lengths(&Split::draw(&source(15), &Sizes::default(), How::Ordered).unwrap()), [12, 1, 1, 1]);
-    let mixed = Sizes { shared: Size::Count(100), external: Size::Fraction(0.5), independent: Size::Candidates, ..Sizes::default() };
+    let mixed = Sizes {
+        shared: SubsetSize::Count(100),
+        external: SubsetSize::Fraction(0.5),
+        independent: SubsetSize::Candidates,
+        ..Sizes::default()
+    };
     assert_eq!(draw(&mixed), [100, 100, 100, 100]);
     // The test part has 200: fewer than the candidates.
-    assert_eq!(draw(&Sizes { external: Size::Candidates, ..counts(0, 400, 400, 0) }), [0, 400, 400, 200]);
+    assert_eq!(draw(&Sizes { external: SubsetSize::Candidates, ..counts(0, 400, 400, 0) }), [0, 400, 400, 200]);
 
     let alone = TrainOnly(source(1100));
     assert_eq!(lengths(&Split::draw(&alone, &Sizes::default(), How::Seeded(1)).unwrap()), [800, 100, 100, 100]);
@@ -194,22 +199,22 @@ fn sizes_are_counts_fractions_or_as_many_as_candidates() {
 
 #[test]
 fn sizes_are_read_from_text_and_toml() {
-    assert_eq!("0.8".parse::<Size>().unwrap(), Size::Fraction(0.8));
-    assert_eq!("40000".parse::<Size>().unwrap(), Size::Count(40_000));
-    assert_eq!("1".parse::<Size>().unwrap(), Size::Count(1));
-    assert_eq!("1.0".parse::<Size>().unwrap(), Size::Fraction(1.0));
+    assert_eq!("0.8".parse::<SubsetSize>().unwrap(), SubsetSize::Fraction(0.8));
+    assert_eq!("40000".parse::<SubsetSize>().unwrap(), SubsetSize::Count(40_000));
+    assert_eq!("1".parse::<SubsetSize>().unwrap(), SubsetSize::Count(1));
+    assert_eq!("1.0".parse::<SubsetSize>().unwrap(), SubsetSize::Fraction(1.0));
     for text in ["1.5", "-1", "-0.1", "nan", "inf", "", "many"] {
-        assert!(text.parse::<Size>().unwrap_err().to_string().contains("is no size"), "{text}");
+        assert!(text.parse::<SubsetSize>().unwrap_err().to_string().contains("is no size"), "{text}");
     }
     let sizes: Sizes = toml::from_str("shared = 0.5\ncandidate = 300\nindependent = \"300\"").unwrap();
-    assert_eq!(sizes, Sizes { shared: Size::Fraction(0.5), external: Size::Candidates, ..counts(0, 300, 300, 0) });
+    assert_eq!(sizes, Sizes { shared: SubsetSize::Fraction(0.5), external: SubsetSize::Candidates, ..counts(0, 300, 300, 0) });
     let text = toml::to_string(&sizes).unwrap();
     assert_eq!(toml::from_str::<Sizes>(&text).unwrap(), sizes, "{text}");
     for wrong in ["shared = 1.5", "shared = -3", "shared = true", "sharde = 0.8"] {
         assert!(toml::from_str::<Sizes>(wrong).is_err(), "{wrong}");
     }
-    for size in [Size::Fraction(1.0), Size::Count(7), Size::Candidates] {
-        assert_eq!(size.to_string().parse::<Size>().unwrap(), size);
+    for size in [SubsetSize::Fraction(1.0), SubsetSize::Count(7), SubsetSize::Candidates] {
+        assert_eq!(size.to_string().parse::<SubsetSize>().unwrap(), size);
     }
 }
 
@@ -223,7 +228,7 @@ fn sizes_beyond_the_data_are_refused() {
     assert!(error.contains("candidate"), "{error}");
     assert!(refused(&Sizes::default(), 9).contains("candidate"));
     assert!(refused(&counts(usize::MAX, 2, 2, 0), 1000).contains("has 1000"));
-    let over = Sizes { shared: Size::Fraction(0.9), ..Sizes::default() };
+    let over = Sizes { shared: SubsetSize::Fraction(0.9), ..Sizes::default() };
     assert!(refused(&over, 1000).contains("1100 samples"));
     let error = Split::draw(&TrainOnly(source(1000)), &over, How::Ordered).unwrap_err().to_string();
     assert!(error.contains("no test part") && error.contains("1200 samples"), "{error}");

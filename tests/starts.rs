@@ -7,7 +7,7 @@ use std::time::Duration;
 use sslmem::checkpoint::Checkpoint;
 use sslmem::config::{Layers, Recipe};
 use sslmem::data::{self, OnBadImage};
-use sslmem::encoders::{Form, Network, Start, glorot};
+use sslmem::encoders::{EncoderConfig, Network, Start, glorot};
 use sslmem::methods::METHODS;
 use sslmem::progress::Silent;
 use sslmem::tape::{Mode, Tape};
@@ -18,10 +18,10 @@ use sslmem::weights::Weights;
 use crate::learn_methods::tiny;
 
 /// The names and the weights of an encoder in a form, and its teacher's, before anything is trained.
-fn started(arch: &str, form: Form) -> (Vec<String>, Weights) {
-    let network = Network { encoder: sslmem::encoders::find(arch).unwrap(), form };
+fn started(arch: &str, config: EncoderConfig) -> (Vec<String>, Weights) {
+    let network = Network { encoder: sslmem::encoders::find(arch).unwrap(), config };
     let mut tape = Tape::new(Mode::Train);
-    let images = tape.fixed([2, form.size, form.size, 3], Dtype::Real);
+    let images = tape.fixed([2, config.size, config.size, 3], Dtype::Activation);
     network.features(&mut tape.root().at("encoder"), images);
     network.features(&mut tape.root().frozen("teacher").at("encoder"), images);
     let (names, mut weights) = (tape.below("").into_iter().map(|(name, _)| name).collect(), Weights::new(0));
@@ -35,7 +35,7 @@ fn the_last_norm_of_each_residual_block_may_start_at_nothing() {
     // One of each kind: basic blocks with both shortcuts, bottlenecks, and the one with sums of its own.
     for (name, deep) in [("resnet8", false), ("resnet20", false), ("resnet50", true), ("resnet9", false)] {
         for zero_init_residual in [false, true] {
-            let (names, weights) = started(name, Form { zero_init_residual, ..Form::of(16) });
+            let (names, weights) = started(name, EncoderConfig { zero_init_residual, ..EncoderConfig::of(16) });
             let mut zeros = 0;
             for weight in names.iter().filter(|n| n.contains("bn") && n.ends_with(".weight")) {
                 let last = match name {
@@ -66,7 +66,7 @@ fn a_vit_starts_as_its_authors_have_it() {
         (Start::MoCoV3, glorot(width, 4 * width), glorot(width, width), glorot(fan, width), 1e-6),
         (Start::Mae, glorot(width, 4 * width), glorot(width, 3 * width), glorot(fan, width), 0.02),
     ] {
-        let (_, weights) = started("vit_tiny", Form { start, ..Form::of(16) });
+        let (_, weights) = started("vit_tiny", EncoderConfig { start, ..EncoderConfig::of(16) });
         for (name, bound) in [("blocks.3.mlp.fc1.weight", layer), ("blocks.3.attn.qkv.weight", qkv), ("patch_embed.proj.weight", patches)] {
             let [most, rms] = spread(&weights, name);
             assert!(most <= bound && most > 0.99 * bound, "{start:?}: {name} reaches {most} of {bound}");
@@ -74,7 +74,7 @@ fn a_vit_starts_as_its_authors_have_it() {
         }
         near(spread(&weights, "cls_token"), class);
     }
-    let (_, weights) = started("vit_tiny", Form { start: Start::Dino, ..Form::of(16) });
+    let (_, weights) = started("vit_tiny", EncoderConfig { start: Start::Dino, ..EncoderConfig::of(16) });
     for name in ["blocks.3.mlp.fc1.weight", "blocks.3.attn.qkv.weight", "cls_token", "pos_embed"] {
         near(spread(&weights, name), 0.02);
     }

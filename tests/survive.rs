@@ -2,7 +2,7 @@
 //! illegal address) and a kernel that never ends cost their check alone, for the rest goes on in a new process.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use sslmem::error::{Error, Result};
 use sslmem::var::Dtype;
 use std::any::Any;
@@ -38,11 +38,11 @@ fn number(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Runs the checks of the test with this full name on a queue.
+/// Runs the checks of the test with this full name on a device.
 ///
 /// # Panics
 /// If any fails, at the end.
-pub fn all(test: &'static str, queue: &Rc<dyn Queue>, checks: Vec<Check>) {
+pub fn all(test: &'static str, gpu: &Rc<dyn GpuDevice>, checks: Vec<Check>) {
     let (from, mut failed, count) = (number(FROM, 0), number(FAILED, 0), checks.len());
     let watch: Watch = Arc::new(Mutex::new(None));
     watch_over(watch.clone(), test);
@@ -54,7 +54,7 @@ pub fn all(test: &'static str, queue: &Rc<dyn Queue>, checks: Vec<Check>) {
         if let Err(why) = ended {
             failed += 1;
             tell(&check.name, &why);
-            if !alive(&**queue) {
+            if !alive(&**gpu) {
                 println!("the card's context is lost: the rest goes on in a new process");
                 rest(test, i + 1, failed);
             }
@@ -76,12 +76,12 @@ fn words(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Whether the card still does anything: after an illegal address every call fails.
-fn alive(queue: &dyn Queue) -> bool {
+fn alive(gpu: &dyn GpuDevice) -> bool {
     let round = || {
-        let address = queue.alloc(4)?;
+        let address = gpu.alloc(4)?;
         let mut back = [0; 4];
-        let done = queue.upload(address, &[1, 2, 3, 4]).and_then(|()| queue.download(address, &mut back));
-        queue.free(address);
+        let done = gpu.upload(address, &[1, 2, 3, 4]).and_then(|()| gpu.download(address, &mut back));
+        gpu.free(address);
         done.map(|()| back)
     };
     round().is_ok_and(|back| back == [1, 2, 3, 4])
@@ -125,8 +125,8 @@ fn rest(test: &str, from: usize, failed: usize) -> ! {
 /// A card that is lost once something has touched a wrong address: every later call of the process fails.
 struct Fragile(RefCell<bool>);
 
-impl Queue for Fragile {
-    fn real(&self) -> Dtype {
+impl GpuDevice for Fragile {
+    fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn capabilities(&self) -> Capabilities {
@@ -162,7 +162,7 @@ impl Queue for Fragile {
 #[ignore = "fails on purpose, in a process of its own"]
 fn planted() {
     let fragile = Rc::new(Fragile(RefCell::new(false)));
-    let queue: Rc<dyn Queue> = fragile.clone();
+    let gpu: Rc<dyn GpuDevice> = fragile.clone();
     let good = |name: &'static str| {
         Check::new(name, move || {
             println!("{name} ran");
@@ -184,7 +184,7 @@ fn planted() {
         }),
         good("last"),
     ];
-    all("survive::planted", &queue, checks);
+    all("survive::planted", &gpu, checks);
 }
 
 #[test]

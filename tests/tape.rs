@@ -1,10 +1,10 @@
 //! A recorded forward has a recorded backward: a gradient that would be lost is refused, and the op that would lose it is named.
 
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::{ALL, Case};
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::Var;
-use sslmem::weights::Init;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What is said of asking for the gradient of what `build` makes of a trained weight `[8, 6]`; nothing if there is one.
@@ -28,51 +28,51 @@ fn mean_distance(s: &mut Scope, x: Var) -> Var {
 fn a_gradient_that_would_be_lost_names_the_op() {
     // A loss by itself, one term of several, through an op that has a gradient, through a gradient.
     let lost = |build: fn(&mut Scope, Var) -> Var| refusal(Mode::Train, build).expect("a refusal");
-    assert!(lost(|s, w| s.spread(w)).contains("asked through `spread_fwd`"));
+    assert!(lost(|s, w| s.feature_std(w)).contains("asked through `feature_std_fwd`"));
     assert!(lost(mean_distance).contains("asked through `alignment_fwd`"));
     let mixed = |s: &mut Scope, w: Var| {
-        let terms = [(s.contrast(w, 0.5), 1.0), (s.spread(w), -0.1)];
+        let terms = [(s.nt_xent(w, 0.5), 1.0), (s.feature_std(w), -0.1)];
         s.weighted_sum(&terms)
     };
-    assert!(lost(mixed).contains("asked through `spread_fwd`"));
+    assert!(lost(mixed).contains("asked through `feature_std_fwd`"));
     let again = |s: &mut Scope, w: Var| {
-        let loss = s.contrast(w, 0.5);
+        let loss = s.nt_xent(w, 0.5);
         s.tape().backward(loss);
         let dw = s.tape().gradient(w).unwrap();
-        s.contrast(dw, 0.5)
+        s.nt_xent(dw, 0.5)
     };
-    assert!(lost(again).contains("asked through `contrast_bwd`"));
+    assert!(lost(again).contains("asked through `nt_xent_bwd`"));
     let second = |s: &mut Scope, w: Var| {
-        let when = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
+        let schedule = sslmem::schedule::Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.1]]);
         let teacher = s.tape().constant([8, 6], vec![0.5; 48]);
-        let options = sslmem::ops::distill::Distill { student_temperature: 0.1, center_momentum: 0.9, when };
-        let seen = s.stack(&[w, w]);
-        let made = s.distill(seen, teacher, &options);
+        let options = sslmem::ops::dino_loss::DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule };
+        let seen = s.concat_rows(&[w, w]);
+        let made = s.dino_loss(seen, teacher, &options);
         let terms = [(made.loss, 1.0), (made.entropy, 1.0)];
         s.weighted_sum(&terms)
     };
     // The teacher's entropy: it is made beside the loss, which alone has a gradient.
-    assert!(lost(second).contains("asked through `distill_fwd`"));
+    assert!(lost(second).contains("asked through `dino_loss_fwd`"));
 }
 
 #[test]
 fn a_loss_that_trains_nothing_is_refused() {
     let constant = |s: &mut Scope, _: Var| {
         let x = s.tape().constant([4, 3], vec![0.5; 12]);
-        s.contrast(x, 0.5)
+        s.nt_xent(x, 0.5)
     };
     let said = refusal(Mode::Train, constant).expect("a refusal");
-    assert_eq!(said, "no trained weight leads to the loss, which `contrast_fwd` makes");
-    let said = refusal(Mode::Eval, |s, w| s.contrast(w, 0.5)).expect("a refusal");
+    assert_eq!(said, "no trained weight leads to the loss, which `nt_xent_fwd` makes");
+    let said = refusal(Mode::Eval, |s, w| s.nt_xent(w, 0.5)).expect("a refusal");
     assert_eq!(said, "a recording for evaluation has no backward");
 }
 
 #[test]
 fn a_target_needs_no_gradient() {
     let target = |s: &mut Scope, w: Var| {
-        let target = s.spread(w);
-        s.tape().ignore(target);
-        let terms = [(s.contrast(w, 0.5), 1.0), (target, 1.0)];
+        let target = s.feature_std(w);
+        s.tape().stop_gradient(target);
+        let terms = [(s.nt_xent(w, 0.5), 1.0), (target, 1.0)];
         s.weighted_sum(&terms)
     };
     assert_eq!(refusal(Mode::Train, target), None);
@@ -86,7 +86,7 @@ fn no_op_loses_a_gradient_in_silence() {
         let Case { name, inputs, build, .. } = *case;
         let mut tape = Tape::new(Mode::Train);
         let inputs: Vec<Var> = inputs.iter().map(|dims| tape.constant(*dims, vec![0.5; dims.iter().product()])).collect();
-        inputs.iter().for_each(|x| tape.want(*x));
+        inputs.iter().for_each(|x| tape.require_grad(*x));
         // What exists in evaluation alone refuses to be recorded here.
         let built = catch_unwind(AssertUnwindSafe(|| build(&mut tape.root(), &inputs)));
         let Ok(y) = built else {
@@ -98,7 +98,7 @@ fn no_op_loses_a_gradient_in_silence() {
             tape.seed(y, gradient);
             tape.reverse();
         }));
-        let lost: Vec<&Var> = inputs.iter().filter(|x| tape.wants(**x) && tape.gradient(**x).is_none()).collect();
+        let lost: Vec<&Var> = inputs.iter().filter(|x| tape.requires_grad(**x) && tape.gradient(**x).is_none()).collect();
         assert!(asked.is_err() || lost.is_empty(), "{name}: the gradients of {lost:?} are lost in silence");
         if asked.is_err() {
             refused.push(name.split('/').next().unwrap());
@@ -106,5 +106,5 @@ fn no_op_loses_a_gradient_in_silence() {
     }
     refused.dedup();
     // Of the cross-entropy it is the accuracy.
-    assert_eq!(refused, ["alignment", "cross_entropy", "mask", "spread", "patches"]);
+    assert_eq!(refused, ["alignment", "cross_entropy", "feature_std", "mask", "patches"]);
 }

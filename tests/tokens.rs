@@ -5,14 +5,15 @@ use crate::golden::{Golden, close};
 use crate::ops::dot_with;
 use emulator::Options;
 use sslmem::device::{Device, gelu};
+use sslmem::init::Init;
 use sslmem::ops::augment::Batch;
 use sslmem::ops::drop_path::Drop;
-use sslmem::ops::linear::{After, Dense};
-use sslmem::ops::mask::Chosen;
+use sslmem::ops::linear::{Dense, Epilogue};
+use sslmem::ops::mask::Masking;
 use sslmem::program::Program;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use statrs::function::erf::erf;
 
 /// Record what `build` makes of the golden inputs of a case, of which `weights` are (name here, name there), run it with the loss
@@ -23,7 +24,7 @@ fn compare(case: &str, inputs: &[&str], weights: &[(&str, &str)], build: impl Fn
     let (mut tape, mut memory) = (Tape::new(Mode::Train), Weights::new(0));
     let vars: Vec<Var> = inputs.iter().map(|i| tape.constant(golden.shape(&find(i)), golden.get(&find(i)).to_vec())).collect();
     for (var, _) in vars.iter().zip(inputs).filter(|(_, i)| golden.has(&find(&format!("d{i}")))) {
-        tape.want(*var);
+        tape.require_grad(*var);
     }
     for (here, there) in weights {
         memory.set(here, golden.shape(&find(there)), golden.get(&find(there))).unwrap();
@@ -64,13 +65,13 @@ fn a_patch_embedding_is_a_convolution() {
     compare("embed", &["images"], &weights, |s, x| {
         let patches = s.patches(x[0], 4, None);
         let shape = Some([10, 3, 4, 4].into());
-        s.at("proj").dense(patches, &Dense { outputs: 10, bias: true, weight: Init::Constant(0.0), shape, after: After::Nothing })
+        s.at("proj").dense(patches, &Dense { outputs: 10, bias: true, weight: Init::Constant(0.0), shape, epilogue: Epilogue::Nothing })
     });
 }
 
 #[test]
 fn unit_rows_and_weight_norm_equal_pytorch() {
-    compare("unit", &["x"], &[], |s, x| s.unit(x[0]));
+    compare("unit", &["x"], &[], |s, x| s.l2_normalize(x[0]));
     compare("weight_norm", &["x"], &[("last.weight", "v")], |s, x| {
         let u = s.at("last").linear(x[0], 11, false);
         let v = s.at("last").param("weight", [11, 6], Init::Constant(0.0));
@@ -84,9 +85,9 @@ fn gelu_equals_pytorch() {
     let golden = Golden::read("tokens");
     let (mut tape, mut weights) = (Tape::new(Mode::Train), Weights::new(0));
     let x = tape.constant([257, 1], golden.get("gelu.x").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     weights.set("fc.weight", [1, 1], &[1.0]).unwrap();
-    let dense = Dense { outputs: 1, bias: true, weight: Init::Constant(0.0), shape: None, after: After::Gelu };
+    let dense = Dense { outputs: 1, bias: true, weight: Init::Constant(0.0), shape: None, epilogue: Epilogue::Gelu };
     let y = tape.root().at("fc").dense(x, &dense);
     let r = tape.constant([257, 1], golden.get("gelu.r").to_vec());
     let loss = dot_with(&mut tape.root(), y, r);
@@ -130,9 +131,9 @@ fn masking_and_restoring_equal_mae() {
     let samples: Vec<u32> = golden.get("mae.samples").iter().map(|s| *s as u32).collect();
     let (mut tape, mut weights) = (Tape::new(Mode::Train), Weights::new(0));
     let batch = batch(&mut tape, 5, &samples);
-    let chosen = tape.mask(batch, 16, 4, 21);
+    let masking = tape.mask(batch, 16, 4, 21);
     let x = tape.constant([3, 4, 6], golden.get("mae.chosen_tokens").to_vec());
-    tape.want(x);
+    tape.require_grad(x);
     let names = ["cls_token", "mask_token", "pos_embed", "decoder_pos_embed"];
     for name in names {
         let name = format!("mae.{name}");
@@ -140,21 +141,21 @@ fn masking_and_restoring_equal_mae() {
     }
     let mut root = tape.root();
     let [class, token, positions, more] = names.map(|n| root.at("mae").param(n, golden.shape(&format!("mae.{n}")), Init::Constant(0.0)));
-    let seen = root.sequence(x, Some(class), positions, Some(chosen));
-    let restored = root.restore(seen, token, more, chosen);
+    let seen = root.sequence(x, Some(class), positions, Some(masking));
+    let unmasked = root.unmask_tokens(seen, token, more, masking);
     let r = root.tape().constant([3, 17, 6], golden.get("mae.r").to_vec());
-    let loss = dot_with(&mut root, restored, r);
+    let loss = dot_with(&mut root, unmasked, r);
     tape.backward(loss);
     let gradients: Vec<(String, Var)> = tape.gradients().into_iter().map(|(n, _, g)| (n, g)).collect();
     let dx = tape.gradient(x).unwrap();
-    [seen, restored, dx].into_iter().chain(gradients.iter().map(|g| g.1)).for_each(|v| tape.keep(v));
+    [seen, unmasked, dx].into_iter().chain(gradients.iter().map(|g| g.1)).for_each(|v| tape.keep(v));
     let mut program = tape.compile(&mut weights).unwrap();
     program.run().unwrap();
-    for (v, name) in [(chosen.ids, "mae.ids"), (chosen.place, "mae.place")] {
+    for (v, name) in [(masking.ids_keep, "mae.ids"), (masking.ids_restore, "mae.place")] {
         let got: Vec<f32> = program.read::<u32>(v).unwrap().into_iter().map(|v| v as f32).collect();
         assert_eq!(got, golden.get(name), "{name}");
     }
-    for (v, name) in [(seen, "seen"), (restored, "y"), (dx, "dchosen_tokens")] {
+    for (v, name) in [(seen, "seen"), (unmasked, "y"), (dx, "dchosen_tokens")] {
         close(name, &program.read::<f32>(v).unwrap(), golden.get(&format!("mae.{name}")), 1e-6);
     }
     assert_eq!(gradients.len(), 4);
@@ -165,22 +166,22 @@ fn masking_and_restoring_equal_mae() {
 }
 
 /// The patches that are seen, as a program on a device.
-fn masked(device: Device, samples: &[u32], tokens: usize, keep: usize) -> (Program, Chosen) {
+fn masked(device: Device, samples: &[u32], tokens: usize, keep: usize) -> (Program, Masking) {
     let mut tape = Tape::new(Mode::Eval);
     let batch = batch(&mut tape, 2, samples);
-    let chosen = tape.mask(batch, tokens, keep, 7);
+    let masking = tape.mask(batch, tokens, keep, 7);
     let mut program = tape.compile(&mut Weights::on(device, 0)).unwrap();
     program.run().unwrap();
-    (program, chosen)
+    (program, masking)
 }
 
 #[test]
 fn a_gpu_hides_the_same_patches() {
     for (tokens, keep) in [(1, 1), (64, 16), (49, 12), (300, 75), (259, 259)] {
         let samples = [9, 4, 70_000];
-        let (cpu, chosen) = masked(Device::Cpu, &samples, tokens, keep);
+        let (cpu, masking) = masked(Device::Cpu, &samples, tokens, keep);
         let (gpu, _) = masked(Device::Gpu(Emulated::new(Dtype::Bf16, Options::default())), &samples, tokens, keep);
-        for v in [chosen.ids, chosen.place] {
+        for v in [masking.ids_keep, masking.ids_restore] {
             assert_eq!(cpu.read::<u32>(v).unwrap(), gpu.read::<u32>(v).unwrap(), "{keep} of {tokens}");
         }
     }
@@ -189,11 +190,11 @@ fn a_gpu_hides_the_same_patches() {
 #[test]
 fn a_mask_belongs_to_its_sample() {
     let samples = [3, 8, 21];
-    let (together, chosen) = masked(Device::Cpu, &samples, 64, 16);
-    let ids = together.read::<u32>(chosen.ids).unwrap();
+    let (together, masking) = masked(Device::Cpu, &samples, 64, 16);
+    let ids = together.read::<u32>(masking.ids_keep).unwrap();
     for (i, sample) in samples.iter().enumerate() {
-        let (alone, chosen) = masked(Device::Cpu, &[*sample], 64, 16);
-        assert_eq!(alone.read::<u32>(chosen.ids).unwrap(), ids[i * 16..][..16]);
+        let (alone, masking) = masked(Device::Cpu, &[*sample], 64, 16);
+        assert_eq!(alone.read::<u32>(masking.ids_keep).unwrap(), ids[i * 16..][..16]);
     }
     assert_ne!(ids[..16], ids[16..32], "every sample has a mask of its own");
 }

@@ -1,16 +1,16 @@
-//! A queue whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
+//! A device whose cache is cold whenever it takes the time: between two calls of a real step the caches hold something else.
 
 use sslmem::device::signature::MAP;
-use sslmem::device::{Capabilities, Launch, Matrix, Queue, Replay};
+use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use sslmem::error::Result;
 use sslmem::var::Dtype;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// Like the queue inside, except that [`Queue::time`] first copies memory that is larger than any cache.
+/// Like the device inside, except that [`GpuDevice::time`] first copies memory that is larger than any cache.
 pub struct Cold {
-    inner: Rc<dyn Queue>,
+    inner: Rc<dyn GpuDevice>,
     buffers: [u64; 2],
     bytes: usize,
     /// The kernels that were launched since they were last asked for.
@@ -18,7 +18,7 @@ pub struct Cold {
 }
 
 impl Cold {
-    pub fn new(inner: Rc<dyn Queue>, bytes: usize) -> Result<Cold> {
+    pub fn new(inner: Rc<dyn GpuDevice>, bytes: usize) -> Result<Cold> {
         let buffers = [inner.alloc(bytes)?, inner.alloc(bytes)?];
         inner.upload(buffers[0], &vec![1; bytes])?;
         Ok(Cold { inner, buffers, bytes, launched: RefCell::default() })
@@ -35,9 +35,9 @@ impl Drop for Cold {
     }
 }
 
-impl Queue for Cold {
-    fn real(&self) -> Dtype {
-        self.inner.real()
+impl GpuDevice for Cold {
+    fn dtype(&self) -> Dtype {
+        self.inner.dtype()
     }
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()

@@ -16,10 +16,10 @@ pub fn all(folder: &Path) -> Result<usize> {
     let place = Search::new(None).nvrtc.ok_or_else(missing)?.path;
     let files: Vec<&Source> = sources()?.iter().filter(|source| !source.is_header()).collect();
     let jobs: Vec<(&Source, Dtype)> = files.iter().flat_map(|source| [(*source, Dtype::Bf16), (*source, Dtype::F32)]).collect();
-    let jobs: Vec<_> = jobs.into_iter().filter(|(source, real)| *real == Dtype::Bf16 || !source.is_hopper()).collect();
-    jobs.par_iter().try_for_each(|(source, real)| {
+    let jobs: Vec<_> = jobs.into_iter().filter(|(source, dtype)| *dtype == Dtype::Bf16 || !source.is_hopper()).collect();
+    jobs.par_iter().try_for_each(|(source, dtype)| {
         let nvrtc = Nvrtc::open(&place).map_err(|why| Error::device(why, "try another version of NVRTC"))?;
-        image(source, &nvrtc, &Cache { folder: Some(folder.into()) }, &options("sm_90a", *real)).map(|_| ())
+        image(source, &nvrtc, &Cache { folder: Some(folder.into()) }, &options("sm_90a", *dtype)).map(|_| ())
     })?;
     Ok(jobs.len())
 }

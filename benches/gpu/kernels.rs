@@ -3,14 +3,15 @@
 use crate::programs::{ADAM, fill, input};
 use crate::{Bench, Job};
 use sslmem::error::Result;
+use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::distill::Distill;
-use sslmem::ops::optimize::{Dialect, Gradients, Rule, Treat};
+use sslmem::ops::dino_loss::DinoLoss;
+use sslmem::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup};
 use sslmem::schedule::Schedule;
 use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -48,7 +49,7 @@ pub const JOBS: &[Job] = &[
     ("conv/resnet18", |bench| convolutions(bench, "resnet18")),
     ("conv/resnet50", |bench| convolutions(bench, "resnet50")),
     ("alignment", alignment),
-    ("contrast", contrast),
+    ("nt_xent", nt_xent),
     ("transformer", transformer),
     ("losses", |bench| bench.ops(LOSSES)),
     ("optimize", optimize),
@@ -78,13 +79,13 @@ const LOSSES: &[Op] = &[
         name: "barlow/2048x8192",
         inputs: &[&[2048, 8192], &[2048, 8192]],
         tiny: &[&[16, 32], &[16, 32]],
-        build: |s, x| s.decorrelate(x[0], x[1], 0.0051, 0.024),
+        build: |s, x| s.barlow_twins_loss(x[0], x[1], 0.0051, 0.024),
     },
     Op {
         name: "vicreg/2048x8192",
         inputs: &[&[2048, 8192], &[2048, 8192]],
         tiny: &[&[16, 32], &[16, 32]],
-        build: |s, x| s.variance_covariance(x[0], x[1], [25.0, 25.0, 1.0]),
+        build: |s, x| s.vicreg_loss(x[0], x[1], [25.0, 25.0, 1.0]),
     },
     Op {
         name: "cross_entropy/1024x1000",
@@ -102,9 +103,9 @@ const LOSSES: &[Op] = &[
         inputs: &[&[640, 65536], &[128, 65536]],
         tiny: &[&[10, 64], &[2, 64]],
         build: |s, x| {
-            s.tape().ignore(x[1]);
-            let when = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
-            s.distill(x[0], x[1], &Distill { student_temperature: 0.1, center_momentum: 0.9, when }).loss
+            s.tape().stop_gradient(x[1]);
+            let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, 0.04]]);
+            s.dino_loss(x[0], x[1], &DinoLoss { student_temperature: 0.1, center_momentum: 0.9, schedule }).loss
         },
     },
 ];
@@ -118,7 +119,7 @@ impl Bench {
         self.in_time()?;
         let mut tape = Tape::new(Mode::Train);
         let inputs: Vec<Var> = shapes.iter().map(|dims| input(&mut tape, dims)).collect();
-        inputs.iter().for_each(|x| tape.want(*x));
+        inputs.iter().for_each(|x| tape.require_grad(*x));
         let y = build(&mut tape.root().at("op"), &inputs);
         let shape = tape.shape(y);
         let dy = tape.fixed_like(y);
@@ -158,7 +159,7 @@ fn linear(bench: &Bench) -> Result<()> {
         let [rows, inputs, outputs] = [rows, inputs, outputs].map(|n| bench.size(n, 24));
         let mut tape = Tape::new(Mode::Train);
         let (x, dy) = (input(&mut tape, &[rows, inputs]), input(&mut tape, &[rows, outputs]));
-        tape.want(x);
+        tape.require_grad(x);
         let y = tape.root().linear(x, outputs, false);
         tape.seed(y, dy);
         tape.reverse();
@@ -179,7 +180,7 @@ fn convolutions(bench: &Bench, net: &str) -> Result<()> {
         let mut tape = Tape::new(Mode::Train);
         let x = input(&mut tape, &[batch, side, side, channels]);
         if channels != 3 {
-            tape.want(x);
+            tape.require_grad(x);
         }
         let y = tape.root().conv_norm(["conv", "bn"], x, Filter::same(outputs, kernel, stride), None, true);
         let shape = tape.shape(y);
@@ -207,13 +208,13 @@ fn alignment(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn contrast(bench: &Bench) -> Result<()> {
+fn nt_xent(bench: &Bench) -> Result<()> {
     for views in [1024, 8192] {
         let rows = bench.size(views, 32);
         let mut tape = Tape::new(Mode::Train);
         let z = input(&mut tape, &[rows, 128]);
-        tape.want(z);
-        let loss = tape.root().contrast(z, 0.5);
+        tape.require_grad(z);
+        let loss = tape.root().nt_xent(z, 0.5);
         tape.backward(loss);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &[(z, rows * 128)])?;
@@ -225,11 +226,11 @@ fn contrast(bench: &Bench) -> Result<()> {
 /// About the tensors of a ResNet-50: 25 million weights in matrices, and many short vectors.
 fn optimize(bench: &Bench) -> Result<()> {
     let rules = [
-        ("sgd", Rule::Sgd { momentum: 0.9 }),
+        ("sgd", Algorithm::Sgd { momentum: 0.9 }),
         ("adam", ADAM),
-        ("lars", Rule::Lars { momentum: 0.9, trust: 1e-3, dialect: Dialect::Plain }),
+        ("lars", Algorithm::Lars { momentum: 0.9, trust: 1e-3, variant: LarsVariant::Plain }),
     ];
-    for (name, rule) in rules {
+    for (name, algorithm) in rules {
         let mut tape = Tape::new(Mode::Train);
         let side = bench.size(1024, 20);
         let shapes = std::iter::repeat_n(vec![side, side], bench.size(24, 2))
@@ -241,8 +242,8 @@ fn optimize(bench: &Bench) -> Result<()> {
             tape.seed(w, g);
             gradients.push((g, shape.iter().product()));
         }
-        let when = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
-        tape.optimize(Gradients::of(&tape), rule, &|_, _| Treat::default(), when);
+        let schedule = Schedule::new(&mut tape, &[[1e-3, 1e-4, 0.0, 0.0]]);
+        tape.optimize(Gradients::of(&tape), algorithm, &|_, _| ParamGroup::default(), schedule);
         let mut program = tape.compile(&mut Weights::on(bench.device.clone(), 0))?;
         fill(&mut program, &gradients)?;
         bench.calls(name, program)?;

@@ -26,7 +26,7 @@ mod table;
 mod whole;
 
 use around::{Around, Fill};
-use sslmem::device::{Capabilities, Device, Queue};
+use sslmem::device::{Capabilities, Device, GpuDevice};
 use sslmem::error::{Error, Result};
 use sslmem::program::Program;
 use sslmem::tape::Cost;
@@ -69,7 +69,7 @@ impl Line {
 
 /// What is measured, and how large.
 pub struct Bench {
-    queue: Rc<dyn Queue>,
+    gpu: Rc<dyn GpuDevice>,
     /// The same card, cold whenever a single call is timed, and its device.
     cold: Rc<cold::Cold>,
     device: Device,
@@ -82,10 +82,10 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(queue: Rc<dyn Queue>, tiny: bool, limit: f64, label: String) -> Result<Bench> {
+    fn new(gpu: Rc<dyn GpuDevice>, tiny: bool, limit: f64, label: String) -> Result<Bench> {
         let flushed = if tiny { 1 << 12 } else { 256 << 20 };
-        let cold = Rc::new(cold::Cold::new(queue.clone(), flushed)?);
-        Ok(Bench { queue, device: Device::Gpu(cold.clone()), cold, tiny, start: Instant::now(), limit, label })
+        let cold = Rc::new(cold::Cold::new(gpu.clone(), flushed)?);
+        Ok(Bench { gpu, device: Device::Gpu(cold.clone()), cold, tiny, start: Instant::now(), limit, label })
     }
     /// An error when the time is over.
     pub fn in_time(&self) -> Result<()> {
@@ -106,10 +106,10 @@ impl Bench {
     /// Seconds that one run takes when many follow each other, median of five times.
     pub fn seconds(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         (0..if self.tiny { 2 } else { 3 }).try_for_each(|_| run())?;
-        let once = self.queue.time(&mut run)?;
+        let once = self.gpu.time(&mut run)?;
         let times = if self.tiny { 1 } else { (0.03 / once).ceil().clamp(1.0, 200.0) as usize };
         let mut many = || (0..times).try_for_each(|_| run());
-        let measured = (0..5).map(|_| self.queue.time(&mut many)).collect::<Result<Vec<f64>>>()?;
+        let measured = (0..5).map(|_| self.gpu.time(&mut many)).collect::<Result<Vec<f64>>>()?;
         Ok(median(measured) / times as f64)
     }
     /// Every call of a program by itself with cold caches, medians; calls of one name are added up.
@@ -146,12 +146,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The first card, or the emulation of one.
-fn open(emulate: bool, real: Dtype) -> Result<Rc<dyn Queue>> {
+fn open(emulate: bool, dtype: Dtype) -> Result<Rc<dyn GpuDevice>> {
     if emulate {
         let options = emulator::Options::default();
-        return Ok(if real == Dtype::Bf16 { emulated::Emulated::hopper(options) } else { emulated::Emulated::new(real, options) });
+        return Ok(if dtype == Dtype::Bf16 { emulated::Emulated::hopper(options) } else { emulated::Emulated::new(dtype, options) });
     }
-    sslmem::device::cuda::open(0, real)
+    sslmem::device::cuda::open(0, dtype)
 }
 
 type Job = (&'static str, fn(&Bench) -> Result<()>);
@@ -206,22 +206,22 @@ fn main() -> ExitCode {
             }
         };
     }
-    let real = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
+    let dtype = if value("--precision").is_some_and(|p| p == "f32") { Dtype::F32 } else { Dtype::Bf16 };
     let emulate = args.iter().any(|a| a == "--emulate");
-    let queue = match open(emulate, real) {
-        Ok(queue) => queue,
+    let gpu = match open(emulate, dtype) {
+        Ok(gpu) => gpu,
         Err(error) => {
             eprintln!("nothing was measured: {error}");
             return ExitCode::SUCCESS;
         }
     };
-    let own = queue.capabilities();
+    let own = gpu.capabilities();
     let chosen = Capabilities { tma: args.iter().any(|a| a == "--tma") && own.wgmma, ..own };
-    let queue: Rc<dyn Queue> = Around::choosing(queue, Fill::Nothing, chosen);
+    let gpu: Rc<dyn GpuDevice> = Around::choosing(gpu, Fill::Nothing, chosen);
     let only = value("--only").cloned().unwrap_or_default();
     let limit = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(f64::INFINITY);
     let label = value("--label").cloned().unwrap_or_default();
-    let bench = match Bench::new(queue, emulate, limit, label) {
+    let bench = match Bench::new(gpu, emulate, limit, label) {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("{error}");

@@ -5,11 +5,12 @@ use crate::programs::{fill, input};
 use crate::{Bench, Job, Line};
 use sslmem::device::{Capabilities, Device};
 use sslmem::error::Result;
+use sslmem::init::Init;
 use sslmem::ops::conv::Filter;
-use sslmem::ops::linear::{After, Dense};
+use sslmem::ops::linear::{Dense, Epilogue};
 use sslmem::tape::{Cost, Mode, Scope, Tape};
 use sslmem::var::Var;
-use sslmem::weights::{Init, Weights};
+use sslmem::weights::Weights;
 
 pub const JOBS: &[Job] = &[("products", products)];
 
@@ -21,8 +22,8 @@ struct Layer {
     build: fn(&mut Scope, Var) -> Var,
 }
 
-fn dense(s: &mut Scope, x: Var, outputs: usize, after: After) -> Var {
-    s.at("fc").dense(x, &Dense { outputs, bias: false, weight: Init::Normal(0.02), shape: None, after })
+fn dense(s: &mut Scope, x: Var, outputs: usize, epilogue: Epilogue) -> Var {
+    s.at("fc").dense(x, &Dense { outputs, bias: false, weight: Init::Normal(0.02), shape: None, epilogue })
 }
 
 fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> Var {
@@ -30,10 +31,10 @@ fn conv(s: &mut Scope, x: Var, outputs: usize, kernel: usize, stride: usize) -> 
 }
 
 const LAYERS: &[Layer] = &[
-    Layer { name: "8192x8192x8192", input: &[8192, 8192], tiny: &[24, 32], build: |s, x| dense(s, x, 8192, After::Nothing) },
-    Layer { name: "50432x768x3072 gelu", input: &[50432, 768], tiny: &[24, 32], build: |s, x| dense(s, x, 3072, After::Gelu) },
-    Layer { name: "50432x3072x768", input: &[50432, 3072], tiny: &[24, 32], build: |s, x| dense(s, x, 768, After::Nothing) },
-    Layer { name: "50432x768x768", input: &[50432, 768], tiny: &[24, 32], build: |s, x| dense(s, x, 768, After::Nothing) },
+    Layer { name: "8192x8192x8192", input: &[8192, 8192], tiny: &[24, 32], build: |s, x| dense(s, x, 8192, Epilogue::Nothing) },
+    Layer { name: "50432x768x3072 gelu", input: &[50432, 768], tiny: &[24, 32], build: |s, x| dense(s, x, 3072, Epilogue::Gelu) },
+    Layer { name: "50432x3072x768", input: &[50432, 3072], tiny: &[24, 32], build: |s, x| dense(s, x, 768, Epilogue::Nothing) },
+    Layer { name: "50432x768x768", input: &[50432, 768], tiny: &[24, 32], build: |s, x| dense(s, x, 768, Epilogue::Nothing) },
     Layer { name: "3x3 14x14x256", input: &[256, 14, 14, 256], tiny: &[2, 4, 4, 16], build: |s, x| conv(s, x, 256, 3, 1) },
     Layer { name: "3x3 28x28x128", input: &[256, 28, 28, 128], tiny: &[2, 4, 4, 16], build: |s, x| conv(s, x, 128, 3, 1) },
     Layer { name: "1x1 56x56x64-256", input: &[256, 56, 56, 64], tiny: &[2, 4, 4, 16], build: |s, x| conv(s, x, 256, 1, 1) },
@@ -41,7 +42,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 fn products(bench: &Bench) -> Result<()> {
-    let own = bench.queue.capabilities();
+    let own = bench.gpu.capabilities();
     let with = |wgmma, tma, wide| Capabilities { wgmma, tma, wide, deep: wide, ..own };
     let all = [
         ("by TMA", with(true, true, usize::MAX)),
@@ -55,12 +56,12 @@ fn products(bench: &Bench) -> Result<()> {
         let dims = if bench.tiny { layer.tiny } else { layer.input };
         for &(variant, chosen) in &variants {
             bench.in_time()?;
-            let queue = Around::choosing(bench.queue.clone(), Fill::Nothing, chosen);
+            let gpu = Around::choosing(bench.gpu.clone(), Fill::Nothing, chosen);
             let mut tape = Tape::new(Mode::Eval);
             let x = input(&mut tape, dims);
             let y = (layer.build)(&mut tape.root(), x);
             tape.keep(y);
-            let mut program = tape.compile(&mut Weights::on(Device::Gpu(queue), 0))?;
+            let mut program = tape.compile(&mut Weights::on(Device::Gpu(gpu), 0))?;
             fill(&mut program, &[(x, dims.iter().product())])?;
             program.run()?;
             let i = program.calls().iter().position(|(name, _)| name.ends_with("_fwd")).expect("a layer has a product");

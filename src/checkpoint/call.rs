@@ -1,16 +1,10 @@
 //! What Python would make of the calls in a pickle, as far as `torch.save` needs them: dictionaries, storages, tensors.
 
 use super::dtype::Dtype;
-use super::pickle::{Fault, Id, Lent, MOST_VALUES, Machine, Storage, Value, broken};
+use super::pickle::{Fault, Id, Lent, MOST_VALUES, Machine, Made, Storage, Value, broken};
 
 /// Characters of a class's name or a storage's key at most: they are copied wherever they are used.
 const LONGEST_WORD: usize = 256;
-
-/// What a call gives.
-pub enum Made {
-    New(Value),
-    Old(Id),
-}
 
 impl Machine<'_> {
     pub fn word(&self, id: Id) -> Option<&str> {

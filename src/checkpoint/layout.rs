@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An encoder of ours in a file of others.
-pub struct Layout {
+pub struct EncoderLayout {
     /// Who writes such files.
     pub wrapper: &'static str,
     /// What its tensors' names begin with.
@@ -49,12 +49,12 @@ pub struct Source {
 /// A tensor that is not loaded, and why.
 pub struct Leftover {
     pub name: String,
-    pub reason: Part,
+    pub reason: TensorRole,
 }
 
 /// What a tensor belongs to if not to the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum TensorRole {
     Classifier,
     Projector,
     Decoder,
@@ -67,17 +67,17 @@ pub enum Part {
     Other,
 }
 
-impl Part {
+impl TensorRole {
     pub fn name(self) -> &'static str {
         match self {
-            Part::Classifier => "classifier",
-            Part::Projector => "projector or predictor",
-            Part::Decoder => "decoder or mask token",
-            Part::OtherEncoder => "another encoder",
-            Part::Optimizer => "optimizer",
-            Part::Counter => "batch counters",
-            Part::Loss => "loss",
-            Part::Other => "other",
+            TensorRole::Classifier => "classifier",
+            TensorRole::Projector => "projector or predictor",
+            TensorRole::Decoder => "decoder or mask token",
+            TensorRole::OtherEncoder => "another encoder",
+            TensorRole::Optimizer => "optimizer",
+            TensorRole::Counter => "batch counters",
+            TensorRole::Loss => "loss",
+            TensorRole::Other => "other",
         }
     }
 }
@@ -94,11 +94,11 @@ struct Candidate {
 ///
 /// # Errors
 /// There is one, but not of an architecture that is known here, or with tensors that would have to be ignored.
-pub fn recognise(file: &Checkpoint, heads: Option<usize>) -> Result<Option<Layout>> {
+pub fn recognise(file: &Checkpoint, heads: Option<usize>) -> Result<Option<EncoderLayout>> {
     layout(file, heads).map_err(|what| Error::format(file.path(), what))
 }
 
-fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option<Layout>, Fault> {
+fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option<EncoderLayout>, Fault> {
     let mut candidates = candidates(file);
     candidates.sort_by_key(|c| (rank(&c.prefix), c.prefix.len()));
     let Some(best) = candidates.first() else { return Ok(None) };
@@ -140,7 +140,7 @@ fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option
         // What is said is no guess.
         hidden = Hidden { heads: Some(heads), ..Hidden::default() };
     }
-    let mut found = Layout {
+    let mut found = EncoderLayout {
         wrapper,
         prefix: best.prefix.clone(),
         arch: net.arch,
@@ -286,7 +286,8 @@ fn leftovers(
     for name in file.tensors.keys().filter(|name| !used.contains(name.as_str())) {
         let reason = reason(name, best, candidates);
         if let Some(rest) = name.strip_prefix(&best.prefix)
-            && (reason == Part::Other && inside.contains(&first(rest)) || INSIDE.iter().any(|part| rest.split('.').any(|p| p == *part)))
+            && (reason == TensorRole::Other && inside.contains(&first(rest))
+                || INSIDE.iter().any(|part| rest.split('.').any(|p| p == *part)))
         {
             return Err(format!("has a tensor `{name}` that these encoders lack; without it the features would be others"));
         }
@@ -295,32 +296,32 @@ fn leftovers(
     Ok(list)
 }
 
-fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> Part {
+fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> TensorRole {
     let parts: Vec<&str> = name.split('.').collect();
     let any = |words: &[&str]| parts.iter().any(|part| words.contains(part));
     let like = |words: &[&str]| parts.iter().any(|part| words.iter().any(|word| part.contains(word)));
     let below = name.strip_prefix(&best.prefix).unwrap_or_default().split('.').next().unwrap_or_default();
     if any(&["optimizer", "optimizer_states", "optimizers", "optim", "lr_schedulers", "scaler"]) {
-        Part::Optimizer
+        TensorRole::Optimizer
     } else if like(&["decoder"]) || any(&["mask_token"]) {
-        Part::Decoder
+        TensorRole::Decoder
     } else if candidates.iter().any(|c| c.prefix != best.prefix && c.prefix.len() > best.prefix.len() && name.starts_with(&c.prefix)) {
-        Part::OtherEncoder
+        TensorRole::OtherEncoder
     } else if ["fc", "linear", "head", "heads", "classifier", "pooler", "pre_logits", "last_linear"].contains(&below) {
         // MoCo and SimSiam put their heads there.
-        if best.prefix.contains("encoder") { Part::Projector } else { Part::Classifier }
+        if best.prefix.contains("encoder") { TensorRole::Projector } else { TensorRole::Classifier }
     } else if candidates.iter().any(|c| c.prefix != best.prefix && name.starts_with(&c.prefix)) && !name.starts_with(&best.prefix) {
-        Part::OtherEncoder
+        TensorRole::OtherEncoder
     } else if like(&["projector", "projection", "predictor", "prototypes"]) || any(&["head", "heads", "queue", "queue_ptr"]) {
-        Part::Projector
+        TensorRole::Projector
     } else if like(&["classifier"]) || any(&["fc", "linear"]) && !name.starts_with(&best.prefix) {
-        Part::Classifier
+        TensorRole::Classifier
     } else if name.ends_with("num_batches_tracked") {
-        Part::Counter
+        TensorRole::Counter
     } else if like(&["loss", "center"]) {
-        Part::Loss
+        TensorRole::Loss
     } else {
-        Part::Other
+        TensorRole::Other
     }
 }
 
@@ -359,8 +360,8 @@ fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
     }
 }
 
-impl Layout {
-    /// The elements of one of [`Layout::sources`], row by row.
+impl EncoderLayout {
+    /// The elements of one of [`EncoderLayout::sources`], row by row.
     ///
     /// # Errors
     /// As [`Checkpoint::values`].
@@ -401,7 +402,7 @@ impl Layout {
 /// What a file says of its encoder, and what it does not.
 pub struct Identity {
     /// Nothing where no encoder that is known here is in it.
-    pub layout: Option<Layout>,
+    pub layout: Option<EncoderLayout>,
     /// By name, as in [`crate::weights::Weights::save`]: what the tensors tell, then what lies beside the file, then what it says of itself.
     pub facts: BTreeMap<String, String>,
     /// What is taken from who seems to have written the file: the key of the recipe, and what.
@@ -430,7 +431,7 @@ impl Checkpoint {
         if layout.is_none() && !self.is_ours() {
             return Err(self.unknown());
         }
-        let mut facts = layout.as_ref().map(Layout::facts).unwrap_or_default();
+        let mut facts = layout.as_ref().map(EncoderLayout::facts).unwrap_or_default();
         facts.extend(encoder.into_iter().chain(images).map(|(key, value)| (key.to_string(), value)));
         facts.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
         let (guesses, hidden) = layout.as_ref().map(|layout| (layout.guesses.clone(), layout.unclear.clone())).unwrap_or_default();

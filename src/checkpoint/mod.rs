@@ -18,7 +18,7 @@ mod zip;
 
 pub use dtype::Dtype;
 pub use families::{expected, sine_cosine};
-pub use layout::{Identity, Layout, Leftover, Part, Source};
+pub use layout::{EncoderLayout, Identity, Leftover, Source, TensorRole};
 pub use seal::{SEAL, Seal};
 pub use shards::digest;
 
@@ -85,7 +85,7 @@ fn other(first: &[u8]) -> &'static str {
 }
 
 /// What the reader of a format finds.
-struct Head {
+struct FileHeader {
     tensors: BTreeMap<String, Tensor>,
     keys: Vec<String>,
     metadata: BTreeMap<String, String>,
@@ -151,7 +151,7 @@ impl Checkpoint {
                 return Err(fault(format!("{}; save the encoder's state_dict() with torch.save or as safetensors", other(&first))));
             }
         };
-        let Head { tensors, keys, metadata } = head.map_err(fault)?;
+        let FileHeader { tensors, keys, metadata } = head.map_err(fault)?;
         Ok(Checkpoint { path: path.to_path_buf(), inputs: vec![input], format, tensors, keys, metadata })
     }
 

@@ -1,7 +1,6 @@
 //! Pickles as data. Nothing is imported or run: what Python would build with a class becomes an opaque value, but for the
 //! few words of `torch.save` that make dictionaries and tensors. Every loop is bounded by the length of the text.
 
-use super::call::Made;
 use super::dtype::Dtype;
 use std::collections::HashMap;
 
@@ -94,6 +93,12 @@ pub fn load(bytes: &[u8]) -> Result<Pickle, Fault> {
         }
         machine.step(op)?;
     }
+}
+
+/// What a call gives.
+pub enum Made {
+    New(Value),
+    Old(Id),
 }
 
 pub(super) struct Machine<'a> {

@@ -3,7 +3,7 @@
 use super::dtype::Dtype;
 use super::input::Input;
 use super::pickle::{Fault, printable};
-use super::{Head, Place, Tensor};
+use super::{FileHeader, Place, Tensor};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ fn head_len(bytes: &[u8]) -> u64 {
 }
 
 /// The tensors of a safetensors file.
-pub fn read(input: &Input) -> Result<Head, Fault> {
+pub fn read(input: &Input) -> Result<FileHeader, Fault> {
     let len = head_len(&input.read(0, 8).map_err(|_| broken("it has no head"))?);
     if len > LARGEST || len > input.len() - 8 {
         return Err(broken("its head is not all there"));
@@ -57,7 +57,7 @@ pub fn read(input: &Input) -> Result<Head, Fault> {
         return Err(broken("its tensors do not fill it"));
     }
     let keys = vec![];
-    Ok(Head { tensors, keys, metadata })
+    Ok(FileHeader { tensors, keys, metadata })
 }
 
 /// A head as it is read: into what it can hold and nothing else, so that a hostile one takes no more memory than its bytes.

@@ -3,7 +3,7 @@
 use super::input::Input;
 use super::pickle::{self, Fault, Id, LONGEST_NAME, Lent, Pickle, Value, printable};
 use super::zip;
-use super::{Head, Place, Tensor};
+use super::{FileHeader, Place, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of what is beside the tensors, at most.
@@ -18,7 +18,7 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 type Storages = HashMap<String, (u64, u64)>;
 
 /// The tensors of a zip file.
-pub fn zipped(input: &Input) -> Result<Head, Fault> {
+pub fn zipped(input: &Input) -> Result<FileHeader, Fault> {
     let members = zip::members(input)?;
     let mut roots: Vec<&str> = members.keys().filter_map(|name| name.strip_suffix("data.pkl")).collect();
     roots.sort_unstable();
@@ -45,7 +45,7 @@ fn fits(len: u64) -> Result<u64, Fault> {
 }
 
 /// The tensors of a row of pickles: magic number, version, what machine, the object, the storages' keys; then the storages.
-pub fn legacy(input: &Input) -> Result<Head, Fault> {
+pub fn legacy(input: &Input) -> Result<FileHeader, Fault> {
     let bytes = input.read(0, input.len().min(LARGEST_PICKLE))?;
     let mut at = 0;
     let mut next = || -> Result<Pickle, Fault> {
@@ -91,14 +91,14 @@ pub fn legacy(input: &Input) -> Result<Head, Fault> {
 }
 
 /// Every tensor below the root, under the names of the dictionaries that it lies in.
-fn collect(pickle: &Pickle, storages: &Storages) -> Result<Head, Fault> {
+fn collect(pickle: &Pickle, storages: &Storages) -> Result<FileHeader, Fault> {
     let mut walk = Walk { pickle, storages, tensors: BTreeMap::new(), steps: 4 * pickle.values.len() + 64 };
     walk.visit(pickle.root, &mut String::new(), 0)?;
     let keys = match pickle.root() {
         Value::Dict(pairs) => pairs.iter().filter_map(|(key, _)| pickle.key(*key)).filter(|k| k.len() <= LONGEST_NAME).take(1000).collect(),
         _ => vec![],
     };
-    Ok(Head { tensors: walk.tensors, keys, metadata: BTreeMap::new() })
+    Ok(FileHeader { tensors: walk.tensors, keys, metadata: BTreeMap::new() })
 }
 
 struct Walk<'a> {

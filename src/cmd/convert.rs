@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{print, reserve};
-use crate::checkpoint::{Checkpoint, Format, Identity, Layout, Leftover, SEAL};
+use crate::checkpoint::{Checkpoint, EncoderLayout, Format, Identity, Leftover, SEAL};
 use crate::error::{Error, Result};
 use crate::files::Writer;
 use crate::tensors::{self, Entry};
@@ -130,7 +130,7 @@ fn describe_heads(file: &Checkpoint) -> String {
 }
 
 /// The encoder under our names, tensor by tensor.
-fn write(file: &Checkpoint, layout: &Layout, facts: &BTreeMap<String, String>, out: &Path) -> Result<()> {
+fn write(file: &Checkpoint, layout: &EncoderLayout, facts: &BTreeMap<String, String>, out: &Path) -> Result<()> {
     let mut metadata = facts.clone();
     metadata.insert("source".into(), file.path().file_name().unwrap_or_default().to_string_lossy().into_owned());
     metadata.insert("sslmem".into(), env!("CARGO_PKG_VERSION").into());

@@ -44,12 +44,12 @@ impl FromStr for Choice {
 impl Global {
     /// The device that was asked for. `auto` says on stderr when it has to be the CPU, and why.
     pub fn device(&self) -> Result<Device> {
-        let real = if self.precision == Some(Precision::F32) { Dtype::F32 } else { Dtype::Bf16 };
+        let dtype = if self.precision == Some(Precision::F32) { Dtype::F32 } else { Dtype::Bf16 };
         match self.device {
             Choice::Cpu => self.cpu(),
-            Choice::Cuda(ordinal) => Ok(Device::Gpu(cuda::open(ordinal, real)?)),
-            Choice::Auto => match cuda::open(0, real) {
-                Ok(queue) => Ok(Device::Gpu(queue)),
+            Choice::Cuda(ordinal) => Ok(Device::Gpu(cuda::open(ordinal, dtype)?)),
+            Choice::Auto => match cuda::open(0, dtype) {
+                Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let cpu = self.cpu()?;
                     // Nobody may be listening, which is no reason to stop.

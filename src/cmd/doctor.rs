@@ -81,7 +81,7 @@ impl Page {
             self.line("result", "--device cpu works; --device cuda does not, see above");
         }
         for ordinal in 0..found.cards.len() {
-            let opened = cuda::open(ordinal, Dtype::Bf16).map(|queue| format!("--device cuda:{ordinal} works: {}", queue.name()));
+            let opened = cuda::open(ordinal, Dtype::Bf16).map(|gpu| format!("--device cuda:{ordinal} works: {}", gpu.name()));
             self.line("result", &opened.unwrap_or_else(|error| format!("--device cuda:{ordinal} does not work: {error}")));
         }
     }

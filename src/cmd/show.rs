@@ -143,7 +143,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 fn layers(recipe: &Recipe) -> Result<()> {
     let (size, network) = (recipe.encoder.size, recipe.network()?);
     let mut tape = Tape::new(Mode::Eval);
-    let images = tape.fixed([1, size, size, 3], Dtype::Real);
+    let images = tape.fixed([1, size, size, 3], Dtype::Activation);
     network.map(&mut tape.root().at("encoder"), images);
     let mut taps: Vec<_> = tape.taps("encoder.").into_iter().collect();
     taps.sort_by_key(|(_, v)| *v);

@@ -1,6 +1,6 @@
 //! What a recipe must satisfy before anything starts.
 
-use super::{Recipe, Size, Train};
+use super::{Recipe, SubsetSize, Train};
 use crate::data::PIXELS;
 use crate::encoders;
 use crate::error::{Error, Result};
@@ -95,12 +95,12 @@ impl Recipe {
 
     fn validate_split(&self) -> Result<()> {
         for (name, size) in [("candidate", self.split.candidate), ("shared", self.split.shared), ("independent", self.split.independent)] {
-            if size == Size::Candidates {
+            if size == SubsetSize::Candidates {
                 let what = format!("split.{name} is \"candidates\", which only split.external can be");
                 return Err(Error::config(what, "choose a fraction such as 0.1 or a count such as 5000"));
             }
         }
-        if matches!(self.split.candidate, Size::Count(0)) || self.split.candidate == Size::Fraction(0.0) {
+        if matches!(self.split.candidate, SubsetSize::Count(0)) || self.split.candidate == SubsetSize::Fraction(0.0) {
             return Err(Error::config(
                 "split.candidate is 0, so there is nothing to score",
                 "choose a fraction such as 0.1 or a count such as 5000",

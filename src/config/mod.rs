@@ -12,12 +12,12 @@ use serde_json::Value;
 use std::path::Path;
 
 use crate::data::{Exif, OnBadImage, Reading, Source};
-use crate::encoders::{self, Features, Form, Network, Positions, Stem};
+use crate::encoders::{self, EncoderConfig, Features, Network, Positions, Stem};
 use crate::error::{Error, Result};
-use crate::methods::{self, Kind, Ramp};
+use crate::methods::{self, Ramp, ViewKind};
 use crate::ops::alignment::Pairs;
 use crate::score::{Layer, Protocol, Side};
-use crate::split::{How, Size, Sizes};
+use crate::split::{How, Sizes, SubsetSize};
 use crate::stage::setting;
 use crate::view::{self, Interpolation, Policy, Resize, View};
 
@@ -67,10 +67,10 @@ impl Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
-    pub shared: Size,
-    pub candidate: Size,
-    pub independent: Size,
-    pub external: Size,
+    pub shared: SubsetSize,
+    pub candidate: SubsetSize,
+    pub independent: SubsetSize,
+    pub external: SubsetSize,
     pub order: Order,
 }
 
@@ -249,11 +249,11 @@ impl Recipe {
     /// As [`Recipe::validate`].
     pub fn train_views(&self, method: &dyn methods::Method) -> Result<Vec<Vec<View>>> {
         let o = &self.method;
-        let one = |kind: &Kind| match kind {
-            Kind::First => self.view("method.view", &o.view, self.encoder.size),
-            Kind::Second if o.second_view == Policy::Named(SAME.into()) => self.train_view(),
-            Kind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
-            Kind::Local => self.view("method.local_view", &o.local_view, o.local_size),
+        let one = |kind: &ViewKind| match kind {
+            ViewKind::First => self.view("method.view", &o.view, self.encoder.size),
+            ViewKind::Second if o.second_view == Policy::Named(SAME.into()) => self.train_view(),
+            ViewKind::Second => self.view("method.second_view", &o.second_view, self.encoder.size),
+            ViewKind::Local => self.view("method.local_view", &o.local_view, o.local_size),
         };
         let groups = method.views(o);
         groups.iter().map(|group| group.iter().map(one).collect()).collect()
@@ -262,13 +262,13 @@ impl Recipe {
     /// The encoder as the recipe builds it.
     ///
     /// # Errors
-    /// There is no such encoder, or it cannot have this form.
+    /// There is no such encoder, or it cannot be built so.
     pub fn network(&self) -> Result<Network> {
         let Encoder { stem, patch, positions, heads, norm_eps, zero_init_residual, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
-        let form = Form { stem, patch, positions, heads, norm_eps, zero_init_residual, ..Form::of(trained) };
-        let network = Network { encoder: encoders::find(&self.encoder.arch)?, form };
-        network.encoder.check(&network.form, size)?;
+        let config = EncoderConfig { stem, patch, positions, heads, norm_eps, zero_init_residual, ..EncoderConfig::of(trained) };
+        let network = Network { encoder: encoders::find(&self.encoder.arch)?, config };
+        network.encoder.check(&network.config, size)?;
         Ok(network)
     }
 

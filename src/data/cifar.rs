@@ -12,7 +12,7 @@ const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
 /// What tells the two apart.
-struct Layout {
+struct CifarLayout {
     name: &'static str,
     /// Where the official archive unpacks to, so that its parent may be named, too.
     archive: &'static str,
@@ -26,7 +26,7 @@ struct Layout {
     records: [usize; 2],
 }
 
-const CIFAR10: Layout = Layout {
+const CIFAR10: CifarLayout = CifarLayout {
     name: "cifar10",
     archive: "cifar-10-batches-bin",
     train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
@@ -37,7 +37,7 @@ const CIFAR10: Layout = Layout {
     records: [10_000, 10_000],
 };
 
-const CIFAR100: Layout = Layout {
+const CIFAR100: CifarLayout = CifarLayout {
     name: "cifar100",
     archive: "cifar-100-binary",
     train: &["train.bin"],
@@ -50,7 +50,7 @@ const CIFAR100: Layout = Layout {
 
 /// All of CIFAR in memory (184 MB): the training files in their order, then the test file.
 pub struct Cifar {
-    layout: &'static Layout,
+    layout: &'static CifarLayout,
     records: Vec<u8>, // [samples, labels + 3 * 32 * 32], planes R, G, B
     train: usize,
     classes: Vec<String>,
@@ -72,7 +72,7 @@ impl Cifar {
         Cifar::open(&CIFAR100, folder.as_ref())
     }
 
-    fn open(layout: &'static Layout, folder: &Path) -> Result<Cifar> {
+    fn open(layout: &'static CifarLayout, folder: &Path) -> Result<Cifar> {
         fs::read_dir(folder).map_err(Error::io("open the folder", folder))?;
         let folder = match folder.join(layout.archive) {
             unpacked if unpacked.is_dir() => unpacked,
@@ -96,7 +96,7 @@ impl Cifar {
     }
 }
 
-impl Layout {
+impl CifarLayout {
     fn record(&self) -> usize {
         self.labels + 3 * PLANE
     }
@@ -139,7 +139,7 @@ impl Source for Cifar {
 }
 
 /// Append one file's records after checking its length and every label.
-fn read_records(layout: &Layout, folder: &Path, file: &str, count: usize, to: &mut Vec<u8>) -> Result<()> {
+fn read_records(layout: &CifarLayout, folder: &Path, file: &str, count: usize, to: &mut Vec<u8>) -> Result<()> {
     let path = folder.join(file);
     let length = fs::metadata(&path).map_err(|e| missing(&path, e))?.len();
     let want = (count * layout.record()) as u64;
@@ -169,7 +169,7 @@ fn missing(path: &Path, source: std::io::Error) -> Error {
 }
 
 /// The names beside the data, or the label numbers where there is no such file.
-fn class_names(layout: &Layout, folder: &Path) -> Result<Vec<String>> {
+fn class_names(layout: &CifarLayout, folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(layout.names);
     if !path.exists() {
         return Ok((0..layout.classes).map(|label| label.to_string()).collect());

@@ -7,7 +7,7 @@ use parquet::column::reader::ColumnReader;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use serde_json::Value;
 
-use crate::pages::{self, Pages, sentence};
+use crate::parquet_pages::{self, Pages, sentence};
 
 use super::decode;
 use super::labels::Label;
@@ -77,7 +77,7 @@ impl Columns {
         let chunk = group.column(place);
         let broken = |error| format!("the column `{}` is broken: {}", name(metadata, place), sentence(&error));
         let present = chunk.column_descr().max_def_level();
-        let each: Vec<Option<Labelled>> = match pages::column(pages, chunk, rows).map_err(broken)? {
+        let each: Vec<Option<Labelled>> = match parquet_pages::column(pages, chunk, rows).map_err(broken)? {
             ColumnReader::Int64ColumnReader(reader) => read(reader, rows, present, Label::whole).map_err(broken)?,
             ColumnReader::Int32ColumnReader(reader) => read(reader, rows, present, |v: i32| Label::whole(v.into())).map_err(broken)?,
             ColumnReader::DoubleColumnReader(reader) => read(reader, rows, present, Label::real).map_err(broken)?,
@@ -120,8 +120,8 @@ fn read<T: parquet::data_type::DataType>(
     rows: usize,
     present: i16,
     label: impl Fn(T::T) -> Labelled,
-) -> pages::Outcome<Vec<Option<Labelled>>> {
-    Ok(pages::values(reader, rows, present)?.into_iter().map(|value| value.map(&label)).collect())
+) -> parquet_pages::Outcome<Vec<Option<Labelled>>> {
+    Ok(parquet_pages::values(reader, rows, present)?.into_iter().map(|value| value.map(&label)).collect())
 }
 
 fn columns(metadata: &ParquetMetaData) -> usize {
@@ -153,7 +153,7 @@ fn inside(metadata: &ParquetMetaData, place: usize, length: u64) -> Result<(), S
         if chunk.uncompressed_size() > GROUP as i64 {
             return Err(format!("a row group of `{name}` has more than {} MiB; write smaller row groups", GROUP >> 20));
         }
-        pages::decodable(chunk)?;
+        parquet_pages::decodable(chunk)?;
         if chunk.column_descr().max_rep_level() > 0 {
             return Err(format!("the column `{name}` holds lists"));
         }
@@ -182,8 +182,10 @@ fn begins_like_an_image(pages: &Arc<Pages>, metadata: &ParquetMetaData, place: u
     let Some(group) = metadata.row_groups().iter().find(|group| group.num_rows() > 0) else { return false };
     let chunk = group.column(place);
     let rows = LOOKED_AT.min(group.num_rows() as usize);
-    let Ok(ColumnReader::ByteArrayColumnReader(reader)) = pages::column(pages, chunk, group.num_rows() as usize) else { return false };
-    let values = pages::values(reader, rows, chunk.column_descr().max_def_level()).unwrap_or_default();
+    let Ok(ColumnReader::ByteArrayColumnReader(reader)) = parquet_pages::column(pages, chunk, group.num_rows() as usize) else {
+        return false;
+    };
+    let values = parquet_pages::values(reader, rows, chunk.column_descr().max_def_level()).unwrap_or_default();
     values.into_iter().flatten().any(|bytes| decode::size(bytes.data(), "").is_ok())
 }
 

@@ -9,14 +9,9 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::budget::{DECODING, Pledge};
+use super::limits::{LIMIT, PIXELS, too_many};
 use super::reading::{Exif, Reading};
 use super::{Image, gif, jpeg};
-
-/// Bytes that one decoded image may need (height * width * 3), and bytes that its file may have.
-pub const LIMIT: u64 = 512 << 20;
-
-/// Pixels that go into them: where Pillow calls an image a bomb.
-pub const PIXELS: u64 = LIMIT / 3;
 
 /// An image that needs less is decoded without asking for room: threads are few.
 const SMALL: u64 = 16 << 20;
@@ -137,13 +132,7 @@ pub fn decode_within(bytes: &[u8], name: &str, reading: Reading, admit: &mut dyn
     if (image.height, image.width) != (height, width) {
         return Err("the image has another size than its header says".into());
     }
-    Ok(Some(if reading.exif == Exif::Turn { turned(image, bytes, name)? } else { image }))
-}
-
-/// For an image of too many pixels.
-pub fn too_many(height: usize, width: usize, most: u64) -> String {
-    let memory = if most == PIXELS { format!(" and needs more than {} MiB", LIMIT >> 20) } else { String::new() };
-    format!("the image has {width} x {height} pixels, more than data.max_pixels allows ({most}){memory}")
+    Ok(Some(if reading.exif == Exif::Turn { exif_upright(image, bytes, name)? } else { image }))
 }
 
 /// Decoders are the code of others: should one panic at something, that is one bad image, not the end of a run.
@@ -170,7 +159,7 @@ fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
 ///
 /// # Errors
 /// The image has no pixels.
-fn turned(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
+fn exif_upright(image: Image, bytes: &[u8], name: &str) -> Result<Image, String> {
     let orientation = if jpeg::is_jpeg(bytes) {
         jpeg::exif(bytes).and_then(Orientation::from_exif_chunk)
     } else {

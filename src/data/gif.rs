@@ -3,7 +3,7 @@
 use gif::{ColorOutput, DecodeOptions, Frame, MemoryLimit};
 
 use super::Image;
-use super::decode::{self, LIMIT};
+use super::limits::{LIMIT, PIXELS, too_many};
 
 /// Whether the bytes begin like a GIF.
 pub fn is_gif(bytes: &[u8]) -> bool {
@@ -17,7 +17,7 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     let frame = decoder.next_frame_info().map_err(plain)?.ok_or("the GIF has no image")?;
     match extent(canvas, frame) {
         (0, _) | (_, 0) => Err("the image has no pixels".into()),
-        (height, width) if (height * width) as u64 > decode::PIXELS => Err(decode::too_many(height, width, decode::PIXELS)),
+        (height, width) if (height * width) as u64 > PIXELS => Err(too_many(height, width, PIXELS)),
         size => Ok(size),
     }
 }

@@ -2,7 +2,7 @@
 
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, JpegError, PixelFormat};
 
-use super::decode::{self, LIMIT};
+use super::limits::{LIMIT, PIXELS, too_many};
 use super::{Image, planes};
 
 /// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
@@ -84,7 +84,7 @@ const SHORT: &str = "the JPEG is cut short";
 fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {
     match (height as u64 * width as u64 * 3).cmp(&LIMIT) {
         _ if height == 0 || width == 0 => Err("the image has no pixels".into()),
-        std::cmp::Ordering::Greater => Err(decode::too_many(height, width, decode::PIXELS)),
+        std::cmp::Ordering::Greater => Err(too_many(height, width, PIXELS)),
         _ => Ok((height, width)),
     }
 }

@@ -9,11 +9,11 @@ use flate2::read::MultiGzDecoder;
 use crate::error::{Error, Result};
 use crate::files;
 
-use super::packed::{Layout, Packed, Part};
+use super::packed::{Packed, PackedPart, PixelLayout};
 
 const SIDE: usize = 28;
 
-const LAYOUT: Layout = Layout { height: SIDE, width: SIDE, row_step: SIDE, column_step: 1, channel_step: 0 };
+const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: SIDE, column_step: 1, channel_step: 0 };
 
 /// All of it in memory (55 MB), grey repeated to three equal channels.
 ///
@@ -29,7 +29,7 @@ pub fn open(folder: &str) -> Result<Packed> {
     Ok(Packed::new("mnist", LAYOUT, parts, (0..10).map(|digit| digit.to_string()).collect()))
 }
 
-fn part(folder: &Path, file: &str, name: &'static str) -> Result<Part> {
+fn part(folder: &Path, file: &str, name: &'static str) -> Result<PackedPart> {
     let (images, pixels) = idx(find(folder, &format!("{file}-images"), 3)?, &[SIDE, SIDE])?;
     let (path, labels) = idx(find(folder, &format!("{file}-labels"), 1)?, &[])?;
     let samples = pixels.len() / (SIDE * SIDE);
@@ -39,7 +39,7 @@ fn part(folder: &Path, file: &str, name: &'static str) -> Result<Part> {
     if let Some(at) = labels.iter().position(|&label| label > 9) {
         return Err(Error::format(path, format!("has label {} at sample {at}, but labels are 0 to 9", labels[at])));
     }
-    Ok(Part { name, pixels, labels })
+    Ok(PackedPart { name, pixels, labels })
 }
 
 /// The file in one of the spellings in use.

@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 use crate::files::{self, Writer};
 use crate::progress::Progress;
 
-use super::decode::{self, LIMIT};
+use super::decode;
 use super::labels::Label;
+use super::limits::LIMIT;
 use super::reading::Reading;
 use super::section::Section;
 use super::{Image, Source};

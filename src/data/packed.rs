@@ -6,7 +6,7 @@ use super::{Image, Source};
 
 /// Where a pixel lies inside a sample's bytes: element (row, column, channel) is at `row * row_step + ...`.
 #[derive(Clone, Copy)]
-pub struct Layout {
+pub struct PixelLayout {
     pub height: usize,
     pub width: usize,
     pub row_step: usize,
@@ -15,7 +15,7 @@ pub struct Layout {
     pub channel_step: usize,
 }
 
-impl Layout {
+impl PixelLayout {
     /// The sample as an image.
     pub fn image(&self, sample: &[u8]) -> Image {
         let mut pixels = Vec::with_capacity(self.height * self.width * 3);
@@ -30,7 +30,7 @@ impl Layout {
 }
 
 /// One file's or pair of files' samples.
-pub struct Part {
+pub struct PackedPart {
     /// What ids begin with.
     pub name: &'static str,
     pub pixels: Vec<u8>, // [samples, bytes of one]
@@ -40,14 +40,14 @@ pub struct Part {
 /// The parts of a data set, of which the last is the test part.
 pub struct Packed {
     name: &'static str,
-    layout: Layout,
-    parts: Vec<Part>,
+    layout: PixelLayout,
+    parts: Vec<PackedPart>,
     classes: Vec<String>,
     digest: String,
 }
 
 impl Packed {
-    pub fn new(name: &'static str, layout: Layout, parts: Vec<Part>, classes: Vec<String>) -> Packed {
+    pub fn new(name: &'static str, layout: PixelLayout, parts: Vec<PackedPart>, classes: Vec<String>) -> Packed {
         let mut digest = blake3::Hasher::new();
         digest.update(name.as_bytes());
         for part in &parts {
@@ -57,7 +57,7 @@ impl Packed {
     }
 
     /// The part that holds a sample, and its number there.
-    fn find(&self, index: usize) -> (&Part, usize) {
+    fn find(&self, index: usize) -> (&PackedPart, usize) {
         let mut at = index;
         for part in &self.parts {
             if at < part.labels.len() {

@@ -14,11 +14,12 @@ use parquet::file::reader::Length;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::pages::{self, Pages, sentence};
+use crate::parquet_pages::{self, Pages, sentence};
 
 use super::columns::{Columns, class_names};
-use super::decode::{self, LIMIT};
+use super::decode;
 use super::labels::{Label, numbered};
+use super::limits::LIMIT;
 use super::reading::Reading;
 use super::shards::{self, Shard};
 use super::{Image, Source};
@@ -208,12 +209,12 @@ fn images(path: &Path, pages: &Arc<Pages>, metadata: &ParquetMetaData, number: u
     let group = metadata.row_group(number);
     let chunk = group.column(place);
     let name = chunk.column_path().string();
-    let broken = |error| pages::fault(path, &format!("the column `{name}`"), error);
+    let broken = |error| parquet_pages::fault(path, &format!("the column `{name}`"), error);
     let rows = group.num_rows() as usize; // checked to be no more than the file can hold
-    let ColumnReader::ByteArrayColumnReader(reader) = pages::column(pages, chunk, rows).map_err(broken)? else {
+    let ColumnReader::ByteArrayColumnReader(reader) = parquet_pages::column(pages, chunk, rows).map_err(broken)? else {
         return Err(Error::format(path, format!("the column `{name}` does not hold bytes")));
     };
-    pages::values(reader, rows, chunk.column_descr().max_def_level()).map_err(broken)
+    parquet_pages::values(reader, rows, chunk.column_descr().max_def_level()).map_err(broken)
 }
 
 impl Source for Parquet {

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-use super::decode::{self, PIXELS};
-use super::kept::Kept;
-use super::{Image, Kind, OnBadImage, Source};
+use super::decodable::Decodable;
+use super::decode;
+use super::limits::PIXELS;
+use super::{Image, OnBadImage, SampleKind, Source};
 
 /// What to do with the orientation in an image's EXIF data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ impl Reading {
                 source = Box::new(Read::new(source, self));
             }
             if self.on_bad == OnBadImage::Skip {
-                source = Box::new(Kept::new(source)?);
+                source = Box::new(Decodable::new(source)?);
             }
         }
         Ok(source)
@@ -128,7 +129,7 @@ impl Source for Read {
     fn left_out(&self) -> &[(String, String)] {
         self.inner.left_out()
     }
-    fn truth(&self, index: usize) -> Option<Kind> {
+    fn truth(&self, index: usize) -> Option<SampleKind> {
         self.inner.truth(index)
     }
 }

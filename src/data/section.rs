@@ -10,7 +10,8 @@ use crate::error::{Error, Result, plain};
 
 use super::Image;
 use super::budget::reserve;
-use super::decode::{self, LIMIT};
+use super::decode;
+use super::limits::LIMIT;
 use super::reading::Reading;
 use super::tar;
 
@@ -23,12 +24,12 @@ pub struct Section {
     pub path: PathBuf,
     pub offset: u64,
     pub length: u64,
-    kind: Kind,
+    kind: SectionKind,
 }
 
 /// What is asked again when it is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum SectionKind {
     /// A part of a file.
     Part,
     /// All of the file: its length.
@@ -39,17 +40,17 @@ enum Kind {
 
 impl Section {
     pub fn new(path: impl Into<PathBuf>, offset: u64, length: u64) -> Section {
-        Section { path: path.into(), offset, length, kind: Kind::Part }
+        Section { path: path.into(), offset, length, kind: SectionKind::Part }
     }
 
     /// A whole file, which had `length` bytes when it was listed.
     pub fn whole(path: impl Into<PathBuf>, length: u64) -> Section {
-        Section { path: path.into(), offset: 0, length, kind: Kind::Whole }
+        Section { path: path.into(), offset: 0, length, kind: SectionKind::Whole }
     }
 
     /// A member of a tar file, from its first byte on.
     pub fn member(path: impl Into<PathBuf>, offset: u64, length: u64, check: u64) -> Section {
-        Section { path: path.into(), offset, length, kind: Kind::Member(check) }
+        Section { path: path.into(), offset, length, kind: SectionKind::Member(check) }
     }
 
     /// Whether it can be read and is what it was, as far as that can be told without its content.
@@ -86,7 +87,7 @@ impl Section {
 
     /// A file of many images is not enough to find the one.
     fn whose(&self, name: &str, what: String) -> String {
-        if self.kind == Kind::Whole { what } else { format!("{name}: {what}") }
+        if self.kind == SectionKind::Whole { what } else { format!("{name}: {what}") }
     }
 
     /// Bytes of the decoded image, as its header has it; 0 if that cannot be read, which whoever decodes it will hear.
@@ -112,7 +113,7 @@ impl Section {
         // shared handle is not in the standard library of every system, and mapped memory would need `unsafe`.
         let mut file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
         let now = file.metadata().map_err(Error::io("read", &self.path))?.len();
-        if self.kind == Kind::Whole && now != self.length {
+        if self.kind == SectionKind::Whole && now != self.length {
             return Err(Error::format(&self.path, "the file was exchanged while it was in use"));
         }
         if now < self.offset.saturating_add(part) {
@@ -127,7 +128,7 @@ impl Section {
         };
         bytes.resize(part as usize, 0);
         let mut read = || {
-            if let Kind::Member(check) = self.kind {
+            if let SectionKind::Member(check) = self.kind {
                 let mut header = [0; tar::BLOCK as usize];
                 file.seek(SeekFrom::Start(self.offset - tar::BLOCK))?;
                 file.read_exact(&mut header)?;
@@ -146,7 +147,7 @@ impl Section {
     fn unreadable(&self, error: std::io::Error) -> Error {
         let of_one = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory);
         match self.kind {
-            Kind::Whole if of_one => Error::format(&self.path, format!("the file cannot be read: {}", plain(&error))),
+            SectionKind::Whole if of_one => Error::format(&self.path, format!("the file cannot be read: {}", plain(&error))),
             _ => Error::io("read", &self.path)(error),
         }
     }

@@ -15,7 +15,7 @@ pub struct Image {
 /// How usual a sample is, where that was planted and therefore known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum SampleKind {
     /// One of its class's many.
     Common,
     /// One of its class's small sub-population.
@@ -24,12 +24,12 @@ pub enum Kind {
     Atypical,
 }
 
-impl Kind {
+impl SampleKind {
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Common => "common",
-            Kind::Rare => "rare",
-            Kind::Atypical => "atypical",
+            SampleKind::Common => "common",
+            SampleKind::Rare => "rare",
+            SampleKind::Atypical => "atypical",
         }
     }
 }
@@ -94,7 +94,7 @@ pub trait Source: Send + Sync {
         &[]
     }
     /// The planted truth about a sample; `None` for real data, about which nobody knows it.
-    fn truth(&self, _index: usize) -> Option<Kind> {
+    fn truth(&self, _index: usize) -> Option<SampleKind> {
         None
     }
 }

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files;
 
-use super::packed::Layout;
+use super::packed::PixelLayout;
 use super::{Image, Source};
 
 const SIDE: usize = 96;
 const SAMPLE: usize = 3 * SIDE * SIDE;
 
 /// Planes of colours, each column after column.
-const LAYOUT: Layout = Layout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
+const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
 
 const TRAIN: usize = 5_000;
 const UNLABELLED: usize = 100_000;
@@ -24,7 +24,7 @@ const TEST: usize = 8_000;
 const CLASSES: [&str; 10] = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"];
 
 /// Images of one file.
-struct Part {
+struct Stl10Part {
     name: &'static str,
     path: PathBuf,
     samples: usize,
@@ -33,7 +33,7 @@ struct Part {
 
 /// The training part is train_X.bin and, where it is there, unlabeled_X.bin, whose samples have no label.
 pub struct Stl10 {
-    parts: Vec<Part>, // the last is the test part
+    parts: Vec<Stl10Part>, // the last is the test part
     classes: Vec<String>,
     digest: String,
 }
@@ -53,7 +53,7 @@ impl Stl10 {
         parts.push(part(folder, "test", TEST, true)?);
         let mut digest = blake3::Hasher::new();
         digest.update(b"stl10");
-        for Part { path, labels, .. } in &parts {
+        for Stl10Part { path, labels, .. } in &parts {
             let file = files::open(path)?;
             digest.update(labels.as_deref().unwrap_or_default()).update_reader(file).map_err(Error::io("read", path))?;
         }
@@ -61,7 +61,7 @@ impl Stl10 {
         Ok(Stl10 { parts, classes: CLASSES.map(String::from).into(), digest })
     }
 
-    fn find(&self, index: usize) -> (&Part, usize) {
+    fn find(&self, index: usize) -> (&Stl10Part, usize) {
         let mut at = index;
         for part in &self.parts {
             if at < part.samples {
@@ -73,11 +73,11 @@ impl Stl10 {
     }
 }
 
-fn part(folder: &Path, name: &'static str, samples: usize, labelled: bool) -> Result<Part> {
+fn part(folder: &Path, name: &'static str, samples: usize, labelled: bool) -> Result<Stl10Part> {
     let path = folder.join(format!("{name}_X.bin"));
     check_length(&path, samples, SAMPLE)?;
     let labels = if labelled { Some(labels(&folder.join(format!("{name}_y.bin")), samples)?) } else { None };
-    Ok(Part { name, path, samples, labels })
+    Ok(Stl10Part { name, path, samples, labels })
 }
 
 fn check_length(path: &Path, samples: usize, each: usize) -> Result<()> {

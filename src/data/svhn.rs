@@ -6,13 +6,13 @@ use std::path::Path;
 use crate::error::Error;
 
 use super::matlab::{self, Array};
-use super::packed::{Layout, Packed, Part};
+use super::packed::{Packed, PackedPart, PixelLayout};
 
 const SIDE: usize = 32;
 const SAMPLE: usize = 3 * SIDE * SIDE;
 
 /// MATLAB's order: rows vary fastest, then columns, then colours, then samples.
-const LAYOUT: Layout = Layout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
+const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
 
 /// All of it in memory: 305 MB, with the extra part 1.9 GB. `folder+extra` takes the extra part (531,131 easier digits)
 /// after the training part.
@@ -30,7 +30,7 @@ pub fn open(rest: &str) -> Result<Packed, Error> {
     Ok(Packed::new("svhn", LAYOUT, parts, (0..10).map(|digit| digit.to_string()).collect()))
 }
 
-fn part(folder: &Path, name: &'static str) -> Result<Part, Error> {
+fn part(folder: &Path, name: &'static str) -> Result<PackedPart, Error> {
     let path = folder.join(format!("{name}_32x32.mat"));
     let [x, y] = matlab::read(&path, ["X", "y"])?;
     let fault = |what: String| Error::format(&path, what);
@@ -45,7 +45,7 @@ fn part(folder: &Path, name: &'static str) -> Result<Part, Error> {
     }
     let pixels = x.into_bytes().map_err(fault)?;
     assert_eq!(pixels.len(), samples * SAMPLE, "the reader checks sizes");
-    Ok(Part { name, pixels, labels })
+    Ok(PackedPart { name, pixels, labels })
 }
 
 /// 10 stands for the digit 0.

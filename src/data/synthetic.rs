@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
 
 use super::pattern::{Colour, Mask, Pattern, Shape, Texture, Turn, mix, paint};
-use super::{Image, Kind, Source};
+use super::{Image, SampleKind, Source};
 
 const SIDE: usize = 32;
 
@@ -83,8 +83,8 @@ const CLASSES: [Class; 8] = [
 /// first images of a larger set are those of a smaller one.
 ///
 /// Members of a class share texture, colours and figure and differ in place, size, turn, light and grain.
-/// 88 of 100 images are [`Kind::Common`], 8 [`Kind::Rare`] (the class in other colours, size and turn) and
-/// 4 [`Kind::Atypical`] (a composition, colours and figures that no other image has, under a random label).
+/// 88 of 100 images are [`SampleKind::Common`], 8 [`SampleKind::Rare`] (the class in other colours, size and turn) and
+/// 4 [`SampleKind::Atypical`] (a composition, colours and figures that no other image has, under a random label).
 /// The test part has a fifth of the training part's size, rounded up.
 pub struct Synthetic {
     seed: u64,
@@ -123,13 +123,13 @@ impl Synthetic {
     }
 
     /// The planted truth.
-    pub fn kind(&self, index: usize) -> Kind {
+    pub fn kind(&self, index: usize) -> SampleKind {
         let (part, number) = self.place(index);
         let mut stream = Stream::new(self.seed, Purpose::Synthetic, 1, (number / BLOCK) as u32, part);
         match stream.permutation(BLOCK)[number % BLOCK] as usize {
-            rank if rank < ATYPICAL => Kind::Atypical,
-            rank if rank < ATYPICAL + RARE => Kind::Rare,
-            _ => Kind::Common,
+            rank if rank < ATYPICAL => SampleKind::Atypical,
+            rank if rank < ATYPICAL + RARE => SampleKind::Rare,
+            _ => SampleKind::Common,
         }
     }
 
@@ -179,15 +179,15 @@ impl Source for Synthetic {
         let (class, mut stream) = self.start(index);
         let s = &mut stream;
         let layers = match self.kind(index) {
-            Kind::Common => member(&CLASSES[class].common, s),
-            Kind::Rare => member(&CLASSES[class].rare, s),
-            Kind::Atypical => oddity(s),
+            SampleKind::Common => member(&CLASSES[class].common, s),
+            SampleKind::Rare => member(&CLASSES[class].rare, s),
+            SampleKind::Atypical => oddity(s),
         };
         let light = [between(s, -0.25, 0.25), between(s, -0.25, 0.25)];
         let grain = between(s, 0.015, 0.03);
         Ok(Image { height: SIDE, width: SIDE, pixels: paint(SIDE, &layers, light, grain, s) })
     }
-    fn truth(&self, index: usize) -> Option<Kind> {
+    fn truth(&self, index: usize) -> Option<SampleKind> {
         Some(self.kind(index))
     }
 }

@@ -1,11 +1,11 @@
 //! The seam to a GPU: what a driver must do, and the launch of a call through it.
 //!
-//! Nothing here knows a driver. A card's driver is one implementation of [`Queue`]; running the kernel
+//! Nothing here knows a driver. A card's driver is one implementation of [`GpuDevice`]; running the kernel
 //! sources on the CPU, in tests, is another.
 
 use super::capabilities::Capabilities;
 use super::host::Place;
-use super::signature::{self, Kind, MAP, Param, Struct};
+use super::signature::{self, ArgKind, MAP, Param, Struct};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Var};
 use bytemuck::Pod;
@@ -13,10 +13,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What a driver must do. Work is done in the order it is given.
-pub trait Queue {
+pub trait GpuDevice {
     /// What activations are here: [`Dtype::F32`] or [`Dtype::Bf16`], the `T` of the kernels.
-    fn real(&self) -> Dtype;
-    /// What it can do. Without a default: a queue around another one that forgot to ask it would choose other kernels.
+    fn dtype(&self) -> Dtype;
+    /// What it can do. Without a default: a device around another one that forgot to ask it would choose other kernels.
     fn capabilities(&self) -> Capabilities;
     /// A map of a matrix at this address, in bf16, from which boxes of 64 columns are copied to rows of 128 bytes, swizzled by as many.
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]>;
@@ -39,7 +39,7 @@ pub trait Queue {
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
 }
 
-/// What [`Queue::capture`] made of a list of launches.
+/// What [`GpuDevice::capture`] made of a list of launches.
 pub type Replay = Box<dyn Fn() -> Result<()>>;
 
 /// Which kernel, and how many threads.
@@ -67,7 +67,7 @@ pub struct Matrix {
 pub enum Arg {
     Var(Var),
     /// The address of an element of a variable.
-    Part(Var, usize),
+    Element(Var, usize),
     /// A map of the matrix that begins at an element of a variable.
     Map(Var, usize, Matrix),
     /// A pointer to nothing, for what is optional.
@@ -141,27 +141,27 @@ impl From<f32> for Arg {
 
 /// What a call sees of a program on a GPU. The first error sticks until the program reports it.
 pub struct Gpu {
-    queue: Rc<dyn Queue>,
+    device: Rc<dyn GpuDevice>,
     places: Rc<Vec<Place>>,
     failed: RefCell<Option<Error>>,
 }
 
 impl Gpu {
-    pub(crate) fn new(queue: Rc<dyn Queue>, places: Rc<Vec<Place>>) -> Gpu {
-        Gpu { queue, places, failed: RefCell::new(None) }
+    pub(crate) fn new(device: Rc<dyn GpuDevice>, places: Rc<Vec<Place>>) -> Gpu {
+        Gpu { device, places, failed: RefCell::new(None) }
     }
 
     /// What activations are here.
-    pub fn real(&self) -> Dtype {
-        self.queue.real()
+    pub fn dtype(&self) -> Dtype {
+        self.device.dtype()
     }
     /// What the device can do.
     pub fn capabilities(&self) -> Capabilities {
-        self.queue.capabilities()
+        self.device.capabilities()
     }
     /// Where a variable lies. Addresses do not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {
-        self.places[v.index()].cell.borrow().address()
+        self.places[v.index()].buffer.borrow().address()
     }
     /// Fill a variable from [`Call::prepare`](crate::tape::Call::prepare).
     pub fn write<T: Pod>(&self, to: Var, data: &[T]) {
@@ -175,25 +175,25 @@ impl Gpu {
         if self.failed.borrow().is_some() {
             return;
         }
-        let kinds: Vec<Kind> = args.iter().map(|arg| self.kind(arg)).collect();
+        let kinds: Vec<ArgKind> = args.iter().map(|arg| self.kind(arg)).collect();
         let words = args.iter().map(|arg| self.words(arg)).collect::<Result<Vec<_>>>().map(|words| words.concat());
-        let done = signature::check(launch, self.real(), &kinds).and_then(|()| self.queue.launch(launch, &words?));
+        let done = signature::check(launch, self.dtype(), &kinds).and_then(|()| self.device.launch(launch, &words?));
         if let Err(error) = done {
             self.fail(error);
         }
     }
 
-    fn kind(&self, arg: &Arg) -> Kind {
+    fn kind(&self, arg: &Arg) -> ArgKind {
         match arg {
-            Arg::Var(v) | Arg::Part(v, _) => Kind::Pointer(self.places[v.index()].dtype),
-            Arg::Map(..) => Kind::Map,
-            Arg::None => Kind::Null,
-            Arg::I32(_) => Kind::I32,
-            Arg::U32(_) => Kind::U32,
-            Arg::F32(_) => Kind::F32,
+            Arg::Var(v) | Arg::Element(v, _) => ArgKind::Pointer(self.places[v.index()].dtype),
+            Arg::Map(..) => ArgKind::Map,
+            Arg::None => ArgKind::Null,
+            Arg::I32(_) => ArgKind::I32,
+            Arg::U32(_) => ArgKind::U32,
+            Arg::F32(_) => ArgKind::F32,
             Arg::Struct(name, fields) => {
                 let param = |(name, arg): &(&'static str, Arg)| Param { name, kind: self.kind(arg), constant: false };
-                Kind::Struct(Struct { name, fields: fields.iter().map(param).collect() })
+                ArgKind::Struct(Struct { name, fields: fields.iter().map(param).collect() })
             }
         }
     }
@@ -202,14 +202,14 @@ impl Gpu {
         let part = |v: Var, element: usize| self.address(v) + (element * self.places[v.index()].dtype.bytes()) as u64;
         Ok(match *arg {
             Arg::Var(v) => vec![self.address(v)],
-            Arg::Part(v, element) => vec![part(v, element)],
-            Arg::Map(v, element, matrix) => self.queue.map(part(v, element), &matrix)?.to_vec(),
+            Arg::Element(v, element) => vec![part(v, element)],
+            Arg::Map(v, element, matrix) => self.device.map(part(v, element), &matrix)?.to_vec(),
             Arg::None => vec![0],
             Arg::I32(i) => vec![i as u32 as u64],
             Arg::U32(u) => vec![u as u64],
             Arg::F32(f) => vec![f.to_bits() as u64],
             Arg::Struct(name, ref fields) => {
-                let Kind::Struct(of) = self.kind(arg) else { unreachable!("the kind of `{name}`") };
+                let ArgKind::Struct(of) = self.kind(arg) else { unreachable!("the kind of `{name}`") };
                 let (layout, words) = of.layout();
                 let mut bytes = vec![0; 8 * words];
                 for ((first, size), (_, field)) in layout.into_iter().zip(fields) {
@@ -235,7 +235,7 @@ impl Gpu {
         self.failed.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    pub(crate) fn queue(&self) -> &dyn Queue {
-        &*self.queue
+    pub(crate) fn device(&self) -> &dyn GpuDevice {
+        &*self.device
     }
 }

@@ -1,6 +1,6 @@
 //! The CPU's memory: one checked buffer per variable.
 
-use super::{Device, Queue};
+use super::{Device, GpuDevice};
 use crate::error::{Error, Result};
 use crate::var::{Dtype, Shape, Var};
 use bytemuck::Pod;
@@ -14,13 +14,13 @@ const LINE: usize = 64;
 /// A block of memory: on the host aligned to 64 bytes, or somewhere on a GPU.
 pub enum Buffer {
     Host(Lines),
-    Gpu { queue: Rc<dyn Queue>, address: u64 },
+    Gpu { device: Rc<dyn GpuDevice>, address: u64 },
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Buffer::Gpu { queue, address } = self {
-            queue.free(*address);
+        if let Buffer::Gpu { device, address } = self {
+            device.free(*address);
         }
     }
 }
@@ -64,34 +64,34 @@ impl Lines {
 }
 
 /// A buffer that several programs (and the weights) share.
-pub type Cell = Rc<RefCell<Buffer>>;
+pub type SharedBuffer = Rc<RefCell<Buffer>>;
 
 impl Buffer {
     /// Room for `bytes`: zeroed on the host, undefined on a GPU.
     pub fn new(device: &Device, bytes: usize) -> Result<Buffer> {
         Ok(match device {
             Device::Cpu => Buffer::Host(Lines::new(bytes)),
-            Device::Gpu(queue) => Buffer::Gpu { queue: queue.clone(), address: queue.alloc(bytes)? },
+            Device::Gpu(gpu) => Buffer::Gpu { device: gpu.clone(), address: gpu.alloc(bytes)? },
         })
     }
-    pub fn cell(device: &Device, bytes: usize) -> Result<Cell> {
+    pub fn shared(device: &Device, bytes: usize) -> Result<SharedBuffer> {
         Ok(Rc::new(RefCell::new(Buffer::new(device, bytes)?)))
     }
     /// The same, but on the host it takes only as much memory as is written into it: pages that nothing is written to cost nothing, and
     /// yet count where a process may have only so many.
-    pub fn growing(device: &Device, bytes: usize) -> Result<Cell> {
+    pub fn growing(device: &Device, bytes: usize) -> Result<SharedBuffer> {
         match device {
             Device::Cpu => Ok(Rc::new(RefCell::new(Buffer::Host(Lines::growing(bytes))))),
-            Device::Gpu(_) => Buffer::cell(device, bytes),
+            Device::Gpu(_) => Buffer::shared(device, bytes),
         }
     }
     /// A copy of the first `len` elements.
     pub fn get<T: Pod>(&self, len: usize) -> Result<Vec<T>> {
         match self {
             Buffer::Host(_) => Ok(self.slice(len).to_vec()),
-            Buffer::Gpu { queue, address } => {
+            Buffer::Gpu { device, address } => {
                 let mut values = vec![T::zeroed(); len];
-                queue.download(*address, bytemuck::cast_slice_mut(&mut values))?;
+                device.download(*address, bytemuck::cast_slice_mut(&mut values))?;
                 Ok(values)
             }
         }
@@ -104,7 +104,7 @@ impl Buffer {
                 self.slice_mut(values.len()).copy_from_slice(values);
                 Ok(())
             }
-            Buffer::Gpu { queue, address } => queue.upload(*address, bytemuck::cast_slice(values)),
+            Buffer::Gpu { device, address } => device.upload(*address, bytemuck::cast_slice(values)),
         }
     }
     /// Bytes that there is memory for.
@@ -145,7 +145,7 @@ pub struct Host {
 }
 
 pub(crate) struct Place {
-    pub cell: Cell,
+    pub buffer: SharedBuffer,
     pub shape: Shape,
     pub dtype: Dtype,
 }
@@ -164,31 +164,31 @@ impl Host {
     }
     pub fn f(&self, v: Var) -> Ref<'_, [f32]> {
         let place = self.place(v, Dtype::F32);
-        Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len()))
+        Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len()))
     }
     pub fn f_mut(&self, v: Var) -> RefMut<'_, [f32]> {
         let place = self.place(v, Dtype::F32);
-        RefMut::map(place.cell.borrow_mut(), |b| b.slice_mut(place.shape.len()))
+        RefMut::map(place.buffer.borrow_mut(), |b| b.slice_mut(place.shape.len()))
     }
     pub fn u(&self, v: Var) -> Ref<'_, [u32]> {
         let place = self.place(v, Dtype::U32);
-        Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len()))
+        Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len()))
     }
     pub fn u_mut(&self, v: Var) -> RefMut<'_, [u32]> {
         let place = self.place(v, Dtype::U32);
-        RefMut::map(place.cell.borrow_mut(), |b| b.slice_mut(place.shape.len()))
+        RefMut::map(place.buffer.borrow_mut(), |b| b.slice_mut(place.shape.len()))
     }
     /// As many as were written of a buffer that grows.
     pub fn bytes(&self, v: Var) -> Ref<'_, [u8]> {
         let place = self.place(v, Dtype::U8);
-        Ref::map(place.cell.borrow(), |b| b.slice(place.shape.len().min(b.held())))
+        Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len().min(b.held())))
     }
 }
 
 impl Place {
     /// All elements; what is bf16 on the device is f32 on the host.
     pub fn read<T: Pod>(&self) -> Result<Vec<T>> {
-        let (len, buffer) = (self.shape.len(), self.cell.borrow());
+        let (len, buffer) = (self.shape.len(), self.buffer.borrow());
         if self.dtype == Dtype::Bf16 {
             assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "activations are read as f32");
             let bits: Vec<u16> = buffer.get(len)?;
@@ -203,10 +203,10 @@ impl Place {
         if self.dtype == Dtype::Bf16 {
             assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "activations are written as f32");
             let bits: Vec<u16> = bytemuck::cast_slice(data).iter().map(|v| round_to_bf16(*v)).collect();
-            return self.cell.borrow_mut().set(&bits);
+            return self.buffer.borrow_mut().set(&bits);
         }
         assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
-        self.cell.borrow_mut().set(data)
+        self.buffer.borrow_mut().set(data)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Where programs run. The CPU is the default and the definition of correct; a GPU is whatever implements
-//! [`Queue`].
+//! [`GpuDevice`].
 
 mod capabilities;
 pub mod conv;
@@ -15,9 +15,9 @@ pub mod signature;
 
 pub use capabilities::Capabilities;
 pub(crate) use gpu::by_value;
-pub use gpu::{Arg, Gpu, Launch, Matrix, Queue, Replay};
+pub use gpu::{Arg, Gpu, GpuDevice, Launch, Matrix, Replay};
 pub(crate) use host::Place;
-pub use host::{Buffer, Cell, Host};
+pub use host::{Buffer, Host, SharedBuffer};
 pub(crate) use rows::{THREADS, chunk};
 
 use multiversion::{multiversion, target::match_target};
@@ -28,7 +28,7 @@ use std::rc::Rc;
 pub enum Device {
     #[default]
     Cpu,
-    Gpu(Rc<dyn Queue>),
+    Gpu(Rc<dyn GpuDevice>),
 }
 
 impl Device {
@@ -36,7 +36,7 @@ impl Device {
     pub fn name(&self) -> String {
         match self {
             Device::Cpu => format!("cpu ({}{})", std::env::consts::ARCH, ["", ", AVX2", ", AVX-512"][instructions()]),
-            Device::Gpu(queue) => queue.name(),
+            Device::Gpu(gpu) => gpu.name(),
         }
     }
 
@@ -44,7 +44,7 @@ impl Device {
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
-            Device::Gpu(queue) => format!("{}, {}", queue.name(), queue.real().name()),
+            Device::Gpu(gpu) => format!("{}, {}", gpu.name(), gpu.dtype().name()),
         }
     }
 }

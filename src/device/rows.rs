@@ -28,7 +28,7 @@ impl Launch {
     }
     /// Blocks that each take one of `chunks` chunks of rows.
     pub(crate) fn chunks(g: &Gpu, kernel: &'static str, chunks: usize, cols: usize) -> Launch {
-        let vector = 16 / g.real().bytes();
+        let vector = 16 / g.dtype().bytes();
         let groups = if cols.is_multiple_of(vector) { cols / vector } else { cols };
         let tiles = groups.div_ceil(GROUPS);
         let wide = groups.div_ceil(tiles);

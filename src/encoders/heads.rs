@@ -1,15 +1,15 @@
 //! The small networks that methods put on top of an encoder. Scoring asks a classifier for its confidence, and passes over the others.
 
+use crate::init::Init;
 use crate::tape::Scope;
 use crate::var::Var;
-use crate::weights::Init;
 
 /// The name of a classifier on an encoder's features: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
 pub const CLASSIFIER: &str = "classifier";
 
 /// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
 /// left out.
-pub struct Head<'a> {
+pub struct MlpHead<'a> {
     pub widths: &'a [usize],
     /// Batch norm before each relu.
     pub norm: bool,
@@ -28,7 +28,7 @@ pub enum Last {
     },
 }
 
-impl Head<'_> {
+impl MlpHead<'_> {
     /// x [n, in] to [n, last width].
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let mut h = x;
@@ -43,7 +43,7 @@ impl Head<'_> {
                     let mut s = s.at(bn);
                     h = s.batch_norm(h, None, false);
                     let offset = s.param("bias", [width], Init::Constant(0.0));
-                    s.tape().ignore(offset);
+                    s.tape().stop_gradient(offset);
                     h
                 }
                 (true, Last::Norm { scale: false }) => s.frozen(bn).batch_norm(h, None, false),

@@ -6,7 +6,7 @@ mod resnet;
 mod resnet9;
 mod vit;
 
-pub use heads::{CLASSIFIER, Head, Last};
+pub use heads::{CLASSIFIER, Last, MlpHead};
 pub use vit::{Block, Vit, glorot, sine_cosine};
 
 use crate::error::{Error, Result};
@@ -68,7 +68,7 @@ pub enum Start {
 
 /// How a network is built for its images.
 #[derive(Clone, Copy, Debug)]
-pub struct Form {
+pub struct EncoderConfig {
     pub stem: Stem,
     /// Height and width of a ViT's patches in pixels.
     pub patch: usize,
@@ -89,12 +89,12 @@ pub struct Form {
     pub frozen_patches: bool,
 }
 
-impl Form {
+impl EncoderConfig {
     /// For images of this size: the CIFAR stem, patches of 4, learned positions, timm's eps.
-    pub fn of(size: usize) -> Form {
+    pub fn of(size: usize) -> EncoderConfig {
         let (stem, positions, norm_eps, start) = (Stem::Cifar, Positions::Learned, NORM_EPS, Start::Timm);
         let (zero_init_residual, frozen_patches) = (false, false);
-        Form { stem, patch: 4, positions, size, heads: 0, norm_eps, drop: None, zero_init_residual, start, frozen_patches }
+        EncoderConfig { stem, patch: 4, positions, size, heads: 0, norm_eps, drop: None, zero_init_residual, start, frozen_patches }
     }
 }
 
@@ -103,19 +103,19 @@ pub trait Encoder: Sync {
     fn about(&self) -> String;
     /// Length of a feature vector.
     fn width(&self) -> usize;
-    /// Refuses a form that this network cannot have, for images of `size` pixels.
-    fn check(&self, _form: &Form, _size: usize) -> Result<()> {
+    /// Refuses a configuration that this network cannot have, for images of `size` pixels.
+    fn check(&self, _form: &EncoderConfig, _size: usize) -> Result<()> {
         Ok(())
     }
     /// images [n, h, w, 3] to the last map [n, h', w', width], or to tokens [n, 1 + patches, width].
-    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var;
+    fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var;
     /// What `map` made, to features [n, width].
     fn pool(&self, s: &mut Scope, map: Var) -> Var {
         s.average_pool(map)
     }
     /// images [n, h, w, 3] to features [n, width]: what `pool` makes of the map, by no more work than that takes.
-    fn features(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
-        let map = self.map(s, form, images);
+    fn features(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
+        let map = self.map(s, config, images);
         self.pool(s, map)
     }
     /// What `map` made, to its mean over places [n, width].
@@ -128,20 +128,20 @@ pub trait Encoder: Sync {
     }
 }
 
-/// An encoder in one of its forms.
+/// An encoder and how it is built.
 #[derive(Clone, Copy)]
 pub struct Network {
     pub encoder: &'static dyn Encoder,
-    pub form: Form,
+    pub config: EncoderConfig,
 }
 
 impl Network {
-    /// Its name and what of its form is its own.
+    /// Its name and what of its configuration it uses.
     pub fn describe(&self) -> String {
-        let Form { stem, patch, size, norm_eps, .. } = self.form;
+        let EncoderConfig { stem, patch, size, norm_eps, .. } = self.config;
         match self.encoder.vit() {
             Some(vit) => {
-                let heads = vit.heads_of(&self.form);
+                let heads = vit.heads_of(&self.config);
                 format!("{} (patches of {patch}, {heads} heads, positions of {size} pixels, norm eps {norm_eps:e})", self.encoder.name())
             }
             None => {
@@ -155,17 +155,17 @@ impl Network {
         }
     }
     /// The same for views of which the first has this number: what is drawn for a view depends on it.
-    pub fn counted(&self, first: usize) -> Network {
-        let drop = self.form.drop.map(|(rate, drop)| (rate, Drop { view: first as u32, ..drop }));
-        Network { form: Form { drop, ..self.form }, ..*self }
+    pub fn with_first_view(&self, first: usize) -> Network {
+        let drop = self.config.drop.map(|(rate, drop)| (rate, Drop { view: first as u32, ..drop }));
+        Network { config: EncoderConfig { drop, ..self.config }, ..*self }
     }
     /// images [n, h, w, 3] to features [n, width].
     pub fn features(&self, s: &mut Scope, images: Var) -> Var {
-        self.encoder.features(s, &self.form, images)
+        self.encoder.features(s, &self.config, images)
     }
     /// images [n, h, w, 3] to the last map, or to all tokens; on the way every layer is tapped whole.
     pub fn map(&self, s: &mut Scope, images: Var) -> Var {
-        self.encoder.map(s, &self.form, images)
+        self.encoder.map(s, &self.config, images)
     }
     /// images [n, h, w, 3] to the representation that is asked for.
     pub fn represent(&self, s: &mut Scope, images: Var, features: Features) -> Var {

@@ -1,10 +1,10 @@
 //! ResNets (He et al. 2015) as torchvision builds them: stride in the 3x3 of a bottleneck, names alike.
 
-use super::{Encoder, Form, Stem};
+use super::{Encoder, EncoderConfig, Stem};
+use crate::init::Init;
 use crate::ops::conv::Filter;
 use crate::tape::Scope;
 use crate::var::Var;
-use crate::weights::Init;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
@@ -69,8 +69,8 @@ impl Encoder for ResNet {
     fn width(&self) -> usize {
         (self.base << (self.depths.len() - 1)) * self.block.expansion()
     }
-    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
-        let mut x = match form.stem {
+    fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
+        let mut x = match config.stem {
             Stem::Cifar => s.conv_norm(["conv1", "bn1"], images, Filter::same(self.base, 3, 1), None, true),
             Stem::CifarWide => s.conv_norm(["conv1", "bn1"], images, Filter { pad: 2, ..Filter::same(self.base, 3, 1) }, None, true),
             Stem::Imagenet => {
@@ -82,7 +82,7 @@ impl Encoder for ResNet {
             for i in 0..depth {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
                 let mut s = s.at(format!("layer{}", stage + 1));
-                x = self.block(&mut s.at(i), form, x, self.base << stage, stride);
+                x = self.block(&mut s.at(i), config, x, self.base << stage, stride);
                 s.at(i).tap(x);
             }
         }
@@ -91,7 +91,7 @@ impl Encoder for ResNet {
 }
 
 impl ResNet {
-    fn block(&self, s: &mut Scope, form: &Form, x: Var, width: usize, stride: usize) -> Var {
+    fn block(&self, s: &mut Scope, config: &EncoderConfig, x: Var, width: usize, stride: usize) -> Var {
         let out = width * self.block.expansion();
         let same = stride == 1 && s.shape(x).cols() == out;
         let shortcut = match self.shortcut {
@@ -110,14 +110,14 @@ impl ResNet {
                 (s.conv_norm(["conv3", "bn3"], h, Filter::same(out, 1, 1), Some(shortcut), true), "bn3")
             }
         };
-        end_block(s, form, last, out);
+        end_block(s, config, last, out);
         y
     }
 }
 
 /// Behind the norm `last` of a residual block, whose scale may start at 0.
-pub(super) fn end_block(s: &mut Scope, form: &Form, last: &str, width: usize) {
-    if form.zero_init_residual {
+pub(super) fn end_block(s: &mut Scope, config: &EncoderConfig, last: &str, width: usize) {
+    if config.zero_init_residual {
         let scale = s.at(last).param("weight", [width], Init::Constant(1.0));
         s.tape().start(scale, Init::Constant(0.0));
     }

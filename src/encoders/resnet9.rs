@@ -2,7 +2,7 @@
 //! sums, for 32x32 images. Its convolutions have biases, which the batch norms behind them cancel; here they have none.
 
 use super::resnet::end_block;
-use super::{Encoder, Form};
+use super::{Encoder, EncoderConfig};
 use crate::error::{Error, Result};
 use crate::ops::conv::Filter;
 use crate::tape::Scope;
@@ -20,7 +20,7 @@ impl Encoder for ResNet9 {
     fn width(&self) -> usize {
         256
     }
-    fn check(&self, _: &Form, size: usize) -> Result<()> {
+    fn check(&self, _: &EncoderConfig, size: usize) -> Result<()> {
         if size >= 16 {
             return Ok(());
         }
@@ -29,21 +29,21 @@ impl Encoder for ResNet9 {
             "choose encoder.size of at least 16",
         ))
     }
-    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
+    fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
         let x = conv(s, 1, images, 32, None);
         let x = s.max_pool(x, 2);
         let x = conv(s, 2, x, 64, None);
         let x = s.max_pool(x, 2);
         let h = conv(s, 3, x, 64, None);
         let x = conv(s, 4, h, 64, Some(x));
-        end_block(s, form, "bn4", 64);
+        end_block(s, config, "bn4", 64);
         let x = conv(s, 5, x, 128, None);
         let x = s.max_pool(x, 2);
         let x = conv(s, 6, x, 256, None);
         let x = s.max_pool(x, 2);
         let h = conv(s, 7, x, 256, None);
         let x = conv(s, 8, h, 256, Some(x));
-        end_block(s, form, "bn8", 256);
+        end_block(s, config, "bn8", 256);
         x
     }
 }

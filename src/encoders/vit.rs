@@ -1,14 +1,14 @@
 //! Vision transformers (Dosovitskiy et al. 2021) with timm's names: class token, pre-norm blocks, a norm at the end.
 
-use super::{Encoder, Form, Positions, Start};
+use super::{Encoder, EncoderConfig, Positions, Start};
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::ops::choose::LARGEST_HEAD;
 use crate::ops::drop_path::Drop;
-use crate::ops::linear::{After, Dense};
-use crate::ops::mask::Chosen;
+use crate::ops::linear::{Dense, Epilogue};
+use crate::ops::mask::Masking;
 use crate::tape::{Mode, Scope};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 
 pub struct Vit {
     name: &'static str,
@@ -33,8 +33,8 @@ impl Encoder for Vit {
     fn width(&self) -> usize {
         self.width
     }
-    fn check(&self, form: &Form, size: usize) -> Result<()> {
-        let heads = self.heads_of(form);
+    fn check(&self, config: &EncoderConfig, size: usize) -> Result<()> {
+        let heads = self.heads_of(config);
         if !self.width.is_multiple_of(heads) {
             let what = format!("{heads} heads do not divide the width {} of {}", self.width, self.name);
             return Err(Error::config(
@@ -47,9 +47,9 @@ impl Encoder for Vit {
                 format!("{heads} heads of {} columns each are more than the {LARGEST_HEAD} that there are kernels for", self.width / heads);
             return Err(Error::config(what, "choose more heads"));
         }
-        for (what, size) in [("images", size), ("the images with positions", form.size)] {
-            if form.patch == 0 || !size.is_multiple_of(form.patch) {
-                let what = format!("patches of {} pixels do not divide {what} of {size}", form.patch);
+        for (what, size) in [("images", size), ("the images with positions", config.size)] {
+            if config.patch == 0 || !size.is_multiple_of(config.patch) {
+                let what = format!("patches of {} pixels do not divide {what} of {size}", config.patch);
                 return Err(Error::config(
                     what,
                     "choose encoder.patch as a divisor of encoder.size, such as 2, 4 or 8 of 32, or 16 of 224",
@@ -58,13 +58,13 @@ impl Encoder for Vit {
         }
         Ok(())
     }
-    fn map(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
-        self.tokens(s, form, images, None)
+    fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
+        self.tokens(s, config, images, None)
     }
     /// Behind its attention the last block goes on with the class token alone: of twelve blocks 6 % less work, the same numbers.
-    fn features(&self, s: &mut Scope, form: &Form, images: Var) -> Var {
-        let x = self.embed(s, form, images, None);
-        let class = self.blocks(s, form, x, true);
+    fn features(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
+        let x = self.embed(s, config, images, None);
+        let class = self.blocks(s, config, x, true);
         self.pool(s, class)
     }
     fn pool(&self, s: &mut Scope, map: Var) -> Var {
@@ -80,63 +80,63 @@ impl Encoder for Vit {
 }
 
 impl Vit {
-    /// Heads of a block in this form.
-    pub fn heads_of(&self, form: &Form) -> usize {
-        if form.heads == 0 { self.heads } else { form.heads }
+    /// Heads of a block in this configuration.
+    pub fn heads_of(&self, config: &EncoderConfig) -> usize {
+        if config.heads == 0 { self.heads } else { config.heads }
     }
 
-    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; of the `chosen` patches alone if
-    /// there is a choice.
-    pub fn tokens(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
-        let x = self.embed(s, form, images, chosen);
-        self.blocks(s, form, x, false)
+    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; where `masking` is given, of the patches alone
+    /// that it keeps.
+    pub fn tokens(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
+        let x = self.embed(s, config, images, masking);
+        self.blocks(s, config, x, false)
     }
 
     /// images [n, h, w, 3] to what goes into the blocks: [n, 1 + patches, width].
-    fn embed(&self, s: &mut Scope, form: &Form, images: Var, chosen: Option<Chosen>) -> Var {
+    fn embed(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
         let &[_, high, wide, colours] = s.shape(images).dims() else { panic!("{}: a ViT wants images [n, h, w, c]", s.path()) };
-        let (p, d) = (form.patch, self.width);
-        let x = s.patches(images, p, chosen);
+        let (p, d) = (config.patch, self.width);
+        let x = s.patches(images, p, masking);
         let fan = colours * p * p;
-        let (patches, class) = match form.start {
+        let (patches, class) = match config.start {
             Start::Timm => (1.0 / (fan as f32).sqrt(), 1e-6),
             Start::Dino => (1.0 / (fan as f32).sqrt(), 0.02),
             Start::Mae => (glorot(fan, d), 0.02),
             Start::MoCoV3 => (glorot(fan, d), 1e-6),
         };
         let shape = Some([d, colours, p, p].into());
-        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(patches), shape, after: After::Nothing };
-        let x = match form.frozen_patches {
+        let embed = Dense { outputs: d, bias: true, weight: Init::Uniform(patches), shape, epilogue: Epilogue::Nothing };
+        let x = match config.frozen_patches {
             true => s.frozen("patch_embed.proj").dense(x, &embed),
             false => s.at("patch_embed.proj").dense(x, &embed),
         };
         let class = s.param("cls_token", [1, 1, d], Init::Normal(class));
-        let (grid, here) = (form.size / p, [high / p, wide / p]);
+        let (grid, here) = (config.size / p, [high / p, wide / p]);
         let shape = [1, 1 + grid * grid, d];
-        let mut positions = match form.positions {
-            Positions::Learned if form.start == Start::Dino => s.param("pos_embed", shape, Init::Normal(0.02)),
+        let mut positions = match config.positions {
+            Positions::Learned if config.start == Start::Dino => s.param("pos_embed", shape, Init::Normal(0.02)),
             Positions::Learned => s.param("pos_embed", shape, Init::Truncated(0.02)),
             Positions::Sincos => s.state("pos_embed", shape, Dtype::F32, Init::Table(sine_cosine)),
         };
         if here != [grid; 2] {
             positions = s.interpolate(positions, grid, here);
         }
-        let x = s.sequence(x, Some(class), positions, chosen);
+        let x = s.sequence(x, Some(class), positions, masking);
         s.at("patch_embed").tap(x)
     }
 
     /// tokens [n, t, width] through all blocks and the norm: to the same, or to [n, 1, width] if the class token is all that is wanted.
-    fn blocks(&self, s: &mut Scope, form: &Form, mut x: Var, class_alone: bool) -> Var {
+    fn blocks(&self, s: &mut Scope, config: &EncoderConfig, mut x: Var, class_alone: bool) -> Var {
         for i in 0..self.depth {
             let share = i as f32 / (self.depth - 1).max(1) as f32;
             // A teacher keeps all of its branches.
-            let drop = form.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
+            let drop = config.drop.filter(|_| s.trains()).map(|(rate, drop)| (rate * share, Drop { layer: 2 * i as u32, ..drop }));
             let class_alone = class_alone && i + 1 == self.depth;
-            let block = Block { heads: self.heads_of(form), eps: form.norm_eps, start: form.start, drop, class_alone };
+            let block = Block { heads: self.heads_of(config), eps: config.norm_eps, start: config.start, drop, class_alone };
             x = block.record(&mut s.at(format!("blocks.{i}")), x);
         }
-        let exact = s.mode() == Mode::Eval;
-        let x = s.at("norm").layer_norm(x, form.norm_eps, exact);
+        let y_f32 = s.mode() == Mode::Eval;
+        let x = s.at("norm").layer_norm(x, config.norm_eps, y_f32);
         s.at("norm").tap(x)
     }
 }
@@ -159,32 +159,36 @@ impl Block {
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
         let h = s.at("norm1").layer_norm(x, self.eps, false);
-        let h =
-            self.dense(&mut s.at("attn.qkv"), h, [3 * width, if self.start == Start::MoCoV3 { width } else { 3 * width }], After::Nothing);
+        let h = self.dense(
+            &mut s.at("attn.qkv"),
+            h,
+            [3 * width, if self.start == Start::MoCoV3 { width } else { 3 * width }],
+            Epilogue::Nothing,
+        );
         let h = s.at("attn").attention(h, self.heads);
         let (h, x) = if self.class_alone { (s.class_token(h), s.class_token(x)) } else { (h, x) };
         let x = self.branch(s, "attn.proj", h, x, 0);
         let h = s.at("norm2").layer_norm(x, self.eps, false);
-        let h = self.dense(&mut s.at("mlp.fc1"), h, [4 * width; 2], After::Gelu);
+        let h = self.dense(&mut s.at("mlp.fc1"), h, [4 * width; 2], Epilogue::Gelu);
         let x = self.branch(s, "mlp.fc2", h, x, 1);
         s.tap(x)
     }
     /// `outputs`, and of how many of them at a time the start is made.
-    fn dense(&self, s: &mut Scope, x: Var, [outputs, apart]: [usize; 2], after: After) -> Var {
+    fn dense(&self, s: &mut Scope, x: Var, [outputs, apart]: [usize; 2], epilogue: Epilogue) -> Var {
         let weight = match self.start {
             Start::Timm => Init::Truncated(0.02),
             Start::Dino => Init::Normal(0.02),
             Start::Mae | Start::MoCoV3 => Init::Uniform(glorot(s.shape(x).cols(), apart)),
         };
-        s.dense(x, &Dense { outputs, bias: true, weight, shape: None, after })
+        s.dense(x, &Dense { outputs, bias: true, weight, shape: None, epilogue })
     }
     /// x + the last layer of a branch, which may be dropped.
     fn branch(&self, s: &mut Scope, name: &str, h: Var, x: Var, second: u32) -> Var {
         let width = s.shape(x).cols();
         match self.drop.filter(|(rate, _)| *rate > 0.0) {
-            None => self.dense(&mut s.at(name), h, [width; 2], After::Add(x)),
+            None => self.dense(&mut s.at(name), h, [width; 2], Epilogue::Add(x)),
             Some((rate, drop)) => {
-                let h = self.dense(&mut s.at(name), h, [width; 2], After::Nothing);
+                let h = self.dense(&mut s.at(name), h, [width; 2], Epilogue::Nothing);
                 s.add_dropped(x, h, rate, Drop { layer: drop.layer + second, ..drop })
             }
         }

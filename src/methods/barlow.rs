@@ -1,7 +1,7 @@
 //! Barlow Twins (Zbontar et al. 2021): the outputs of two views agree, column by column, and in no other way.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
-use crate::encoders::{Head, Last, Network};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use crate::encoders::{Last, MlpHead, Network};
 use crate::error::Result;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -15,7 +15,7 @@ impl Method for BarlowTwins {
     fn about(&self) -> &'static str {
         "the cross-correlation of two views becomes the identity (Zbontar et al. 2021)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
         two_passes()
     }
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
@@ -23,10 +23,10 @@ impl Method for BarlowTwins {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let head = Head { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
+        let head = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
-        let loss = s.decorrelate(z[0], z[1], o.lambda, o.scale);
+        let loss = s.barlow_twins_loss(z[0], z[1], o.lambda, o.scale);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
 }

@@ -1,7 +1,7 @@
 //! BYOL (Grill et al. 2020): one view predicts what an average of past encoders makes of the other.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
-use crate::encoders::{Head, Network};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use crate::encoders::{MlpHead, Network};
 use crate::error::Result;
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
@@ -16,7 +16,7 @@ impl Method for Byol {
     fn about(&self) -> &'static str {
         "one view predicts a slow teacher's output for the other (Grill et al. 2020)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
         two_passes()
     }
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
@@ -29,8 +29,8 @@ impl Method for Byol {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let last = o.head_end.last();
-        let project = Head { widths: &o.projector, norm: o.head_norm, last };
-        let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
+        let project = MlpHead { widths: &o.projector, norm: o.head_norm, last };
+        let predict = MlpHead { widths: &o.predictor, norm: o.head_norm, last };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
@@ -45,8 +45,8 @@ impl Method for Byol {
         let loss = s.weighted_sum(&[(halves[0], -2.0), (halves[1], -2.0), (one, 4.0)]);
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.average("encoder", "teacher.encoder", when);
-        tape.average("projector", "teacher.projector", when);
+    fn after(&self, tape: &mut Tape, schedule: Schedule) {
+        tape.ema("encoder", "teacher.encoder", schedule);
+        tape.ema("projector", "teacher.projector", schedule);
     }
 }

@@ -1,12 +1,12 @@
 //! MAE (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting};
-use crate::encoders::{Block, Form, Network, Start, glorot, sine_cosine};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind};
+use crate::encoders::{Block, EncoderConfig, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
-use crate::ops::linear::{After, Dense};
+use crate::init::Init;
+use crate::ops::linear::{Dense, Epilogue};
 use crate::tape::Scope;
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 pub struct Mae;
 
@@ -20,15 +20,15 @@ impl Method for Mae {
     fn about(&self) -> &'static str {
         "hidden patches are painted from the visible ones; ViTs only (He et al. 2022)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
-        vec![vec![Kind::First]]
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
+        vec![vec![ViewKind::First]]
     }
     fn check(&self, options: &Options, network: &Network) -> Result<()> {
         if network.encoder.vit().is_none() {
             let what = format!("mae hides patches, and {} has none", network.encoder.name());
             return Err(Error::config(what, "choose a ViT, such as encoder.arch = \"vit_tiny\""));
         }
-        let (patches, [width, _, heads]) = ((network.form.size / network.form.patch).pow(2), options.decoder);
+        let (patches, [width, _, heads]) = ((network.config.size / network.config.patch).pow(2), options.decoder);
         let kept = kept(patches, options.mask);
         if kept == 0 || kept == patches {
             let what = format!("method.mask of {} hides {} of {patches} patches", options.mask, patches - kept);
@@ -48,12 +48,12 @@ impl Method for Mae {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let (o, images) = (setting.options, views[0]);
-        let form = Form { start: Start::Mae, ..setting.network.form };
+        let config = EncoderConfig { start: Start::Mae, ..setting.network.config };
         let Some(vit) = setting.network.encoder.vit() else { panic!("check refuses what is no ViT") };
-        let (patches, [width, depth, heads]) = ((form.size / form.patch).pow(2), o.decoder);
+        let (patches, [width, depth, heads]) = ((config.size / config.patch).pow(2), o.decoder);
         let colours = s.shape(images).cols();
-        let chosen = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
-        let x = vit.tokens(&mut s.at("encoder"), &form, images, Some(chosen));
+        let masking = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
+        let x = vit.tokens(&mut s.at("encoder"), &config, images, Some(masking));
         let embeddings = setting.network.encoder.mean(s, x);
 
         let mut s = s.at("decoder");
@@ -62,19 +62,19 @@ impl Method for Mae {
             bias: true,
             weight: Init::Uniform(glorot(from, outputs)),
             shape: None,
-            after: After::Nothing,
+            epilogue: Epilogue::Nothing,
         };
         let x = s.at("decoder_embed").dense(x, &layer(vit.width, width));
         let hidden = s.param("mask_token", [1, 1, width], Init::Normal(0.02));
         let positions = s.state("decoder_pos_embed", [1, 1 + patches, width], Dtype::F32, Init::Table(sine_cosine));
-        let mut x = s.restore(x, hidden, positions, chosen);
+        let mut x = s.unmask_tokens(x, hidden, positions, masking);
         for i in 0..depth {
             let block = Block { heads, eps: EPS, start: Start::Mae, drop: None, class_alone: false };
             x = block.record(&mut s.at(format!("decoder_blocks.{i}")), x);
         }
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
-        let painted = s.at("decoder_pred").dense(x, &layer(width, form.patch * form.patch * colours));
-        let loss = s.reconstruct(painted, images, chosen, form.patch, o.norm_pix);
+        let painted = s.at("decoder_pred").dense(x, &layer(width, config.patch * config.patch * colours));
+        let loss = s.mae_loss(painted, images, masking, config.patch, o.norm_pix);
         Recorded { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.

@@ -1,7 +1,7 @@
 //! MoCo v3 (Chen et al. 2021): a prediction of one view finds the teacher's output for the other among those of the batch.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting, needs, two_passes};
-use crate::encoders::{Form, Head, Last, Network, Start};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use crate::encoders::{EncoderConfig, Last, MlpHead, Network, Start};
 use crate::error::Result;
 use crate::schedule::Schedule;
 use crate::tape::{Scope, Tape};
@@ -16,7 +16,7 @@ impl Method for MoCoV3 {
     fn about(&self) -> &'static str {
         "a prediction finds a slow teacher's output for the other view in the batch (Chen et al. 2021)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
         two_passes()
     }
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
@@ -26,12 +26,13 @@ impl Method for MoCoV3 {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let vit = setting.network.encoder.vit().is_some();
-        let network = Network { form: Form { frozen_patches: vit, start: Start::MoCoV3, ..setting.network.form }, ..setting.network };
+        let network =
+            Network { config: EncoderConfig { frozen_patches: vit, start: Start::MoCoV3, ..setting.network.config }, ..setting.network };
         let setting = &Setting { network, ..*setting };
-        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
+        let project = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
         // The predictor of a ResNet ends without a norm.
         let last = if vit { Last::Norm { scale: false } } else { Last::Linear { bias: false } };
-        let predict = Head { widths: &o.predictor, norm: o.head_norm, last };
+        let predict = MlpHead { widths: &o.predictor, norm: o.head_norm, last };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let q = h.map(|h| {
             let z = project.record(&mut s.at("projector"), h);
@@ -46,8 +47,8 @@ impl Method for MoCoV3 {
         let loss = s.weighted_sum(&halves.map(|c| (c, 2.0 * o.temperature)));
         Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn after(&self, tape: &mut Tape, when: Schedule) {
-        tape.average("encoder", "teacher.encoder", when);
-        tape.average("projector", "teacher.projector", when);
+    fn after(&self, tape: &mut Tape, schedule: Schedule) {
+        tape.ema("encoder", "teacher.encoder", schedule);
+        tape.ema("projector", "teacher.projector", schedule);
     }
 }

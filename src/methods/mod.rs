@@ -22,7 +22,7 @@ use crate::var::Var;
 
 /// Which of a recipe's kinds of views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ViewKind {
     First,
     Second,
     Local,
@@ -33,7 +33,7 @@ pub struct Setting<'a> {
     pub network: Network,
     pub options: &'a Options,
     /// What changes from step to step: the teacher's momentum and temperature.
-    pub when: Schedule,
+    pub schedule: Schedule,
     /// Who the images are: what is drawn for them depends on it.
     pub batch: Batch,
     /// How many classes the labels of the batch range over; 0 where it has none.
@@ -45,7 +45,7 @@ impl Setting<'_> {
     /// Group `group` of the views through the encoder below `s`, to features [rows, width].
     pub fn encode(&self, s: &mut Scope, views: &[Var], group: usize) -> Var {
         let before: usize = views[..group].iter().map(|v| s.shape(*v).dims()[0]).sum();
-        self.network.counted(before / self.batch.n).features(&mut s.at("encoder"), views[group])
+        self.network.with_first_view(before / self.batch.n).features(&mut s.at("encoder"), views[group])
     }
 }
 
@@ -94,7 +94,7 @@ pub enum Representations {
 
 /// When and how fast a weight moves, apart from the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
+pub enum LrPolicy {
     Usual,
     /// At the peak rate, always.
     Constant,
@@ -107,7 +107,7 @@ pub trait Method: Sync {
     fn name(&self) -> &'static str;
     fn about(&self) -> &'static str;
     /// The views of a sample: those that go through the encoder together, group by group.
-    fn views(&self, options: &Options) -> Vec<Vec<Kind>>;
+    fn views(&self, options: &Options) -> Vec<Vec<ViewKind>>;
     /// Refuses options and encoders that it cannot work with.
     fn check(&self, _options: &Options, _network: &Network) -> Result<()> {
         Ok(())
@@ -119,8 +119,8 @@ pub trait Method: Sync {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded;
     /// What follows the optimizer: averages.
     fn after(&self, _tape: &mut Tape, _when: Schedule) {}
-    fn pace(&self, _options: &Options, _weight: &str) -> Pace {
-        Pace::Usual
+    fn lr_policy(&self, _options: &Options, _weight: &str) -> LrPolicy {
+        LrPolicy::Usual
     }
     /// Does it learn from the classes of the samples? Then every sample it trains on must have one.
     fn supervised(&self) -> bool {
@@ -158,8 +158,8 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
 }
 
 /// Two views in two passes through the encoder, so that batch norm sees each by itself.
-fn two_passes() -> Vec<Vec<Kind>> {
-    vec![vec![Kind::First], vec![Kind::Second]]
+fn two_passes() -> Vec<Vec<ViewKind>> {
+    vec![vec![ViewKind::First], vec![ViewKind::Second]]
 }
 
 fn needs(key: &str, widths: &[usize]) -> Result<()> {

@@ -1,8 +1,8 @@
 //! SimCLR (Chen et al. 2020). Both views go through the encoder as one batch, so batch norm sees them together. The loss is
 //! the mean over the 2N views; the authors' code minimises twice that, which `scale` makes of it.
 
-use super::{Kind, Method, Options, Recorded, Representations, Setting, needs};
-use crate::encoders::{Head, Network};
+use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs};
+use crate::encoders::{MlpHead, Network};
 use crate::error::Result;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -16,8 +16,8 @@ impl Method for SimClr {
     fn about(&self) -> &'static str {
         "two views are each other's only match in the batch (Chen et al. 2020)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
-        vec![vec![Kind::First, Kind::Second]]
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
+        vec![vec![ViewKind::First, ViewKind::Second]]
     }
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
         needs("projector", &options.projector)
@@ -25,9 +25,9 @@ impl Method for SimClr {
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
         let h = setting.encode(s, views, 0);
-        let head = Head { widths: &o.projector, norm: o.head_norm, last: o.head_end.last() };
+        let head = MlpHead { widths: &o.projector, norm: o.head_norm, last: o.head_end.last() };
         let embeddings = head.record(&mut s.at("projector"), h);
-        let loss = s.contrast(embeddings, o.temperature);
+        let loss = s.nt_xent(embeddings, o.temperature);
         let loss = if o.scale == 1.0 { loss } else { s.weighted_sum(&[(loss, o.scale)]) };
         Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }

@@ -1,7 +1,7 @@
 //! SimSiam (Chen and He 2021): one view predicts the other, which gets no gradient.
 
-use super::{Kind, Method, Options, Pace, Recorded, Representations, Setting, needs, two_passes};
-use crate::encoders::{Head, Last, Network};
+use super::{LrPolicy, Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use crate::encoders::{Last, MlpHead, Network};
 use crate::error::Result;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -15,7 +15,7 @@ impl Method for SimSiam {
     fn about(&self) -> &'static str {
         "one view predicts the other, without negatives or teacher (Chen and He 2021)"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
         two_passes()
     }
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
@@ -27,8 +27,8 @@ impl Method for SimSiam {
     }
     fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
         let o = setting.options;
-        let project = Head { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
-        let predict = Head { widths: &o.predictor, norm: o.head_norm, last: Last::Linear { bias: true } };
+        let project = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
+        let predict = MlpHead { widths: &o.predictor, norm: o.head_norm, last: Last::Linear { bias: true } };
         let h = [0, 1].map(|v| setting.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
@@ -36,7 +36,7 @@ impl Method for SimSiam {
         let loss = s.weighted_sum(&halves.map(|c| (c, -0.5)));
         Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
-    fn pace(&self, options: &Options, weight: &str) -> Pace {
-        if options.fixed_predictor && weight.starts_with("predictor.") { Pace::Constant } else { Pace::Usual }
+    fn lr_policy(&self, options: &Options, weight: &str) -> LrPolicy {
+        if options.fixed_predictor && weight.starts_with("predictor.") { LrPolicy::Constant } else { LrPolicy::Usual }
     }
 }

@@ -1,7 +1,7 @@
 //! Training with labels: a linear layer on the encoder's features, softmax and cross-entropy. The baseline that SSLMem compares
 //! self-supervision with (Wang et al. 2024, Tables 11 and 12), and what label memorization (Feldman and Zhang 2020) is about.
 
-use super::{Kind, Method, Metric, Options, Recorded, Representations, Setting};
+use super::{Method, Metric, Options, Recorded, Representations, Setting, ViewKind};
 use crate::encoders::CLASSIFIER;
 use crate::tape::Scope;
 use crate::var::Var;
@@ -15,8 +15,8 @@ impl Method for Supervised {
     fn about(&self) -> &'static str {
         "one view, a linear classifier, cross-entropy with the class of each sample"
     }
-    fn views(&self, _: &Options) -> Vec<Vec<Kind>> {
-        vec![vec![Kind::First]]
+    fn views(&self, _: &Options) -> Vec<Vec<ViewKind>> {
+        vec![vec![ViewKind::First]]
     }
     fn by_sample(&self) -> bool {
         true

@@ -10,7 +10,7 @@ impl Tape {
     /// `dy`, which is complete and which nobody reads later, is one part of the gradient of `to`, whose shape it has. If it is the
     /// first, it becomes that gradient and nothing is computed.
     pub fn pass_gradient(&mut self, to: Var, dy: Var) {
-        if !self.wants(to) {
+        if !self.requires_grad(to) {
             return;
         }
         match self.gradient(to) {
@@ -50,8 +50,8 @@ impl Call for Add {
         let launch = Launch::blocks("add_bwd", (self.rows * self.cols).div_ceil(8 * THREADS));
         g.launch(&launch, &[self.dx.var.into(), self.dy.into(), self.rows.into(), self.cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: n, bytes: 3 * real * n }
+        Cost { flops: n, bytes: 3 * element * n }
     }
 }

@@ -2,7 +2,7 @@
 //! the unit-length representations of pairs of its views.
 
 use super::Case;
-use super::sums::{inverse_or_zero, sum_of};
+use super::reduce::{inverse_or_zero, sum_of};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
@@ -46,12 +46,12 @@ impl Scope<'_> {
         assert!(views < 1 << 16, "{}: {views} views of a sample are too many", self.path());
         let pairs: Rc<[(usize, usize)]> = pairs.into();
         let t = &mut *self.tape;
-        let exact = t.slots[x.index()].dtype == Dtype::F32;
-        let y = t.exact([n, pairs.len()]);
+        let x_f32 = t.slots[x.index()].dtype == Dtype::F32;
+        let y = t.f32([n, pairs.len()]);
         let inverse = t.scratch([views * n], Dtype::F32);
         let table = t.fixed([pairs.len()], Dtype::U32);
         let table = t.gpu_only(table);
-        t.no_grad(Forward { y, x, n, views, cols, pairs, exact, inverse, table });
+        t.no_grad(Forward { y, x, n, views, cols, pairs, x_f32, inverse, table });
         y
     }
 }
@@ -64,7 +64,7 @@ struct Forward {
     cols: usize,
     pairs: Rc<[(usize, usize)]>,
     /// x is f32 everywhere.
-    exact: bool,
+    x_f32: bool,
     inverse: Var, // [views * n] 1 / length, for views that do not fit into shared memory
     table: Var,   // [pairs] the pairs, a << 16 | b
 }
@@ -94,19 +94,19 @@ impl Call for Forward {
     /// Views that fit into shared memory are read once.
     fn gpu(&self, g: &Gpu) {
         let Forward { y, x, n, views, cols, inverse, table, .. } = *self;
-        let kernel = |real: &'static str, exact: &'static str| if self.exact { exact } else { real };
+        let kernel = |activations: &'static str, f32: &'static str| if self.x_f32 { f32 } else { activations };
         let (count, kept) = (self.pairs.len(), views * cols.next_multiple_of(4) * 4);
         if kept <= g.capabilities().shared {
-            let launch = Launch { shared: kept as u32, ..Launch::blocks(kernel("alignment_fwd", "alignment_fwd_exact"), n) };
+            let launch = Launch { shared: kept as u32, ..Launch::blocks(kernel("alignment_fwd", "alignment_fwd_f32"), n) };
             return g.launch(&launch, &[y.into(), x.into(), table.into(), n.into(), views.into(), cols.into(), count.into()]);
         }
-        let launch = Launch::blocks(kernel("alignment_lengths", "alignment_lengths_exact"), (views * n).div_ceil(8));
+        let launch = Launch::blocks(kernel("alignment_lengths", "alignment_lengths_f32"), (views * n).div_ceil(8));
         g.launch(&launch, &[inverse.into(), x.into(), (views * n).into(), cols.into()]);
-        let launch = Launch::blocks(kernel("alignment_wide", "alignment_wide_exact"), n * count.div_ceil(32));
+        let launch = Launch::blocks(kernel("alignment_wide", "alignment_wide_f32"), n * count.div_ceil(32));
         g.launch(&launch, &[y.into(), x.into(), inverse.into(), table.into(), n.into(), cols.into(), count.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
-        let (all, size) = ((self.n * self.cols) as u64, if self.exact { 4 } else { real });
+    fn cost(&self, element: u64) -> Cost {
+        let (all, size) = ((self.n * self.cols) as u64, if self.x_f32 { 4 } else { element });
         Cost { flops: all * (2 * self.views + 5 * self.pairs.len()) as u64, bytes: size * all * self.views as u64 }
     }
 }

@@ -199,8 +199,8 @@ impl Call for Augment {
         args.extend(strips.map(Arg::from));
         g.launch(&launch, &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let views = self.policies.len() * self.batch.n * self.size * self.size * 3;
-        Cost { flops: 40 * views as u64, bytes: (1 + real) * views as u64 }
+        Cost { flops: 40 * views as u64, bytes: (1 + element) * views as u64 }
     }
 }

@@ -28,8 +28,8 @@ impl Product {
 }
 
 /// Copies and stores go 16 bytes at a time where both sides allow it.
-fn whole(real: Dtype, channels: usize, outputs: usize) -> bool {
-    let vector = 16 / real.bytes();
+fn whole(dtype: Dtype, channels: usize, outputs: usize) -> bool {
+    let vector = 16 / dtype.bytes();
     channels.is_multiple_of(vector) && outputs.is_multiple_of(vector)
 }
 
@@ -44,10 +44,10 @@ fn shared(hopper: bool, rows: usize, columns: usize) -> u32 {
 }
 
 /// The kernel of a product: of `conv.cu` or `conv_hopper.cu`.
-pub fn product(on: &Capabilities, real: Dtype, p: &Product) -> Launch {
+pub fn product(on: &Capabilities, dtype: Dtype, p: &Product) -> Launch {
     let wide = p.outputs >= 256 && p.tiles(256) >= on.wide;
     let (kernel, columns, threads) = match p.outputs {
-        _ if !whole(real, p.channels, p.outputs) => ("conv_any", 64, 128),
+        _ if !whole(dtype, p.channels, p.outputs) => ("conv_any", 64, 128),
         ..=64 => ("conv_128x64", 64, 128),
         _ if on.wgmma && p.taps * p.channels >= on.deep && wide => ("conv_hopper_wide", 256, 256),
         _ if on.wgmma => ("conv_hopper", 128, 256),
@@ -60,7 +60,7 @@ pub fn product(on: &Capabilities, real: Dtype, p: &Product) -> Launch {
 
 /// What happens to a product before it is written, as far as kernels are made for it.
 #[derive(Clone, Copy, Debug)]
-pub struct WayOut {
+pub struct EpilogueKind {
     pub activation: Activation,
     /// Something like the result is added.
     pub adds: bool,
@@ -69,11 +69,11 @@ pub struct WayOut {
 }
 
 /// The kernel of `linear_hopper.cu` for a product, and the columns of its tiles; none where there is none or it is not to be taken.
-pub fn by_tma(on: &Capabilities, real: Dtype, p: &Product, way: WayOut) -> Option<(Launch, usize)> {
-    if !(on.tma && whole(real, p.channels, p.outputs) && p.outputs > 64 && p.plain) {
+pub fn by_tma(on: &Capabilities, dtype: Dtype, p: &Product, kind: EpilogueKind) -> Option<(Launch, usize)> {
+    if !(on.tma && whole(dtype, p.channels, p.outputs) && p.outputs > 64 && p.plain) {
         return None;
     }
-    let names = match (way.activation, way.adds, way.keeps) {
+    let names = match (kind.activation, kind.adds, kind.keeps) {
         (Activation::Nothing, false, _) => ["linear_128", "linear_256"],
         (Activation::Nothing, true, _) => ["linear_128_more", "linear_256_more"],
         (Activation::Relu, false, _) => ["linear_128_relu", "linear_256_relu"],
@@ -116,9 +116,9 @@ pub fn parts(c: &Conv) -> usize {
 }
 
 /// The kernel of the gradient of weights: of `conv_bwd_w.cu` or `conv_bwd_w_hopper.cu`.
-pub fn weights(on: &Capabilities, real: Dtype, c: &Conv) -> Launch {
+pub fn weights(on: &Capabilities, dtype: Dtype, c: &Conv) -> Launch {
     let (kernel, rows, columns, threads) = match c.outputs {
-        _ if !whole(real, c.channels, c.outputs) => ("conv_bwd_w_any", 64, 64, 128),
+        _ if !whole(dtype, c.channels, c.outputs) => ("conv_bwd_w_any", 64, 64, 128),
         ..=64 => ("conv_bwd_w_64x128", 64, 128, 128),
         _ if on.wgmma => ("conv_bwd_w_hopper", 128, 128, 256),
         _ => ("conv_bwd_w_128x128", 128, 128, 128),
@@ -167,13 +167,13 @@ fn rows_seen(c: &Conv, run: usize) -> usize {
 }
 
 /// The kernel of a network's first convolution, of `conv_stem.cu`; none if there is none for this shape.
-pub fn stem(on: &Capabilities, real: Dtype, c: &Conv) -> Option<Stem> {
+pub fn stem(on: &Capabilities, dtype: Dtype, c: &Conv) -> Option<Stem> {
     // Columns that begin at an odd value are told apart by their place in y.
     let even = c.stride > 1 || c.out_width().is_multiple_of(2);
     if !is_stem(c) || !even {
         return None;
     }
-    let bytes = real.bytes();
+    let bytes = dtype.bytes();
     let (kernel, wide) = if c.kernel == 7 { ("conv_stem_7x7", 24) } else { ("conv_stem_3x3", 10) };
     let pitch = pitch(c, bytes, c.out_width() - 1, wide, 24);
     let weights = bytes * STEM_OUTPUTS * 3 * c.kernel * c.kernel;
@@ -199,11 +199,11 @@ pub fn stem_parts(c: &Conv) -> usize {
 }
 
 /// The kernel of the gradient of a first convolution's weights, of `conv_stem_bwd_w.cu`; none if there is none for this shape.
-pub fn stem_weights(on: &Capabilities, real: Dtype, c: &Conv) -> Option<Stem> {
+pub fn stem_weights(on: &Capabilities, dtype: Dtype, c: &Conv) -> Option<Stem> {
     if !is_stem(c) {
         return None;
     }
-    let bytes = real.bytes();
+    let bytes = dtype.bytes();
     // As in `conv_stem_bwd_w.cu`: columns of a step, rows of dy and of x that are kept, values of a window, kinds of columns.
     let (kernel, group, stages, ring, wide, kinds) = match c.kernel {
         7 => ("conv_stem_bwd_w_7x7", 16, 3, 16, 22, 1),
@@ -271,8 +271,8 @@ impl Attention {
     /// Blocks of one head's rows, 16 to a warp: as few as eight warps allow (four of f32), and all alike. `names` are the kernels for
     /// heads of up to 32, 64 and 128. `stay` tiles of a block's own rows lie in shared memory, two others and `beside` bytes for each of
     /// their rows come by in two slots. The counterpart of `attention.cuh`.
-    fn by_strips(&self, real: Dtype, names: [&'static str; 3], stay: usize, beside: usize) -> Launch {
-        let bytes = real.bytes();
+    fn by_strips(&self, dtype: Dtype, names: [&'static str; 3], stay: usize, beside: usize) -> Launch {
+        let bytes = dtype.bytes();
         let (kernel, padded) = match self.head {
             ..=32 => (names[0], 32),
             33..=64 => (names[1], 64),
@@ -291,26 +291,26 @@ impl Attention {
 }
 
 /// The kernel of attention: for few tokens, whose warps share the strips of queries evenly, or for any number.
-pub fn attention(on: &Capabilities, real: Dtype, a: &Attention) -> Launch {
-    let short = a.short(real.bytes()).and_then(|short| {
-        let (strips, bytes) = (a.strips(), 3 * short.tokens * SHORT_HEAD * real.bytes());
+pub fn attention(on: &Capabilities, dtype: Dtype, a: &Attention) -> Launch {
+    let short = a.short(dtype.bytes()).and_then(|short| {
+        let (strips, bytes) = (a.strips(), 3 * short.tokens * SHORT_HEAD * dtype.bytes());
         a.by_heads(on, short.forward, strips.div_ceil(strips.div_ceil(short.warps)), bytes)
     });
-    short.unwrap_or_else(|| a.by_strips(real, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0))
+    short.unwrap_or_else(|| a.by_strips(dtype, ["attention_fwd_32", "attention_fwd_64", "attention_fwd_128"], 1, 0))
 }
 
 /// The gradient of attention for few tokens, if a kernel takes it: a warp per strip, two numbers per query, and the gradients of all scores in
 /// shared memory as well.
-pub fn attention_back(on: &Capabilities, real: Dtype, a: &Attention) -> Option<Launch> {
-    let bytes = real.bytes();
+pub fn attention_back(on: &Capabilities, dtype: Dtype, a: &Attention) -> Option<Launch> {
+    let bytes = dtype.bytes();
     let &Short { tokens, back, .. } = a.short(bytes)?;
     a.by_heads(on, back?, a.strips(), tokens * (4 * SHORT_HEAD * bytes + 8 + tokens * bytes))
 }
 
 /// The gradient of attention for any number of tokens: first of the queries, then of keys and values.
-pub fn attention_back_long(real: Dtype, a: &Attention) -> [Launch; 2] {
+pub fn attention_back_long(dtype: Dtype, a: &Attention) -> [Launch; 2] {
     [
-        a.by_strips(real, ["attention_bwd_q_32", "attention_bwd_q_64", "attention_bwd_q_128"], 2, 0),
-        a.by_strips(real, ["attention_bwd_kv_32", "attention_bwd_kv_64", "attention_bwd_kv_128"], 2, 8),
+        a.by_strips(dtype, ["attention_bwd_q_32", "attention_bwd_q_64", "attention_bwd_q_128"], 2, 0),
+        a.by_strips(dtype, ["attention_bwd_kv_32", "attention_bwd_kv_64", "attention_bwd_kv_128"], 2, 8),
     ]
 }

@@ -5,12 +5,12 @@ use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
 use super::choose::TILE;
 use super::packs::{Packed, Packs};
-use super::product::{self, Finish};
-use crate::device::conv::{self, Activation, Conv, Epilogue};
+use super::product;
+use crate::device::conv::{self, Activation, Conv};
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 
 /// What a convolution is besides its input.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,8 @@ impl Scope<'_> {
     }
 }
 
-fn cost(c: &Conv, real: u64) -> Cost {
-    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, element: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: element * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 fn activation(relu: bool) -> Activation {
@@ -106,7 +106,7 @@ impl Call for Forward {
             (scale, shift)
         });
         let residual = self.residual.map(|r| m.f(r));
-        let epilogue = Epilogue {
+        let epilogue = conv::Epilogue {
             scale: folded.as_ref().map(|f| &f.0[..]),
             shift: folded.as_ref().map(|f| &f.1[..]),
             residual: residual.as_deref(),
@@ -116,11 +116,17 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let activation = activation(self.relu);
-        let to = Finish { moments: self.moments, shift: self.packed.shift, residual: self.residual, activation, ..Finish::default() };
+        let to = product::Epilogue {
+            moments: self.moments,
+            shift: self.packed.shift,
+            residual: self.residual,
+            activation,
+            ..product::Epilogue::default()
+        };
         product::forward(g, &self.c, self.y, self.x, self.packed.gpu, &to);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 
@@ -145,8 +151,8 @@ impl Call for BackwardData {
     fn gpu(&self, g: &Gpu) {
         product::backward_data(g, &self.c, self.dx, self.dy, self.packed);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 
@@ -171,8 +177,8 @@ impl Call for BackwardWeight {
     fn gpu(&self, g: &Gpu) {
         product::backward_weight(g, &self.c, self.dw, self.dy, self.x, self.partial);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.c, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.c, element)
     }
 }
 

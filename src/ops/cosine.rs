@@ -1,7 +1,7 @@
 //! The mean cosine of paired rows: what BYOL and SimSiam maximise.
 
-use super::sums::{inverse_length, sum_of};
-use super::{Case, total};
+use super::reduce::{inverse_length, sum_of};
+use super::{Case, scaled_sum};
 use crate::device::{Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
@@ -14,7 +14,7 @@ impl Scope<'_> {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: cosine pairs rows, so both sides have one shape", self.path());
         let (rows, cols) = (shape.rows(), shape.cols());
-        let (y, saved) = (self.tape.exact([1]), self.tape.exact([3, rows]));
+        let (y, saved) = (self.tape.f32([1]), self.tape.f32([3, rows]));
         self.record(&[a], y, Forward { y, saved, a, b, rows, cols }, move |t, dy| {
             if let Some(da) = t.gradient_of(a) {
                 t.no_grad(Backward { da, dy, a, b, saved, rows, cols })
@@ -58,11 +58,11 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let args = [self.saved.into(), self.a.into(), self.b.into(), self.rows.into(), self.cols.into()];
         g.launch(&launch("cosine_fwd", self.rows), &args);
-        total::launch(g, self.y, self.saved.into(), self.rows, 1.0 / self.rows as f32);
+        scaled_sum::launch(g, self.y, self.saved.into(), self.rows, 1.0 / self.rows as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 6 * n, bytes: 2 * real * n }
+        Cost { flops: 6 * n, bytes: 2 * element * n }
     }
 }
 
@@ -100,15 +100,15 @@ impl Call for Backward {
         let rest = [self.da.add.into(), self.rows.into(), self.cols.into()];
         g.launch(&launch("cosine_bwd", self.rows), &[&[self.da.var.into()][..], &from, &rest].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 5 * n, bytes: real * (3 + self.da.add as u64) * n }
+        Cost { flops: 5 * n, bytes: element * (3 + self.da.add as u64) * n }
     }
 }
 
 /// The second input is a target.
 fn case(s: &mut Scope, x: &[Var]) -> Var {
-    s.tape().ignore(x[1]);
+    s.tape().stop_gradient(x[1]);
     s.cosine(x[0], x[1])
 }
 

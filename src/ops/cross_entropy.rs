@@ -2,8 +2,8 @@
 //!
 //! loss = mean over rows of log(sum_j exp(x_j)) - x_t, with x the row's logits and t its label; d loss / d x_j = (softmax(x)_j - [j = t]) / rows.
 
-use super::sums::sum_of;
-use super::{Case, total};
+use super::reduce::sum_of;
+use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
@@ -32,8 +32,8 @@ impl Scope<'_> {
         let (rows, classes) = (shape.rows(), shape.cols());
         assert!(rows % n == 0, "{}: {rows} rows of logits are no multiple of {n} labels", self.path());
         let t = &mut *self.tape;
-        let (loss, accuracy, saved) = (t.exact([1]), t.exact([1]), t.exact([3, rows]));
-        let size = Size { rows, n, classes };
+        let (loss, accuracy, saved) = (t.f32([1]), t.f32([1]), t.f32([3, rows]));
+        let size = CrossEntropySize { rows, n, classes };
         self.record(&[logits], loss, Forward { loss, accuracy, saved, logits, labels, size }, move |t, dloss| {
             if let Some(dlogits) = t.gradient_of(logits) {
                 t.no_grad(Backward { dlogits, dloss, logits, labels, saved, size })
@@ -44,7 +44,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct CrossEntropySize {
     rows: usize,
     /// Labels: row r has that of r mod n.
     n: usize,
@@ -57,7 +57,7 @@ struct Forward {
     saved: Var,    // [3, rows]
     logits: Var,   // [rows, classes]
     labels: Var,   // [n] u32
-    size: Size,
+    size: CrossEntropySize,
 }
 
 /// Blocks of eight warps, of which each takes a row.
@@ -96,16 +96,16 @@ impl Call for Forward {
         (m.f_mut(self.loss)[0], m.f_mut(self.accuracy)[0]) = (mean(losses), mean(hits));
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let args = [self.saved.into(), self.logits.into(), self.labels.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_fwd", rows), &args);
         let share = 1.0 / rows as f32;
-        total::launch(g, self.loss, self.saved.into(), rows, share);
-        total::launch(g, self.accuracy, Arg::Part(self.saved, 2 * rows), rows, share);
+        scaled_sum::launch(g, self.loss, self.saved.into(), rows, share);
+        scaled_sum::launch(g, self.accuracy, Arg::Element(self.saved, 2 * rows), rows, share);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;
-        Cost { flops: 3 * n, bytes: real * n }
+        Cost { flops: 3 * n, bytes: element * n }
     }
 }
 
@@ -115,7 +115,7 @@ struct Backward {
     logits: Var,   // [rows, classes]
     labels: Var,   // [n] u32
     saved: Var,    // [3, rows]
-    size: Size,
+    size: CrossEntropySize,
 }
 
 impl Call for Backward {
@@ -126,7 +126,7 @@ impl Call for Backward {
         Operands::new(&[], &[self.dloss, self.logits, self.labels, self.saved]).grad(self.dlogits)
     }
     fn cpu(&self, m: &Host) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let (logits, labels, saved, add) = (m.f(self.logits), m.u(self.labels), m.f(self.saved), self.dlogits.add);
         let (scale, labels, saved) = (m.f(self.dloss)[0] / rows as f32, &*labels, &*saved);
         let inputs = logits.par_chunks(classes).enumerate();
@@ -139,14 +139,14 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, n, classes } = self.size;
+        let CrossEntropySize { rows, n, classes } = self.size;
         let from = [self.dloss.into(), self.logits.into(), self.labels.into(), self.saved.into()];
         let rest = [self.dlogits.add.into(), rows.into(), n.into(), classes.into()];
         g.launch(&launch("cross_entropy_bwd", rows), &[&[self.dlogits.var.into()][..], &from, &rest].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.size.rows * self.size.classes) as u64;
-        Cost { flops: 3 * n, bytes: real * (2 + self.dlogits.add as u64) * n }
+        Cost { flops: 3 * n, bytes: element * (2 + self.dlogits.add as u64) * n }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The mean distance of paired representations, as a loss: the alignment-limiting term of the paper (Eq. 3).
 
-use super::sums::{inverse_or_zero, sum_of};
-use super::{Case, total};
+use super::reduce::{inverse_or_zero, sum_of};
+use super::{Case, scaled_sum};
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope, Tape};
 use crate::var::Var;
@@ -14,7 +14,7 @@ impl Scope<'_> {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: a distance is between representations of one shape", self.path());
         let n = shape.dims()[0];
-        let (y, saved) = (self.tape.exact([1]), self.tape.exact([3, n]));
+        let (y, saved) = (self.tape.f32([1]), self.tape.f32([3, n]));
         let pairs = Pairs { a: (a, 0), b: (b, 0), n, cols: shape.len() / n, saved };
         self.record(&[a, b], y, Forward { y, pairs }, move |t, dy| {
             let (da, db) = (t.gradient_of(a), t.gradient_of(b));
@@ -27,7 +27,7 @@ impl Scope<'_> {
         let shape = self.shape(x);
         let n = shape.dims()[0] / 2;
         assert_eq!(2 * n, shape.dims()[0], "{}: {shape:?} has no two halves", self.path());
-        let (y, saved, cols) = (self.tape.exact([1]), self.tape.exact([3, n]), shape.len() / (2 * n));
+        let (y, saved, cols) = (self.tape.f32([1]), self.tape.f32([3, n]), shape.len() / (2 * n));
         let pairs = Pairs { a: (x, 0), b: (x, n * cols), n, cols, saved };
         self.record(&[x], y, Forward { y, pairs }, move |t, dy| {
             let dx = t.gradient_of(x);
@@ -79,13 +79,13 @@ impl Call for Forward {
     }
     fn gpu(&self, g: &Gpu) {
         let Pairs { a, b, n, cols, saved } = self.pairs;
-        let args = [saved.into(), Arg::Part(a.0, a.1), Arg::Part(b.0, b.1), n.into(), cols.into()];
+        let args = [saved.into(), Arg::Element(a.0, a.1), Arg::Element(b.0, b.1), n.into(), cols.into()];
         g.launch(&Launch::blocks("distance_fwd", n), &args);
-        total::launch(g, self.y, saved.into(), n, 1.0 / n as f32);
+        scaled_sum::launch(g, self.y, saved.into(), n, 1.0 / n as f32);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.pairs.n * self.pairs.cols) as u64;
-        Cost { flops: 9 * n, bytes: 2 * real * n }
+        Cost { flops: 9 * n, bytes: 2 * element * n }
     }
 }
 
@@ -140,15 +140,15 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Pairs { a, b, n, cols, saved } = self.pairs;
-        let to = |dx: Option<Grad>, from: usize| dx.map_or(Arg::None, |dx| Arg::Part(dx.var, from));
+        let to = |dx: Option<Grad>, from: usize| dx.map_or(Arg::None, |dx| Arg::Element(dx.var, from));
         let add = |dx: Option<Grad>| Arg::from(dx.is_some_and(|dx| dx.add));
-        let from = [to(self.da, a.1), to(self.db, b.1), self.dy.into(), Arg::Part(a.0, a.1), Arg::Part(b.0, b.1), saved.into()];
+        let from = [to(self.da, a.1), to(self.db, b.1), self.dy.into(), Arg::Element(a.0, a.1), Arg::Element(b.0, b.1), saved.into()];
         g.launch(&Launch::blocks("distance_bwd", n), &[&from[..], &[add(self.da), add(self.db), n.into(), cols.into()]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.pairs.n * self.pairs.cols) as u64;
         let passes: u64 = [self.da, self.db].into_iter().flatten().map(|dx| 1 + dx.add as u64).sum();
-        Cost { flops: 12 * n, bytes: real * (2 + passes) * n }
+        Cost { flops: 12 * n, bytes: element * (2 + passes) * n }
     }
 }
 
@@ -160,7 +160,7 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[6, 19], &[6, 19]],
         build: |s, x| {
-            s.tape().ignore(x[0]);
+            s.tape().stop_gradient(x[0]);
             s.distance(x[0], x[1])
         },
     },

@@ -28,7 +28,7 @@ impl Scope<'_> {
     }
 
     /// `residual + drop_path(x)` in one pass; `rate` is above 0. In evaluation and without drop path the sum belongs into
-    /// [`Dense::after`](super::linear::Dense).
+    /// [`Dense::epilogue`](super::linear::Dense).
     pub fn add_dropped(&mut self, residual: Var, x: Var, rate: f32, drop: Drop) -> Var {
         assert!(self.mode() == Mode::Train && rate > 0.0, "{}: nothing is dropped here", self.path());
         self.dropped(x, Some(residual), rate, drop)
@@ -115,9 +115,9 @@ impl Call for Forward {
         let pointers = [self.y.into(), self.x.into(), self.residual.into(), self.path.drop.keys.into()];
         self.path.launch(g, "drop_path_fwd", &pointers, &[]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = self.path.values();
-        Cost { flops: n, bytes: real * n * (2 + self.residual.is_some() as u64) }
+        Cost { flops: n, bytes: element * n * (2 + self.residual.is_some() as u64) }
     }
 }
 
@@ -146,9 +146,9 @@ impl Call for Backward {
         let pointers = [self.dx.var.into(), self.dy.into(), self.path.drop.keys.into()];
         self.path.launch(g, "drop_path_bwd", &pointers, &[self.dx.add.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = self.path.values();
-        Cost { flops: n, bytes: real * n * (2 + self.dx.add as u64) }
+        Cost { flops: n, bytes: element * n * (2 + self.dx.add as u64) }
     }
 }
 

@@ -49,9 +49,9 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         g.launch(&launch("gelu_fwd", self.rows, self.cols), &[self.y.into(), self.x.into(), self.rows.into(), self.cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 20 * n, bytes: 2 * real * n }
+        Cost { flops: 20 * n, bytes: 2 * element * n }
     }
 }
 
@@ -82,9 +82,9 @@ impl Call for Backward {
         let args = [self.dx.var.into(), self.dy.into(), self.x.into(), self.dx.add.into(), self.rows.into(), self.cols.into()];
         g.launch(&launch("gelu_bwd", self.rows, self.cols), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: 30 * n, bytes: real * (3 + self.dx.add as u64) * n }
+        Cost { flops: 30 * n, bytes: element * (3 + self.dx.add as u64) * n }
     }
 }
 

@@ -20,10 +20,10 @@ impl Scope<'_> {
         for o in 0..high * wide {
             (0..grid * grid).for_each(|i| matrix[(1 + o) * tokens + 1 + i] = weight(o, i));
         }
-        let size = Size { outputs: 1 + high * wide, inputs: tokens, cols };
+        let size = InterpolateSize { outputs: 1 + high * wide, inputs: tokens, cols };
         let t = &mut *self.tape;
         let matrix = t.constant([size.outputs, size.inputs], matrix);
-        let y = t.exact([1, size.outputs, cols]);
+        let y = t.f32([1, size.outputs, cols]);
         self.record(&[x], y, Forward { y, x, matrix, size }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.no_grad(Backward { dx, dy, matrix, size })
@@ -33,15 +33,15 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct InterpolateSize {
     outputs: usize,
     inputs: usize,
     cols: usize,
 }
 
-impl Size {
+impl InterpolateSize {
     fn cost(&self) -> Cost {
-        let Size { outputs, inputs, cols } = *self;
+        let InterpolateSize { outputs, inputs, cols } = *self;
         Cost { flops: 2 * (outputs * inputs * cols) as u64, bytes: 4 * (outputs * inputs + (outputs + inputs) * cols) as u64 }
     }
 }
@@ -50,7 +50,7 @@ struct Forward {
     y: Var,      // [outputs, cols] f32
     x: Var,      // [inputs, cols] f32
     matrix: Var, // [outputs, inputs] f32
-    size: Size,
+    size: InterpolateSize,
 }
 
 impl Call for Forward {
@@ -61,7 +61,7 @@ impl Call for Forward {
         Operands::new(&[self.y], &[self.x, self.matrix])
     }
     fn cpu(&self, m: &Host) {
-        let (x, matrix, Size { inputs, cols, .. }) = (m.f(self.x), m.f(self.matrix), self.size);
+        let (x, matrix, InterpolateSize { inputs, cols, .. }) = (m.f(self.x), m.f(self.matrix), self.size);
         let x = &*x;
         m.f_mut(self.y).par_chunks_mut(cols).zip(matrix.par_chunks(inputs)).for_each(|(y, weights)| {
             y.fill(0.0);
@@ -71,7 +71,7 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { outputs, inputs, cols } = self.size;
+        let InterpolateSize { outputs, inputs, cols } = self.size;
         let launch =
             Launch { kernel: "interpolate_fwd", grid: [cols.div_ceil(64) as u32, outputs as u32, 1], block: [64, 1, 1], shared: 0 };
         g.launch(&launch, &[self.y.into(), self.x.into(), self.matrix.into(), outputs.into(), inputs.into(), cols.into()]);
@@ -85,7 +85,7 @@ struct Backward {
     dx: Grad,    // [inputs, cols] f32
     dy: Var,     // [outputs, cols] f32
     matrix: Var, // [outputs, inputs] f32
-    size: Size,
+    size: InterpolateSize,
 }
 
 impl Call for Backward {
@@ -96,7 +96,7 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy, self.matrix]).grad(self.dx)
     }
     fn cpu(&self, m: &Host) {
-        let (dy, matrix, add, Size { outputs, inputs, cols }) = (m.f(self.dy), m.f(self.matrix), self.dx.add, self.size);
+        let (dy, matrix, add, InterpolateSize { outputs, inputs, cols }) = (m.f(self.dy), m.f(self.matrix), self.dx.add, self.size);
         let (dy, matrix) = (&*dy, &*matrix);
         m.f_mut(self.dx.var).par_chunks_mut(cols).enumerate().for_each(|(i, dx)| {
             if !add {
@@ -108,7 +108,7 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { outputs, inputs, cols } = self.size;
+        let InterpolateSize { outputs, inputs, cols } = self.size;
         let launch = Launch { kernel: "interpolate_bwd", grid: [cols.div_ceil(64) as u32, inputs as u32, 1], block: [64, 1, 1], shared: 0 };
         let args = [self.dx.var.into(), self.dy.into(), self.matrix.into(), self.dx.add.into(), outputs.into(), inputs.into(), cols.into()];
         g.launch(&launch, &args);
@@ -120,7 +120,7 @@ impl Call for Backward {
 
 /// Positions are weights: f32 everywhere.
 fn case(s: &mut Scope, grid: usize, to: [usize; 2], cols: usize) -> Var {
-    let x = s.param("pos_embed", [1, 1 + grid * grid, cols], crate::weights::Init::Normal(1.0));
+    let x = s.param("pos_embed", [1, 1 + grid * grid, cols], crate::init::Init::Normal(1.0));
     s.interpolate(x, grid, to)
 }
 

@@ -10,22 +10,22 @@ use rayon::prelude::*;
 
 /// The patches of each image in a random order, of which the first `keep` are seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Chosen {
+pub struct Masking {
     /// [n, keep] u32: which patches are seen, in the order of their noise.
-    pub ids: Var,
+    pub ids_keep: Var,
     /// [n, patches] u32: the place of each patch in that order; it is seen if that is below `keep`.
-    pub place: Var,
+    pub ids_restore: Var,
     pub keep: usize,
 }
 
 impl Tape {
     /// `keep` of the `tokens` patches of each image: noise is a function of (seed, epoch, sample, patch) alone, and the first of
     /// equals wins.
-    pub fn mask(&mut self, batch: Batch, tokens: usize, keep: usize, seed: u64) -> Chosen {
+    pub fn mask(&mut self, batch: Batch, tokens: usize, keep: usize, seed: u64) -> Masking {
         assert!(0 < keep && keep <= tokens, "{keep} of {tokens} patches are no choice");
         let (ids, place) = (self.fixed([batch.n, keep], Dtype::U32), self.fixed([batch.n, tokens], Dtype::U32));
         self.no_grad(Mask { ids, place, keys: batch.keys, n: batch.n, tokens, keep, seed });
-        Chosen { ids, place, keep }
+        Masking { ids_keep: ids, ids_restore: place, keep }
     }
 }
 
@@ -87,6 +87,6 @@ pub static CASES: &[Case] = &[
 fn seen(s: &mut Scope, images: Var, patch: usize, keep: usize) -> Var {
     let &[n, h, w, _] = s.shape(images).dims() else { panic!("a case of [n, h, w, c]") };
     let batch = batch(s.tape(), n);
-    let chosen = s.tape().mask(batch, h / patch * (w / patch), keep, 9);
-    s.patches(images, patch, Some(chosen))
+    let masking = s.tape().mask(batch, h / patch * (w / patch), keep, 9);
+    s.patches(images, patch, Some(masking))
 }

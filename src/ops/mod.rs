@@ -5,38 +5,38 @@ mod add;
 pub mod alignment;
 pub mod attention;
 pub mod augment;
-pub mod average;
 pub mod batch_norm;
 pub mod choose;
-pub mod contrast;
+pub mod concat_rows;
 pub mod conv;
 pub mod cosine;
 pub mod cross_entropy;
+mod decorrelation;
+pub mod dino_loss;
 pub mod distance;
-pub mod distill;
 pub mod drop_path;
+pub mod ema;
+pub mod feature_std;
 mod gelu;
 pub mod interpolate;
+mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
+pub mod log_step;
+pub mod mae_loss;
 pub mod mask;
+pub mod nt_xent;
 pub mod optimize;
 mod packs;
 pub mod pool;
 mod product;
-pub mod reconstruct;
-mod redundancy;
+mod reduce;
 pub mod relu;
+mod scaled_sum;
 mod shortcut;
-pub mod spread;
-pub mod stack;
 mod stem;
-pub mod step;
-mod sums;
 mod tokens;
 mod tokens_mean;
-mod total;
-mod unit;
 mod weight_norm;
 pub mod weighted_sum;
 
@@ -56,32 +56,32 @@ pub static ALL: &[&[Case]] = &[
     alignment::CASES,
     attention::CASES,
     batch_norm::CASES,
-    contrast::CASES,
-    contrast::INFO_NCE,
+    concat_rows::CASES,
     conv::CASES,
     cosine::CASES,
     cross_entropy::CASES,
+    decorrelation::BARLOW_TWINS,
+    decorrelation::VICREG,
+    dino_loss::CASES,
     distance::CASES,
-    distill::CASES,
     drop_path::CASES,
+    feature_std::CASES,
     gelu::CASES,
     interpolate::CASES,
+    l2_normalize::CASES,
     layer_norm::CASES,
     linear::CASES,
+    mae_loss::CASES,
     mask::CASES,
+    nt_xent::CASES,
+    nt_xent::INFO_NCE,
     pool::CASES,
-    reconstruct::CASES,
-    redundancy::DECORRELATE,
-    redundancy::VARIANCE_COVARIANCE,
     relu::CASES,
     shortcut::CASES,
-    spread::CASES,
-    stack::CASES,
     tokens::patches::CASES,
-    tokens::restore::CASES,
     tokens::sequence::CASES,
+    tokens::unmask::CASES,
     tokens_mean::CASES,
-    unit::CASES,
     weight_norm::CASES,
     weighted_sum::CASES,
 ];

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// One weight and its packed forms.
-struct Part {
+struct PackedWeight {
     w: Var,                // [outputs, channels, kernel, kernel] f32
     forward: Var,          // [outputs, kernel, kernel, channels] T
     backward: Option<Var>, // as many, per residue of the tap: [channels, taps, taps, outputs] T
@@ -53,11 +53,11 @@ impl Packed {
 /// Every packed weight of a recording. One call at its head packs them all.
 #[derive(Default)]
 pub(crate) struct Packs {
-    parts: RefCell<Vec<Part>>,
+    parts: RefCell<Vec<PackedWeight>>,
     table: RefCell<Option<Var>>, // [blocks, WORDS] u64 as u32
 }
 
-/// 64-bit words of a row of the table: `Part` in `pack.cu`.
+/// 64-bit words of a row of the table: `PackedWeight` in `pack.cu`.
 const WORDS: usize = 12;
 /// Outputs that a block packs.
 const OUTPUTS: usize = 32;
@@ -70,7 +70,7 @@ impl Packs {
             let host = p.host.filter(|_| conv::packs_alike(&p.size, &size));
             return Packed { gpu: p.forward, shift: p.norm.map(|n| n.shift), host };
         }
-        let forward = Packs::room(t, [size.weight_len()], Dtype::Real);
+        let forward = Packs::room(t, [size.weight_len()], Dtype::Activation);
         let norm = norm.map(|n| {
             let shift = Packs::room(t, [size.outputs], Dtype::F32);
             Folded { shift, norm: [n.gamma, n.beta, n.mean, n.var] }
@@ -79,7 +79,7 @@ impl Packs {
             let room = t.fixed([conv::packed_len(&size)], Dtype::F32);
             t.cpu_only(room)
         });
-        packs.parts.borrow_mut().push(Part { w, forward, backward: None, host, norm, size });
+        packs.parts.borrow_mut().push(PackedWeight { w, forward, backward: None, host, norm, size });
         packs.resize(t);
         Packed { gpu: forward, shift: norm.map(|n| n.shift), host }
     }
@@ -89,7 +89,7 @@ impl Packs {
         let packs = Packs::of(t);
         let mut parts = packs.parts.borrow_mut();
         let part = parts.iter_mut().find(|p| p.w == w).expect("a backward follows its forward");
-        *part.backward.get_or_insert_with(|| Packs::room(t, [part.size.weight_len()], Dtype::Real))
+        *part.backward.get_or_insert_with(|| Packs::room(t, [part.size.weight_len()], Dtype::Activation))
     }
 
     fn of(t: &mut Tape) -> Rc<Packs> {
@@ -181,13 +181,13 @@ impl Call for Pack {
         let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
         g.launch(&launch, &[(*self.0.table.borrow()).into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n: usize = self
             .0
             .parts
             .borrow()
             .iter()
-            .map(|p| p.size.weight_len() * (4 + real as usize * if p.backward.is_some() { 2 } else { 1 }))
+            .map(|p| p.size.weight_len() * (4 + element as usize * if p.backward.is_some() { 2 } else { 1 }))
             .sum();
         Cost { flops: 0, bytes: n as u64 }
     }

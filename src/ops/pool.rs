@@ -25,9 +25,9 @@ impl Scope<'_> {
     pub fn average_pool(&mut self, x: Var) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: average_pool wants [n, h, w, c]", self.path()) };
         // In evaluation these are the features: scores are differences of them, so they stay f32.
-        let exact = self.mode() == Mode::Eval;
-        let y = if exact { self.tape.exact([n, c]) } else { self.tape.var([n, c]) };
-        self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c, exact }, move |t, dy| {
+        let y_f32 = self.mode() == Mode::Eval;
+        let y = if y_f32 { self.tape.f32([n, c]) } else { self.tape.var([n, c]) };
+        self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c, y_f32 }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
                 t.no_grad(MeanBackward { dx, dy, n, pixels: h * w, c })
             }
@@ -96,10 +96,10 @@ impl Call for MaxForward {
         let launch = Launch::rows(g, kernel, self.map.n * self.map.results() / self.map.c, self.map.c);
         g.launch(&launch, &[&[self.y.into(), self.x.into()], &self.map.sizes()[..]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (all, kernel) = (self.map.n as u64, (self.map.kernel * self.map.kernel) as u64);
         let (x, y) = (all * self.map.values() as u64, all * self.map.results() as u64);
-        Cost { flops: kernel * y, bytes: real * (x + y) }
+        Cost { flops: kernel * y, bytes: element * (x + y) }
     }
 }
 
@@ -147,9 +147,9 @@ impl Call for MaxBackward {
         let launch = Launch::rows(g, kernel, map.n * map.h.div_ceil(2) * map.w.div_ceil(2), map.c);
         g.launch(&launch, &[&pointers[..], &map.sizes()[..]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        let Cost { flops, bytes } = MaxForward { y: self.dy, x: self.x, map: self.map }.cost(real);
-        Cost { flops, bytes: bytes + real * (self.map.n * self.map.values()) as u64 }
+    fn cost(&self, element: u64) -> Cost {
+        let Cost { flops, bytes } = MaxForward { y: self.dy, x: self.x, map: self.map }.cost(element);
+        Cost { flops, bytes: bytes + element * (self.map.n * self.map.values()) as u64 }
     }
 }
 
@@ -160,7 +160,7 @@ struct MeanForward {
     pixels: usize,
     c: usize,
     /// y is f32 everywhere.
-    exact: bool,
+    y_f32: bool,
 }
 
 impl Call for MeanForward {
@@ -179,13 +179,13 @@ impl Call for MeanForward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let kernel = if self.exact { "average_pool_fwd_exact" } else { "average_pool_fwd" };
+        let kernel = if self.y_f32 { "average_pool_fwd_to_f32" } else { "average_pool_fwd" };
         let args = [self.y.into(), self.x.into(), self.n.into(), self.pixels.into(), self.c.into()];
         g.launch(&Launch::rows(g, kernel, self.n, self.c), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;
-        Cost { flops: n, bytes: real * n }
+        Cost { flops: n, bytes: element * n }
     }
 }
 
@@ -220,9 +220,9 @@ impl Call for MeanBackward {
         let args = [self.dx.var.into(), self.dy.into(), self.dx.add.into(), self.n.into(), self.pixels.into(), self.c.into()];
         g.launch(&launch, &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = Shape::new(&[self.n, self.pixels, self.c]).len() as u64;
-        Cost { flops: n, bytes: real * n }
+        Cost { flops: n, bytes: element * n }
     }
 }
 

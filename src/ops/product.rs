@@ -1,7 +1,7 @@
 //! What convolutions and linear layers share on a GPU: the launches of the kernels of `conv.cu`, `conv_bwd_w.cu` and those of both for
 //! Hopper. Not an op: a linear layer is a convolution of maps of one pixel.
 
-use super::choose::{self, TILE, WayOut};
+use super::choose::{self, EpilogueKind, TILE};
 use super::stem;
 use crate::device::conv::{Activation, Conv};
 use crate::device::{Arg, Gpu, Launch, Matrix, by_value};
@@ -10,9 +10,9 @@ use crate::var::{Dtype, Var};
 
 /// What happens to a result before it is written.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Finish {
+pub(crate) struct Epilogue {
     /// What the activation is given, like the result.
-    pub before: Option<Var>,
+    pub pre_activation: Option<Var>,
     pub moments: Option<Var>, // [tiles, 2, outputs] f32
     pub shift: Option<Var>,   // [outputs] f32
     pub residual: Option<Var>,
@@ -30,24 +30,24 @@ by_value! {
         outputs: usize,
         taps_h: usize,
         taps_w: usize,
-        step: usize,
+        stride: usize,
         from_h: i32, // where the neighbourhood of the first pixel begins
         from_w: i32,
         out_h: usize, // pixels that a launch makes
         out_w: usize,
-        map_h: usize, // and the map that they are in: pixel (i, j) at (i spread + at_h, j spread + at_w)
+        map_h: usize, // and the map that they are in: pixel (i, j) at (i out_stride + at_h, j out_stride + at_w)
         map_w: usize,
-        spread: usize,
+        out_stride: usize,
         at_h: usize,
         at_w: usize,
     }
 }
 
 by_value! {
-    /// What is done to a result before it is written: `Epilogue` in `conv.cuh`.
-    struct Epilogue {
+    /// What is done to a result before it is written: `EpilogueParams` in `conv.cuh`.
+    struct EpilogueParams {
         y: Var,
-        before: Option<Var>,
+        pre_activation: Option<Var>,
         moments: Option<Var>,
         shift: Option<Var>,
         residual: Option<Var>,
@@ -60,44 +60,45 @@ impl Gather {
     fn product(&self) -> choose::Product {
         let Gather { batch, height, width, channels, outputs, taps_h, taps_w, out_h, out_w, .. } = *self;
         // Pixel and neighbourhood are one.
-        let one =
-            [taps_h, taps_w, self.step, self.spread] == [1; 4] && [self.from_h, self.from_w] == [0; 2] && [self.at_h, self.at_w] == [0; 2];
+        let one = [taps_h, taps_w, self.stride, self.out_stride] == [1; 4]
+            && [self.from_h, self.from_w] == [0; 2]
+            && [self.at_h, self.at_w] == [0; 2];
         let plain = one && [out_h, out_w] == [height, width] && [self.map_h, self.map_w] == [out_h, out_w];
         choose::Product { rows: batch * out_h * out_w, outputs, channels, taps: taps_h * taps_w, plain }
     }
 
-    fn launch(&self, g: &Gpu, y: Var, x: Var, w: Var, first_weight: usize, to: &Finish) {
-        // The ways out of `conv.cuh`: one that makes statistics does nothing else, one that applies GELU adds nothing.
+    fn launch(&self, g: &Gpu, y: Var, x: Var, w: Var, first_weight: usize, to: &Epilogue) {
+        // The epilogues of `conv.cuh`: one that makes statistics does nothing else, one that applies GELU adds nothing.
         let adds = to.residual.is_some() || to.add;
-        let alone = !adds && to.shift.is_none() && to.before.is_none() && to.activation == Activation::Nothing;
+        let alone = !adds && to.shift.is_none() && to.pre_activation.is_none() && to.activation == Activation::Nothing;
         assert!(to.moments.is_none() || alone, "statistics are made of a product that nothing follows");
         assert!(to.activation != Activation::Gelu || !adds, "GELU follows a product to which nothing is added");
         let product = self.product();
         if product.rows == 0 {
             return;
         }
-        let (on, real) = (g.capabilities(), g.real());
+        let (on, dtype) = (g.capabilities(), g.dtype());
         // One launch adds one thing and makes no statistics.
         if to.moments.is_none() && !(to.residual.is_some() && to.add) {
-            let way = WayOut { activation: to.activation, adds, keeps: to.before.is_some() };
-            if let Some((launch, columns)) = choose::by_tma(&on, real, &product, way) {
+            let kind = EpilogueKind { activation: to.activation, adds, keeps: to.pre_activation.is_some() };
+            if let Some((launch, columns)) = choose::by_tma(&on, dtype, &product, kind) {
                 let (rows, outputs, depth) = (product.rows, product.outputs, product.channels);
                 let map = |v, first, rows, high| Arg::Map(v, first, Matrix { rows, columns: depth, high });
                 let more = to.residual.or(to.add.then_some(y));
-                let out = [y.into(), to.before.into(), map(x, 0, rows, TILE), map(w, first_weight, outputs, columns)];
+                let out = [y.into(), to.pre_activation.into(), map(x, 0, rows, TILE), map(w, first_weight, outputs, columns)];
                 let rest = [to.shift.into(), more.into(), rows.into(), depth.into(), outputs.into()];
                 return g.launch(&launch, &[&out[..], &rest].concat());
             }
         }
-        let Finish { before, moments, shift, residual, add, activation } = *to;
-        let to = Epilogue { y, before, moments, shift, residual, add, activation: activation as usize };
-        let launch = choose::product(&on, real, &product);
-        g.launch(&launch, &[to.into(), x.into(), Arg::Part(w, first_weight), (*self).into()]);
+        let Epilogue { pre_activation, moments, shift, residual, add, activation } = *to;
+        let to = EpilogueParams { y, pre_activation, moments, shift, residual, add, activation: activation as usize };
+        let launch = choose::product(&on, dtype, &product);
+        g.launch(&launch, &[to.into(), x.into(), Arg::Element(w, first_weight), (*self).into()]);
     }
 }
 
 /// y = the product of the neighbourhoods of x and the packed weights.
-pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finish) {
+pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilogue) {
     if stem::forward(g, c, y, x, packed, to) {
         return;
     }
@@ -110,14 +111,14 @@ pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finis
         outputs: c.outputs,
         taps_h: c.kernel,
         taps_w: c.kernel,
-        step: c.stride,
+        stride: c.stride,
         from_h: from,
         from_w: from,
         out_h,
         out_w,
         map_h: out_h,
         map_w: out_w,
-        spread: 1,
+        out_stride: 1,
         at_h: 0,
         at_w: 0,
     };
@@ -147,19 +148,19 @@ pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
             outputs: c.channels,
             taps_h: count[0],
             taps_w: count[1],
-            step: 1,
+            stride: 1,
             from_h: start[0],
             from_w: start[1],
             out_h: out[0],
             out_w: out[1],
             map_h: c.height,
             map_w: c.width,
-            spread: c.stride,
+            out_stride: c.stride,
             at_h: at[0],
             at_w: at[1],
         };
         let first = (before(ri) * c.kernel + count[0] * before(rj)) * c.channels * c.outputs;
-        gather.launch(g, dx.var, dy, packed, first, &Finish { add: dx.add, ..Finish::default() });
+        gather.launch(g, dx.var, dy, packed, first, &Epilogue { add: dx.add, ..Epilogue::default() });
     }
 }
 
@@ -177,7 +178,7 @@ by_value! {
         channels: usize,
         outputs: usize,
         taps: usize,
-        step: usize,
+        stride: usize,
         pad: usize,
         out_h: usize,
         out_w: usize,
@@ -196,12 +197,12 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
         channels: c.channels,
         outputs: c.outputs,
         taps: c.kernel,
-        step: c.stride,
+        stride: c.stride,
         pad: c.pad,
         out_h: c.out_height(),
         out_w: c.out_width(),
     };
-    let launch = choose::weights(&g.capabilities(), g.real(), c);
+    let launch = choose::weights(&g.capabilities(), g.dtype(), c);
     g.launch(&launch, &[partial.into(), dy.into(), x.into(), size.into(), choose::pixels_per_split(c).into()]);
 
     let (taps, parts) = (c.kernel * c.kernel, choose::parts(c));

@@ -48,9 +48,9 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         g.launch(&launch("relu_fwd", self.rows, self.cols), &[self.y.into(), self.x.into(), self.rows.into(), self.cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: n, bytes: 2 * real * n }
+        Cost { flops: n, bytes: 2 * element * n }
     }
 }
 
@@ -83,9 +83,9 @@ impl Call for Backward {
         let args = [self.dx.var.into(), self.dy.into(), self.y.into(), self.dx.add.into(), self.rows.into(), self.cols.into()];
         g.launch(&launch("relu_bwd", self.rows, self.cols), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.rows * self.cols) as u64;
-        Cost { flops: n, bytes: real * (3 + self.dx.add as u64) * n }
+        Cost { flops: n, bytes: element * (3 + self.dx.add as u64) * n }
     }
 }
 

@@ -77,10 +77,10 @@ impl Call for Forward {
         let launch = Launch::rows(g, "shortcut_fwd", self.map.n * high * wide, 2 * self.map.c);
         g.launch(&launch, &[&[self.y.into(), self.x.into()][..], &self.map.sizes()].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let [_, to] = self.map.values();
         // Half of the result is read, all of it is written.
-        Cost { flops: 0, bytes: real * (self.map.n * (to + to / 2)) as u64 }
+        Cost { flops: 0, bytes: element * (self.map.n * (to + to / 2)) as u64 }
     }
 }
 
@@ -117,10 +117,10 @@ impl Call for Backward {
         let args = [&[self.dx.var.into(), self.dy.into(), self.dx.add.into()][..], &self.map.sizes()].concat();
         g.launch(&launch, &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let ([from, to], n) = (self.map.values(), self.map.n);
         let touched = if self.dx.add { to } else { from };
-        Cost { flops: (n * to / 2) as u64, bytes: real * (n * (to / 2 + touched)) as u64 }
+        Cost { flops: (n * to / 2) as u64, bytes: element * (n * (to / 2 + touched)) as u64 }
     }
 }
 

@@ -1,16 +1,16 @@
 //! The launches of `conv_stem.cu` and `conv_stem_bwd_w.cu`: convolutions of images, whose three channels do not fill 16 bytes. Not an op.
 
 use super::choose::{self, Stem};
-use super::product::Finish;
+use super::product::Epilogue;
 use crate::device::conv::{Activation, Conv};
 use crate::device::{Arg, Gpu, Launch};
 use crate::tape::Grad;
 use crate::var::Var;
 
 /// Launches the forward kernel, if there is one for this.
-pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finish) -> bool {
-    let simple = to.before.is_none() && to.residual.is_none() && !to.add && to.activation != Activation::Gelu;
-    let stem = choose::stem(&g.capabilities(), g.real(), c).filter(|_| simple);
+pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilogue) -> bool {
+    let simple = to.pre_activation.is_none() && to.residual.is_none() && !to.add && to.activation != Activation::Gelu;
+    let stem = choose::stem(&g.capabilities(), g.dtype(), c).filter(|_| simple);
     let Some(Stem { launch, run, pitch }) = stem else { return false };
     let mut args: Vec<Arg> = vec![y.into(), to.moments.into(), x.into(), packed.into(), to.shift.into()];
     args.push((to.activation == Activation::Relu).into());
@@ -21,7 +21,7 @@ pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Finis
 
 /// Launches the gradient of weights through `partial` [parts, outputs, taps, 3], if there is a kernel for this.
 pub(super) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) -> bool {
-    let Some(Stem { launch, run, pitch }) = choose::stem_weights(&g.capabilities(), g.real(), c) else { return false };
+    let Some(Stem { launch, run, pitch }) = choose::stem_weights(&g.capabilities(), g.dtype(), c) else { return false };
     let sizes = [c.batch, c.height, c.width, c.outputs, c.out_height(), c.out_width(), run, pitch].map(Arg::from);
     g.launch(&launch, &[&[partial.into(), dy.into(), x.into()][..], &sizes].concat());
 

@@ -11,8 +11,8 @@ impl Scope<'_> {
     /// x `[n, t, d]` to the mean of these tokens, `[n, d]`; in evaluation these are features, f32 everywhere.
     pub fn tokens_mean(&mut self, x: Var, tokens: Range<usize>) -> Var {
         let &[n, _, d] = self.shape(x).dims() else { panic!("{}: tokens_mean wants [n, t, d]", self.path()) };
-        let exact = self.mode() == Mode::Eval;
-        self.mean_of(x, tokens, [n, d].into(), exact)
+        let y_f32 = self.mode() == Mode::Eval;
+        self.mean_of(x, tokens, [n, d].into(), y_f32)
     }
 
     /// The class token of x `[n, t, d]`, `[n, 1, d]` of x's type: for what goes on with it alone.
@@ -21,15 +21,15 @@ impl Scope<'_> {
         self.mean_of(x, 0..1, [n, 1, d].into(), false)
     }
 
-    fn mean_of(&mut self, x: Var, tokens: Range<usize>, shape: Shape, exact: bool) -> Var {
+    fn mean_of(&mut self, x: Var, tokens: Range<usize>, shape: Shape, y_f32: bool) -> Var {
         let &[n, t, d] = self.shape(x).dims() else { unreachable!("the callers have looked") };
         assert!(tokens.start < tokens.end && tokens.end <= t, "{}: tokens {tokens:?} of {t}", self.path());
-        let kernel = match (self.tape.slots[x.index()].dtype == Dtype::F32, exact) {
+        let kernel = match (self.tape.slots[x.index()].dtype == Dtype::F32, y_f32) {
             (_, false) => "tokens_mean_fwd",
-            (false, true) => "tokens_mean_fwd_exact",
+            (false, true) => "tokens_mean_fwd_to_f32",
             (true, true) => "tokens_mean_fwd_f32",
         };
-        let y = if exact { self.tape.exact(shape) } else { self.tape.var(shape) };
+        let y = if y_f32 { self.tape.f32(shape) } else { self.tape.var(shape) };
         let span = Span { n, t, d, first: tokens.start, count: tokens.len() };
         self.record(&[x], y, Forward { y, x, span, kernel }, move |t, dy| {
             if let Some(dx) = t.gradient_of(x) {
@@ -79,10 +79,10 @@ impl Call for Forward {
         let launch = Launch::rows(g, self.kernel, n, d);
         g.launch(&launch, &[self.y.into(), self.x.into(), n.into(), t.into(), d.into(), first.into(), count.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Span { n, d, count, .. } = self.span;
         let read = (n * count * d) as u64;
-        Cost { flops: read, bytes: real * (read + (n * d) as u64) }
+        Cost { flops: read, bytes: element * (read + (n * d) as u64) }
     }
 }
 
@@ -123,10 +123,10 @@ impl Call for Backward {
         let args = [&[self.dx.var.into(), self.dy.into(), self.dx.add.into(), n.into()][..], &sizes].concat();
         g.launch(&Launch::rows(g, "tokens_mean_bwd", rows, d), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Span { n, t, d, count, .. } = self.span;
         let touched = n * d * if self.dx.add { 2 * count } else { t };
-        Cost { flops: (n * count * d) as u64, bytes: real * (n * d + touched) as u64 }
+        Cost { flops: (n * count * d) as u64, bytes: element * (n * d + touched) as u64 }
     }
 }
 
@@ -145,7 +145,7 @@ pub static CASES: &[Case] = &[
     Case { name: "tokens_mean/patches", mode: Mode::Train, inputs: &[&[3, 17, 13]], build: |s, x| s.tokens_mean(x[0], 1..17) },
     Case { name: "tokens_mean/features", mode: Mode::Eval, inputs: &[&[3, 17, 192]], build: |s, x| s.tokens_mean(x[0], 1..17) },
     Case {
-        name: "tokens_mean/of_exact",
+        name: "tokens_mean/of_f32",
         mode: Mode::Eval,
         inputs: &[&[2, 5, 40]],
         build: |s, x| {

@@ -1,11 +1,11 @@
 //! y = x · v / |v| for each output, from u = x · v: the last layer of DINO, whose gain is 1 (Salimans and Kingma 2016).
 
 use super::Case;
-use super::sums::sum_of;
+use super::reduce::sum_of;
 use crate::device::{Arg, Gpu, Host, Launch, chunk};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use rayon::prelude::*;
 
 /// Rows of v of a block: one for each warp.
@@ -15,9 +15,9 @@ impl Scope<'_> {
     /// u `[.., k]`, the products of some inputs with the rows of v `[k, c]`, over the lengths of those rows.
     pub fn weight_norm(&mut self, u: Var, v: Var) -> Var {
         let (shape, weight) = (self.shape(u), self.shape(v));
-        let size = Size { rows: shape.rows(), k: shape.cols(), c: weight.len() / shape.cols() };
+        let size = WeightNormSize { rows: shape.rows(), k: shape.cols(), c: weight.len() / shape.cols() };
         assert_eq!(weight.len(), size.k * size.c, "{}: {} products of {:?}", self.path(), size.k, weight);
-        let (y, inverse) = (self.tape.var(shape), self.tape.exact([size.k]));
+        let (y, inverse) = (self.tape.var(shape), self.tape.f32([size.k]));
         self.record(&[u, v], y, Forward { y, inverse, u, v, size }, move |t, dy| {
             let (du, dv) = (t.gradient_of(u), t.gradient_of(v));
             let partial = t.scratch([size.rows.div_ceil(chunk(size.rows, size.k)), size.k], Dtype::F32);
@@ -27,7 +27,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct WeightNormSize {
     rows: usize,
     k: usize,
     c: usize,
@@ -38,7 +38,7 @@ struct Forward {
     inverse: Var, // [k]: 1 / |v|
     u: Var,       // [rows, k]
     v: Var,       // [k, c]
-    size: Size,
+    size: WeightNormSize,
 }
 
 impl Call for Forward {
@@ -49,7 +49,7 @@ impl Call for Forward {
         Operands::new(&[self.y, self.inverse], &[self.u, self.v])
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, c, .. } = self.size;
+        let WeightNormSize { k, c, .. } = self.size;
         let (u, v, mut inverse) = (m.f(self.u), m.f(self.v), m.f_mut(self.inverse));
         inverse.par_iter_mut().zip(v.par_chunks(c)).for_each(|(i, v)| *i = (1.0 / sum_of([v], |[v]| v * v).sqrt()) as f32);
         let inverse = &*inverse;
@@ -58,15 +58,15 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, k, c } = self.size;
+        let WeightNormSize { rows, k, c } = self.size;
         let launch = Launch::blocks("weight_norm_lengths", k.div_ceil(ROWS));
         g.launch(&launch, &[self.inverse.into(), self.v.into(), k.into(), c.into()]);
         let args = [self.y.into(), self.u.into(), self.inverse.into(), rows.into(), k.into()];
         g.launch(&Launch::rows(g, "weight_norm_fwd", rows, k), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (n, w) = ((self.size.rows * self.size.k) as u64, (self.size.k * self.size.c) as u64);
-        Cost { flops: n + 2 * w, bytes: 2 * real * n + 4 * w }
+        Cost { flops: n + 2 * w, bytes: 2 * element * n + 4 * w }
     }
 }
 
@@ -78,7 +78,7 @@ struct Backward {
     u: Var,           // [rows, k]
     v: Var,           // [k, c]
     inverse: Var,     // [k]
-    size: Size,
+    size: WeightNormSize,
 }
 
 /// Columns whose sums one task makes.
@@ -96,7 +96,7 @@ impl Call for Backward {
         o
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, c, .. } = self.size;
+        let WeightNormSize { k, c, .. } = self.size;
         let (dy, u, v, inverse) = (m.f(self.dy), m.f(self.u), m.f(self.v), m.f(self.inverse));
         let (dy, u, v, inverse) = (&*dy, &*u, &*v, &*inverse);
         if let Some(Grad { var, add }) = self.du {
@@ -124,7 +124,7 @@ impl Call for Backward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { rows, k, c } = self.size;
+        let WeightNormSize { rows, k, c } = self.size;
         let pointer = |gradient: Option<Grad>| -> (Arg, Arg) { (gradient.map(|g| g.var).into(), gradient.is_some_and(|g| g.add).into()) };
         let (chunk, (du, add)) = (chunk(rows, k), pointer(self.du));
         let chunks = rows.div_ceil(chunk);
@@ -138,10 +138,10 @@ impl Call for Backward {
             g.launch(&launch, &[&pointers[..], &[add, chunks.into(), k.into(), c.into()]].concat());
         }
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let (n, w) = ((self.size.rows * self.size.k) as u64, (self.size.k * self.size.c) as u64);
         let v = if self.dv.is_some() { 2 * w } else { 0 };
-        Cost { flops: 3 * n + v, bytes: real * n * (2 + self.du.is_some() as u64) + 4 * v }
+        Cost { flops: 3 * n + v, bytes: element * n * (2 + self.du.is_some() as u64) + 4 * v }
     }
 }
 

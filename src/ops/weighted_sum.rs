@@ -9,10 +9,10 @@ impl Scope<'_> {
     /// The sum `[1]` of weight times value, over losses `[1]` that are f32 everywhere.
     pub fn weighted_sum(&mut self, terms: &[(Var, f32)]) -> Var {
         let t = &mut *self.tape;
-        let exact = terms.iter().all(|(x, _)| t.shape(*x).len() == 1 && t.slots[x.index()].dtype == Dtype::F32);
-        assert!(exact && !terms.is_empty(), "a weighted sum is one of losses");
+        let scalars = terms.iter().all(|(x, _)| t.shape(*x).len() == 1 && t.slots[x.index()].dtype == Dtype::F32);
+        assert!(scalars && !terms.is_empty(), "a weighted sum is one of losses");
         let terms = terms.to_vec();
-        let (y, table) = (t.exact([1]), t.fixed([terms.len(), 2, 2], Dtype::U32));
+        let (y, table) = (t.f32([1]), t.fixed([terms.len(), 2, 2], Dtype::U32));
         let table = t.gpu_only(table);
         let from: Vec<Var> = terms.iter().map(|(x, _)| *x).collect();
         self.record(&from, y, Forward { y, terms: terms.clone(), table }, move |t, dy| {

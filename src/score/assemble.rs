@@ -3,7 +3,7 @@
 use super::blocks::{Block, Blocks};
 use super::features::{self, ROLES, Table};
 use super::job::{Done, Job};
-use crate::data::{Content, kept_digest};
+use crate::data::{Content, decodable_digest};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{DataFacts, FeatureFacts, Manifest, Throughput};
@@ -137,5 +137,5 @@ impl Ready<'_> {
 
 /// The digest in a file of features of these samples, in the order of its rows: of the data that is left without the skipped ones.
 pub fn features_digest(data: &DataFacts, indices: &[u32]) -> String {
-    if data.skipped.is_empty() { data.digest.clone() } else { kept_digest(&data.digest, indices) }
+    if data.skipped.is_empty() { data.digest.clone() } else { decodable_digest(&data.digest, indices) }
 }

@@ -86,14 +86,14 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
         progress.line(&format!("{name} alone"));
         let mut tape = Tape::new(Mode::Eval);
         let size = f.view.size;
-        let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Real);
+        let x = tape.fixed([count * protocol.batch, size, size, 3], Dtype::Activation);
         let compared = side.record(&mut tape, name, x, &protocol.layers)?;
         let distances: Vec<_> = compared.into_iter().map(|x| tape.root().alignment(x, count, protocol.pairs)).collect();
         distances.iter().for_each(|d| tape.keep(*d));
         let mut weights = Weights::on(device.clone(), 0);
         let prefix = format!("{name}.");
         weights.load(side.path, &prefix)?;
-        weights.check(side.path, &tape, &prefix)?;
+        weights.check(side.path, &tape.shapes_below(&prefix), &prefix)?;
         let mut program = tape.compile(&mut weights)?;
         let pixels = vec![0.5f32; count * protocol.batch * size * size * 3];
         program.write(x, &pixels)?;

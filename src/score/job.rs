@@ -291,10 +291,10 @@ impl Stage for Job<'_> {
         let Task { f, g, protocol, source, device, .. } = self.task;
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
         let side = |role: &str, side: super::Side| {
-            let form = side.network.form;
+            let config = side.network.config;
             Ok::<_, Error>(json!({
-                "weights": digest(role), "arch": side.network.encoder.name(), "stem": form.stem, "patch": form.patch,
-                "positions": form.positions, "heads": form.heads, "norm_eps": setting(&form.norm_eps)?, "size": form.size,
+                "weights": digest(role), "arch": side.network.encoder.name(), "stem": config.stem, "patch": config.patch,
+                "positions": config.positions, "heads": config.heads, "norm_eps": setting(&config.norm_eps)?, "size": config.size,
                 "view": setting(&side.view)?, "original": setting(&side.original)?,
             }))
         };

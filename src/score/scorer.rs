@@ -165,7 +165,7 @@ impl<'a> Scorer<'a> {
             if side.classifier.is_some() {
                 weights.load_head(&heads_of(side.path), &prefix, CLASSIFIER)?;
             }
-            weights.check(side.path, tape, &prefix)?;
+            weights.check(side.path, &tape.shapes_below(&prefix), &prefix)?;
         }
         recorded.must_fit(weights.device())?;
         let Recorded { mut tape, batch, outputs, alignments, confidence, count, original } = recorded;

@@ -19,7 +19,7 @@ use super::{COLUMNS, More, Row, Sample, whole};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::files::Writer;
-use crate::pages::{self, Outcome, Pages, sentence};
+use crate::parquet_pages::{self, Outcome, Pages, sentence};
 use crate::split::Subset;
 
 /// Rows of a group.
@@ -213,7 +213,7 @@ fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), Str
             if !fits(start) || !fits(chunk.compressed_size()) || !fits(start.saturating_add(chunk.compressed_size())) {
                 return Err(format!("the column `{}` lies outside the file", chunk.column_path().string()));
             }
-            pages::decodable(chunk)?;
+            parquet_pages::decodable(chunk)?;
         }
     }
     Ok(())
@@ -233,7 +233,7 @@ impl Column<'_> {
         if chunk.column_descr().max_rep_level() > 0 {
             return Err(format!("the column `{}` holds lists", self.name));
         }
-        pages::column(self.pages, chunk, self.rows()).map_err(|error| self.broken(&error))
+        parquet_pages::column(self.pages, chunk, self.rows()).map_err(|error| self.broken(&error))
     }
 
     /// The values of a column of numbers of any width; null is NaN.

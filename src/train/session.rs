@@ -50,7 +50,7 @@ impl<'a> Session<'a> {
         let (mut points, mut kept) = (vec![], 0);
         if files::exists(job.checkpoint_path())? {
             let metadata = weights.load(&job.checkpoint_path(), "")?;
-            weights.check(&job.checkpoint_path(), &tape, "")?;
+            weights.check(&job.checkpoint_path(), &tape.shapes_below(""), "")?;
             points = metadata.get("curve").and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
             kept = points.last().map_or(0, |p: &Point| p.step as usize);
         }

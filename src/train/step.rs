@@ -5,10 +5,10 @@ use crate::config::Recipe;
 use crate::data::class_count;
 use crate::encoders::Network;
 use crate::error::Result;
-use crate::methods::{Metric, Pace, Recorded, Representations, Setting};
+use crate::methods::{LrPolicy, Metric, Recorded, Representations, Setting};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
-use crate::ops::optimize::{Dialect, Gradients, Rate, Rule, Treat};
+use crate::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup, Rate};
 use crate::random::Purpose;
 use crate::schedule::{Schedule, warmup_cosine};
 use crate::tape::{Mode, Tape};
@@ -68,15 +68,15 @@ pub fn rates(job: &Job) -> Rates {
     (0..steps).map(row).collect()
 }
 
-fn rule(recipe: &Recipe) -> Rule {
+fn algorithm(recipe: &Recipe) -> Algorithm {
     let o = &recipe.optim;
-    let lars = |dialect| Rule::Lars { momentum: o.momentum, trust: o.trust, dialect };
+    let lars = |variant| Algorithm::Lars { momentum: o.momentum, trust: o.trust, variant };
     match o.name.as_str() {
-        "sgd" => Rule::Sgd { momentum: o.momentum },
-        "lars" => lars(Dialect::Plain),
-        "lars_classic" => lars(Dialect::Classic),
-        "lars_clipped" => lars(Dialect::Clipped),
-        name => Rule::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
+        "sgd" => Algorithm::Sgd { momentum: o.momentum },
+        "lars" => lars(LarsVariant::Plain),
+        "lars_classic" => lars(LarsVariant::Classic),
+        "lars_clipped" => lars(LarsVariant::Clipped),
+        name => Algorithm::Adam { betas: o.betas, eps: o.eps, decoupled: name == "adamw" },
     }
 }
 
@@ -87,7 +87,7 @@ fn rule(recipe: &Recipe) -> Rule {
 pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let r = job.recipe;
     let mut tape = Tape::new(Mode::Train);
-    let when = Schedule::new(&mut tape, rates);
+    let schedule = Schedule::new(&mut tape, rates);
     let parts = r.train.accumulate;
     let batches: Vec<Batch> = (0..parts)
         .map(|_| {
@@ -98,7 +98,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let classes = if job.method.supervised() { class_count(job.source) } else { 0 };
     let (mut losses, mut metrics, mut last) = (vec![], vec![], None);
     for &batch in &batches {
-        let Recorded { loss, embeddings, metric, .. } = micro_batch(job, &mut tape, when, batch, classes)?;
+        let Recorded { loss, embeddings, metric, .. } = micro_batch(job, &mut tape, schedule, batch, classes)?;
         let loss = if parts == 1 { loss } else { tape.root().weighted_sum(&[(loss, 1.0 / parts as f32)]) };
         tape.backward(loss);
         losses.push((loss, 1.0));
@@ -109,18 +109,18 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let mut total = |terms: &[(Var, f32)]| if let [(one, _)] = terms { *one } else { tape.root().weighted_sum(terms) };
     let loss = total(&losses);
     let metric = metric.map(|metric| metric.of(total(&metrics)));
-    let spread = tape.root().spread(embeddings);
-    optimize(job, &mut tape, when);
-    job.method.after(&mut tape, when);
+    let spread = tape.root().feature_std(embeddings);
+    optimize(job, &mut tape, schedule);
+    job.method.after(&mut tape, schedule);
     tape.keep(embeddings);
     let values: Vec<Var> = [loss, spread].into_iter().chain(metric.map(Metric::var)).collect();
     let log = tape.fixed([every, values.len()], Dtype::F32);
-    tape.step(when, log, &values);
+    tape.log_step(schedule, log, &values);
     Ok(Step { tape, batches, log: Log { values: log, embeddings, metric } })
 }
 
 /// From the views of a micro-batch to its loss, which may hold the limit of Eq. 3.
-fn micro_batch(job: &Job, tape: &mut Tape, when: Schedule, batch: Batch, classes: usize) -> Result<Recorded> {
+fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, classes: usize) -> Result<Recorded> {
     let r = job.recipe;
     let (mut views, mut count) = (vec![], 0);
     for group in r.train_views(job.method)? {
@@ -129,9 +129,9 @@ fn micro_batch(job: &Job, tape: &mut Tape, when: Schedule, batch: Batch, classes
     }
     let mut network = r.network()?;
     if r.encoder.drop_path > 0.0 {
-        network.form.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
+        network.config.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
     }
-    let setting = Setting { network, options: &r.method, when, batch, classes, seed: job.seed };
+    let setting = Setting { network, options: &r.method, schedule, batch, classes, seed: job.seed };
     let mut recorded = job.method.loss(&mut tape.root(), &setting, &views);
     if r.method.alignment_limit > 0.0 {
         let distance = distance(job, tape, &network, batch, &recorded.representations, count)?;
@@ -149,24 +149,24 @@ fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: &
         Representations::Two(a, b) => tape.root().distance(a, b),
         Representations::None => {
             let views = tape.augment(batch, vec![job.recipe.score_view()?; 2], count, job.seed, Purpose::Train);
-            let x = network.counted(count).features(&mut tape.root().at("encoder"), views);
+            let x = network.with_first_view(count).features(&mut tape.root().at("encoder"), views);
             tape.root().distance_halves(x)
         }
     })
 }
 
-fn optimize(job: &Job, tape: &mut Tape, when: Schedule) {
+fn optimize(job: &Job, tape: &mut Tape, schedule: Schedule) {
     let (r, per_epoch) = (job.recipe, job.steps_per_epoch());
-    let treat = |name: &str, dims: &[usize]| {
+    let group = |name: &str, dims: &[usize]| {
         let matrix = dims.len() > 1;
         let factor = if matrix { 1.0 } else { r.optim.lr_bias };
-        let (rate, from) = match job.method.pace(&r.method, name) {
-            Pace::Usual => (Rate::Scheduled(factor), 0),
-            Pace::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
-            Pace::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
+        let (rate, from) = match job.method.lr_policy(&r.method, name) {
+            LrPolicy::Usual => (Rate::Scheduled(factor), 0),
+            LrPolicy::Constant => (Rate::Fixed(peak_rate(r) as f32 * factor), 0),
+            LrPolicy::After(epochs) => (Rate::Scheduled(factor), (epochs as f64 * per_epoch as f64).round() as u32),
         };
-        Treat { decay: matrix || r.optim.decay_all, rate, from }
+        ParamGroup { decay: matrix || r.optim.decay_all, rate, from }
     };
     let gradients = Gradients::of(tape).clip(r.optim.clip);
-    tape.optimize(gradients, rule(r), &|name, shape| treat(name, shape.dims()), when);
+    tape.optimize(gradients, algorithm(r), &|name, shape| group(name, shape.dims()), schedule);
 }

@@ -203,7 +203,7 @@ fn kernels(own: &str, all: &str) -> Result<Vec<Kernel>, String> {
     parse::entries(own)?.into_iter().map(kernel).collect()
 }
 
-/// The `Kind` of the crate that a parameter is.
+/// The `ArgKind` of the crate that a parameter is.
 fn kind(field: &Field, all: &str) -> Result<String, String> {
     Ok(match (field.of, field.pointer) {
         (_, true) if field.constant => "In".into(),

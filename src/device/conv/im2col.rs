@@ -87,11 +87,11 @@ impl Rows for Neighbourhoods<'_> {
     }
 }
 
-/// What the activation is given goes to `before`.
-pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: Option<&mut [f32]>, y: &mut [f32]) {
+/// What the activation is given goes to `pre_activation`.
+pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, pre_activation: Option<&mut [f32]>, y: &mut [f32]) {
     let rows = c.batch * c.out_height() * c.out_width();
     let depth = c.kernel * c.kernel * c.channels;
-    let to = product::Output { y, add: false, before };
+    let to = product::Output { y, add: false, pre_activation };
     product::rows_times(&Neighbourhoods { c, x }, [rows, depth], Right::packed(w, depth, c.outputs), epilogue, to);
 }
 
@@ -148,7 +148,7 @@ pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add
         let reversed = c.reversed();
         let rows = Neighbourhoods { c: &reversed, x: dy };
         let right = Right::packed(w, c.outputs, c.channels);
-        let to = product::Output { y: dx, add, before: None };
+        let to = product::Output { y: dx, add, pre_activation: None };
         product::rows_times(&rows, [c.batch * c.height * c.width, c.outputs], right, &Epilogue::default(), to);
         return;
     }

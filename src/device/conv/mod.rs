@@ -155,13 +155,13 @@ pub fn forward_packed(c: &Conv, x: &[f32], packed: &[f32], epilogue: &Epilogue, 
     }
 }
 
-/// [`forward`] of a linear layer; `before`, which is like y, keeps what the activation is given.
-pub fn linear_keeping(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, before: &mut [f32], y: &mut [f32]) {
+/// [`forward`] of a linear layer; `pre_activation`, which is like y, keeps what the activation is given.
+pub fn linear_keeping(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, pre_activation: &mut [f32], y: &mut [f32]) {
     check(c, Some(x), Some(w), Some(y));
     assert_eq!(c.kernel, 1, "a linear layer");
     with_scratch(packed_len(c), |packed| {
         pack(c, w, packed);
-        im2col::forward(c, x, packed, epilogue, Some(before), y);
+        im2col::forward(c, x, packed, epilogue, Some(pre_activation), y);
     });
 }
 

@@ -62,15 +62,15 @@ impl Tiling<'_> {
 
 /// Points of one task: number `[point, tile, channel]` is at `point * step + tile * stride + channel`.
 #[derive(Clone, Copy)]
-pub(super) struct Layout {
+pub(super) struct TileLayout {
     pub step: usize,
     pub stride: usize,
 }
 
-impl Layout {
-    pub fn new(tiles: usize, channels: usize) -> Layout {
+impl TileLayout {
+    pub fn new(tiles: usize, channels: usize) -> TileLayout {
         let stride = channels + LANES;
-        Layout { step: odd_lines(tiles * stride), stride }
+        TileLayout { step: odd_lines(tiles * stride), stride }
     }
 }
 

@@ -11,7 +11,7 @@ use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
-use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
+use super::tiles::{OUTSIDE, POINTS, TileLayout, Tiling, ZEROS, channels, odd_lines};
 use super::transform::{self, Vector};
 use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel, with_scratch};
 
@@ -75,7 +75,7 @@ fn transform_weights(weights: &[f32], columns: usize, out: &mut [f32], step: usi
 
 /// Transforms the inputs of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
+pub(super) fn transform_input(t: &Tiling, x: &[f32], first: usize, count: usize, out: &mut [f32], layout: TileLayout) {
     const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let channels = t.c.channels;
     let mut half = transform::half();
@@ -126,7 +126,15 @@ struct Output<'a, 'b> {
 /// Transforms the products of `count` tile rows from `first` back and applies the epilogue. `m` begins at
 /// the first tile and at channel `columns.start` of y.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn transform_output(t: &Tiling, m: &[f32], layout: Layout, first: usize, count: usize, columns: std::ops::Range<usize>, out: &mut Output) {
+fn transform_output(
+    t: &Tiling,
+    m: &[f32],
+    layout: TileLayout,
+    first: usize,
+    count: usize,
+    columns: std::ops::Range<usize>,
+    out: &mut Output,
+) {
     const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let mut half = transform::half();
     let wide = columns.start + columns.len() / PANEL * PANEL;
@@ -225,7 +233,7 @@ pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, add: 
         split(&t, 0, t.rows(), rows, y).into_par_iter().for_each(|(first, y)| {
             let count = rows.min(t.rows() - first);
             let tiles = count * t.across;
-            let layout = Layout::new(tiles, width);
+            let layout = TileLayout::new(tiles, width);
             with_scratch(POINTS * layout.step + tiles * layout.stride, |scratch| {
                 let (v, tile) = scratch.split_at_mut(POINTS * layout.step);
                 transform_input(&t, x, first, count, v, layout);
@@ -275,7 +283,7 @@ fn shared(t: &Tiling, x: &[f32], w: &[f32], range: std::ops::Range<usize>, epilo
     let c = t.c;
     let total = range.len() * t.across;
     let rows = rows_of((total / rayon::current_num_threads()).clamp(TILE_ROWS, 48), t.across);
-    let (from, to) = (Layout::new(rows * t.across, c.channels), Layout::new(total, PANEL));
+    let (from, to) = (TileLayout::new(rows * t.across, c.channels), TileLayout::new(total, PANEL));
     let pieces = range.len().div_ceil(rows);
     with_scratch(pieces * POINTS * from.step + c.outputs.div_ceil(PANEL) * POINTS * to.step, |scratch| {
         let (v, m) = scratch.split_at_mut(pieces * POINTS * from.step);

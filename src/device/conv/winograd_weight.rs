@@ -7,7 +7,7 @@ use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
 use super::Conv;
-use super::tiles::{Layout, OUTSIDE, POINTS, Tiling, ZEROS, channels, odd_lines};
+use super::tiles::{OUTSIDE, POINTS, TileLayout, Tiling, ZEROS, channels, odd_lines};
 use super::transform;
 use super::winograd::transform_input;
 use crate::device::product::{self, LANES, Left, PANEL, Right, panel_stride, with_scratch};
@@ -25,7 +25,7 @@ const GROUP: usize = 1_000_000;
 pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
     let t = Tiling::new(c);
     let rows = (DEPTH / t.across).max(1);
-    let (from, to) = (Layout::new(rows * t.across, c.channels), Layout::new(rows * t.across, c.outputs));
+    let (from, to) = (TileLayout::new(rows * t.across, c.channels), TileLayout::new(rows * t.across, c.outputs));
     let piece = POINTS * (from.step + to.step);
     let threads = rayon::current_num_threads();
     let width = panel_stride(c.outputs);
@@ -69,7 +69,7 @@ pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], a
 
 /// Transforms the output gradients of `count` tile rows from `first`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn transform_gradient(t: &Tiling, dy: &[f32], first: usize, count: usize, out: &mut [f32], layout: Layout) {
+fn transform_gradient(t: &Tiling, dy: &[f32], first: usize, count: usize, out: &mut [f32], layout: TileLayout) {
     const FUSED: bool = match_target! { "x86_64+fma" => true, "aarch64+neon" => true, _ => false };
     let outputs = t.c.outputs;
     let mut half = transform::half();

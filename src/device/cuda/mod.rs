@@ -1,4 +1,4 @@
-//! An NVIDIA card behind [`Queue`]. Only this folder knows the driver's bindings; no CUDA is needed to build it, and
+//! An NVIDIA card behind [`GpuDevice`]. Only this folder knows the driver's bindings; no CUDA is needed to build it, and
 //! without a driver it says so in a sentence.
 
 mod cache;
@@ -8,7 +8,7 @@ mod nvrtc;
 mod staging;
 
 use super::signature::{self, MAP};
-use super::{Capabilities, Launch, Matrix, Queue, Replay};
+use super::{Capabilities, GpuDevice, Launch, Matrix, Replay};
 use crate::error::{Error, Result};
 use crate::var::Dtype;
 use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DEFAULT};
@@ -33,7 +33,7 @@ pub struct Cuda {
     context: Arc<CudaContext>,
     card: Card,
     driver: Driver,
-    real: Dtype,
+    dtype: Dtype,
     /// Held to the kernels of all cards.
     portable: bool,
     /// A graph is being made: nothing may be allocated, copied or waited for.
@@ -43,16 +43,16 @@ pub struct Cuda {
 /// The variable that holds a Hopper card to the kernels of all cards, to compare the two.
 pub const PORTABLE: &str = "SSLMEM_PORTABLE";
 
-/// The card of this number, ready to run programs whose activations are `real`.
+/// The card of this number, ready to run programs whose activations are `dtype`.
 ///
 /// # Errors
 /// There is no driver, card or compiler that suffices.
-pub fn open(ordinal: usize, real: Dtype) -> Result<Rc<dyn Queue>> {
-    Ok(Rc::new(Cuda::open(ordinal, real)?))
+pub fn open(ordinal: usize, dtype: Dtype) -> Result<Rc<dyn GpuDevice>> {
+    Ok(Rc::new(Cuda::open(ordinal, dtype)?))
 }
 
 impl Cuda {
-    fn open(ordinal: usize, real: Dtype) -> Result<Cuda> {
+    fn open(ordinal: usize, dtype: Dtype) -> Result<Cuda> {
         let driver = Driver::start()?;
         let card = driver.card(ordinal)?;
         card.must_suffice()?;
@@ -64,9 +64,9 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(starting)?;
         let staging = staging::Staging::new(&context).map_err(starting)?;
-        let modules = modules::Modules::new(context.clone(), &card, nvrtc, cache(), real);
+        let modules = modules::Modules::new(context.clone(), &card, nvrtc, cache(), dtype);
         let portable = std::env::var(PORTABLE).is_ok_and(|value| !value.is_empty());
-        Ok(Cuda { staging, modules, stream, context, card, driver, real, portable, capturing: Cell::new(false) })
+        Ok(Cuda { staging, modules, stream, context, card, driver, dtype, portable, capturing: Cell::new(false) })
     }
 
     /// Another card may have been used by this thread since.
@@ -118,14 +118,14 @@ fn cache() -> Cache {
     Cache::new(|name| std::env::var(name).ok())
 }
 
-impl Queue for Cuda {
-    fn real(&self) -> Dtype {
-        self.real
+impl GpuDevice for Cuda {
+    fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     fn capabilities(&self) -> Capabilities {
         let Card { capability, multiprocessors, shared, .. } = self.card;
-        let wgmma = self.real == Dtype::Bf16 && self.modules.hopper() && !self.portable;
+        let wgmma = self.dtype == Dtype::Bf16 && self.modules.hopper() && !self.portable;
         Capabilities { wgmma, ..Capabilities::portable(capability, multiprocessors, shared) }
     }
 
@@ -156,8 +156,8 @@ impl Queue for Cuda {
     fn name(&self) -> String {
         let (major, minor) = self.driver.version;
         let kernels = if self.portable { ", portable kernels" } else { "" };
-        let real = self.real.name().to_lowercase();
-        format!("{} ({}{kernels}), driver for CUDA {major}.{minor}, {real}", self.card.name, self.modules.describe())
+        let dtype = self.dtype.name().to_lowercase();
+        format!("{} ({}{kernels}), driver for CUDA {major}.{minor}, {dtype}", self.card.name, self.modules.describe())
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {

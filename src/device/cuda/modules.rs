@@ -27,10 +27,10 @@ pub struct Modules {
 }
 
 /// What the compiler is told: the architecture, and what the kernels' `T` is.
-pub fn options(architecture: &str, real: Dtype) -> Vec<String> {
+pub fn options(architecture: &str, dtype: Dtype) -> Vec<String> {
     // Line numbers change no instruction and let profilers and checkers name the line.
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "-lineinfo".into()];
-    options.extend((real == Dtype::Bf16).then(|| "-DBF16=1".to_string()));
+    options.extend((dtype == Dtype::Bf16).then(|| "-DBF16=1".to_string()));
     options
 }
 
@@ -61,8 +61,8 @@ pub fn image(source: &Source, nvrtc: &Nvrtc, cache: &Cache, options: &[String]) 
 }
 
 impl Modules {
-    pub fn new(context: Arc<CudaContext>, card: &Card, nvrtc: Nvrtc, cache: Cache, real: Dtype) -> Modules {
-        let options = options(&architecture(card.capability, &nvrtc.architectures), real);
+    pub fn new(context: Arc<CudaContext>, card: &Card, nvrtc: Nvrtc, cache: Cache, dtype: Dtype) -> Modules {
+        let options = options(&architecture(card.capability, &nvrtc.architectures), dtype);
         Modules { context, nvrtc, cache, options, shared: card.shared, modules: RefCell::default(), kernels: RefCell::default() }
     }
 

@@ -120,7 +120,7 @@ impl Epilogue<'_> {
 /// A depth of zero gives zeros. Panics when a slice is too short.
 pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool) {
     let epilogue = &Epilogue::default();
-    multiply_to(left, [rows, depth], right, Target { out, stride: out_stride, add, epilogue, first: 0, before: None });
+    multiply_to(left, [rows, depth], right, Target { out, stride: out_stride, add, epilogue, first: 0, pre_activation: None });
 }
 
 /// [`multiply`] with what follows it.
@@ -249,16 +249,16 @@ pub struct Output<'a> {
     /// y holds something already, which is added to.
     pub add: bool,
     /// Gets what the activation is given.
-    pub before: Option<&'a mut [f32]>, // [rows, width]
+    pub pre_activation: Option<&'a mut [f32]>, // [rows, width]
 }
 
 /// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
 /// its rows where they lie in memory or copies them into a tile.
 pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epilogue: &Epilogue, to: Output) {
-    let Output { y, add, before } = to;
+    let Output { y, add, pre_activation } = to;
     let width = right.width;
     assert_eq!(y.len(), rows * width, "the output has {width} numbers per row");
-    assert!(before.as_ref().is_none_or(|b| b.len() == y.len()), "what is kept is like the output");
+    assert!(pre_activation.as_ref().is_none_or(|b| b.len() == y.len()), "what is kept is like the output");
     epilogue.check(rows, width);
     if y.is_empty() {
         return;
@@ -266,16 +266,16 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
     let stride = depth.next_multiple_of(LANES) + LANES;
     // A tile of half a megabyte leaves the second cache room for a panel.
     let per_task = rows_per_task(rows, (131_072 / stride / TILE_ROWS * TILE_ROWS).clamp(24, 96));
-    let mut kept: Vec<Option<&mut [f32]>> = match before {
-        Some(before) => before.chunks_mut(per_task * width).map(Some).collect(),
+    let mut kept: Vec<Option<&mut [f32]>> = match pre_activation {
+        Some(pre_activation) => pre_activation.chunks_mut(per_task * width).map(Some).collect(),
         None => vec![],
     };
     kept.resize_with(rows.div_ceil(per_task), || None);
-    y.par_chunks_mut(per_task * width).zip(kept).enumerate().for_each(|(task, (y, mut before))| {
+    y.par_chunks_mut(per_task * width).zip(kept).enumerate().for_each(|(task, (y, mut pre_activation))| {
         let first = task * per_task;
         let count = y.len() / width;
-        let before = before.as_deref_mut();
-        let to = Target { out: y, stride: width, add, epilogue, first, before };
+        let pre_activation = pre_activation.as_deref_mut();
+        let to = Target { out: y, stride: width, add, epilogue, first, pre_activation };
         match left.lend(first, count) {
             Some(left) => multiply_to(left, [count, depth], right, to),
             None => with_scratch(count * stride, |tile| {

@@ -19,7 +19,7 @@ pub(super) struct Target<'a, 'b> {
     /// The number of out's first row in the whole result, which has as many columns as `stride`; the residual is like that.
     pub first: usize,
     /// Gets what the activation is given, and is like `out`.
-    pub before: Option<&'a mut [f32]>,
+    pub pre_activation: Option<&'a mut [f32]>,
 }
 
 /// One register tile of `TILE_ROWS` x `W`. It returns its sums, which keeps them in registers.
@@ -57,7 +57,7 @@ pub(super) unsafe fn tile<const W: usize, const FUSED: bool>(
 #[inline(always)]
 pub(super) fn write<const W: usize>(sums: [[f32; W]; TILE_ROWS], place: [usize; 2], [count, columns]: [usize; 2], to: &mut Target) {
     let Epilogue { scale, shift, residual, activation } = *to.epilogue;
-    if count < TILE_ROWS || columns < W || to.before.is_some() {
+    if count < TILE_ROWS || columns < W || to.pre_activation.is_some() {
         write_part(black_box(sums).as_flattened_mut(), W, place, [count, columns], to);
         return;
     }
@@ -110,8 +110,8 @@ fn write_part(sums: &mut [f32], width: usize, [row, column]: [usize; 2], [count,
             y.iter_mut().zip(&to.out[at..]).for_each(|(y, out)| *y += out);
         }
         to.epilogue.add_up(at + to.first * to.stride, column, y);
-        if let Some(before) = &mut to.before {
-            before[at..at + columns].copy_from_slice(y);
+        if let Some(pre_activation) = &mut to.pre_activation {
+            pre_activation[at..at + columns].copy_from_slice(y);
         }
     }
     to.epilogue.activation.apply(sums);

@@ -24,15 +24,15 @@ pub struct Signature {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ArgKind,
     /// What a pointer points at is only read.
     pub constant: bool,
 }
 
 /// What a parameter takes, or what an argument is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A pointer to activations (`T`, [`Dtype::Real`]) or to elements of this type.
+pub enum ArgKind {
+    /// A pointer to activations (`T`, [`Dtype::Activation`]) or to elements of this type.
     Pointer(Dtype),
     /// A pointer to a table of 64-bit words.
     Words,
@@ -57,14 +57,14 @@ pub struct Struct {
 impl Struct {
     /// Of each field the first byte and the size, and how many words all fill: as C++ lays them out.
     pub fn layout(&self) -> (Vec<(usize, usize)>, usize) {
-        let size = |param: &Param| if matches!(param.kind, Kind::I32 | Kind::U32 | Kind::F32) { 4 } else { 8 };
+        let size = |param: &Param| if matches!(param.kind, ArgKind::I32 | ArgKind::U32 | ArgKind::F32) { 4 } else { 8 };
         let sizes: Vec<usize> = self.fields.iter().map(size).collect();
         let (places, all) = places(sizes.iter().copied());
         (places.into_iter().zip(sizes).collect(), all.div_ceil(8))
     }
 }
 
-/// Words of a [`Kind::Map`].
+/// Words of a [`ArgKind::Map`].
 pub const MAP: usize = 16;
 
 /// The signature of a kernel.
@@ -93,15 +93,15 @@ pub fn table() -> Result<&'static BTreeMap<&'static str, Signature>> {
     Ok(TABLE.get_or_init(|| table))
 }
 
-/// Refuses a launch whose arguments are not what its kernel takes, on a device whose activations are `real`.
+/// Refuses a launch whose arguments are not what its kernel takes, on a device whose activations are `dtype`.
 ///
 /// # Errors
 /// There is no such kernel, or an argument more, less or of another kind.
-pub fn check(launch: &Launch, real: Dtype, given: &[Kind]) -> Result<()> {
+pub fn check(launch: &Launch, dtype: Dtype, given: &[ArgKind]) -> Result<()> {
     let Some(signature) = table()?.get(launch.kernel) else {
         return Err(bug(format!("there is no kernel `{}`", launch.kernel)));
     };
-    signature.check(real, given)
+    signature.check(dtype, given)
 }
 
 impl Signature {
@@ -111,8 +111,8 @@ impl Signature {
         let first = |param: &Param| {
             let first = at;
             at += match &param.kind {
-                Kind::Map => MAP,
-                Kind::Struct(fields) => fields.layout().1,
+                ArgKind::Map => MAP,
+                ArgKind::Struct(fields) => fields.layout().1,
                 _ => 1,
             };
             first
@@ -122,13 +122,13 @@ impl Signature {
 
     /// # Errors
     /// An argument more, less or of another kind.
-    pub fn check(&self, real: Dtype, given: &[Kind]) -> Result<()> {
+    pub fn check(&self, dtype: Dtype, given: &[ArgKind]) -> Result<()> {
         let Signature { kernel, file, params } = self;
         if params.len() != given.len() {
             return Err(bug(format!("`{kernel}` ({file}) takes {} arguments, not {}", params.len(), given.len())));
         }
         for (at, (param, given)) in params.iter().zip(given).enumerate() {
-            if let Some(why) = param.kind.refuses(given, real) {
+            if let Some(why) = param.kind.refuses(given, dtype) {
                 return Err(bug(format!("argument {} (`{}`) of `{kernel}` ({file}) {why}", at + 1, param.name)));
             }
         }
@@ -136,42 +136,42 @@ impl Signature {
     }
 }
 
-impl Kind {
+impl ArgKind {
     /// Why this does not take what is given.
-    fn refuses(&self, given: &Kind, real: Dtype) -> Option<String> {
+    fn refuses(&self, given: &ArgKind, dtype: Dtype) -> Option<String> {
         let takes = match (self, given) {
-            (Kind::Struct(wanted), Kind::Struct(given)) if wanted.name == given.name => return wanted.refuses(given, real),
-            (Kind::Pointer(_) | Kind::Words, Kind::Null) => true,
-            (Kind::Pointer(wanted), Kind::Pointer(given)) => wanted.with(real) == given.with(real),
+            (ArgKind::Struct(wanted), ArgKind::Struct(given)) if wanted.name == given.name => return wanted.refuses(given, dtype),
+            (ArgKind::Pointer(_) | ArgKind::Words, ArgKind::Null) => true,
+            (ArgKind::Pointer(wanted), ArgKind::Pointer(given)) => wanted.with(dtype) == given.with(dtype),
             // Variables hold no 64-bit words: two 32-bit ones make one.
-            (Kind::Words, Kind::Pointer(given)) => *given == Dtype::U32,
+            (ArgKind::Words, ArgKind::Pointer(given)) => *given == Dtype::U32,
             (wanted, given) => wanted == given,
         };
-        (!takes).then(|| format!("is {}, not {}", self.name(real), given.name(real)))
+        (!takes).then(|| format!("is {}, not {}", self.name(dtype), given.name(dtype)))
     }
-    fn name(&self, real: Dtype) -> String {
+    fn name(&self, dtype: Dtype) -> String {
         match self {
-            Kind::Pointer(dtype) => format!("a pointer to {}", dtype.with(real).name()),
-            Kind::Words => "a pointer to U64".into(),
-            Kind::Null => "no pointer".into(),
-            Kind::I32 => "an int".into(),
-            Kind::U32 => "a u32".into(),
-            Kind::F32 => "a float".into(),
-            Kind::Map => "a map of a matrix".into(),
-            Kind::Struct(of) => format!("the structure `{}`", of.name),
+            ArgKind::Pointer(of) => format!("a pointer to {}", of.with(dtype).name()),
+            ArgKind::Words => "a pointer to U64".into(),
+            ArgKind::Null => "no pointer".into(),
+            ArgKind::I32 => "an int".into(),
+            ArgKind::U32 => "a u32".into(),
+            ArgKind::F32 => "a float".into(),
+            ArgKind::Map => "a map of a matrix".into(),
+            ArgKind::Struct(of) => format!("the structure `{}`", of.name),
         }
     }
 }
 
 impl Struct {
     /// Why the fields of a structure of the same name are not those of this one.
-    fn refuses(&self, given: &Struct, real: Dtype) -> Option<String> {
+    fn refuses(&self, given: &Struct, dtype: Dtype) -> Option<String> {
         let names = |of: &Struct| of.fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
         if names(self) != names(given) {
             return Some(format!("has the fields {}, not {}", names(self), names(given)));
         }
         let mut fields = self.fields.iter().zip(&given.fields);
-        fields.find_map(|(wanted, given)| Some(format!("has a field `{}` that {}", wanted.name, wanted.kind.refuses(&given.kind, real)?)))
+        fields.find_map(|(wanted, given)| Some(format!("has a field `{}` that {}", wanted.name, wanted.kind.refuses(&given.kind, dtype)?)))
     }
 }
 
@@ -200,33 +200,33 @@ pub fn parse(source: &Source) -> Result<Vec<Signature>> {
 }
 
 /// What a parameter of a plain type takes.
-fn plain(field: &Field) -> Option<Kind> {
+fn plain(field: &Field) -> Option<ArgKind> {
     Some(match (field.of, field.pointer) {
-        ("T", true) => Kind::Pointer(Dtype::Real),
-        ("float", true) => Kind::Pointer(Dtype::F32),
-        ("u32", true) => Kind::Pointer(Dtype::U32),
-        ("u8", true) => Kind::Pointer(Dtype::U8),
-        ("u64", true) => Kind::Words,
-        ("int", false) => Kind::I32,
-        ("u32", false) => Kind::U32,
-        ("float", false) => Kind::F32,
-        ("TensorMap", false) => Kind::Map,
+        ("T", true) => ArgKind::Pointer(Dtype::Activation),
+        ("float", true) => ArgKind::Pointer(Dtype::F32),
+        ("u32", true) => ArgKind::Pointer(Dtype::U32),
+        ("u8", true) => ArgKind::Pointer(Dtype::U8),
+        ("u64", true) => ArgKind::Words,
+        ("int", false) => ArgKind::I32,
+        ("u32", false) => ArgKind::U32,
+        ("float", false) => ArgKind::F32,
+        ("TensorMap", false) => ArgKind::Map,
         _ => return None,
     })
 }
 
 /// What a parameter takes that is a structure.
-fn structure(text: &'static str, field: &Field<'static>) -> std::result::Result<Kind, String> {
+fn structure(text: &'static str, field: &Field<'static>) -> std::result::Result<ArgKind, String> {
     if field.pointer || !text.contains(&format!("struct {} ", field.of)) {
         return Err(format!("no call can give `{} {}{}`", field.of, if field.pointer { "*" } else { "" }, field.name));
     }
     let member = |inner: &Field<'static>| {
-        let kind = plain(inner).filter(|kind| *kind != Kind::Map);
+        let kind = plain(inner).filter(|kind| *kind != ArgKind::Map);
         let kind = kind.ok_or_else(|| format!("no call can give `{} {}` in `{}`", inner.of, inner.name, field.of))?;
         Ok(Param { name: inner.name, kind, constant: inner.constant })
     };
     let fields = parse::fields(text, field.of)?.iter().map(member).collect::<std::result::Result<_, String>>()?;
-    Ok(Kind::Struct(Struct { name: field.of, fields }))
+    Ok(ArgKind::Struct(Struct { name: field.of, fields }))
 }
 
 fn bug(what: String) -> Error {

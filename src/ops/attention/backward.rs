@@ -2,11 +2,11 @@
 //! delta = sum(dy y) of a query, the gradient of its scores is p (dy vᵀ - delta) / sqrt(d).
 
 use super::forward::split;
-use super::{Head, Part, Size, right, rows_by_head, scores};
+use super::{AttentionSize, HeadRows, Projection, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
 use crate::ops::choose;
-use crate::ops::sums::sum_of;
+use crate::ops::reduce::sum_of;
 use crate::tape::{Call, Cost, Grad, Operands};
 use crate::var::Var;
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ pub struct Backward {
     pub y: Var,        // [images, tokens, heads * head]
     pub qkv: Var,      // [images, tokens, 3 * heads * head]
     pub log_sums: Var, // [images, heads, tokens]
-    pub size: Size,
+    pub size: AttentionSize,
 }
 
 /// What one image has.
@@ -27,7 +27,7 @@ struct Image<'a> {
     dy: &'a [f32],
     y: &'a [f32],
     log_sums: &'a [f32],
-    size: Size,
+    size: AttentionSize,
     add: bool,
 }
 
@@ -35,8 +35,8 @@ impl Image<'_> {
     /// The three gradients of one head.
     fn back(&self, head: usize, [mut dq, mut dk, mut dv]: [Vec<&mut [f32]>; 3]) {
         let size = self.size;
-        let [q, k, v] = [Part::Query, Part::Key, Part::Value].map(|part| Head::of(self.qkv, size, part, head));
-        let [dy, y] = [self.dy, self.y].map(|data| Head { data, first: head * size.head, stride: size.width(), size });
+        let [q, k, v] = [Projection::Query, Projection::Key, Projection::Value].map(|part| HeadRows::of(self.qkv, size, part, head));
+        let [dy, y] = [self.dy, self.y].map(|data| HeadRows { data, first: head * size.head, stride: size.width(), size });
         let log_sums = &self.log_sums[head * size.tokens..][..size.tokens];
         let (tokens, block, stride) = (size.tokens, size.block(), size.stride());
         let columns = size.head.next_multiple_of(LANES);
@@ -100,17 +100,17 @@ impl Call for Backward {
     }
     fn gpu(&self, g: &Gpu) {
         let Backward { dqkv: Grad { var: dqkv, add }, delta, dy, y, qkv, log_sums, size } = *self;
-        if let Some(launch) = choose::attention_back(&g.capabilities(), g.real(), &size.shape()) {
+        if let Some(launch) = choose::attention_back(&g.capabilities(), g.dtype(), &size.shape()) {
             let args = [dqkv.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
             return g.launch(&launch, &[&args[..], &size.args()].concat());
         }
-        let [queries, keys_values] = choose::attention_back_long(g.real(), &size.shape());
+        let [queries, keys_values] = choose::attention_back_long(g.dtype(), &size.shape());
         let args = [dqkv.into(), delta.into(), qkv.into(), y.into(), dy.into(), log_sums.into(), add.into()];
         g.launch(&queries, &[&args[..], &size.args()].concat());
         let args = [dqkv.into(), qkv.into(), dy.into(), log_sums.into(), delta.into(), add.into()];
         g.launch(&keys_values, &[&args[..], &size.args()].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        self.size.cost(5, real, 8 + 3 * self.dqkv.add as u64)
+    fn cost(&self, element: u64) -> Cost {
+        self.size.cost(5, element, 8 + 3 * self.dqkv.add as u64)
     }
 }

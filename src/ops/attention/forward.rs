@@ -1,6 +1,6 @@
 //! The result, and the log of every query's sum of exponentials, from which the way back makes the probabilities again.
 
-use super::{Head, Part, Size, right, rows_by_head, scores};
+use super::{AttentionSize, HeadRows, Projection, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
 use crate::device::{Gpu, Host};
 use crate::ops::choose;
@@ -12,12 +12,12 @@ pub struct Forward {
     pub y: Var,        // [images, tokens, heads * head]
     pub log_sums: Var, // [images, heads, tokens]
     pub qkv: Var,      // [images, tokens, 3 * heads * head]
-    pub size: Size,
+    pub size: AttentionSize,
 }
 
 /// One head of one image.
-fn attend(qkv: &[f32], size: Size, head: usize, mut y: Vec<&mut [f32]>, log_sums: &mut [f32]) {
-    let [q, k, v] = [Part::Query, Part::Key, Part::Value].map(|part| Head::of(qkv, size, part, head));
+fn attend(qkv: &[f32], size: AttentionSize, head: usize, mut y: Vec<&mut [f32]>, log_sums: &mut [f32]) {
+    let [q, k, v] = [Projection::Query, Projection::Key, Projection::Value].map(|part| HeadRows::of(qkv, size, part, head));
     let (tokens, block, stride) = (size.tokens, size.block(), size.stride());
     let columns = size.head.next_multiple_of(LANES);
     let sizes = [packed_len(size.head, tokens), tokens * columns, block * stride, block * columns, block];
@@ -62,10 +62,10 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = choose::attention(&g.capabilities(), g.real(), &self.size.shape());
+        let launch = choose::attention(&g.capabilities(), g.dtype(), &self.size.shape());
         g.launch(&launch, &[&[self.y.into(), self.log_sums.into(), self.qkv.into()][..], &self.size.args()].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        self.size.cost(2, real, 4)
+    fn cost(&self, element: u64) -> Cost {
+        self.size.cost(2, element, 4)
     }
 }

@@ -24,12 +24,12 @@ impl Scope<'_> {
         let head = columns / (3 * heads);
         assert!(3 * heads * head == columns && head > 0, "{}: {columns} columns are not three times {heads} heads", self.path());
         assert!(head <= LARGEST_HEAD, "{}: a head of {head} columns is larger than {LARGEST_HEAD}; take more heads", self.path());
-        let size = Size { images, tokens, heads, head };
+        let size = AttentionSize { images, tokens, heads, head };
         let t = &mut *self.tape;
-        let (y, log_sums) = (t.var([images, tokens, size.width()]), t.exact([images, heads, tokens]));
+        let (y, log_sums) = (t.var([images, tokens, size.width()]), t.f32([images, heads, tokens]));
         self.record(&[qkv], y, Forward { y, log_sums, qkv, size }, move |t, dy| {
             if let Some(dqkv) = t.gradient_of(qkv) {
-                let delta = t.exact([images, heads, tokens]);
+                let delta = t.f32([images, heads, tokens]);
                 let delta = t.gpu_only(delta);
                 t.no_grad(Backward { dqkv, delta, dy, y, qkv, log_sums, size })
             }
@@ -38,7 +38,7 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct AttentionSize {
     images: usize,
     tokens: usize,
     heads: usize,
@@ -47,13 +47,13 @@ struct Size {
 
 /// Which of the three parts of `qkv`.
 #[derive(Clone, Copy)]
-enum Part {
+enum Projection {
     Query,
     Key,
     Value,
 }
 
-impl Size {
+impl AttentionSize {
     fn width(&self) -> usize {
         self.heads * self.head
     }
@@ -77,16 +77,16 @@ impl Size {
     fn product(&self) -> u64 {
         2 * (self.images * self.tokens * self.tokens * self.width()) as u64
     }
-    fn cost(&self, products: u64, real: u64, passes: u64) -> Cost {
+    fn cost(&self, products: u64, element: u64, passes: u64) -> Cost {
         let rows = (self.images * self.tokens) as u64;
-        Cost { flops: products * self.product(), bytes: rows * (real * passes * self.width() as u64 + 4 * self.heads as u64) }
+        Cost { flops: products * self.product(), bytes: rows * (element * passes * self.width() as u64 + 4 * self.heads as u64) }
     }
 }
 
-impl Size {
+impl AttentionSize {
     /// What the choice of a kernel depends on.
     fn shape(&self) -> choose::Attention {
-        let Size { images, tokens, heads, head } = *self;
+        let AttentionSize { images, tokens, heads, head } = *self;
         choose::Attention { images, tokens, heads, head }
     }
     /// What follows the pointers in every kernel's parameters.
@@ -97,17 +97,17 @@ impl Size {
 
 /// One head of one image: `[tokens, head]` inside `[tokens, stride]`.
 #[derive(Clone, Copy)]
-struct Head<'a> {
+struct HeadRows<'a> {
     data: &'a [f32],
     first: usize,
     stride: usize,
-    size: Size,
+    size: AttentionSize,
 }
 
-impl<'a> Head<'a> {
+impl<'a> HeadRows<'a> {
     /// A part of `head` in one image's rows of `qkv`.
-    fn of(qkv: &'a [f32], size: Size, part: Part, head: usize) -> Head<'a> {
-        Head { data: qkv, first: part as usize * size.width() + head * size.head, stride: 3 * size.width(), size }
+    fn of(qkv: &'a [f32], size: AttentionSize, part: Projection, head: usize) -> HeadRows<'a> {
+        HeadRows { data: qkv, first: part as usize * size.width() + head * size.head, stride: 3 * size.width(), size }
     }
     fn row(&self, token: usize) -> &'a [f32] {
         &self.data[self.first + token * self.stride..][..self.size.head]
@@ -123,14 +123,14 @@ impl<'a> Head<'a> {
     }
 }
 
-/// A right matrix whose rows lie beside each other, as [`Head::copy`] leaves them.
+/// A right matrix whose rows lie beside each other, as [`HeadRows::copy`] leaves them.
 fn right(data: &[f32], columns: usize) -> Right<'_> {
     let stride = columns.next_multiple_of(LANES);
     Right { data, width: columns, panel: PANEL, panel_step: PANEL, stride }
 }
 
 /// The rows of every head, of an image's rows that hold `parts` times all heads.
-fn rows_by_head(rows: &mut [f32], size: Size, parts: usize) -> Vec<Vec<&mut [f32]>> {
+fn rows_by_head(rows: &mut [f32], size: AttentionSize, parts: usize) -> Vec<Vec<&mut [f32]>> {
     let count = parts * size.heads;
     let mut heads: Vec<Vec<&mut [f32]>> = (0..count).map(|_| Vec::with_capacity(size.tokens)).collect();
     rows.chunks_exact_mut(size.head).enumerate().for_each(|(i, row)| heads[i % count].push(row));

@@ -98,9 +98,9 @@ impl Call for Sums {
         let args = [self.sums.into(), dgamma, dbeta, partials.into(), add_gamma, add_beta, chunks.into(), cols.into()];
         g.launch(&merge("batch_norm_bwd_merge", cols), &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
-        Cost { flops: 5 * n, bytes: real * n * (2 + self.norm.masked() as u64) }
+        Cost { flops: 5 * n, bytes: element * n * (2 + self.norm.masked() as u64) }
     }
 }
 
@@ -201,8 +201,8 @@ impl Call for Backward {
         let sizes: [Arg; 5] = [add_x, add_residual, relu.into(), rows.into(), cols.into()];
         g.launch(&Launch::rows(g, "batch_norm_bwd", rows, cols), &[&pointers[..], &sizes[..]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
-        Cost { flops: 5 * n, bytes: real * n * (3 + self.norm.masked() as u64 + self.dresidual.is_some() as u64) }
+        Cost { flops: 5 * n, bytes: element * n * (3 + self.norm.masked() as u64 + self.dresidual.is_some() as u64) }
     }
 }

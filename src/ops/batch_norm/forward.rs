@@ -143,10 +143,10 @@ impl Call for Forward {
         let pointers: [Arg; 6] = [y.into(), x.into(), residual.into(), saved.into(), gamma.into(), beta.into()];
         g.launch(&Launch::rows(g, "batch_norm_fwd", rows, cols), &[&pointers[..], &sizes[..]].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
         let passes = 2 + !matches!(self.statistics, Statistics::Running) as u64 + self.norm.residual.is_some() as u64;
-        Cost { flops: 6 * n, bytes: real * n * passes }
+        Cost { flops: 6 * n, bytes: element * n * passes }
     }
 }
 

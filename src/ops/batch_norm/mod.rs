@@ -6,9 +6,9 @@ mod forward;
 
 use super::Case;
 use crate::device::chunk;
+use crate::init::Init;
 use crate::tape::{Mode, Scope, Tape};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use backward::{Backward, Sums};
 use forward::{Forward, Statistics};
 
@@ -50,7 +50,7 @@ impl Scope<'_> {
         let train = self.mode() == Mode::Train;
         assert!(!train || rows > 1, "{}: batch norm needs more than one row to train on", self.path());
         let t = &mut *self.tape;
-        let (y, saved) = (t.var(shape), t.exact([2, cols]));
+        let (y, saved) = (t.var(shape), t.f32([2, cols]));
         let statistics = match moments {
             _ if !train => Statistics::Running,
             Some(moments) => Statistics::Measured(moments),
@@ -60,7 +60,7 @@ impl Scope<'_> {
         let mut from = vec![x, gamma, beta];
         from.extend(residual);
         self.record(&from, y, Forward { norm, mean: weights.mean, var: weights.var, statistics }, move |t, dy| {
-            let (sums, partials) = (t.exact([2, cols]), Moments::new(t, rows, cols));
+            let (sums, partials) = (t.f32([2, cols]), Moments::new(t, rows, cols));
             let (dgamma, dbeta) = (t.gradient_of(gamma), t.gradient_of(beta));
             t.no_grad(Sums { sums, dgamma, dbeta, dy, norm, partials });
             let (dx, dresidual) = (t.gradient_of(x), residual.and_then(|r| t.gradient_of(r)));
@@ -133,7 +133,7 @@ pub static CASES: &[Case] = &[
         build: |s, x| {
             let y = s.at("bn").batch_norm(x[0], None, true);
             let offset = s.at("bn").norm_weights(19).beta;
-            s.tape().ignore(offset);
+            s.tape().stop_gradient(offset);
             y
         },
     },

@@ -1,7 +1,7 @@
 //! Layer norm backward: dx row by row, and the sums over rows that its weight and bias get, in one pass over x and dy.
 
 use super::super::chunk_rows;
-use super::super::sums::sum_of;
+use super::super::reduce::sum_of;
 use super::Norm;
 use crate::device::{Arg, Gpu, Host, Launch};
 use crate::tape::{Call, Cost, Grad, Operands};
@@ -95,7 +95,7 @@ impl Call for Backward {
         let chunks = rows.div_ceil(chunk);
         // A warp keeps a row in registers: so many values in each lane.
         let kernel = match cols.div_ceil(32) {
-            _ if !cols.is_multiple_of(16 / g.real().bytes()) => "layer_norm_bwd_any",
+            _ if !cols.is_multiple_of(16 / g.dtype().bytes()) => "layer_norm_bwd_any",
             ..=8 => "layer_norm_bwd_8",
             9..=16 => "layer_norm_bwd_16",
             17..=24 => "layer_norm_bwd_24",
@@ -109,9 +109,9 @@ impl Call for Backward {
         let launch = Launch { kernel: "layer_norm_bwd_sum", grid: [cols.div_ceil(32) as u32, 1, 1], block: [256, 1, 1], shared: 0 };
         g.launch(&launch, &[dweight, dbias, self.partial.into(), add_weight, add_bias, chunks.into(), cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
         let passes = 2 + self.dx.map_or(0, |dx| 1 + dx.add as u64);
-        Cost { flops: 14 * n, bytes: real * n * passes }
+        Cost { flops: 14 * n, bytes: element * n * passes }
     }
 }

@@ -2,31 +2,31 @@
 
 mod backward;
 
-use super::sums::sum_of;
+use super::reduce::sum_of;
 use super::{Case, chunk_rows};
 use crate::device::{Gpu, Host, Launch};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
-use crate::weights::Init;
 use backward::Backward;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x `[.., c]` to the same shape, with `weight` and `bias` `[c]`. `exact`, in evaluation only: y is f32 everywhere, as features are.
-    pub fn layer_norm(&mut self, x: Var, eps: f32, exact: bool) -> Var {
+    /// x `[.., c]` to the same shape, with `weight` and `bias` `[c]`. `y_f32`, in evaluation only: y is f32 everywhere, as features are.
+    pub fn layer_norm(&mut self, x: Var, eps: f32, y_f32: bool) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
-        assert!(!exact || self.mode() == Mode::Eval, "{}: exact features are those of evaluation", self.path());
+        assert!(!y_f32 || self.mode() == Mode::Eval, "{}: features in f32 are those of evaluation", self.path());
         let weight = self.param("weight", [cols], Init::Constant(1.0));
         let bias = self.param("bias", [cols], Init::Constant(0.0));
         let t = &mut *self.tape;
-        let from_exact = t.slots[x.index()].dtype == Dtype::F32;
-        let y = if exact { t.exact(shape) } else { t.var(shape) };
-        let norm = Norm { saved: t.exact([rows, 2]), x, weight, rows, cols };
-        let types = match (from_exact, exact) {
+        let x_f32 = t.slots[x.index()].dtype == Dtype::F32;
+        let y = if y_f32 { t.f32(shape) } else { t.var(shape) };
+        let norm = Norm { saved: t.f32([rows, 2]), x, weight, rows, cols };
+        let types = match (x_f32, y_f32) {
             (_, false) => "layer_norm_fwd",
-            (false, true) => "layer_norm_fwd_exact",
+            (false, true) => "layer_norm_fwd_to_f32",
             (true, true) => "layer_norm_fwd_f32",
         };
         self.record(&[x, weight, bias], y, Forward { y, bias, norm, eps, types }, move |t, dy| {
@@ -92,9 +92,9 @@ impl Call for Forward {
         let args = [self.y.into(), saved.into(), x.into(), weight.into(), self.bias.into(), rows.into(), cols.into(), self.eps.into()];
         g.launch(&launch, &args);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = (self.norm.rows * self.norm.cols) as u64;
-        Cost { flops: 7 * n, bytes: 2 * real * n }
+        Cost { flops: 7 * n, bytes: 2 * element * n }
     }
 }
 
@@ -113,7 +113,7 @@ pub static CASES: &[Case] = &[
     Case { name: "layer_norm/wide", mode: Mode::Train, inputs: &[&[6, 1288]], build: |s, x| s.layer_norm(x[0], EPS, false) },
     Case { name: "layer_norm/features", mode: Mode::Eval, inputs: &[&[3, 5, 192]], build: |s, x| s.layer_norm(x[0], EPS, true) },
     Case {
-        name: "layer_norm/of_exact",
+        name: "layer_norm/of_f32",
         mode: Mode::Eval,
         inputs: &[&[4, 3, 70]],
         build: |s, x| {

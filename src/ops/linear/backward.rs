@@ -1,7 +1,7 @@
 //! The gradients of a linear layer: of its input, its weight and its bias.
 
 use super::super::product;
-use super::super::sums::column_sums;
+use super::super::reduce::column_sums;
 use super::{BIAS_ROWS, cost};
 use crate::device::conv::{self, Conv};
 use crate::device::{Gpu, Host, Launch};
@@ -29,8 +29,8 @@ impl Call for BackwardData {
     fn gpu(&self, g: &Gpu) {
         product::backward_data(g, &self.size, self.dx, self.dy, self.packed);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.size, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.size, element)
     }
 }
 
@@ -55,8 +55,8 @@ impl Call for BackwardWeight {
     fn gpu(&self, g: &Gpu) {
         product::backward_weight(g, &self.size, self.dw, self.dy, self.x, self.partial);
     }
-    fn cost(&self, real: u64) -> Cost {
-        cost(&self.size, real)
+    fn cost(&self, element: u64) -> Cost {
+        cost(&self.size, element)
     }
 }
 
@@ -89,8 +89,8 @@ impl Call for BackwardBias {
         let parts = rows.div_ceil(BIAS_ROWS);
         g.launch(&launch, &[self.db.var.into(), self.partial.into(), self.db.add.into(), parts.into(), cols.into()]);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let n = self.size.output_len() as u64;
-        Cost { flops: n, bytes: real * n }
+        Cost { flops: n, bytes: element * n }
     }
 }

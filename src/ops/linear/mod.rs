@@ -1,15 +1,15 @@
-//! y = after(x Wᵀ + b): the matrix product as every layer uses it, W [out, in] as in PyTorch, with what follows it fused.
+//! y = epilogue(x Wᵀ + b): the matrix product as every layer uses it, W [out, in] as in PyTorch, with what follows it fused.
 
 mod backward;
 
 use super::packs::{Packed, Packs};
-use super::product::{self, Finish};
+use super::product;
 use super::{Case, gelu};
-use crate::device::conv::{self, Activation, Conv, Epilogue};
+use crate::device::conv::{self, Activation, Conv};
 use crate::device::{Gpu, Host};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use backward::{BackwardBias, BackwardData, BackwardWeight};
 
 /// A linear layer as its network wants it.
@@ -21,12 +21,12 @@ pub struct Dense {
     pub weight: Init,
     /// The shape under which the weight is stored, if it is not [out, in]: a patch embedding has [out, 3, p, p].
     pub shape: Option<Shape>,
-    pub after: After,
+    pub epilogue: Epilogue,
 }
 
 /// What happens to the result of a linear layer before it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum After {
+pub enum Epilogue {
     Nothing,
     /// x Φ(x), with the exact normal distribution.
     Gelu,
@@ -39,11 +39,11 @@ impl Scope<'_> {
     /// in ±1/sqrt(in), as in PyTorch.
     pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
         let uniform = Init::Uniform(1.0 / (self.shape(x).cols() as f32).sqrt());
-        let dense = Dense { outputs: out, bias, weight: uniform, shape: None, after: After::Nothing };
+        let dense = Dense { outputs: out, bias, weight: uniform, shape: None, epilogue: Epilogue::Nothing };
         self.product(x, &dense, uniform)
     }
 
-    /// x `[.., in]` to `[.., out]` through `weight` and, if asked, `bias` `[out]`, and what comes after.
+    /// x `[.., in]` to `[.., out]` through `weight` and, if asked, `bias` `[out]`, and its epilogue.
     pub fn dense(&mut self, x: Var, dense: &Dense) -> Var {
         self.product(x, dense, Init::Constant(0.0))
     }
@@ -56,17 +56,17 @@ impl Scope<'_> {
         let w = self.param("weight", stored, dense.weight);
         let b = dense.bias.then(|| self.param("bias", [size.outputs], bias));
         let y = self.tape.var(to);
-        let gelu = dense.after == After::Gelu;
-        let residual = if let After::Add(r) = dense.after { Some(r) } else { None };
+        let gelu = dense.epilogue == Epilogue::Gelu;
+        let residual = if let Epilogue::Add(r) = dense.epilogue { Some(r) } else { None };
         assert!(residual.is_none_or(|r| self.shape(r) == to), "{}: a residual like the result {to:?}", self.path());
-        let before = (gelu && self.mode() == Mode::Train).then(|| self.tape.var(to));
+        let pre_activation = (gelu && self.mode() == Mode::Train).then(|| self.tape.var(to));
         let inputs: Vec<Var> = [x, w].into_iter().chain(b).chain(residual).collect();
         let packed = Packs::forward(self.tape, w, size, None);
         let activation = if gelu { Activation::Gelu } else { Activation::Nothing };
-        let forward = Forward { y, before, x, w, packed, b, residual, activation, size };
+        let forward = Forward { y, pre_activation, x, w, packed, b, residual, activation, size };
         self.record(&inputs, y, forward, move |t, dy| {
             let result = dy;
-            let dy = match before {
+            let dy = match pre_activation {
                 Some(u) => {
                     let du = t.var(to);
                     let dx = Grad { var: du, add: false };
@@ -98,15 +98,15 @@ impl Scope<'_> {
 /// Rows of one partial sum of a bias's gradient on a GPU.
 const BIAS_ROWS: usize = 256;
 
-fn cost(c: &Conv, real: u64) -> Cost {
-    Cost { flops: c.operations(), bytes: real * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
+fn cost(c: &Conv, element: u64) -> Cost {
+    Cost { flops: c.operations(), bytes: element * (c.input_len() + c.weight_len() + c.output_len()) as u64 }
 }
 
 struct Forward {
-    y: Var,              // [rows, out]
-    before: Option<Var>, // [rows, out]: what the GELU is given, for its gradient
-    x: Var,              // [rows, in]
-    w: Var,              // [out, in]
+    y: Var,                      // [rows, out]
+    pre_activation: Option<Var>, // [rows, out]: what the GELU is given, for its gradient
+    x: Var,                      // [rows, in]
+    w: Var,                      // [out, in]
     packed: Packed,
     b: Option<Var>,        // [out]
     residual: Option<Var>, // [rows, out]
@@ -121,38 +121,42 @@ impl Call for Forward {
     fn operands(&self) -> Operands {
         let mut o = Operands::new(&[self.y], &[self.x, self.w]);
         o.reads.extend(self.packed.reads());
-        o.writes.extend(self.before);
+        o.writes.extend(self.pre_activation);
         o.reads.extend(self.b);
         o.reads.extend(self.residual);
         o
     }
     fn cpu(&self, m: &Host) {
         let (bias, residual) = (self.b.map(|b| m.f(b)), self.residual.map(|r| m.f(r)));
-        let epilogue =
-            Epilogue { shift: bias.as_deref(), residual: residual.as_deref(), activation: self.activation, ..Epilogue::default() };
-        match self.before {
-            Some(before) => {
-                let (before, y) = (&mut m.f_mut(before), &mut m.f_mut(self.y));
-                conv::linear_keeping(&self.size, &m.f(self.x), &m.f(self.w), &epilogue, before, y)
+        let epilogue = conv::Epilogue {
+            shift: bias.as_deref(),
+            residual: residual.as_deref(),
+            activation: self.activation,
+            ..conv::Epilogue::default()
+        };
+        match self.pre_activation {
+            Some(pre_activation) => {
+                let (pre_activation, y) = (&mut m.f_mut(pre_activation), &mut m.f_mut(self.y));
+                conv::linear_keeping(&self.size, &m.f(self.x), &m.f(self.w), &epilogue, pre_activation, y)
             }
             None => self.packed.forward(m, &self.size, [self.y, self.x, self.w], &epilogue),
         }
     }
     fn gpu(&self, g: &Gpu) {
-        let Forward { before, residual, activation, .. } = *self;
-        let finish = Finish { before, shift: self.b, residual, activation, ..Finish::default() };
-        product::forward(g, &self.size, self.y, self.x, self.packed.gpu, &finish);
+        let Forward { pre_activation, residual, activation, .. } = *self;
+        let epilogue = product::Epilogue { pre_activation, shift: self.b, residual, activation, ..product::Epilogue::default() };
+        product::forward(g, &self.size, self.y, self.x, self.packed.gpu, &epilogue);
     }
-    fn cost(&self, real: u64) -> Cost {
-        let mut cost = cost(&self.size, real);
-        let more = self.before.is_some() as u64 + self.residual.is_some() as u64;
-        cost.bytes += real * self.size.output_len() as u64 * more;
+    fn cost(&self, element: u64) -> Cost {
+        let mut cost = cost(&self.size, element);
+        let more = self.pre_activation.is_some() as u64 + self.residual.is_some() as u64;
+        cost.bytes += element * self.size.output_len() as u64 * more;
         cost
     }
 }
 
-const fn dense(outputs: usize, after: After) -> Dense {
-    Dense { outputs, bias: true, weight: Init::Normal(0.3), shape: None, after }
+const fn dense(outputs: usize, epilogue: Epilogue) -> Dense {
+    Dense { outputs, bias: true, weight: Init::Normal(0.3), shape: None, epilogue }
 }
 
 pub static CASES: &[Case] = &[
@@ -169,33 +173,38 @@ pub static CASES: &[Case] = &[
         },
     },
     Case { name: "linear/sequence", mode: Mode::Train, inputs: &[&[3, 5, 16]], build: |s, x| s.at("fc").linear(x[0], 24, true) },
-    Case { name: "linear/gelu", mode: Mode::Train, inputs: &[&[2, 19, 24]], build: |s, x| s.at("fc").dense(x[0], &dense(40, After::Gelu)) },
+    Case {
+        name: "linear/gelu",
+        mode: Mode::Train,
+        inputs: &[&[2, 19, 24]],
+        build: |s, x| s.at("fc").dense(x[0], &dense(40, Epilogue::Gelu)),
+    },
     Case {
         name: "linear/gelu_ragged",
         mode: Mode::Train,
         inputs: &[&[7, 5]],
-        build: |s, x| s.at("fc").dense(x[0], &dense(3, After::Gelu)),
+        build: |s, x| s.at("fc").dense(x[0], &dense(3, Epilogue::Gelu)),
     },
     Case {
         name: "linear/gelu_eval",
         mode: Mode::Eval,
         inputs: &[&[70, 32]],
-        build: |s, x| s.at("fc").dense(x[0], &dense(72, After::Gelu)),
+        build: |s, x| s.at("fc").dense(x[0], &dense(72, Epilogue::Gelu)),
     },
     Case {
         name: "linear/residual",
         mode: Mode::Train,
         inputs: &[&[2, 9, 16], &[2, 9, 16]],
         build: |s, x| {
-            let h = s.at("a").dense(x[0], &dense(16, After::Add(x[1])));
-            s.at("b").dense(h, &dense(16, After::Add(h)))
+            let h = s.at("a").dense(x[0], &dense(16, Epilogue::Add(x[1])));
+            s.at("b").dense(h, &dense(16, Epilogue::Add(h)))
         },
     },
     Case {
         name: "linear/residual_eval",
         mode: Mode::Eval,
         inputs: &[&[11, 7], &[11, 13]],
-        build: |s, x| s.at("fc").dense(x[0], &dense(13, After::Add(x[1]))),
+        build: |s, x| s.at("fc").dense(x[0], &dense(13, Epilogue::Add(x[1]))),
     },
     // More outputs than one tile, whose sizes fill none.
     Case {
@@ -203,8 +212,8 @@ pub static CASES: &[Case] = &[
         mode: Mode::Train,
         inputs: &[&[130, 72], &[130, 264]],
         build: |s, x| {
-            let h = s.at("fc1").dense(x[0], &dense(264, After::Gelu));
-            s.at("fc2").dense(h, &dense(264, After::Add(x[1])))
+            let h = s.at("fc1").dense(x[0], &dense(264, Epilogue::Gelu));
+            s.at("fc2").dense(h, &dense(264, Epilogue::Add(x[1])))
         },
     },
     // The weight of a patch embedding, as it is stored.
@@ -212,6 +221,6 @@ pub static CASES: &[Case] = &[
         name: "linear/stored",
         mode: Mode::Train,
         inputs: &[&[2, 4, 12]],
-        build: |s, x| s.at("proj").dense(x[0], &Dense { shape: Some([16, 3, 2, 2].into()), ..dense(16, After::Nothing) }),
+        build: |s, x| s.at("proj").dense(x[0], &Dense { shape: Some([16, 3, 2, 2].into()), ..dense(16, Epilogue::Nothing) }),
     },
 ];

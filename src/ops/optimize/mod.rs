@@ -1,29 +1,29 @@
 //! The step that follows the gradient, for all weights in one call: SGD, Adam, AdamW as in PyTorch, and LARS
-//! (You et al. 2017), of which there are several: [`Dialect`].
+//! (You et al. 2017), of which there are several: [`LarsVariant`].
 
 mod rules;
 
 use crate::device::{Arg, Gpu, Host, Launch};
-use crate::schedule::{Knob, Schedule};
+use crate::init::Init;
+use crate::schedule::{Schedule, ScheduleColumn};
 use crate::tape::{Call, Cost, Operands, Tape};
 use crate::var::{Dtype, Shape, Var};
-use crate::weights::Init;
 use rules::{Adam, Momentum, norm};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
+pub enum Algorithm {
     /// v = momentum v + g + decay w; w -= rate v.
     Sgd { momentum: f32 },
     /// `decoupled`: AdamW. Otherwise the decay is part of the gradient.
     Adam { betas: [f32; 2], eps: f32, decoupled: bool },
     /// v = momentum v + trust (g + decay w); w -= rate v, where tensors with one dimension are neither decayed nor adapted and
     /// `trust` is eta.
-    Lars { momentum: f32, trust: f32, dialect: Dialect },
+    Lars { momentum: f32, trust: f32, variant: LarsVariant },
 }
 
 /// LARS as different code has it. The numbers are those of `kernels/optimize.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum LarsVariant {
     /// MoCo v3, MAE, Barlow Twins, VICReg: trust = eta |w| / |g + decay w|, 1 if either is 0.
     Plain,
     /// SimCLR (google-research): the same trust; v = momentum v + rate trust (g + decay w); w -= v.
@@ -32,9 +32,9 @@ pub enum Dialect {
     Clipped,
 }
 
-/// What is special about one weight.
+/// Settings of one weight, as in a parameter group of PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Treat {
+pub struct ParamGroup {
     /// LARS never decays a tensor with one dimension, whatever this says.
     pub decay: bool,
     pub rate: Rate,
@@ -50,10 +50,10 @@ pub enum Rate {
     Fixed(f32),
 }
 
-impl Default for Treat {
-    /// As PyTorch's optimizers treat every weight.
-    fn default() -> Treat {
-        Treat { decay: true, rate: Rate::Scheduled(1.0), from: 0 }
+impl Default for ParamGroup {
+    /// As PyTorch's optimizers move a weight of no special group.
+    fn default() -> ParamGroup {
+        ParamGroup { decay: true, rate: Rate::Scheduled(1.0), from: 0 }
     }
 }
 
@@ -78,42 +78,42 @@ impl Gradients {
 }
 
 impl Tape {
-    /// Append one call that moves the weights of `gradients`. `treat` says what is special about a weight, by its name and shape.
-    pub fn optimize(&mut self, gradients: Gradients, rule: Rule, treat: &dyn Fn(&str, Shape) -> Treat, when: Schedule) {
+    /// Append one call that moves the weights of `gradients`. `group` says what is special about a weight, by its name and shape.
+    pub fn optimize(&mut self, gradients: Gradients, algorithm: Algorithm, group: &dyn Fn(&str, Shape) -> ParamGroup, schedule: Schedule) {
         let clip = gradients.clip;
-        let moments = if matches!(rule, Rule::Adam { .. }) { 2 } else { 1 };
+        let moments = if matches!(algorithm, Algorithm::Adam { .. }) { 2 } else { 1 };
         let parts = gradients.of.into_iter().map(|(name, w, g)| {
             let shape = self.shape(w);
             let matrix = shape.dims().len() > 1;
             let moment = |i: usize| self.named(&format!("optimizer.{i}.{name}"), shape, Dtype::F32, Init::Constant(0.0), false);
             let moments = (0..moments).map(moment).collect();
-            let mut treat = treat(&name, shape);
-            treat.decay &= matrix || !matches!(rule, Rule::Lars { .. });
-            Part { w, g, moments, len: shape.len(), matrix, treat }
+            let mut group = group(&name, shape);
+            group.decay &= matrix || !matches!(algorithm, Algorithm::Lars { .. });
+            WeightUpdate { w, g, moments, len: shape.len(), matrix, group }
         });
-        let parts: Vec<Part> = parts.collect();
+        let parts: Vec<WeightUpdate> = parts.collect();
         let chunks = parts.iter().map(|p| p.len.div_ceil(PIECE)).sum::<usize>().max(1);
         let table = self.fixed([chunks, WORDS, 2], Dtype::U32);
         let (table, norms) = (self.gpu_only(table), self.scratch([chunks, 2], Dtype::F32));
         let gradients = (clip > 0.0).then(|| self.scratch([chunks], Dtype::F32));
-        self.no_grad(Update { parts, rule, clip, when, table, norms, gradients });
+        self.no_grad(Update { parts, algorithm, clip, schedule, table, norms, gradients });
     }
 }
 
-struct Part {
+struct WeightUpdate {
     w: Var,            // [len]
     g: Var,            // [len]
     moments: Vec<Var>, // [len] each
     len: usize,
     matrix: bool,
-    treat: Treat,
+    group: ParamGroup,
 }
 
 struct Update {
-    parts: Vec<Part>,
-    rule: Rule,
+    parts: Vec<WeightUpdate>,
+    algorithm: Algorithm,
     clip: f32,
-    when: Schedule,
+    schedule: Schedule,
     table: Var,             // [chunks, WORDS, 2] what each block of a GPU moves
     norms: Var,             // [chunks, 2] sums of squares of weights and of what moves them, for LARS
     gradients: Option<Var>, // [chunks] sums of squares of gradients, where they are clipped
@@ -125,19 +125,19 @@ const PIECE: usize = 8192;
 const WORDS: usize = 7;
 
 impl Update {
-    fn part(&self, m: &Host, p: &Part) {
+    fn part(&self, m: &Host, p: &WeightUpdate) {
         let (mut w, g, mut first) = (m.f_mut(p.w), m.f(p.g), m.f_mut(p.moments[0]));
-        let rate = match p.treat.rate {
-            Rate::Scheduled(factor) => factor * self.when.knob(m, Knob::LearningRate),
+        let rate = match p.group.rate {
+            Rate::Scheduled(factor) => factor * self.schedule.value(m, ScheduleColumn::LearningRate),
             Rate::Fixed(rate) => rate,
         };
-        let decay = if p.treat.decay { self.when.knob(m, Knob::WeightDecay) } else { 0.0 };
+        let decay = if p.group.decay { self.schedule.value(m, ScheduleColumn::WeightDecay) } else { 0.0 };
         let (w, g) = (&mut *w, &*g);
         let scale = if self.clip > 0.0 { (self.clip as f64 / (norm(p.len, |i| g[i]) + 1e-6)).min(1.0) as f32 } else { 1.0 };
-        match self.rule {
-            Rule::Sgd { momentum } => Momentum { momentum, decay, trust: 1.0, rate, scale }.step(w, g, &mut first),
-            Rule::Lars { momentum, trust, dialect } => {
-                let clipped = dialect == Dialect::Clipped;
+        match self.algorithm {
+            Algorithm::Sgd { momentum } => Momentum { momentum, decay, trust: 1.0, rate, scale }.step(w, g, &mut first),
+            Algorithm::Lars { momentum, trust, variant } => {
+                let clipped = variant == LarsVariant::Clipped;
                 let mut step = Momentum { momentum, decay, trust: 1.0, rate, scale };
                 if p.matrix {
                     let (w, added) = (&*w, if clipped { 0.0 } else { decay });
@@ -151,13 +151,13 @@ impl Update {
                         false => {}
                     }
                 }
-                if dialect == Dialect::Classic {
+                if variant == LarsVariant::Classic {
                     (step.trust, step.rate) = (step.trust * rate, 1.0);
                 }
                 step.step(w, g, &mut first);
             }
-            Rule::Adam { betas, eps, decoupled } => {
-                let t = (self.when.count(m) - p.treat.from) as i32 + 1;
+            Algorithm::Adam { betas, eps, decoupled } => {
+                let t = (self.schedule.count(m) - p.group.from) as i32 + 1;
                 let corrections = betas.map(|b| 1.0 - (b as f64).powi(t));
                 let a = Adam {
                     betas,
@@ -179,7 +179,7 @@ impl Call for Update {
         "optimize"
     }
     fn operands(&self) -> Operands {
-        let mut o = Operands::new(&[], &self.when.vars());
+        let mut o = Operands::new(&[], &self.schedule.vars());
         for p in &self.parts {
             o.writes.push(p.w);
             o.writes.extend(&p.moments);
@@ -191,24 +191,24 @@ impl Call for Update {
         o
     }
     fn cpu(&self, m: &Host) {
-        let step = self.when.count(m);
-        self.parts.iter().filter(|p| p.treat.from <= step).for_each(|p| self.part(m, p));
+        let step = self.schedule.count(m);
+        self.parts.iter().filter(|p| p.group.from <= step).for_each(|p| self.part(m, p));
     }
     fn prepare(&self, g: &Gpu) {
         let mut words: Vec<u64> = vec![];
         for p in &self.parts {
             let (begin, count) = ((words.len() / WORDS) as u64, p.len.div_ceil(PIECE) as u64);
-            let (fixed, rate) = match p.treat.rate {
+            let (fixed, rate) = match p.group.rate {
                 Rate::Scheduled(factor) => (0, factor),
                 Rate::Fixed(rate) => (1, rate),
             };
-            let flags = p.treat.decay as u64 | (p.matrix as u64) << 1 | fixed << 2;
+            let flags = p.group.decay as u64 | (p.matrix as u64) << 1 | fixed << 2;
             for start in (0..p.len).step_by(PIECE) {
                 let address = |v: Var| g.address(v) + 4 * start as u64;
                 let second = p.moments.get(1).map_or(0, |v| address(*v));
                 let len = PIECE.min(p.len - start) as u64;
                 words.extend([address(p.w), address(p.g), address(p.moments[0]), second, len | flags << 32, begin | count << 32]);
-                words.push(rate.to_bits() as u64 | (p.treat.from as u64) << 32);
+                words.push(rate.to_bits() as u64 | (p.group.from as u64) << 32);
             }
         }
         g.write::<u32>(self.table, bytemuck::cast_slice(&words));
@@ -218,22 +218,22 @@ impl Call for Update {
         if chunks == 0 {
             return;
         }
-        let [schedule, step] = self.when.vars().map(Arg::Var);
+        let [schedule, step] = self.schedule.vars().map(Arg::Var);
         let (table, norms, gradients, clip) = (Arg::Var(self.table), self.norms.into(), Arg::from(self.gradients), self.clip.into());
         let launch = |kernel, args: &[Arg]| g.launch(&Launch::blocks(kernel, chunks), args);
         if let Some(gradients) = self.gradients {
             launch("optimize_norms", &[gradients.into(), table.clone()]);
         }
-        match self.rule {
-            Rule::Sgd { momentum } => launch("optimize_sgd", &[table, gradients, schedule, step, clip, momentum.into()]),
-            Rule::Adam { betas: [beta1, beta2], eps, decoupled } => {
+        match self.algorithm {
+            Algorithm::Sgd { momentum } => launch("optimize_sgd", &[table, gradients, schedule, step, clip, momentum.into()]),
+            Algorithm::Adam { betas: [beta1, beta2], eps, decoupled } => {
                 let scalars = [clip, beta1.into(), beta2.into(), eps.into()];
                 launch("optimize_adam", &[&[table, gradients, schedule, step, decoupled.into()][..], &scalars].concat())
             }
-            Rule::Lars { momentum, trust, dialect } => {
-                let when = [schedule, step, (dialect as usize).into(), clip];
-                launch("optimize_lars_norms", &[&[Arg::Var(self.norms), table.clone(), gradients.clone()][..], &when].concat());
-                launch("optimize_lars", &[&[table, gradients, norms][..], &when, &[momentum.into(), trust.into()]].concat());
+            Algorithm::Lars { momentum, trust, variant } => {
+                let common = [schedule, step, (variant as usize).into(), clip];
+                launch("optimize_lars_norms", &[&[Arg::Var(self.norms), table.clone(), gradients.clone()][..], &common].concat());
+                launch("optimize_lars", &[&[table, gradients, norms][..], &common, &[momentum.into(), trust.into()]].concat());
             }
         }
     }

@@ -2,5 +2,5 @@
 
 pub mod patches;
 mod positions;
-pub mod restore;
 pub mod sequence;
+pub mod unmask;

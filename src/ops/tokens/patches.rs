@@ -1,7 +1,7 @@
 //! The patches of images as rows of a matrix, whose product with a weight [d, c, p, p] is a patch embedding.
 
 use super::super::Case;
-use super::super::mask::Chosen;
+use super::super::mask::Masking;
 use crate::device::{Gpu, Host, Launch, THREADS};
 use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::Var;
@@ -10,12 +10,12 @@ use rayon::prelude::*;
 impl Scope<'_> {
     /// images `[n, h, w, c]` to `[n, patches, c * p * p]`, columns (channel, i, j) as a convolution's weight, patches row by row of the
     /// grid; of a masked image those that are seen, in the order of their noise. Images have no gradient.
-    pub fn patches(&mut self, images: Var, patch: usize, chosen: Option<Chosen>) -> Var {
+    pub fn patches(&mut self, images: Var, patch: usize, masking: Option<Masking>) -> Var {
         let &[n, h, w, c] = self.shape(images).dims() else { panic!("{}: patches wants [n, h, w, c]", self.path()) };
         assert!(h % patch == 0 && w % patch == 0, "{}: patches of {patch} do not fill {h} x {w}", self.path());
-        let grid = Grid { n, h, w, c, patch, count: chosen.map_or(h / patch * (w / patch), |c| c.keep) };
+        let grid = Grid { n, h, w, c, patch, count: masking.map_or(h / patch * (w / patch), |m| m.keep) };
         let y = self.tape.var([n, grid.count, c * patch * patch]);
-        self.tape.no_grad(Forward { y, images, ids: chosen.map(|c| c.ids), grid });
+        self.tape.no_grad(Forward { y, images, ids: masking.map(|m| m.ids_keep), grid });
         y
     }
 }
@@ -68,15 +68,15 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let Grid { n, h, w, c, patch, count } = self.grid;
         let cols = c * patch * patch;
-        let vector = 16 / g.real().bytes();
+        let vector = 16 / g.dtype().bytes();
         let each = if cols.is_multiple_of(vector) { vector } else { 1 };
         let launch = Launch::blocks("patches_fwd", (n * count * cols / each).div_ceil(THREADS));
         let pointers = [self.y.into(), self.images.into(), self.ids.into()];
         g.launch(&launch, &[&pointers[..], &[n, h, w, c, patch, count].map(Into::into)].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Grid { n, c, patch, count, .. } = self.grid;
-        Cost { flops: 0, bytes: 2 * real * (n * count * c * patch * patch) as u64 }
+        Cost { flops: 0, bytes: 2 * element * (n * count * c * patch * patch) as u64 }
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Places {
     pub tokens: usize,
     pub d: usize,
     /// Tokens before the first patch: the class token.
-    pub before: usize,
+    pub prefix: usize,
     /// [n, patches] u32: the place of each patch among the tokens behind the class token, if not its own, and how many are there.
     pub place: Option<(Var, usize)>,
 }
@@ -54,7 +54,7 @@ impl Call for Sums {
         o
     }
     fn cpu(&self, m: &Host) {
-        let Places { n, tokens, d, before, place } = self.places;
+        let Places { n, tokens, d, prefix, place } = self.places;
         let (dy, place) = (m.f(self.dy), place.map(|(place, keep)| (m.u(place), keep)));
         let (dy, place) = (&*dy, place.as_ref().map(|(place, keep)| (&**place, *keep)));
         let sums: Vec<Vec<f64>> = (0..self.rows)
@@ -63,12 +63,12 @@ impl Call for Sums {
                 let mut sum = vec![0.0f64; d];
                 for i in 0..n {
                     let token = match place {
-                        Some((place, keep)) if p >= before => {
-                            let at = place[i * (place.len() / n) + p - before] as usize;
+                        Some((place, keep)) if p >= prefix => {
+                            let at = place[i * (place.len() / n) + p - prefix] as usize;
                             if at >= keep {
                                 continue;
                             }
-                            before + at
+                            prefix + at
                         }
                         _ => p,
                     };
@@ -87,22 +87,22 @@ impl Call for Sums {
         write(self.dclass, &sums[..1]);
     }
     fn gpu(&self, g: &Gpu) {
-        let Places { n, tokens, d, before, place } = self.places;
-        let patches = if place.is_some() { self.rows.max(before) - before } else { 0 };
-        let vector = 16 / g.real().bytes();
+        let Places { n, tokens, d, prefix, place } = self.places;
+        let patches = if place.is_some() { self.rows.max(prefix) - prefix } else { 0 };
+        let vector = 16 / g.dtype().bytes();
         let groups = if d.is_multiple_of(vector) { d / vector } else { d };
         let chunks = n.div_ceil(IMAGES);
         let grid = [(self.rows * groups).div_ceil(THREADS) as u32, chunks as u32, 1];
         let launch = Launch { grid, ..Launch::blocks("positions_bwd", 1) };
         let keep = place.map_or(0, |p| p.1);
-        let sizes = [n, IMAGES, tokens, d, before, self.rows, patches, keep].map(Arg::from);
+        let sizes = [n, IMAGES, tokens, d, prefix, self.rows, patches, keep].map(Arg::from);
         g.launch(&launch, &[&[self.partial.into(), self.dy.into(), place.map(|p| p.0).into()][..], &sizes].concat());
         sum(g, self.dpositions, self.dclass, self.partial, chunks, self.rows * d, d);
     }
-    fn cost(&self, real: u64) -> Cost {
+    fn cost(&self, element: u64) -> Cost {
         let Places { n, tokens, d, .. } = self.places;
         let read = (n * tokens.min(self.rows) * d) as u64;
-        Cost { flops: read, bytes: real * read }
+        Cost { flops: read, bytes: element * read }
     }
 }
 

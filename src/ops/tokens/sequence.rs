@@ -1,31 +1,31 @@
 //! What an encoder gets: the class token and the patches, each with its position.
 
 use super::super::Case;
-use super::super::mask::{Chosen, batch};
+use super::super::mask::{Masking, batch};
 use super::positions::{self, Places};
 use crate::device::{Arg, Gpu, Host, Launch};
+use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
-use crate::weights::Init;
 use rayon::prelude::*;
 
 impl Scope<'_> {
     /// tokens `[n, k, d]` with `class` `[1, 1, d]`, if there is one, before them, each plus its position: `positions` is
-    /// `[1, patches (+ 1), d]`, that of the class token first. Of a masked image the tokens are those of the chosen patches.
-    pub fn sequence(&mut self, tokens: Var, class: Option<Var>, positions: Var, chosen: Option<Chosen>) -> Var {
+    /// `[1, patches (+ 1), d]`, that of the class token first. Of a masked image the tokens are those of the patches that are seen.
+    pub fn sequence(&mut self, tokens: Var, class: Option<Var>, positions: Var, masking: Option<Masking>) -> Var {
         let &[n, k, d] = self.shape(tokens).dims() else { panic!("{}: sequence wants [n, k, d]", self.path()) };
-        let before = class.is_some() as usize;
-        let patches = chosen.map_or(k, |c| self.shape(c.place).cols());
-        let wanted = [1, before + patches, d];
+        let prefix = class.is_some() as usize;
+        let patches = masking.map_or(k, |m| self.shape(m.ids_restore).cols());
+        let wanted = [1, prefix + patches, d];
         assert_eq!(self.shape(positions), wanted.into(), "{}: positions of {patches} patches", self.path());
-        let size = Size { n, k, d, before };
-        let y = self.tape.var([n, before + k, d]);
+        let size = SequenceSize { n, k, d, prefix };
+        let y = self.tape.var([n, prefix + k, d]);
         let from: Vec<Var> = [tokens, positions].into_iter().chain(class).collect();
-        let forward = Forward { y, tokens, class, positions, ids: chosen.map(|c| c.ids), size };
+        let forward = Forward { y, tokens, class, positions, ids: masking.map(|m| m.ids_keep), size };
         self.record(&from, y, forward, move |t, dy| {
-            let place = chosen.map(|c| (c.place, c.keep));
-            positions::record(t, positions, class, dy, Places { n, tokens: before + k, d, before, place });
-            if before == 0 {
+            let place = masking.map(|m| (m.ids_restore, m.keep));
+            positions::record(t, positions, class, dy, Places { n, tokens: prefix + k, d, prefix, place });
+            if prefix == 0 {
                 t.pass_gradient(tokens, dy)
             } else if let Some(dtokens) = t.gradient_of(tokens) {
                 t.no_grad(Backward { dtokens, dy, size })
@@ -35,21 +35,21 @@ impl Scope<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Size {
+struct SequenceSize {
     n: usize,
     k: usize,
     d: usize,
     /// Tokens before the first patch.
-    before: usize,
+    prefix: usize,
 }
 
 struct Forward {
-    y: Var,             // [n, before + k, d]
+    y: Var,             // [n, prefix + k, d]
     tokens: Var,        // [n, k, d]
     class: Option<Var>, // [1, 1, d]
-    positions: Var,     // [1, before + patches, d]
+    positions: Var,     // [1, prefix + patches, d]
     ids: Option<Var>,   // [n, k] u32
-    size: Size,
+    size: SequenceSize,
 }
 
 impl Call for Forward {
@@ -63,17 +63,17 @@ impl Call for Forward {
         o
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, d, before, .. } = self.size;
+        let SequenceSize { k, d, prefix, .. } = self.size;
         let (tokens, positions) = (m.f(self.tokens), m.f(self.positions));
         let (class, ids) = (self.class.map(|c| m.f(c)), self.ids.map(|ids| m.u(ids)));
         let (tokens, positions, class, ids) = (&*tokens, &*positions, class.as_deref(), ids.as_deref());
-        m.f_mut(self.y).par_chunks_mut((before + k) * d).enumerate().for_each(|(i, y)| {
+        m.f_mut(self.y).par_chunks_mut((prefix + k) * d).enumerate().for_each(|(i, y)| {
             for (r, y) in y.chunks_exact_mut(d).enumerate() {
                 let (token, p) = match class {
                     Some(class) if r == 0 => (class, 0),
                     _ => {
-                        let row = i * k + r - before;
-                        (&tokens[row * d..], ids.map_or(r, |ids| before + ids[row] as usize))
+                        let row = i * k + r - prefix;
+                        (&tokens[row * d..], ids.map_or(r, |ids| prefix + ids[row] as usize))
                     }
                 };
                 y.iter_mut().zip(token).zip(&positions[p * d..]).for_each(|((y, x), p)| *y = x + p);
@@ -81,21 +81,21 @@ impl Call for Forward {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, k, d, before } = self.size;
+        let SequenceSize { n, k, d, prefix } = self.size;
         let pointers = [self.y.into(), self.tokens.into(), self.class.into(), self.positions.into(), self.ids.into()];
-        let sizes = [n, k, d, before].map(Arg::from);
-        g.launch(&Launch::rows(g, "sequence_fwd", n * (before + k), d), &[&pointers[..], &sizes].concat());
+        let sizes = [n, k, d, prefix].map(Arg::from);
+        g.launch(&Launch::rows(g, "sequence_fwd", n * (prefix + k), d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        let Size { n, k, d, before } = self.size;
-        Cost { flops: (n * k * d) as u64, bytes: real * (n * (2 * k + before) * d) as u64 }
+    fn cost(&self, element: u64) -> Cost {
+        let SequenceSize { n, k, d, prefix } = self.size;
+        Cost { flops: (n * k * d) as u64, bytes: element * (n * (2 * k + prefix) * d) as u64 }
     }
 }
 
 struct Backward {
     dtokens: Grad, // [n, k, d]
-    dy: Var,       // [n, before + k, d]
-    size: Size,
+    dy: Var,       // [n, prefix + k, d]
+    size: SequenceSize,
 }
 
 impl Call for Backward {
@@ -106,21 +106,21 @@ impl Call for Backward {
         Operands::new(&[], &[self.dy]).grad(self.dtokens)
     }
     fn cpu(&self, m: &Host) {
-        let Size { k, d, before, .. } = self.size;
+        let SequenceSize { k, d, prefix, .. } = self.size;
         let (dy, Grad { var, add }) = (m.f(self.dy), self.dtokens);
-        m.f_mut(var).par_chunks_mut(k * d).zip(dy.par_chunks((before + k) * d)).for_each(|(to, dy)| {
-            to.iter_mut().zip(&dy[before * d..]).for_each(|(to, dy)| *to = if add { *to + dy } else { *dy });
+        m.f_mut(var).par_chunks_mut(k * d).zip(dy.par_chunks((prefix + k) * d)).for_each(|(to, dy)| {
+            to.iter_mut().zip(&dy[prefix * d..]).for_each(|(to, dy)| *to = if add { *to + dy } else { *dy });
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let Size { n, k, d, before } = self.size;
-        let sizes = [n, k, d, before].map(Arg::from);
+        let SequenceSize { n, k, d, prefix } = self.size;
+        let sizes = [n, k, d, prefix].map(Arg::from);
         let pointers = [self.dtokens.var.into(), self.dy.into(), self.dtokens.add.into()];
         g.launch(&Launch::rows(g, "sequence_bwd", n * k, d), &[&pointers[..], &sizes].concat());
     }
-    fn cost(&self, real: u64) -> Cost {
-        let Size { n, k, d, .. } = self.size;
-        Cost { flops: 0, bytes: real * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
+    fn cost(&self, element: u64) -> Cost {
+        let SequenceSize { n, k, d, .. } = self.size;
+        Cost { flops: 0, bytes: element * (2 + self.dtokens.add as u64) * (n * k * d) as u64 }
     }
 }
 
@@ -129,11 +129,11 @@ fn embedded(s: &mut Scope, x: Var, class: bool, patches: usize) -> Var {
     let &[n, k, d] = s.shape(x).dims() else { panic!("a case of [n, k, d]") };
     let class = class.then(|| s.param("cls_token", [1, 1, d], Init::Normal(0.5)));
     let positions = s.param("pos_embed", [1, patches + class.is_some() as usize, d], Init::Normal(0.5));
-    let chosen = (k < patches).then(|| {
+    let masking = (k < patches).then(|| {
         let batch = batch(s.tape(), n);
         s.tape().mask(batch, patches, k, 9)
     });
-    s.sequence(x, class, positions, chosen)
+    s.sequence(x, class, positions, masking)
 }
 
 pub static CASES: &[Case] = &[
