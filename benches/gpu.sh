@@ -145,11 +145,11 @@ run_test() { limited "$bin/tests" "$1" --exact --nocapture --test-threads=1 | te
 # Hopper's products held to the kernels of all cards, where those for Hopper are what ran.
 portable() {
   [ -z "${SSLMEM_PORTABLE:-}" ] || { echo "skipped: the kernels of all cards are what ran" && return 77; }
-  SSLMEM_PORTABLE=1 SSLMEM_CASE=linear,conv run_test card::cases_bf16
+  SSLMEM_PORTABLE=1 SSLMEM_CASE=linear,conv run_test cuda::card::cases_bf16
 }
 
 # One file alone, into an empty cache.
-compile() { SSLMEM_CACHE="$scratch/afresh" SSLMEM_CASE=relu run_test card::cases_bf16; }
+compile() { SSLMEM_CACHE="$scratch/afresh" SSLMEM_CASE=relu run_test cuda::card::cases_bf16; }
 
 # The bindings know cuBLASLt by its plain name, installations by a version: give it the plain one.
 library() {
@@ -175,7 +175,7 @@ measure() {
 
 memcheck() {
   command -v compute-sanitizer >/dev/null || { echo "skipped: compute-sanitizer is not installed" && return 77; }
-  SSLMEM_CASE=conv/w,linear/w,attention limited compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/tests" card::cases_bf16 --exact --nocapture --test-threads=1
+  SSLMEM_CASE=conv/w,linear/w,attention limited compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/tests" cuda::card::cases_bf16 --exact --nocapture --test-threads=1
 }
 
 has_torch() { [ -n "$python" ] || { echo "skipped: no python3 has torch" && return 77; }; }
@@ -210,19 +210,19 @@ if [ -n "$python" ] && { [ -z "$only" ] || [[ ",$only," == *",rival,"* ]]; }; th
   warming=$!
 fi
 stage compile compile
-stage conformance run_test card::conformance_of_ptx
+stage conformance run_test cuda::card::conformance_of_ptx
 hold_to_portable
-stage cases_bf16 run_test card::cases_bf16
-stage large run_test card::large_products
-stage graphs run_test card::replays_equal_plain_runs
+stage cases_bf16 run_test cuda::card::cases_bf16
+stage large run_test cuda::card::large_products
+stage graphs run_test cuda::card::replays_equal_plain_runs
 stage rival_warm rival_warm
 stage products measure ceiling,cublaslt,products
 stage networks measure infer,train,step,augment
 stage networks_tma measure infer,train --tma --label "/by TMA"
 stage rival rival
 stage cases_portable portable
-stage cases_f32 run_test card::cases_f32
-stage curves run_test card::training_follows_the_cpu
+stage cases_f32 run_test cuda::card::cases_f32
+stage curves run_test cuda::card::training_follows_the_cpu
 stage scoring measure score,decode
 stage kernels measure linear,conv,alignment,nt_xent,transformer,losses,optimize
 stage memcheck memcheck

@@ -17,7 +17,7 @@ for pair in src/main.rs:sslmem tests/main.rs:tests benches/gpu/main.rs:gpu; do
   strip -o "$folder/${pair##*:}" "$path"
 done
 # The emulator has a test program of the same name.
-[ "$("$folder/tests" --list | grep -c '^card::')" -gt 0 ] || { echo "$folder/tests are not the tests of a card" >&2 && exit 1; }
+[ "$("$folder/tests" --list | grep -c '^cuda::card::')" -gt 0 ] || { echo "$folder/tests are not the tests of a card" >&2 && exit 1; }
 if [ ${#compilers[@]} -eq 0 ]; then "$folder/gpu" --compile "$folder/kernels"; fi
 for nvrtc in "${compilers[@]}"; do SSLMEM_NVRTC="$nvrtc" "$folder/gpu" --compile "$folder/kernels"; done
 git rev-parse HEAD >"$folder/commit"

@@ -1,6 +1,6 @@
 //! Every method against PyTorch (tests/golden/methods.py): ten training steps, first gradients, last weights; and what each refuses.
 
-use crate::golden::{Golden, close, signed, uniform};
+use crate::ops::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};
 use sslmem::encoders::{EncoderConfig, Features, Network, Positions, find};
 use sslmem::methods::{self, Metric, Setting};

@@ -1,4 +1,4 @@
-"""Makes checkpoints/: small files of torch.save in the forms that tests/checkpoint.rs reads.
+"""Makes checkpoints/: small files of torch.save in the forms that tests/checkpoint/mod.rs reads.
 
     python tests/golden/checkpoints.py [OUT]
 

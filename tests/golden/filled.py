@@ -1,4 +1,4 @@
-"""Folders of checkpoints without their numbers: those come from a formula that tests/golden.rs repeats."""
+"""Folders of checkpoints without their numbers: those come from a formula that tests/ops/golden.rs repeats."""
 
 import json
 

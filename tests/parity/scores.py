@@ -81,7 +81,7 @@ def compare(bench, data, images, f, g, files, layers, size, side, views, bounds)
                 worst[what] = max(worst[what], float(np.abs(column(path, what) - values).max() * unit))
             if pairs == "original":
                 # The image is fixed, so the distances are independent: the plain standard error of a mean. For all pairs the formula of sslmem
-                # is one of several, so that tests/score.rs holds it and not this.
+                # is one of several, so that tests/score/mod.rs holds it and not this.
                 error = (right_g - right_f).std(1, ddof=1) / views**0.5
                 worst["stderr, original"] = max(worst["stderr, original"], float(np.abs(column(path, "stderr") - error).max()))
             else:

@@ -1,0 +1,6 @@
+//! The repository itself: layers, documents, names of files, examples.
+
+mod documents;
+mod examples;
+mod layers;
+mod paths;
