@@ -27,11 +27,14 @@
 //! | to | see |
 //! |---|---|
 //! | train, score and report in one folder | [`run::Run`] |
-//! | score with two checkpoints | [`score::Job`] (files, resumes), [`score::score`] (in memory) |
+//! | score with two checkpoints | [`config::Request::encoder`] for each file, then [`score::Job`] (files, resumes) or [`score::score`] (in memory) |
+//! | write or read features | [`score::Embed`], [`score::Embedding`] |
+//! | probe encoders | [`probe::Probing`] |
 //! | read somebody's weights | [`checkpoint::Checkpoint`], [`weights::Weights`] |
 //! | say what a run depends on | [`config::Recipe`], made of [`config::Layers`] |
-//! | open data, or bring your own | [`data::open`], [`data::Source`] |
-//! | train one encoder | [`train::Job`], [`train::train()`] |
+//! | open data, or bring your own | [`data::open`], [`data::Source`], [`run::Run::on`] |
+//! | train one encoder, also with a loss of your own | [`train::Job`], [`train::train()`] |
+//! | put pieces of work together that resume | [`stage::Stage`] |
 //! | add a loss | [`methods::Method`] |
 //! | read and write score tables | [`table::Row`], [`manifest::scored`], [`table::write()`] |
 //! | test and summarise them | [`stats`] |
