@@ -5,7 +5,7 @@ use sslmem::data::Source;
 use sslmem::device::Device;
 use sslmem::encoders::{self, EncoderConfig, Features, Stem};
 use sslmem::error::Result;
-use sslmem::methods::{self, Setting};
+use sslmem::methods::{self, Context};
 use sslmem::ops::alignment::Pairs;
 use sslmem::ops::augment::Batch;
 use sslmem::ops::optimize::{Algorithm, Gradients, ParamGroup};
@@ -13,7 +13,7 @@ use sslmem::program::Program;
 use sslmem::progress::Silent;
 use sslmem::random::Purpose;
 use sslmem::schedule::Schedule;
-use sslmem::score::{Layer, Protocol, Side, score};
+use sslmem::score::{EncoderFile, Layer, Protocol, score};
 use sslmem::split::Subset;
 use sslmem::tape::{Mode, Tape};
 use sslmem::var::{Dtype, Var};
@@ -78,8 +78,8 @@ pub fn inference(device: &Device, n: Network) -> Result<Program> {
 pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     let (schedule, batch) = (Schedule::new(tape, &vec![[1e-3, 1e-6, 0.0, 0.0]; 100_000]), tape.batch(1, 3));
     let options = Recipe::default().method;
-    let setting = Setting { network: n.built()?, options: &options, schedule, batch, classes: 0, seed: 0 };
-    let recorded = methods::find("simclr")?.loss(&mut tape.root(), &setting, &[views]);
+    let context = Context { network: n.built()?, options: &options, schedule, batch, classes: 0, seed: 0 };
+    let recorded = methods::find("simclr")?.loss(&mut tape.root(), &context, &[views]);
     tape.backward(recorded.loss);
     tape.optimize(Gradients::of(&tape), ADAM, &|_, _| ParamGroup::default(), schedule);
     let log = tape.fixed([1, 1], Dtype::F32);
@@ -139,7 +139,7 @@ impl Scoring {
     pub fn run(&self, source: &dyn Source, count: usize) -> Result<()> {
         let network = self.network.built()?;
         let [view, original] = ["score", "original"].map(|name| view(name, self.network.size));
-        let side = |i: usize| Side { path: &self.paths[i], network, view, original, classifier: None };
+        let side = |i: usize| EncoderFile { path: &self.paths[i], network, view, original, classifier: None };
         let samples: Vec<(u32, Subset)> = (0..count as u32).map(|i| (i, Subset::Candidate)).collect();
         score(side(0), side(1), &self.protocol, source, &samples, &self.device, &mut Silent).map(|_| ())
     }

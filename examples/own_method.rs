@@ -11,7 +11,7 @@
 use sslmem::config::Layers;
 use sslmem::data::{Source, Synthetic};
 use sslmem::encoders::{Last, MlpHead};
-use sslmem::methods::{Method, Options, Recorded, Representations, Setting, ViewKind};
+use sslmem::methods::{Context, LossOutput, Method, Options, Representations, ViewKind};
 use sslmem::progress::Silent;
 use sslmem::tape::Scope;
 use sslmem::train::{Job, train};
@@ -37,15 +37,15 @@ impl Method for Close {
         vec![vec![ViewKind::First, ViewKind::Second]]
     }
     /// `views[0]` is [2n, size, size, 3], first all first views, then all second ones.
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let o = setting.options;
-        let h = setting.encode(s, views, 0); // [2n, width]
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let o = context.options;
+        let h = context.encode(s, views, 0); // [2n, width]
         let head = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: true } };
         let embeddings = head.record(&mut s.at("projector"), h); // [2n, d]
         let similarity = s.nt_xent(embeddings, o.temperature);
         let distance = s.distance_halves(h);
         let loss = s.weighted_sum(&[(similarity, 1.0), (distance, self.pull)]);
-        Recorded { loss, embeddings, representations: Representations::Halves(h), metric: None }
+        LossOutput { loss, embeddings, representations: Representations::Halves(h), metric: None }
     }
 }
 

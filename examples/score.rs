@@ -41,7 +41,7 @@ fn example() -> sslmem::Result<()> {
     // Without a split every image is a candidate.
     let samples: Vec<(u32, Subset)> = (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect();
     let protocol = of_f.recipe.protocol();
-    let task = Task::new(of_f.recipe.side(f)?, of_g.recipe.side(g)?, &protocol, &*source);
+    let task = Task::new(of_f.recipe.encoder_file(f)?, of_g.recipe.encoder_file(g)?, &protocol, &*source);
     let job = Job::new(Task { on_bad: OnBadImage::Skip, ..task }, &samples, out, of_f.recipe.scoring()?)?;
     let done = job.score(&mut Silent)?;
 

@@ -231,7 +231,7 @@ impl Run {
     /// How a pair, which is trained, is scored.
     fn scoring(&self, pair: usize) -> Result<score::Job<'_>> {
         let Pair { weights: [f, g], scores, .. } = &self.pairs[pair];
-        let [mut f, mut g] = [self.recipe.side(f)?, self.recipe.side(g)?];
+        let [mut f, mut g] = [self.recipe.encoder_file(f)?, self.recipe.encoder_file(g)?];
         if self.recipe.supervised()? {
             for side in [&mut f, &mut g] {
                 side.classifier = Some(classifier(side.path, &*self.source)?);
@@ -247,7 +247,7 @@ impl Run {
     /// # Errors
     /// The recipe has no such encoder.
     pub fn probing(&self, pair: usize, role: usize, how: &probe::How) -> Result<probe::Job<'_>> {
-        let side = self.recipe.side(&self.pairs[pair].weights[role])?;
+        let side = self.recipe.encoder_file(&self.pairs[pair].weights[role])?;
         Ok(probe::Job {
             name: format!("{}{}", ROLES[role], pair + 1),
             side,
@@ -542,5 +542,5 @@ fn check(recipe: &Recipe, source: &dyn Source, trained: &[Vec<u32>; 2], device: 
     for (role, samples) in ROLES.iter().zip(trained).filter(|_| new) {
         rehearse(&train::Job { device, ..train::Job::new(recipe, source, samples, role, Path::new(""))? })?;
     }
-    score::rehearse(recipe.side(Path::new(""))?, &recipe.protocol(), device)
+    score::rehearse(recipe.encoder_file(Path::new(""))?, &recipe.protocol(), device)
 }

@@ -3,7 +3,7 @@
 use crate::ops::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};
 use sslmem::encoders::{EncoderConfig, Features, Network, Positions, find};
-use sslmem::methods::{self, Metric, Setting};
+use sslmem::methods::{self, Context, Metric};
 use sslmem::ops::drop_path::Drop;
 use sslmem::ops::optimize::{Algorithm, Gradients, ParamGroup, Rate};
 use sslmem::schedule::Schedule;
@@ -164,8 +164,8 @@ fn against_pytorch(golden: &Golden, case: &Case) {
         })
         .collect();
     assert_eq!(method.views(&recipe.method).iter().map(Vec::len).collect::<Vec<_>>(), case.groups.iter().map(|g| g.1).collect::<Vec<_>>());
-    let setting = Setting { network: recipe.network().unwrap(), options: &recipe.method, schedule, batch, classes: CLASSES, seed: 3 };
-    let recorded = method.loss(&mut tape.root(), &setting, &groups);
+    let context = Context { network: recipe.network().unwrap(), options: &recipe.method, schedule, batch, classes: CLASSES, seed: 3 };
+    let recorded = method.loss(&mut tape.root(), &context, &groups);
     tape.backward(recorded.loss);
     let gradients = tape.gradients();
     gradients.iter().for_each(|(_, _, g)| tape.keep(*g));

@@ -58,7 +58,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
     let source = recipe.data.open(OnBadImage::Fail)?;
     let protocol = recipe.protocol();
-    let [f, g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
+    let [f, g] = [recipe.encoder_file(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.encoder_file(&verb.g)?];
     let task = Task { device: &device, on_bad: OnBadImage::Skip, ..Task::new(f, g, &protocol, &*source) };
     let speeds = bench::measure(task, verb.seconds, global.progress().as_mut())?;
     let mut text = String::new();

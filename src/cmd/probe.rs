@@ -116,7 +116,7 @@ fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress:
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let job = Job {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        side: recipe.side(path)?,
+        side: recipe.encoder_file(path)?,
         layer: vector(recipe.score.features),
         source: &*source,
         samples: (0..source.train_len() as u32).collect(),

@@ -11,7 +11,7 @@ use super::{Global, print, signals, warn};
 use crate::data::{OnBadImage, few_bad};
 use crate::error::{Result, line};
 use crate::manifest::{self, Manifest};
-use crate::score::{Done, Job, Layer, Shard, Task, classifier};
+use crate::score::{Job, JobReport, Layer, Shard, Task, classifier};
 use crate::split::{Split, Subset};
 use crate::stage::Existing;
 use crate::{files, table};
@@ -110,7 +110,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
             split.samples()
         }
     };
-    let [mut f, mut g] = [recipe.side(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.side(&verb.g)?];
+    let [mut f, mut g] = [recipe.encoder_file(&verb.f)?, verb.origin.resolve_for(&verb.g, &flags)?.encoder_file(&verb.g)?];
     if verb.measure.contains(&Measure::Confidence) {
         for side in [&mut f, &mut g] {
             side.classifier = Some(classifier(side.path, source.as_ref())?);
@@ -132,7 +132,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
 }
 
 /// Where the tables are, what they are of, what they say, and what is not in them.
-pub fn say(done: &Done) -> Result<()> {
+pub fn say(done: &JobReport) -> Result<()> {
     let mut text = String::new();
     for table in &done.tables {
         let before = if done.before { ", scored before" } else { "" };

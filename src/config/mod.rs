@@ -16,7 +16,7 @@ use crate::encoders::{self, EncoderConfig, Features, Network, Positions, Stem};
 use crate::error::{Error, Result};
 use crate::methods::{self, Ramp, ViewKind};
 use crate::ops::alignment::Pairs;
-use crate::score::{Layer, Protocol, Side};
+use crate::score::{EncoderFile, Layer, Protocol};
 use crate::split::{How, Sizes, SubsetSize};
 use crate::stage::setting;
 use crate::view::{self, Interpolation, Policy, Resize, View};
@@ -294,8 +294,8 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`Recipe::validate`].
-    pub fn side<'a>(&self, path: &'a Path) -> Result<Side<'a>> {
-        Ok(Side { path, network: self.network()?, view: self.score_view()?, original: self.original_view()?, classifier: None })
+    pub fn encoder_file<'a>(&self, path: &'a Path) -> Result<EncoderFile<'a>> {
+        Ok(EncoderFile { path, network: self.network()?, view: self.score_view()?, original: self.original_view()?, classifier: None })
     }
 
     /// Whether the method learns from the classes of the samples.

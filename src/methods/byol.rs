@@ -1,6 +1,6 @@
 //! BYOL (Grill et al. 2020): one view predicts what an average of past encoders makes of the other.
 
-use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use super::{Context, LossOutput, Method, Options, Representations, ViewKind, needs, two_passes};
 use crate::encoders::{MlpHead, Network};
 use crate::error::Result;
 use crate::schedule::Schedule;
@@ -26,24 +26,24 @@ impl Method for Byol {
     fn by_sample(&self) -> bool {
         true
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let o = setting.options;
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let o = context.options;
         let last = o.head_end.last();
         let project = MlpHead { widths: &o.projector, norm: o.head_norm, last };
         let predict = MlpHead { widths: &o.predictor, norm: o.head_norm, last };
-        let h = [0, 1].map(|v| setting.encode(s, views, v));
+        let h = [0, 1].map(|v| context.encode(s, views, v));
         let z = h.map(|h| project.record(&mut s.at("projector"), h));
         let p = z.map(|z| predict.record(&mut s.at("predictor"), z));
         let target = [0, 1].map(|v| {
             let mut s = s.frozen("teacher");
-            let h = setting.encode(&mut s, views, v);
+            let h = context.encode(&mut s, views, v);
             project.record(&mut s.at("projector"), h)
         });
         let halves = [s.cosine(p[0], target[1]), s.cosine(p[1], target[0])];
         // Squared distance of unit vectors, both directions.
         let one = s.tape().constant([1], vec![1.0]);
         let loss = s.weighted_sum(&[(halves[0], -2.0), (halves[1], -2.0), (one, 4.0)]);
-        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
+        LossOutput { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, schedule: Schedule) {
         tape.ema("encoder", "teacher.encoder", schedule);

@@ -1,6 +1,6 @@
 //! DINO (Caron et al. 2021): from any crop the student finds the teacher's choice among prototypes for another, global one.
 
-use super::{LrPolicy, Method, Metric, Options, Recorded, Representations, Setting, ViewKind, needs};
+use super::{Context, LossOutput, LrPolicy, Method, Metric, Options, Representations, ViewKind, needs};
 use crate::encoders::{EncoderConfig, Network, Start};
 use crate::error::{Error, Result};
 use crate::init::Init;
@@ -33,23 +33,23 @@ impl Method for Dino {
         }
         Ok(())
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let o = setting.options;
-        let network = Network { config: EncoderConfig { start: Start::Dino, ..setting.network.config }, ..setting.network };
-        let setting = &Setting { network, ..*setting };
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let o = context.options;
+        let network = Network { config: EncoderConfig { start: Start::Dino, ..context.network.config }, ..context.network };
+        let context = &Context { network, ..*context };
         // Crops of one size go through the encoder together, all of them through the head.
-        let h: Vec<Var> = (0..views.len()).map(|group| setting.encode(s, views, group)).collect();
+        let h: Vec<Var> = (0..views.len()).map(|group| context.encode(s, views, group)).collect();
         let all = s.concat_rows(&h);
         let (student, embeddings) = head(s, o, all);
         let choice = {
             let mut s = s.frozen("teacher");
-            let h = setting.encode(&mut s, views, 0);
+            let h = context.encode(&mut s, views, 0);
             head(&mut s, o, h).0
         };
-        let how = DinoLoss { student_temperature: o.temperature, center_momentum: o.center_momentum, schedule: setting.schedule };
+        let how = DinoLoss { student_temperature: o.temperature, center_momentum: o.center_momentum, schedule: context.schedule };
         let made = s.dino_loss(student, choice, &how);
         let metric = Some(Metric::TeacherEntropy(made.entropy));
-        Recorded { loss: made.loss, embeddings, representations: Representations::Halves(h[0]), metric }
+        LossOutput { loss: made.loss, embeddings, representations: Representations::Halves(h[0]), metric }
     }
     fn after(&self, tape: &mut Tape, schedule: Schedule) {
         tape.ema("encoder", "teacher.encoder", schedule);

@@ -1,6 +1,6 @@
 //! MAE (He et al. 2022): the encoder sees a quarter of the patches, a small decoder paints the others.
 
-use super::{Method, Options, Recorded, Representations, Setting, ViewKind};
+use super::{Context, LossOutput, Method, Options, Representations, ViewKind};
 use crate::encoders::{Block, EncoderConfig, Network, Start, glorot, sine_cosine};
 use crate::error::{Error, Result};
 use crate::init::Init;
@@ -46,15 +46,15 @@ impl Method for Mae {
     fn by_sample(&self) -> bool {
         true
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let (o, images) = (setting.options, views[0]);
-        let config = EncoderConfig { start: Start::Mae, ..setting.network.config };
-        let Some(vit) = setting.network.encoder.vit() else { panic!("check refuses what is no ViT") };
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let (o, images) = (context.options, views[0]);
+        let config = EncoderConfig { start: Start::Mae, ..context.network.config };
+        let Some(vit) = context.network.encoder.vit() else { panic!("check refuses what is no ViT") };
         let (patches, [width, depth, heads]) = ((config.size / config.patch).pow(2), o.decoder);
         let colours = s.shape(images).cols();
-        let masking = s.tape().mask(setting.batch, patches, kept(patches, o.mask), setting.seed);
+        let masking = s.tape().mask(context.batch, patches, kept(patches, o.mask), context.seed);
         let x = vit.tokens(&mut s.at("encoder"), &config, images, Some(masking));
-        let embeddings = setting.network.encoder.mean(s, x);
+        let embeddings = context.network.encoder.mean(s, x);
 
         let mut s = s.at("decoder");
         let layer = |from: usize, outputs| Dense {
@@ -75,7 +75,7 @@ impl Method for Mae {
         let x = s.at("decoder_norm").layer_norm(x, EPS, false);
         let painted = s.at("decoder_pred").dense(x, &layer(width, config.patch * config.patch * colours));
         let loss = s.mae_loss(painted, images, masking, config.patch, o.norm_pix);
-        Recorded { loss, embeddings, representations: Representations::None, metric: None }
+        LossOutput { loss, embeddings, representations: Representations::None, metric: None }
     }
     /// Nothing keeps its features apart, and nothing needs to.
     fn can_collapse(&self) -> bool {

@@ -1,6 +1,6 @@
 //! MoCo v3 (Chen et al. 2021): a prediction of one view finds the teacher's output for the other among those of the batch.
 
-use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use super::{Context, LossOutput, Method, Options, Representations, ViewKind, needs, two_passes};
 use crate::encoders::{EncoderConfig, Last, MlpHead, Network, Start};
 use crate::error::Result;
 use crate::schedule::Schedule;
@@ -23,29 +23,29 @@ impl Method for MoCoV3 {
         needs("projector", &options.projector)?;
         needs("predictor", &options.predictor)
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let o = setting.options;
-        let vit = setting.network.encoder.vit().is_some();
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let o = context.options;
+        let vit = context.network.encoder.vit().is_some();
         let network =
-            Network { config: EncoderConfig { frozen_patches: vit, start: Start::MoCoV3, ..setting.network.config }, ..setting.network };
-        let setting = &Setting { network, ..*setting };
+            Network { config: EncoderConfig { frozen_patches: vit, start: Start::MoCoV3, ..context.network.config }, ..context.network };
+        let context = &Context { network, ..*context };
         let project = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Norm { scale: false } };
         // The predictor of a ResNet ends without a norm.
         let last = if vit { Last::Norm { scale: false } } else { Last::Linear { bias: false } };
         let predict = MlpHead { widths: &o.predictor, norm: o.head_norm, last };
-        let h = [0, 1].map(|v| setting.encode(s, views, v));
+        let h = [0, 1].map(|v| context.encode(s, views, v));
         let q = h.map(|h| {
             let z = project.record(&mut s.at("projector"), h);
             predict.record(&mut s.at("predictor"), z)
         });
         let k = [0, 1].map(|v| {
             let mut s = s.frozen("teacher");
-            let h = setting.encode(&mut s, views, v);
+            let h = context.encode(&mut s, views, v);
             project.record(&mut s.at("projector"), h)
         });
         let halves = [s.info_nce(q[0], k[1], o.temperature), s.info_nce(q[1], k[0], o.temperature)];
         let loss = s.weighted_sum(&halves.map(|c| (c, 2.0 * o.temperature)));
-        Recorded { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
+        LossOutput { loss, embeddings: q[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
     fn after(&self, tape: &mut Tape, schedule: Schedule) {
         tape.ema("encoder", "teacher.encoder", schedule);

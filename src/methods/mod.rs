@@ -29,7 +29,7 @@ pub enum ViewKind {
 }
 
 /// What a method gets to work with.
-pub struct Setting<'a> {
+pub struct Context<'a> {
     pub network: Network,
     pub options: &'a Options,
     /// What changes from step to step: the teacher's momentum and temperature.
@@ -41,7 +41,7 @@ pub struct Setting<'a> {
     pub seed: u64,
 }
 
-impl Setting<'_> {
+impl Context<'_> {
     /// Group `group` of the views through the encoder below `s`, to features [rows, width].
     pub fn encode(&self, s: &mut Scope, views: &[Var], group: usize) -> Var {
         let before: usize = views[..group].iter().map(|v| s.shape(*v).dims()[0]).sum();
@@ -50,7 +50,7 @@ impl Setting<'_> {
 }
 
 /// What a method recorded.
-pub struct Recorded {
+pub struct LossOutput {
     pub loss: Var, // [1]
     /// What must not collapse: the embeddings that the loss sees, [rows, d].
     pub embeddings: Var,
@@ -116,7 +116,7 @@ pub trait Method: Sync {
     ///
     /// # Panics
     /// The network is one that [`Method::check`] refuses, or the batch has no labels where the method learns from them.
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded;
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput;
     /// What follows the optimizer: averages.
     fn after(&self, _tape: &mut Tape, _when: Schedule) {}
     fn lr_policy(&self, _options: &Options, _weight: &str) -> LrPolicy {

@@ -1,6 +1,6 @@
 //! VICReg (Bardes et al. 2022): two views agree, every column varies, and no two columns vary together.
 
-use super::{Method, Options, Recorded, Representations, Setting, ViewKind, needs, two_passes};
+use super::{Context, LossOutput, Method, Options, Representations, ViewKind, needs, two_passes};
 use crate::encoders::{Last, MlpHead, Network};
 use crate::error::Result;
 use crate::tape::Scope;
@@ -21,12 +21,12 @@ impl Method for VicReg {
     fn check(&self, options: &Options, _: &Network) -> Result<()> {
         needs("projector", &options.projector)
     }
-    fn loss(&self, s: &mut Scope, setting: &Setting, views: &[Var]) -> Recorded {
-        let o = setting.options;
+    fn loss(&self, s: &mut Scope, context: &Context, views: &[Var]) -> LossOutput {
+        let o = context.options;
         let head = MlpHead { widths: &o.projector, norm: o.head_norm, last: Last::Linear { bias: false } };
-        let h = [0, 1].map(|v| setting.encode(s, views, v));
+        let h = [0, 1].map(|v| context.encode(s, views, v));
         let z = h.map(|h| head.record(&mut s.at("projector"), h));
         let loss = s.vicreg_loss(z[0], z[1], o.weights);
-        Recorded { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
+        LossOutput { loss, embeddings: z[0], representations: Representations::Two(h[0], h[1]), metric: None }
     }
 }

@@ -8,7 +8,7 @@ use crate::encoders::Features as Representation;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
-use crate::score::{Embedding, Layer, Side};
+use crate::score::{Embedding, EncoderFile, Layer};
 use crate::stage::{Existing, Found, Identity, Next, Stage, setting};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub struct How {
 pub struct Job<'a> {
     /// What the results call it: `f1` is f of the first pair.
     pub name: String,
-    pub side: Side<'a>,
+    pub side: EncoderFile<'a>,
     /// One vector of each sample ([`vector`]).
     pub layer: Layer,
     /// The labelled ones of its test part are what is classified.

@@ -2,7 +2,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::features::{self, ROLES, Table};
-use super::job::{Done, Job};
+use super::job::{Job, JobReport};
 use crate::data::{Content, decodable_digest};
 use crate::error::{Error, Result};
 use crate::files;
@@ -33,7 +33,7 @@ impl Ready<'_> {
     ///
     /// # Errors
     /// No image could be decoded; the disk is full or failed.
-    pub fn write(&self) -> Result<Done> {
+    pub fn write(&self) -> Result<JobReport> {
         let &Ready { job, blocks, there, identity, tables, throughput, start } = self;
         let own = job.own();
         let (mut totals, mut indices, mut content) = (vec![Totals::default(); tables.len()], vec![], Content::default());
@@ -90,7 +90,7 @@ impl Ready<'_> {
             manifest.write(path)?;
         }
         let rows = totals.first().map_or(0, |totals| totals.rows);
-        Ok(Done { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
+        Ok(JobReport { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
     }
 
     /// The rows of a block at one layer, as measured; `own` are its samples.

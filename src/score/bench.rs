@@ -1,6 +1,6 @@
 //! How fast the parts of scoring are on this machine, each alone, and all of it.
 
-use super::{Measured, Scorer, Task};
+use super::{BatchScores, Scorer, Task};
 use crate::error::{Error, Result};
 use crate::loader::{expected, load, room};
 use crate::progress::Progress;
@@ -108,7 +108,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
     progress.line("all together");
     let whole = speed(2.0 * seconds, || {
         let samples: Vec<u32> = (0..4).flat_map(|_| next()).collect();
-        scorer.measure(&samples, |_: &Measured| Ok(()))?;
+        scorer.measure(&samples, |_: &BatchScores| Ok(()))?;
         Ok(samples.len())
     })?;
     Ok(Speeds { parts, whole })

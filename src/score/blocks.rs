@@ -1,7 +1,8 @@
 //! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
 
+use super::BatchScores;
+use super::features::{FeatureReader, FeatureWriter};
 use super::parts::{Parts, start};
-use super::{Measured, features};
 use crate::data::Content;
 use crate::error::{Error, Result};
 use crate::files;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 /// Samples of a block at most. No influence on the scores.
 pub const BLOCK: usize = 1024;
 const MAGIC: &[u8; 8] = b"sslmem\0\x03";
-pub const DIGEST: usize = blake3::OUT_LEN;
+const DIGEST: usize = blake3::OUT_LEN;
 /// Bytes of the reason why an image is bad.
 const LONGEST: usize = 500;
 
@@ -30,17 +31,17 @@ pub struct Block {
 }
 
 /// A block that is being measured.
-pub struct Open {
+pub struct BlockWriter {
     block: Block,
-    features: Option<features::Open>,
+    features: Option<FeatureWriter>,
 }
 
-impl Open {
+impl BlockWriter {
     /// Add what was measured of `samples`, by place.
     ///
     /// # Errors
     /// The disk is full or failed.
-    pub fn add(&mut self, measured: &Measured, which: std::ops::Range<usize>, samples: &[u32]) -> Result<()> {
+    pub fn add(&mut self, measured: &BatchScores, which: std::ops::Range<usize>, samples: &[u32]) -> Result<()> {
         for (i, &place) in measured.places.iter().enumerate().filter(|(_, place)| which.contains(place)) {
             self.block.indices.push(samples[place]);
             self.block.content += Content::of(samples[place], measured.contents[i]);
@@ -143,16 +144,16 @@ impl Blocks<'_> {
     ///
     /// # Errors
     /// The disk is full or failed.
-    pub fn open(&self, start: usize, widths: &[usize]) -> Result<Open> {
-        let create = || features::Open::create(&self.features_path(start), &self.job, start, widths);
-        Ok(Open { block: Block::default(), features: self.features.then(create).transpose()? })
+    pub fn open(&self, start: usize, widths: &[usize]) -> Result<BlockWriter> {
+        let create = || FeatureWriter::create(&self.features_path(start), &self.job, start, widths);
+        Ok(BlockWriter { block: Block::default(), features: self.features.then(create).transpose()? })
     }
 
     /// # Errors
     /// The disk is full or failed; the job can go on from here.
-    pub fn write(&self, start: usize, open: Open) -> Result<()> {
+    pub fn write(&self, start: usize, open: BlockWriter) -> Result<()> {
         // The features first: where a block is, everything is.
-        open.features.map_or(Ok(()), features::Open::commit)?;
+        open.features.map_or(Ok(()), FeatureWriter::commit)?;
         files::write_whole(self.path(start), &open.block.to_bytes(&self.job))
     }
 
@@ -194,8 +195,8 @@ impl Blocks<'_> {
     }
 
     /// The features of the samples of a block that have values, `None` if they are not there or not these.
-    pub fn features(&self, start: usize, block: &Block) -> Option<features::Kept> {
-        features::Kept::open(&self.features_path(start), &self.job, start, block.indices.len(), self.layers)
+    pub fn features(&self, start: usize, block: &Block) -> Option<FeatureReader> {
+        FeatureReader::open(&self.features_path(start), &self.job, start, block.indices.len(), self.layers)
     }
 
     /// As [`Blocks::read`], its features read and found to be whole as well, if there are to be any.

@@ -1,7 +1,7 @@
 //! The features of un-augmented images: a pass that gives them some at a time, and a stage that writes them to a file.
 
 use super::parts::Parts;
-use super::{Layer, Side, features, features_digest};
+use super::{EncoderFile, Layer, features, features_digest};
 use crate::data::{Content, OnBadImage, Source};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use std::time::Instant;
 /// What is to be embedded, and by what.
 #[derive(Clone, Copy)]
 pub struct Embedding<'a> {
-    pub side: Side<'a>,
+    pub side: EncoderFile<'a>,
     pub layer: &'a Layer,
     pub source: &'a dyn Source,
     /// Samples per run of the program. No influence on the features.

@@ -6,11 +6,11 @@
 //! scores.f.safetensors scores.g.safetensors
 //! ```
 
-use super::blocks::DIGEST;
 use crate::error::{Error, Result};
 use crate::files::Writer;
 use crate::manifest::FeatureFacts;
 use crate::tensors;
+use blake3::OUT_LEN as DIGEST;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -30,14 +30,14 @@ pub fn head(samples: usize, width: usize, data: &str, arch: &str) -> Vec<u8> {
 }
 
 /// A file that is whole or absent, and its digest.
-struct Summed {
+struct HashedWriter {
     writer: Writer,
     sum: blake3::Hasher,
 }
 
-impl Summed {
-    fn create(path: &Path) -> Result<Summed> {
-        Ok(Summed { writer: Writer::create(path)?, sum: blake3::Hasher::new() })
+impl HashedWriter {
+    fn create(path: &Path) -> Result<HashedWriter> {
+        Ok(HashedWriter { writer: Writer::create(path)?, sum: blake3::Hasher::new() })
     }
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.sum.update(bytes);
@@ -47,14 +47,14 @@ impl Summed {
 
 /// A file of features to come.
 pub struct Table {
-    file: Summed,
+    file: HashedWriter,
     role: String,
     width: usize,
 }
 
 impl Table {
     pub fn create(path: &Path, role: &str, head: &[u8], width: usize) -> Result<Table> {
-        let mut file = Summed::create(path)?;
+        let mut file = HashedWriter::create(path)?;
         file.push(head)?;
         Ok(Table { file, role: role.into(), width })
     }
@@ -77,7 +77,7 @@ impl Table {
         self.file.push(rows)
     }
     pub fn commit(self) -> Result<FeatureFacts> {
-        let Summed { writer, sum } = self.file;
+        let HashedWriter { writer, sum } = self.file;
         let file = writer.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         writer.commit()?;
         Ok(FeatureFacts { role: self.role, file, width: self.width, digest: sum.finalize().to_hex().to_string() })
@@ -85,16 +85,16 @@ impl Table {
 }
 
 /// The features of a block while they come.
-pub struct Open(Summed);
+pub struct FeatureWriter(HashedWriter);
 
-impl Open {
+impl FeatureWriter {
     /// `widths` are of f and g at each layer.
-    pub fn create(path: &Path, job: &[u8; DIGEST], start: usize, widths: &[usize]) -> Result<Open> {
-        let mut file = Summed::create(path)?;
+    pub fn create(path: &Path, job: &[u8; DIGEST], start: usize, widths: &[usize]) -> Result<FeatureWriter> {
+        let mut file = HashedWriter::create(path)?;
         file.push(&[&MAGIC[..], job].concat())?;
         let numbers = [start, widths.len()].into_iter().chain(widths.iter().copied());
         file.push(&numbers.flat_map(|n| (n as u32).to_le_bytes()).collect::<Vec<u8>>())?;
-        Ok(Open(file))
+        Ok(FeatureWriter(file))
     }
     /// A sample: f and g at the first layer, then at the next.
     pub fn push(&mut self, row: &[f32]) -> Result<()> {
@@ -108,16 +108,16 @@ impl Open {
 }
 
 /// A block's features, which may be damaged or another's.
-pub struct Kept {
+pub struct FeatureReader {
     file: BufReader<File>,
     sum: blake3::Hasher,
     pub widths: Vec<usize>,
     rows: usize,
 }
 
-impl Kept {
+impl FeatureReader {
     /// `None`: there are no features of these `rows` samples, or they are of another job, block or number of `layers`.
-    pub fn open(path: &Path, job: &[u8; DIGEST], start: usize, rows: usize, layers: usize) -> Option<Kept> {
+    pub fn open(path: &Path, job: &[u8; DIGEST], start: usize, rows: usize, layers: usize) -> Option<FeatureReader> {
         let file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
         let mut file = BufReader::new(file);
@@ -130,7 +130,7 @@ impl Kept {
         let fits = length == (head.len() + DIGEST) as u64 + row.checked_mul(rows as u64)?;
         let mut sum = blake3::Hasher::new();
         sum.update(&head);
-        (fits && numbers[..2] == [start, 2 * layers]).then_some(Kept { file, sum, widths, rows })
+        (fits && numbers[..2] == [start, 2 * layers]).then_some(FeatureReader { file, sum, widths, rows })
     }
 
     /// Give the values of each row to `take`, with their place in `widths`. False: they were damaged, whatever was given.

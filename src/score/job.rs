@@ -8,7 +8,7 @@
 //! ```
 
 use super::assemble::Ready;
-use super::blocks::{BLOCK, Block, Blocks, Open};
+use super::blocks::{BLOCK, Block, BlockWriter, Blocks};
 use super::features::{self, ROLES};
 use super::measure::heads_of;
 use super::parts::Parts;
@@ -45,7 +45,7 @@ pub struct Job<'a> {
 }
 
 /// What a job has made.
-pub struct Done {
+pub struct JobReport {
     pub tables: Vec<PathBuf>,
     /// Files of features, f and g of each table.
     pub embeddings: Vec<PathBuf>,
@@ -76,7 +76,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// Another process is at work here; another job was begun in this place, its tables are there, or something that no job wrote; whatever
     /// [`Scorer`] refuses; no image can be decoded; the disk is full or failed; [`Error::Stopped`], with what was measured kept.
-    pub fn score(&self, progress: &mut dyn Progress) -> Result<Done> {
+    pub fn score(&self, progress: &mut dyn Progress) -> Result<JobReport> {
         let start = Instant::now();
         self.task.protocol.validate()?;
         let (table, tables) = (table_name(self.out, None, self.shard), self.tables());
@@ -152,7 +152,7 @@ impl<'a> Job<'a> {
     }
 
     /// Look at what is there: this job, begun or done, another one, or nothing.
-    fn resume(&self, identity: &Identity, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<Done>> {
+    fn resume(&self, identity: &Identity, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<JobReport>> {
         let begun = parts.begun()?;
         let embeddings = self.embeddings(tables);
         for path in tables.iter().chain(&embeddings) {
@@ -184,7 +184,7 @@ impl<'a> Job<'a> {
                 let notes = parts.remove()?.into_iter().collect();
                 let first = manifests.into_iter().next().unwrap_or_default();
                 let (rows, skipped, throughput) = (first.rows as u64, first.data.skipped, first.throughput);
-                Ok(Some(Done { tables: tables.to_vec(), embeddings, rows, skipped, throughput, before: true, notes }))
+                Ok(Some(JobReport { tables: tables.to_vec(), embeddings, rows, skipped, throughput, before: true, notes }))
             }
             Next::Reuse if self.existing == Existing::Keep => {
                 let what =
@@ -290,7 +290,7 @@ impl Stage for Job<'_> {
     fn identity(&self) -> Result<Identity> {
         let Task { f, g, protocol, source, device, .. } = self.task;
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
-        let side = |role: &str, side: super::Side| {
+        let side = |role: &str, side: super::EncoderFile| {
             let config = side.network.config;
             Ok::<_, Error>(json!({
                 "weights": digest(role), "arch": side.network.encoder.name(), "stem": config.stem, "patch": config.patch,
@@ -345,7 +345,7 @@ struct Writer<'a> {
     list: &'a [u32],
     /// The place in the list at which the open block begins.
     at: usize,
-    open: Option<(Open, Instant)>,
+    open: Option<(BlockWriter, Instant)>,
     made: Vec<Range<usize>>,
 }
 
@@ -361,7 +361,7 @@ impl Writer<'_> {
         Some((gap.end - left, left.min(BLOCK)))
     }
 
-    fn add(&mut self, measured: &super::Measured) -> Result<()> {
+    fn add(&mut self, measured: &super::BatchScores) -> Result<()> {
         while let Some((start, most)) = self.place() {
             let (mut block, since) = match self.open.take() {
                 Some(open) => open,

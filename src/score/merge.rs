@@ -3,7 +3,7 @@
 use super::Shard;
 use super::assemble::features_digest;
 use super::features;
-use super::job::Done;
+use super::job::JobReport;
 use super::parts::Parts;
 use crate::data::Content;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ struct Part<'a> {
 /// # Errors
 /// The tables are not of one job, one is missing or there twice, or a file is not what its manifest says; `out` is one of them, another
 /// process is at work there, or something else is in its place.
-pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Progress) -> Result<Done> {
+pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Progress) -> Result<JobReport> {
     Format::of(out)?;
     files::check_writable(out)?;
     let lock = Lock::output(out)?;
@@ -55,7 +55,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     if let Some(manifest) = Manifest::read(out).ok().filter(|m| begun.is_none() && !force && merged(out, m, &job, &content)) {
         let notes = folder.remove()?.into_iter().collect(); // what a crash left while it was taken away
         let Manifest { rows, data: DataFacts { skipped, .. }, throughput, .. } = manifest;
-        return Ok(Done {
+        return Ok(JobReport {
             tables: vec![out.to_path_buf()],
             embeddings: features,
             rows: rows as u64,
@@ -101,7 +101,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     let notes = notes.into_iter().chain(folder.remove()?).collect();
     let (skipped, throughput) = (manifest.data.skipped, manifest.throughput);
     let embeddings = manifest.embeddings.iter().map(|e| features::path(out, &e.role)).collect();
-    Ok(Done { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false, notes })
+    Ok(JobReport { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false, notes })
 }
 
 /// Whether the files that are there are those of an earlier merge of these shards.

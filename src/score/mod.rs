@@ -32,15 +32,15 @@ use std::path::Path;
 pub use assemble::features_digest;
 pub use blocks::BLOCK;
 pub use embed::{Embed, Embedded, Embedding};
-pub use job::{CLOSE, Done, Job};
+pub use job::{CLOSE, Job, JobReport};
 pub use measure::{Alignment, Confidence, Measure, classifier};
 pub use merge::merge;
-pub use scorer::{Measured, Scorer, Task, rehearse, standard_error};
+pub use scorer::{BatchScores, Scorer, Task, rehearse, standard_error};
 pub use shard::{Shard, name as table_name};
 
 /// One encoder from a file, and what it sees.
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
+pub struct EncoderFile<'a> {
     pub path: &'a Path,
     pub network: Network,
     /// How augmented views are drawn. Size and channel statistics are those that the encoder was trained with; the random numbers of a
@@ -79,7 +79,7 @@ impl Layer {
     }
 }
 
-impl Side<'_> {
+impl EncoderFile<'_> {
     /// What it is and what it sees of an image, in one line; `role` is what to call it.
     pub fn describe(&self, role: &str) -> String {
         format!("{role}: {}; of an image it sees: {}", self.network.describe(), self.original.seen())
@@ -165,7 +165,7 @@ impl Protocol {
         }
     }
     /// The views of an encoder in the order of their numbers.
-    fn policies(&self, side: &Side) -> Vec<View> {
+    fn policies(&self, side: &EncoderFile) -> Vec<View> {
         let first = (self.pairs == Pairs::Original).then_some(side.original);
         first.into_iter().chain(std::iter::repeat_n(side.view, self.views)).collect()
     }
@@ -180,8 +180,8 @@ fn plural(views: usize) -> String {
 
 /// Measure `samples` and return a row for each, in their order. All in memory: for more samples than that there is [`Job`].
 pub fn score(
-    f: Side,
-    g: Side,
+    f: EncoderFile,
+    g: EncoderFile,
     protocol: &Protocol,
     source: &dyn Source,
     samples: &[(u32, Subset)],

@@ -1,7 +1,7 @@
 //! The program that scores: all views of a batch through both encoders, to distances at every layer asked for.
 
 use super::measure::{Alignment, Confidence, Measure, heads_of};
-use super::{Layer, Protocol, Side};
+use super::{EncoderFile, Layer, Protocol};
 use crate::data::{OnBadImage, Source};
 use crate::device::Device;
 use crate::encoders::{CLASSIFIER, Features};
@@ -19,8 +19,8 @@ use crate::weights::Weights;
 /// What is to be measured.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
-    pub f: Side<'a>,
-    pub g: Side<'a>,
+    pub f: EncoderFile<'a>,
+    pub g: EncoderFile<'a>,
     pub protocol: &'a Protocol,
     pub source: &'a dyn Source,
     pub device: &'a Device,
@@ -32,7 +32,7 @@ pub struct Task<'a> {
 
 impl<'a> Task<'a> {
     /// On the CPU; an image that cannot be decoded ends it.
-    pub fn new(f: Side<'a>, g: Side<'a>, protocol: &'a Protocol, source: &'a dyn Source) -> Task<'a> {
+    pub fn new(f: EncoderFile<'a>, g: EncoderFile<'a>, protocol: &'a Protocol, source: &'a dyn Source) -> Task<'a> {
         Task { f, g, protocol, source, device: &Device::Cpu, on_bad: OnBadImage::Fail, features: false }
     }
 
@@ -44,7 +44,7 @@ impl<'a> Task<'a> {
 }
 
 /// Some samples by their places in a list, in its order.
-pub struct Measured<'a> {
+pub struct BatchScores<'a> {
     pub places: &'a [usize],
     /// Of each of them, for each layer: alignment loss of f, of g, and the standard error of their difference.
     pub values: Vec<Vec<[f64; 3]>>,
@@ -58,7 +58,7 @@ pub struct Measured<'a> {
     features: Vec<f32>,
 }
 
-impl Measured<'_> {
+impl BatchScores<'_> {
     /// What else was asked for, of the `i`-th place.
     pub fn more(&self, i: usize) -> &[f64] {
         let width = self.more.len() / self.places.len();
@@ -84,7 +84,7 @@ pub struct Scorer<'a> {
 }
 
 /// A pass of scoring as it is recorded, before any weights are read.
-struct Recorded {
+struct Recording {
     tape: Tape,
     batch: Batch,
     /// What of f and of g is compared, by layer.
@@ -96,8 +96,8 @@ struct Recorded {
     original: usize,
 }
 
-impl Recorded {
-    fn new([f, g]: [Side; 2], protocol: &Protocol, features: bool, device: &Device) -> Result<Recorded> {
+impl Recording {
+    fn new([f, g]: [EncoderFile; 2], protocol: &Protocol, features: bool, device: &Device) -> Result<Recording> {
         let classifiers = [f.classifier, g.classifier];
         let confident = classifiers.iter().all(Option::is_some);
         protocol.validate()?;
@@ -107,7 +107,7 @@ impl Recorded {
         let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
         let beside = (features || confident) && original == compared;
         // Behind the others, whose random numbers depend on their place.
-        let policies = |side: &Side| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
+        let policies = |side: &EncoderFile| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
         let count = compared + beside as usize;
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
@@ -129,7 +129,7 @@ impl Recorded {
         let outputs = [of_f, of_g];
         let align = |both: [Var; 2]| Alignment::record(&mut tape, both, count, compared, protocol.pairs);
         let alignments = by_layer(&outputs).into_iter().map(align).collect();
-        Ok(Recorded { tape, batch, outputs, alignments, confidence, count, original })
+        Ok(Recording { tape, batch, outputs, alignments, confidence, count, original })
     }
 
     /// Refuses what the machine cannot hold.
@@ -147,8 +147,8 @@ fn by_layer(sides: &[Vec<Var>; 2]) -> Vec<[Var; 2]> {
 ///
 /// # Errors
 /// The protocol or a layer does not exist, or memory is short.
-pub fn rehearse(side: Side, protocol: &Protocol, device: &Device) -> Result<()> {
-    Recorded::new([side; 2], protocol, false, device)?.must_fit(device)
+pub fn rehearse(side: EncoderFile, protocol: &Protocol, device: &Device) -> Result<()> {
+    Recording::new([side; 2], protocol, false, device)?.must_fit(device)
 }
 
 impl<'a> Scorer<'a> {
@@ -156,7 +156,7 @@ impl<'a> Scorer<'a> {
     /// The protocol or a layer does not exist, the weights are not of these networks, or memory is short.
     pub fn new(task: Task<'a>) -> Result<Scorer<'a>> {
         let Task { f, g, protocol, device, .. } = task;
-        let recorded = Recorded::new([f, g], protocol, task.features, device)?;
+        let recorded = Recording::new([f, g], protocol, task.features, device)?;
         let mut weights = Weights::on(device.clone(), 0);
         for (name, side) in [("f", f), ("g", g)] {
             let tape = &recorded.tape;
@@ -168,7 +168,7 @@ impl<'a> Scorer<'a> {
             weights.check(side.path, &tape.shapes_below(&prefix), &prefix)?;
         }
         recorded.must_fit(weights.device())?;
-        let Recorded { mut tape, batch, outputs, alignments, confidence, count, original } = recorded;
+        let Recording { mut tape, batch, outputs, alignments, confidence, count, original } = recorded;
         let width = |x: Var| (x, tape.shape(x).len() / (count * protocol.batch));
         let features: Vec<_> = if task.features { by_layer(&outputs).into_iter().flatten().map(width).collect() } else { vec![] };
         let measures = alignments.iter().map(|m| m as &dyn Measure).chain(confidence.iter().map(|m| m as &dyn Measure));
@@ -187,7 +187,7 @@ impl<'a> Scorer<'a> {
     /// # Errors
     /// An image cannot be read (or decoded, unless such are skipped), features are not finite, the device fails, or
     /// `take` says so. Whatever came before was given to `take`.
-    pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&Measured) -> Result<()>) -> Result<Times> {
+    pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&BatchScores) -> Result<()>) -> Result<Times> {
         let &mut Scorer { task, ref mut program, batch, ref alignments, ref confidence, ref features, original } = self;
         let feed = Feed { batch, source: task.source, samples, on_bad: task.on_bad };
         stream(program, &feed, |program, part| {
@@ -212,7 +212,7 @@ impl<'a> Scorer<'a> {
             let read: Vec<Vec<f32>> = read.iter().map(|(x, _)| program.read::<f32>(*x)).collect::<Result<_>>()?;
             let row = |i: usize| read.iter().zip(features).flat_map(move |(x, (_, w))| &x[(original * batch.n + i) * w..][..*w]);
             let features: Vec<f32> = (0..part.places.len()).flat_map(row).copied().collect();
-            take(&Measured { places: part.places, values, more, bad: part.bad, contents: part.contents, features })
+            take(&BatchScores { places: part.places, values, more, bad: part.bad, contents: part.contents, features })
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::config::Recipe;
 use crate::data::class_count;
 use crate::encoders::Network;
 use crate::error::Result;
-use crate::methods::{LrPolicy, Metric, Recorded, Representations, Setting};
+use crate::methods::{Context, LossOutput, LrPolicy, Metric, Representations};
 use crate::ops::augment::Batch;
 use crate::ops::drop_path::Drop;
 use crate::ops::optimize::{Algorithm, Gradients, LarsVariant, ParamGroup, Rate};
@@ -98,7 +98,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let classes = if job.method.supervised() { class_count(job.source) } else { 0 };
     let (mut losses, mut metrics, mut last) = (vec![], vec![], None);
     for &batch in &batches {
-        let Recorded { loss, embeddings, metric, .. } = micro_batch(job, &mut tape, schedule, batch, classes)?;
+        let LossOutput { loss, embeddings, metric, .. } = micro_batch(job, &mut tape, schedule, batch, classes)?;
         let loss = if parts == 1 { loss } else { tape.root().weighted_sum(&[(loss, 1.0 / parts as f32)]) };
         tape.backward(loss);
         losses.push((loss, 1.0));
@@ -120,7 +120,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
 }
 
 /// From the views of a micro-batch to its loss, which may hold the limit of Eq. 3.
-fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, classes: usize) -> Result<Recorded> {
+fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, classes: usize) -> Result<LossOutput> {
     let r = job.recipe;
     let (mut views, mut count) = (vec![], 0);
     for group in r.train_views(job.method)? {
@@ -131,8 +131,8 @@ fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, cla
     if r.encoder.drop_path > 0.0 {
         network.config.drop = Some((r.encoder.drop_path, Drop { keys: batch.keys, seed: job.seed, view: 0, layer: 0 }));
     }
-    let setting = Setting { network, options: &r.method, schedule, batch, classes, seed: job.seed };
-    let mut recorded = job.method.loss(&mut tape.root(), &setting, &views);
+    let context = Context { network, options: &r.method, schedule, batch, classes, seed: job.seed };
+    let mut recorded = job.method.loss(&mut tape.root(), &context, &views);
     if r.method.alignment_limit > 0.0 {
         let distance = distance(job, tape, &network, batch, &recorded.representations, count)?;
         let limit = r.method.alignment_limit;

@@ -13,7 +13,7 @@ use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{BLOCK, Done, Job, Layer, Protocol, Side, Task};
+use sslmem::score::{BLOCK, EncoderFile, Job, JobReport, Layer, Protocol, Task};
 use sslmem::split::Subset;
 use sslmem::var::Dtype;
 use sslmem::view::policy;
@@ -66,14 +66,14 @@ impl GpuDevice for Mortal {
     }
 }
 
-fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<Done> {
+fn score(encoders: &Path, out: &Path, device: &Rc<Mortal>) -> Result<JobReport> {
     let paths = ["f", "g"].map(|name| encoders.join(format!("{name}.safetensors")));
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let layers = vec![Layer::Output(Features::Pooled)];
     let protocol = Protocol { views: 1, pairs: Pairs::Original, layers, seed: 0, batch: BLOCK / 4 };
     let source = data::open(&format!("synthetic:{}@0", 2 * BLOCK), OnBadImage::Fail).unwrap();
     let samples: Vec<(u32, Subset)> = (0..BLOCK as u32 * 3 / 2).map(|i| (i, Subset::Candidate)).collect();
-    let side = |i: usize| Side { path: &paths[i], network: network(), view, original, classifier: None };
+    let side = |i: usize| EncoderFile { path: &paths[i], network: network(), view, original, classifier: None };
     let device = Device::Gpu(device.clone());
     let task = Task { device: &device, ..Task::new(side(0), side(1), &protocol, &*source) };
     Job::new(task, &samples, out, serde_json::Value::Null)?.score(&mut Silent)

@@ -12,7 +12,7 @@ use sslmem::encoders::Features;
 use sslmem::error::{Error, Result};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
-use sslmem::score::{CLOSE, Done, Job, Layer, Protocol, Side, Task};
+use sslmem::score::{CLOSE, EncoderFile, Job, JobReport, Layer, Protocol, Task};
 use sslmem::split::Subset;
 use sslmem::view::policy;
 
@@ -159,14 +159,14 @@ impl Progress for Stop {
 }
 
 /// A job on all images of a data set, at most 4 at a time.
-fn run(folder: &Path, data: &str, out: &str, close: Duration, progress: &mut dyn Progress) -> Result<Done> {
+fn run(folder: &Path, data: &str, out: &str, close: Duration, progress: &mut dyn Progress) -> Result<JobReport> {
     let source = Exif::Ignore.open(data, OnBadImage::Fail).unwrap();
     let paths = ["f", "g"].map(|name| folder.join(format!("{name}.safetensors")));
     let samples: Vec<(u32, Subset)> = (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect();
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
     let layers = vec![Layer::Output(Features::Pooled)];
     let protocol = Protocol { views: 1, pairs: Pairs::Original, layers, seed: 0, batch: 4 };
-    let [f, g] = [0, 1].map(|i| Side { path: &paths[i], network: network(), view, original, classifier: None });
+    let [f, g] = [0, 1].map(|i| EncoderFile { path: &paths[i], network: network(), view, original, classifier: None });
     let task = Task { on_bad: OnBadImage::Skip, features: true, ..Task::new(f, g, &protocol, &*source) };
     let (out, settings) = (&folder.join(out), serde_json::to_value(Recipe::default()).unwrap());
     Job { close, ..Job::new(task, &samples, out, settings)? }.score(progress)

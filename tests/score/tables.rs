@@ -13,7 +13,7 @@ use sslmem::encoders::Features;
 use sslmem::error::Result;
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{Layer, Protocol, Side, score};
+use sslmem::score::{EncoderFile, Layer, Protocol, score};
 use sslmem::split::Subset;
 use sslmem::table;
 use sslmem::view::policy;
@@ -100,7 +100,7 @@ fn images_larger_than_a_batch_has_room_for_are_scored_alike() {
     let run = |batch: usize| {
         let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
         let protocol = Protocol { views: 2, pairs: Pairs::All, layers: vec![Layer::Output(Features::Pooled)], seed: 0, batch };
-        let side = |i: usize| Side { path: &paths[i], network: network(), view, original, classifier: None };
+        let side = |i: usize| EncoderFile { path: &paths[i], network: network(), view, original, classifier: None };
         let rows = score(side(0), side(1), &protocol, &Large, &samples, &Device::Cpu, &mut Silent).unwrap();
         rows.iter().map(|row| (row.index, row.align_f.to_bits(), row.align_g.to_bits())).collect::<Vec<_>>()
     };

@@ -7,7 +7,7 @@ use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::{Device, GpuDevice};
 use sslmem::encoders::{self, EncoderConfig, Network};
 use sslmem::loader::load;
-use sslmem::methods::{self, Setting};
+use sslmem::methods::{self, Context};
 use sslmem::ops::optimize::{Algorithm, Gradients, ParamGroup};
 use sslmem::random::Purpose;
 use sslmem::schedule::{Schedule, warmup_cosine};
@@ -39,8 +39,8 @@ fn losses(device: Device, source: &dyn Source, size: Size, nudge: f32) -> Vec<f3
     let schedule = Schedule::new(&mut tape, &rates);
     let network = Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(32) };
     let options = Recipe::default().method;
-    let setting = Setting { network, options: &options, schedule, batch, classes: 0, seed: 3 };
-    let recorded = methods::find("simclr").unwrap().loss(&mut tape.root(), &setting, &[views]);
+    let context = Context { network, options: &options, schedule, batch, classes: 0, seed: 3 };
+    let recorded = methods::find("simclr").unwrap().loss(&mut tape.root(), &context, &[views]);
     tape.backward(recorded.loss);
     tape.optimize(
         Gradients::of(&tape),

@@ -8,7 +8,7 @@ use sslmem::device::{Device, GpuDevice};
 use sslmem::encoders::{self, EncoderConfig, Features, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::Silent;
-use sslmem::score::{Layer, Protocol, Side, score};
+use sslmem::score::{EncoderFile, Layer, Protocol, score};
 use sslmem::split::Subset;
 use sslmem::table::Row;
 use sslmem::train::{Job, Point, train};
@@ -61,7 +61,7 @@ fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
 pub fn scores(dir: &Path, protocol: &Protocol, device: &Device) -> Vec<Row> {
     let (f, g) = (dir.join("f.safetensors"), dir.join("g.safetensors"));
     let [view, original] = ["score", "original"].map(|name| policy(name, 16).unwrap());
-    let side = |path| Side {
+    let side = |path| EncoderFile {
         path,
         network: Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(16) },
         view,

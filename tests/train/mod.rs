@@ -13,7 +13,7 @@ use sslmem::device::Device;
 use sslmem::encoders::{self, EncoderConfig, Features, Network};
 use sslmem::ops::alignment::Pairs;
 use sslmem::progress::{Progress, Silent};
-use sslmem::score::{Layer, Protocol, Side, score};
+use sslmem::score::{EncoderFile, Layer, Protocol, score};
 use sslmem::split::Subset;
 use sslmem::table::{self, Row};
 use sslmem::train::{Job, Point, train};
@@ -119,9 +119,9 @@ fn protocol(batch: usize, pairs: Pairs, features: Features) -> Protocol {
     Protocol { views: 4, pairs, layers: vec![Layer::Output(features)], seed: 5, batch }
 }
 
-fn side(path: &Path) -> Side<'_> {
+fn side(path: &Path) -> EncoderFile<'_> {
     let [view, original] = ["score", "original"].map(|name| policy(name, 32).unwrap());
-    Side {
+    EncoderFile {
         path,
         network: Network { encoder: encoders::find("resnet8").unwrap(), config: EncoderConfig::of(32) },
         view,
@@ -232,7 +232,8 @@ fn unusable_weights_are_named() {
     assert!(message.contains("nan.safetensors") && message.contains("NaN"), "{message}");
     let message = try_with("cut.safetensors", &bytes[..bytes.len() / 2]);
     assert!(message.contains("not a whole safetensors file"), "{message}");
-    let wide = Side { network: Network { encoder: encoders::find("resnet18").unwrap(), config: EncoderConfig::of(32) }, ..side(&good) };
+    let wide =
+        EncoderFile { network: Network { encoder: encoders::find("resnet18").unwrap(), config: EncoderConfig::of(32) }, ..side(&good) };
     let error = score(
         wide,
         side(&good),
