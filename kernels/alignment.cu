@@ -113,7 +113,7 @@ KERNEL void __launch_bounds__(THREADS, 4)
 // The same of f32 features.
 KERNEL void __launch_bounds__(THREADS, 4)
     alignment_fwd_f32(float *__restrict__ y, const float *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols,
-                        int count) {
+                      int count) {
   staged(y, x, pairs, n, views, cols, count);
 }
 
@@ -160,6 +160,6 @@ KERNEL void __launch_bounds__(THREADS)
 }
 KERNEL void __launch_bounds__(THREADS)
     alignment_wide_f32(float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ inverse,
-                         const u32 *__restrict__ pairs, int n, int cols, int count) {
+                       const u32 *__restrict__ pairs, int n, int cols, int count) {
   wide(y, x, inverse, pairs, n, cols, count);
 }

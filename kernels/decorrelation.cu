@@ -125,7 +125,7 @@ KERNEL void __launch_bounds__(THREADS)
 // the diagonal that of the squared covariances, on it that of relu(1 - std). Floor: c once, the weights once.
 KERNEL void __launch_bounds__(THREADS)
     vicreg_loss_fwd(T *dcov, float *losses, const float *c, const float *std, int rows, int cols, float variance,
-                            float covariance) {
+                    float covariance) {
   const int i = blockIdx.x;
   const float inverse = 1.f / (rows - 1), hinge = fmaxf(1 - std[i], 0.f);
   float sum = 0;

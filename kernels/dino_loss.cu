@@ -57,7 +57,7 @@ template <int N> DEVICE Running teacher_row(const T *teacher, const float *cente
 // Of each of the teacher's rows the log of the sum, and the entropy.
 KERNEL void __launch_bounds__(THREADS)
     dino_loss_teacher(float *log_sums, float *entropies, const T *teacher, const float *center, const float *schedule, const u32 *step,
-                    int rows, int k) {
+                      int rows, int k) {
   const int row = blockIdx.x;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   teacher += at(row, k, 0);
@@ -107,7 +107,7 @@ DEVICE void student_row(Running &r, float &across, const T *student, const Partn
 // Of each of the student's rows the log of the sum, and its loss: the sum over its partners. Blocks go sample by sample.
 KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
-                const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
+                  const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   const Partners p = partners(teacher, of_teacher, crop, sample, n, k);
@@ -147,7 +147,7 @@ DEVICE void gradient_row(T *ds, const T *student, const Partners &p, const float
 // log_sums: the teacher's, then the student's.
 KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
-                const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
+                  const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE), own = log_sums[VIEWS * n + row];
   const float scale = dloss[0] / (temperature * ((float)(VIEWS * crops - VIEWS) * n));

@@ -178,7 +178,8 @@ KERNEL void __launch_bounds__(THREADS)
 }
 
 // dz = (back - unit (back . unit)) / |z|. One warp per row.
-KERNEL void __launch_bounds__(THREADS) nt_xent_bwd_normalize(T *dz, const float *back, const T *unit, const float *saved, int add, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) nt_xent_bwd_normalize(T *dz, const float *back, const T *unit, const float *saved, int add, int rows,
+                                                                   int cols) {
   const int row = blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
   if (row >= rows) return;
   const u64 at = (u64)row * cols;
