@@ -101,6 +101,9 @@ pub fn follow(queue: Rc<dyn Queue>, size: Size) {
 
 #[test]
 fn training_on_the_emulator_follows_the_cpu() {
+    if crate::emulated::missing() {
+        return;
+    }
     for real in [Dtype::F32, Dtype::Bf16] {
         follow(Emulated::new(real, Options::default()), EMULATOR);
     }
