@@ -39,11 +39,13 @@ pub(super) unsafe fn tile<const W: usize, const FUSED: bool>(
     let b = right.data.as_ptr().wrapping_add(b);
     let mut sums = [[0.0f32; W]; TILE_ROWS];
     for k in 0..depth {
+        // Places were checked before the product began. Checked again here, they took a third of its time.
+        let [b_step, a_step] = [right.stride, left.depth_step].map(|step| k.wrapping_mul(step));
         // SAFETY: k < depth, as the caller vouches.
-        let b = unsafe { &*b.add(k * right.stride).cast::<[f32; W]>() };
+        let b = unsafe { &*b.add(b_step).cast::<[f32; W]>() };
         for r in 0..TILE_ROWS {
             // SAFETY: k < depth, as the caller vouches.
-            let a = unsafe { *a[r].add(k * left.depth_step) };
+            let a = unsafe { *a[r].add(a_step) };
             for j in 0..W {
                 sums[r][j] = if FUSED { a.mul_add(b[j], sums[r][j]) } else { a * b[j] + sums[r][j] };
             }
