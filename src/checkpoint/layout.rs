@@ -465,7 +465,7 @@ impl Checkpoint {
 
     /// A file of our own training, whose tensors have their names already, and are of other types as well.
     pub fn is_ours(&self) -> bool {
-        self.metadata.contains_key("fingerprint")
+        self.metadata.contains_key("identity")
             || self.tensors.values().any(|t| matches!(t.dtype, Dtype::U32 | Dtype::U8)) && self.format == super::Format::Safetensors
     }
 }
