@@ -1,4 +1,4 @@
-// The parameter-free shortcut of a ResNet block that halves the map and doubles the channels (He et al. 2016, option A): every other
+// The parameter-free shortcut of a ResNet block that halves the map and doubles the channels (He et al. 2015, option A): every other
 // pixel of x [n, h, w, c], with c / 2 zero channels before and after, in y [n, h / 2, w / 2, 2 c].
 #include "rows.cuh"
 
