@@ -111,7 +111,7 @@ pub fn pixels_per_split(c: &Conv) -> usize {
     (c.batch * c.out_height() * c.out_width()).div_ceil(splits(c)).next_multiple_of(32)
 }
 
-/// Partial sums that the kernel of [`weights`] writes: at most [`splits`], after rounding up the pixels of each.
+/// Partial sums that the kernel of [`weights`] writes: at most `splits`, after rounding up the pixels of each.
 pub fn parts(c: &Conv) -> usize {
     (c.batch * c.out_height() * c.out_width()).div_ceil(pixels_per_split(c))
 }

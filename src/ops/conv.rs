@@ -86,7 +86,7 @@ struct Forward {
     w: Var, // [outputs, channels, kernel, kernel]
     norm: Option<Named>,
     packed: Packed,
-    moments: Option<Var>,  // [tiles, 2, outputs]: mean and sum of squared deviations per tile of TILE rows, for the norm that follows
+    moments: Option<Var>, // [tiles, 2, outputs]: mean and sum of squared deviations per tile of TILE rows, for the norm that follows
     residual: Option<Var>, // like y
     relu: bool,
     c: Conv,

@@ -29,11 +29,11 @@ struct Folded {
 /// The packed forms of a weight for the forward product.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed {
-    pub gpu: Var,           // [outputs, kernel, kernel, channels]
+    pub gpu: Var, // [outputs, kernel, kernel, channels]
     /// The shift of a norm that is folded into `gpu`.
     pub shift: Option<Var>, // [outputs]
     /// The CPU's panels, in evaluation only. In training weights change with every step, so they are packed while they are multiplied.
-    host: Option<Var>,      // [conv::packed_len]
+    host: Option<Var>, // [conv::packed_len]
 }
 
 impl Packed {
