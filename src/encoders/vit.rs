@@ -204,8 +204,11 @@ pub fn glorot(inputs: usize, outputs: usize) -> f32 {
     (6.0 / (inputs + outputs) as f32).sqrt()
 }
 
-/// Positions of a class token (zeros) and of a square grid of patches, row by row: the first half of the width is the
-/// column, the second the row; of each the first half is sines, the second cosines, with frequencies 10000^(-i / quarter).
+/// Fixed positions `[1, 1 + grid * grid, width]` of a class token (zeros) and a square grid of patches, row by row (He et al. 2022). The first
+/// half of the width encodes the column, the second the row; each half is sines, then cosines, with frequencies 10000^(-i / (width / 4)).
+///
+/// # Panics
+/// `shape` has not three extents.
 pub fn sine_cosine(shape: Shape) -> Vec<f32> {
     let &[_, tokens, width] = shape.dims() else { panic!("positions are [1, tokens, width], not {shape:?}") };
     let (grid, quarter) = ((tokens - 1).isqrt(), width / 4);
