@@ -16,7 +16,7 @@ DEVICE Patch patch_of(const T *images, int image, int l, int height, int width, 
   return {images + pixel * channels, patch * channels, width * channels, patch * patch * channels};
 }
 
-// Of each hidden patch its loss, the mean and 1/std of its pixels; 0 and 1 where they stay as they are.
+// Per hidden patch: its loss, and in `saved` the mean and 1/std of its pixels (0 and 1 without normalisation).
 // Floor: hidden rows of pred and their pixels once.
 KERNEL void __launch_bounds__(THREADS)
     mae_loss_fwd(float *losses, float *saved, const T *pred, const T *images, const u32 *place, int n, int height, int width,
