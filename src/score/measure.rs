@@ -1,4 +1,4 @@
-//! What scoring computes of each sample from the two encoders, and how that becomes numbers in the table.
+//! Quantities that scoring computes for each sample from the two encoders, and their reduction to columns of the table.
 
 use super::scorer::standard_error;
 use crate::checkpoint::Checkpoint;
@@ -13,12 +13,12 @@ use crate::tape::Tape;
 use crate::var::Var;
 use std::path::{Path, PathBuf};
 
-/// A quantity of one sample. To add one: record what it needs of the encoders' outputs, say what is read after each batch, and reduce
-/// that to the numbers of its columns.
+/// A quantity of one sample. To add one: record its computation on the encoders' outputs, name the variables that are read after each
+/// batch, and reduce these to the numbers of its columns.
 pub trait Measure {
-    /// What is read after each batch.
+    /// Variables that are read after each batch.
     fn vars(&self) -> &[Var];
-    /// The numbers of sample `i` of the batch, from what was read.
+    /// The numbers of sample `i` of the batch, from the values read.
     fn reduce(&self, read: &[Vec<f32>], i: usize) -> Vec<f64>;
 }
 
@@ -28,12 +28,12 @@ pub struct Alignment {
     kind: Pairs,
     /// Pairs of views.
     pairs: usize,
-    /// Views that are compared, the original among them if it is.
+    /// Number of compared views, with the original if it is compared.
     views: usize,
 }
 
 impl Alignment {
-    /// `outputs` `[views * n, ..]` are what f and g make of all `count` views, of which `pairs` are compared.
+    /// `outputs` `[views * n, ..]` are those of f and g for all `count` views; `pairs` of them are compared.
     pub fn record(tape: &mut Tape, outputs: [Var; 2], count: usize, views: usize, kind: Pairs) -> Alignment {
         let pairs = kind.list(views);
         let distances = outputs.map(|x| tape.root().alignment_of(x, count, &pairs));
@@ -54,8 +54,9 @@ impl Measure for Alignment {
     }
 }
 
-/// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020 take
-/// the mean of its being the largest over many models; with one pair the probability says more). NaN where a sample has no class.
+/// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020
+/// take the share of many models whose largest probability it is; with one pair the probability itself says more). NaN where a sample has
+/// no class.
 pub struct Confidence {
     rows: [Var; 2], // [3, views * n]: the first row is -ln of the probability
     /// The row of the first sample's un-augmented view.
@@ -63,10 +64,11 @@ pub struct Confidence {
 }
 
 impl Confidence {
-    /// The columns of its numbers.
+    /// The columns that it fills.
     pub const COLUMNS: &'static [More] = &[More::ConfidenceF, More::ConfidenceG];
 
-    /// `features` `[views * n, width]` of f and g, of which view `original` is the image itself; `classes` of each classifier.
+    /// `features` `[views * n, width]` are those of f and g; view `original` is the un-augmented image. `classes` are the sizes of the two
+    /// classifiers.
     pub fn record(tape: &mut Tape, features: [Var; 2], batch: &Batch, original: usize, classes: [usize; 2]) -> Confidence {
         let labels = batch.labels.expect("the batch has labels");
         let mut at = ["f", "g"].into_iter().zip(classes);
@@ -89,12 +91,12 @@ impl Measure for Confidence {
     }
 }
 
-/// Where what was trained on top of an encoder is kept: `f.heads.safetensors` beside `f.safetensors`.
+/// The path of an encoder's heads: `f.heads.safetensors` beside `f.safetensors`.
 pub fn heads_of(weights: &Path) -> PathBuf {
     weights.with_extension("heads.safetensors")
 }
 
-/// How many classes the classifier beside an encoder's weights tells apart, which must be those of the data.
+/// The number of classes of the classifier in an encoder's heads. It must be that of the data.
 ///
 /// # Errors
 /// There is no classifier, or the data have other classes.
@@ -108,7 +110,7 @@ pub fn classifier(weights: &Path, source: &dyn Source) -> Result<usize> {
     let Some(classes) = heads.tensors.get(&format!("{CLASSIFIER}.weight")).and_then(|weight| weight.shape.first().copied()) else {
         return Err(Error::config(format!("{} holds no classifier", path.display()), remedy));
     };
-    // Labels without names may be a part of all; names are all.
+    // Numeric labels may miss the highest classes; class names are complete.
     let (named, there) = (!source.classes().is_empty(), class_count(source));
     if there > classes || named && there != classes {
         let what = format!("{} tells {classes} classes apart, and the data have {there}", path.display());
