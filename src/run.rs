@@ -1,5 +1,5 @@
-//! A whole run in one folder: split, train f and g of every pair, score, report. What is there already and
-//! belongs to the same recipe is kept, so a run that was stopped goes on where it stopped.
+//! A whole run in one folder: split, train f and g of every pair, score, report. Finished work of the same recipe is kept, so a stopped run
+//! resumes.
 //!
 //! ```text
 //! RUN/recipe.toml  split.json  pair1/{f,g}.safetensors  pair1/{f,g}.heads.safetensors  pair1/{f,g}.curve.json  pair1/scores.parquet
@@ -32,20 +32,20 @@ pub enum Which {
     Both,
 }
 
-/// A recipe with its data opened and its split drawn, in its folder.
+/// A recipe with open data and a split, in its folder.
 pub struct Run {
     pub recipe: Recipe,
     pub dir: PathBuf,
     pub source: Box<dyn Source>,
     pub split: Split,
-    /// Where it is trained and scored. No part of the recipe: another device takes up what one began.
+    /// Device of training and scoring. It is no part of the recipe, so a run may resume on another device.
     pub device: Device,
     /// Keeps other processes out.
     pub lock: Lock,
     pairs: Vec<Pair>,
-    /// What f and what g are trained on.
+    /// Training samples of f and of g.
     trained: [Vec<u32>; 2],
-    /// What is scored, in the order of the data set.
+    /// Samples to score, in the order of the data set.
     scored: Vec<(u32, Subset)>,
     protocol: Protocol,
 }
@@ -62,19 +62,19 @@ struct Pair {
 const ROLES: [&str; 2] = ["f", "g"];
 
 impl Run {
-    /// Start a run in `dir`, or take up the one that is there. How it is scored may be changed: the scores are made again, and nothing is
-    /// trained again. `given` is the split to use in place of one that is drawn. Nothing is written before everything is checked.
+    /// Starts a run in `dir`, or resumes the one there. Score settings may differ from those of the folder: then only the scores are
+    /// computed again. `given` is a split to use instead of drawing one. Nothing is written before all checks pass.
     ///
     /// # Errors
-    /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or what no run wrote; it cannot be written;
-    /// another process is at work in it; more images are bad than the recipe allows.
+    /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or files that no run wrote; it cannot be
+    /// written; another process works in it; more images are bad than the recipe allows.
     pub fn open(recipe: Recipe, dir: &Path, given: Option<Split>, device: Device) -> Result<Run> {
         let lock = Run::enter(&recipe, dir)?;
         let source = recipe.data.open(recipe.data.on_bad_image)?;
         Run::begin(recipe, dir, source, given, device, lock)
     }
 
-    /// The same on data of one's own. `data.source` of the recipe is then no more than their name.
+    /// As [`Run::open`] on the caller's own data. `data.source` of the recipe then only names them.
     ///
     /// # Errors
     /// As [`Run::open`].
@@ -83,7 +83,7 @@ impl Run {
         Run::begin(recipe, dir, source, given, device, lock)
     }
 
-    /// Refuses a folder in which this recipe has no place. Keeps others out if it is there.
+    /// Refuses a folder with another training or foreign files. Locks the folder if it exists.
     fn enter(recipe: &Recipe, dir: &Path) -> Result<Option<Lock>> {
         recipe.validate()?;
         let lock = files::exists(dir)?.then(|| Run::lock(dir)).transpose()?;
@@ -119,7 +119,7 @@ impl Run {
             Some(lock) => lock,
             None => {
                 let lock = Run::lock(dir)?;
-                spare_others(dir)?; // another process may have been faster
+                spare_others(dir)?; // another process may have filled it in the meantime
                 lock
             }
         };
@@ -138,16 +138,16 @@ impl Run {
         Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock, pairs, trained, scored, protocol })
     }
 
-    /// Keep other processes out of `dir`, which is made if it is not there.
+    /// Locks `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// Another one is at work in it, or it cannot be written.
+    /// Another process works in it, or it cannot be written.
     pub fn lock(dir: &Path) -> Result<Lock> {
         files::create_dir(dir)?;
         Lock::take(dir.join("run.lock"), dir)
     }
 
-    /// The run that is in `dir`.
+    /// Opens the existing run in `dir`.
     pub fn read(dir: &Path, device: Device) -> Result<Run> {
         if !files::exists(dir.join(RECIPE))? {
             let what = format!("{} is not the folder of a run (it has no {RECIPE})", dir.display());
@@ -164,7 +164,7 @@ impl Run {
             let what = "does not say which data the run is of, so it was damaged; delete it, and start the run with the command that it began with";
             return Err(Error::format(at, what));
         }
-        // Keys that came later have a default.
+        // Keys that are newer than the folder take their default.
         Layers::presets::<&str>(&[])?.text(&at.display().to_string(), &text)
     }
 
@@ -180,12 +180,12 @@ impl Run {
         self.dir.join("scores.parquet")
     }
 
-    /// What the user should know of its lock.
+    /// Passes on the warning of the lock.
     pub fn warning(&self) -> Option<String> {
         self.lock.warning()
     }
 
-    /// Everything that the run consists of, in the order in which it is done.
+    /// All stages of the run, in order.
     pub fn stages(&self) -> Vec<Box<dyn Stage + '_>> {
         let mut stages: Vec<Box<dyn Stage>> = vec![];
         for pair in 0..self.pairs.len() {
@@ -199,7 +199,7 @@ impl Run {
         stages
     }
 
-    /// Train what is asked for of every pair; what is there already stays.
+    /// Trains the encoders that are asked for; finished ones are kept.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
         self.say(progress);
         let roles: &[usize] = match which {
@@ -213,7 +213,7 @@ impl Run {
         Ok(())
     }
 
-    /// What the user should know before anything is done.
+    /// Warnings for the user before any work.
     fn say(&self, progress: &mut dyn Progress) {
         self.lock.warning().iter().for_each(|text| progress.warning(text));
         if Split::draw(&*self.source, &self.recipe.sizes(), self.recipe.how()).ok().as_ref() != Some(&self.split) {
@@ -221,14 +221,14 @@ impl Run {
         }
     }
 
-    /// How an encoder of a pair is trained: role 0 is f, 1 is g.
+    /// The training of an encoder of a pair: role 0 is f, 1 is g.
     fn training(&self, pair: usize, role: usize) -> Result<train::Job<'_>> {
         let seed = self.recipe.seed + pair as u64;
         let job = train::Job::new(&self.recipe, &*self.source, &self.trained[role], ROLES[role], &self.pairs[pair].dir)?;
         Ok(train::Job { seed, device: &self.device, ..job })
     }
 
-    /// How a pair, which is trained, is scored.
+    /// The scoring job of a trained pair.
     fn scoring(&self, pair: usize) -> Result<score::Job<'_>> {
         let Pair { weights: [f, g], scores, .. } = &self.pairs[pair];
         let [mut f, mut g] = [self.recipe.encoder_file(f)?, self.recipe.encoder_file(g)?];
@@ -237,12 +237,12 @@ impl Run {
                 side.classifier = Some(classifier(side.path, &*self.source)?);
             }
         }
-        // Bad images were left out when the data was opened.
+        // Bad images were already left out when the data was opened.
         let task = Task { device: &self.device, ..Task::new(f, g, &self.protocol, &*self.source) };
         Ok(score::Job { existing: Existing::Renew, ..score::Job::new(task, &self.scored, scores, setting(&self.recipe)?)? })
     }
 
-    /// How an encoder of a pair, which is trained, is probed: with the samples that it was trained on.
+    /// The probe of a trained encoder of a pair. It learns from the encoder's own training samples.
     ///
     /// # Errors
     /// The recipe has no such encoder.
@@ -262,7 +262,7 @@ impl Run {
         })
     }
 
-    /// The probes of f and g of every pair, whose results go to `probe.json`.
+    /// The probes of f and g of every pair. Results go to `probe.json`.
     ///
     /// # Errors
     /// As [`Run::check_encoders`].
@@ -273,7 +273,7 @@ impl Run {
         Ok(probe::Probing { jobs: each.collect::<Result<_>>()?, data, out })
     }
 
-    /// Refuses encoders that were not trained as the folder says now.
+    /// Refuses encoders that were not trained by the folder's recipe, data and split.
     ///
     /// # Errors
     /// One was made by another recipe, on other data or other samples; it is missing or damaged.
@@ -282,13 +282,13 @@ impl Run {
         all.into_iter().try_for_each(|(pair, role)| train::check(&self.training(pair, role)?))
     }
 
-    /// Score every pair and write their mean as the run's table. Scores that were made of the same encoders, samples and settings are kept.
+    /// Scores every pair and writes their mean as the run's table. Scores of the same encoders, samples and settings are kept.
     pub fn score(&self, progress: &mut dyn Progress) -> Result<Vec<Row>> {
         (0..self.pairs.len()).try_for_each(|pair| Scoring { run: self, pair }.run(progress))?;
         self.mean()
     }
 
-    /// Write the mean of the pairs' tables.
+    /// Writes the mean of the pairs' tables.
     fn mean(&self) -> Result<Vec<Row>> {
         let start = Instant::now();
         let (mut tables, mut encoders, mut made) = (vec![], vec![], vec![]);
@@ -301,16 +301,16 @@ impl Run {
         }
         let rows = table::aggregate(&tables)?;
         let jobs = made.iter().map(|manifest| manifest.job.clone().unwrap_or_default()).collect::<Vec<_>>();
-        // By the keys of the recipe that was scored, whatever they were when the first pair was.
+        // From the current recipe: the first pair's manifest may hold settings that do not change scores and have changed since.
         let settings = setting(&self.recipe)?;
         let like = Manifest { settings, ..made.into_iter().next().unwrap_or_default() };
         manifest::publish(&self.table_path(), &rows, &like, encoders, json!({ "pairs": jobs }), start)?;
         Ok(rows)
     }
 
-    /// Refuses scores that are not what the folder says now: of these weights, this recipe, this split and this data.
+    /// Refuses scores that are not of the folder's weights, recipe, split and data.
     fn check_scores(&self, manifest: &Manifest) -> Result<()> {
-        // Which device and version computed them is said, and is for nobody to repeat.
+        // Device and version are stated in the manifest, but a report need not run on the same ones.
         let stated = |identity: Identity| identity.without(&["device", "sslmem"]);
         let now = (0..self.pairs.len()).map(|pair| Ok(stated(self.scoring(pair)?.identity()?))).collect::<Result<Vec<_>>>()?;
         let there = manifest.job.as_ref().and_then(|job| job["pairs"].as_array());
@@ -326,10 +326,10 @@ impl Run {
         Err(Error::config(what, format!("make them again with `sslmem run --out {}`", self.dir.display())))
     }
 
-    /// Write the report from the table and the curves in the folder; returns its path.
+    /// Writes the report from the folder's table and curves; returns its path.
     ///
     /// # Errors
-    /// The table was changed, or is not of what is in the folder.
+    /// The table was changed, or is not of the folder's weights, recipe, split and data.
     pub fn report(&self) -> Result<PathBuf> {
         let table = manifest::scored(&self.table_path(), Trust::Verified)?;
         let (rows, manifest) = (table.rows, table.manifest.unwrap_or_default());
@@ -382,7 +382,7 @@ impl Run {
         Ok(out)
     }
 
-    /// What `probe.json` in the folder says of the encoders that are there now.
+    /// The results in `probe.json` that belong to the folder's current encoders.
     fn probed(&self) -> Result<Vec<report::Probes>> {
         let Some(results) = Results::read(&self.dir.join(PROBES))? else { return Ok(vec![]) };
         let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
@@ -390,7 +390,7 @@ impl Run {
         Ok(results.encoders.into_iter().map(of).collect())
     }
 
-    /// Everything: train, score, report. Returns the path of the report.
+    /// Trains, scores and reports. Returns the path of the report.
     pub fn everything(&self, progress: &mut dyn Progress) -> Result<PathBuf> {
         self.say(progress);
         self.stages().iter().try_for_each(|stage| stage.run(progress))?;
@@ -423,7 +423,7 @@ impl Stage for Training<'_> {
     }
 }
 
-/// Scoring one pair of a run. What the weights are is known when they are trained.
+/// Scoring one pair of a run. Its identity needs the digests of the weights, so it exists only after training.
 struct Scoring<'a> {
     run: &'a Run,
     pair: usize,
@@ -447,7 +447,7 @@ impl Stage for Scoring<'_> {
     }
 }
 
-/// The table of a run: the mean over its pairs. It is made each time, which takes less than to find out whether it has to be.
+/// The table of a run: the mean over its pairs. It is made each time, because that is quicker than checking whether it is current.
 struct Mean<'a>(&'a Run);
 
 impl Stage for Mean<'_> {
@@ -467,7 +467,7 @@ impl Stage for Mean<'_> {
     }
 }
 
-/// The page of a run, which is made each time as well.
+/// The report of a run. It is made each time as well.
 struct Report<'a>(&'a Run);
 
 impl Stage for Report<'_> {
@@ -492,8 +492,8 @@ impl Stage for Report<'_> {
     }
 }
 
-/// What of a split is scored, in the order of the data set: all of S_C, S_I and S_E, and of S_S, which is eight
-/// times as large, the first ones, as many as the largest of the others.
+/// The samples of a split to score, in the order of the data set: all of S_C, S_I and S_E, and the first samples of S_S. S_S is eight times
+/// as large by default, so only as many are taken as the largest other subset has.
 fn sampled(split: &Split) -> Vec<(u32, Subset)> {
     let others = [Subset::Candidate, Subset::Independent, Subset::External];
     let most = others.iter().map(|s| split.subset(*s).len()).max().unwrap_or(0);
@@ -508,10 +508,10 @@ fn sampled(split: &Split) -> Vec<(u32, Subset)> {
 
 const RECIPE: &str = "recipe.toml";
 const PROBES: &str = "probe.json";
-/// What a run writes into its folder.
+/// Names of a run's outputs in its folder.
 const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", PROBES, "pair1"];
 
-/// Refuses a folder that holds what a run would write over, and no run.
+/// Refuses a folder without a recipe but with files that a run would overwrite.
 fn spare_others(dir: &Path) -> Result<()> {
     match OWN.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
@@ -522,11 +522,11 @@ fn spare_others(dir: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a recipe by which other encoders would be trained than by the one in the folder.
+/// Refuses a recipe that would train other encoders than the recipe in the folder.
 fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
     let mut like = here.clone();
     like.data.max_bad = there.data.max_bad;
-    // The limit on the alignment looks at views of the score's policy.
+    // With an alignment limit (Eq. 3) training uses views of the score's policy.
     let view = there.score.view == here.score.view || here.method.alignment_limit == 0.0;
     like.score = there.score.clone();
     if view && like == *there {
@@ -537,7 +537,7 @@ fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
     Err(Error::config(what, format!("{remedy} {}` to see the difference; only [score] can be changed", at.display())))
 }
 
-/// Everything that can be known before the first step to go wrong in training, if that is `new`, or scoring.
+/// Checks scoring, and training if that is `new`, for errors that can be known before the first step.
 fn check(recipe: &Recipe, source: &dyn Source, trained: &[Vec<u32>; 2], device: &Device, new: bool) -> Result<()> {
     for (role, samples) in ROLES.iter().zip(trained).filter(|_| new) {
         rehearse(&train::Job { device, ..train::Job::new(recipe, source, samples, role, Path::new(""))? })?;
