@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scores.parquet.parts/job.json         the identity of the job; written first, removed last
-//! scores.parquet.parts/0000000.block    results from the first sample on, at most 1,024 samples or 30 s; 0000000.features beside it if asked for
+//! scores.parquet.parts/0000000.block    results from the first sample on, at most 1,024 samples or 30 s; 0000000.features beside it
 //! scores.parquet.lock                   while a process works on the job
 //! scores.parquet scores.json            the table and its manifest, at the end; then the folder is removed
 //! ```
