@@ -17,33 +17,33 @@ use crate::progress::Progress;
 pub struct Set {
     pub name: &'static str,
     pub about: &'static str,
-    /// The folder it goes to, below `data`.
+    /// Its folder below `data`.
     pub folder: &'static str,
-    /// What stands around the folder in `--data`.
+    /// Prefix and suffix of the folder in `--data`.
     pub spec: [&'static str; 2],
     pub files: &'static [Remote],
 }
 
 /// One file of it.
 pub struct Remote {
-    /// Everything of the address before the name.
+    /// The address up to the file's name.
     pub base: &'static str,
     pub name: &'static str,
     pub bytes: u64,
-    /// As its authors or torchvision publish it.
+    /// Checksum, as its authors or torchvision publish it.
     pub md5: &'static str,
     pub archive: Option<Archive>,
 }
 
-/// What of a tar.gz is unpacked: files of this folder, and how large each may be.
+/// The members to unpack of a tar.gz: the folder, names and largest size of each.
 pub struct Archive {
     pub folder: &'static str,
     pub members: &'static [(&'static str, u64)],
 }
 
-/// What one text file of an archive may have.
+/// Largest text file in an archive, in bytes.
 const TEXT: u64 = 64 << 10;
-/// What an archive may hold beside the members.
+/// Bytes that an archive may hold beside the members.
 const BESIDE: u64 = 16 << 20;
 
 const TORONTO: &str = "https://www.cs.toronto.edu/~kriz/";
@@ -153,7 +153,7 @@ pub const SETS: [Set; 6] = [
 /// The set of this name.
 ///
 /// # Errors
-/// There is none, with the nearest or with the way to get it.
+/// There is none; the error names the nearest or the way to get it.
 pub fn find(name: &str) -> Result<&'static Set> {
     if let Some(set) = SETS.iter().find(|set| set.name == name) {
         return Ok(set);
@@ -172,13 +172,12 @@ pub fn find(name: &str) -> Result<&'static Set> {
     Err(Error::config(format!("there is no download called `{name}`"), remedy))
 }
 
-/// Downloads what is missing of a set into `to`. `mirror` stands for the part of every address before the file's name.
-/// A download that stopped is taken up where it stopped. A file that is there already is checked like one that came; of what was unpacked
-/// the lengths are, for which nobody publishes checksums.
+/// Downloads the missing files of a set into `to`. `mirror` replaces the address up to the file's name. A stopped download resumes. An
+/// existing file is checked like a new one. Unpacked members are checked by length, because nobody publishes their checksums.
 ///
 /// # Errors
-/// The network or the disk fails, or the server has something else; what came so far stays in `NAME.part`, unless its
-/// checksum is wrong. A file that is there is another one, or a link. [`Error::Stopped`], with what came kept.
+/// The network or the disk fails, or the server has another file; the received bytes stay in `NAME.part`, unless the checksum is wrong. An
+/// existing file has another checksum or is a link. [`Error::Stopped`], with the received bytes kept.
 pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Progress) -> Result<()> {
     files::create_dir(to)?;
     for remote in set.files {
@@ -215,20 +214,20 @@ pub fn fetch(set: &Set, mirror: Option<&str>, to: &Path, progress: &mut dyn Prog
     Ok(())
 }
 
-/// How often a download may fail without having come further.
+/// Failures in a row without progress before the download is given up.
 const TRIES: u32 = 4;
-/// One connection's time: a server that stalls is asked again, from where it stopped.
+/// Time limit of a connection: after it a stalled download resumes on a new one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why a connection ended before the file did.
+/// Reason why a connection ended early.
 enum Stop {
     /// Asking again may help.
     Broken(String),
-    /// It will not.
+    /// Asking again will not help.
     Refused(Error),
 }
 
-/// Brings `part` to the length of the file, whatever of it is there.
+/// Downloads the rest of `part`, over as many connections as it takes.
 fn download(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<()> {
     let config = ureq::Agent::config_builder().http_status_as_error(false).user_agent(concat!("sslmem/", env!("CARGO_PKG_VERSION")));
     let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE)).timeout_recv_body(Some(PATIENCE));
@@ -262,7 +261,7 @@ fn download(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress
     Ok(())
 }
 
-/// One request, for what is missing.
+/// One request for the missing bytes.
 fn attempt(
     agent: &ureq::Agent,
     url: &str,
@@ -282,7 +281,7 @@ fn attempt(
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(String::from);
     let total = match response.status().as_u16() {
         200 => {
-            // All of it, whatever was asked for.
+            // The server ignores ranges and sends the whole file.
             if *length > 0 {
                 file.set_len(0).map_err(write)?;
                 *length = 0;
@@ -330,13 +329,13 @@ fn reason(text: &str) -> String {
     text.strip_prefix("io: ").unwrap_or(&text).split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
-/// Whether a member is there with the length that it has; texts may have less.
+/// Whether a member exists with its known length; a text may be shorter.
 fn is_unpacked(to: &Path, (name, most): &(&str, u64)) -> bool {
     let length = fs::metadata(to.join(name)).ok().filter(|kind| kind.is_file()).map_or(0, |kind| kind.len());
     if name.ends_with(".bin") { length == *most } else { (1..=*most).contains(&length) }
 }
 
-/// Refuses, and removes, a download with another checksum than the published one.
+/// Refuses and removes a download whose checksum is not the published one.
 fn check(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<()> {
     let found = md5(remote, part, progress)?;
     if found != remote.md5 {
@@ -347,7 +346,7 @@ fn check(url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -
     Ok(())
 }
 
-/// Ends what only reads a download that is there, if that is asked for.
+/// An error if the user asked to stop: checking and unpacking end early, and the download stays.
 fn go_on(path: &Path, progress: &dyn Progress) -> Result<()> {
     if !progress.stopped() {
         return Ok(());
@@ -373,7 +372,7 @@ fn md5(remote: &Remote, path: &Path, progress: &mut dyn Progress) -> Result<Stri
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Writes the members of an archive into `to`: only those, only plain files, none larger than it may be.
+/// Writes the listed members of an archive into `to`: only plain files, none above its size limit.
 fn unpack(archive: &Archive, path: &Path, to: &Path, progress: &mut dyn Progress) -> Result<()> {
     let broken = |e: io::Error| Error::format(path, format!("cannot be unpacked ({e}); delete it and run the same command again"));
     let file = files::open(path)?;

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent: written beside their place, then renamed into it. And places where one process is at work.
+//! Atomic files (written beside their place, then renamed into it) and locks that keep a second process out.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, ErrorKind, Read, Seek, Write};
@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result, plain};
 
-/// The variable that names the folder for what can be made again.
+/// The environment variable with the path of the cache folder.
 pub const CACHE: &str = "SSLMEM_CACHE";
 
-/// What the name of an unfinished file ends in.
+/// Ending of an unfinished file's name.
 const PART: &str = ".part";
 
-/// A file that appears under its name when [`Writer::commit`] has returned, and leaves nothing behind
-/// when it is dropped before.
+/// A file that appears under its name when [`Writer::commit`] returns. Dropped before that, it leaves nothing behind.
 pub struct Writer {
     file: BufWriter<File>,
     part: PathBuf,
@@ -23,7 +22,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens an unfinished file in the folder of `path`. Whatever is at `path` stays until `commit`.
+    /// Opens an unfinished file in the folder of `path`. An existing file at `path` stays until `commit`.
     ///
     /// # Errors
     /// The folder is missing or not writable, or `path` is something other than a regular file.
@@ -34,7 +33,7 @@ impl Writer {
         Ok(Writer { file: BufWriter::new(file), part, path, committed: false })
     }
 
-    /// Brings the content to the disk and the file to its name.
+    /// Syncs the content to the disk and renames the file.
     ///
     /// # Errors
     /// The disk is full or failed; then the file under the name is what it was before.
@@ -47,7 +46,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What was written so far, to read.
+    /// Opens the content written so far for reading.
     ///
     /// # Errors
     /// The disk is full or failed.
@@ -101,7 +100,8 @@ pub fn open(path: impl AsRef<Path>) -> Result<File> {
     File::open(&path).map_err(Error::io("read", &path))
 }
 
-/// What is at a path, through links; `None` if nothing is, or a link to nothing. That a disk failed or a permission is missing is no answer.
+/// The metadata at a path, through links; `None` if nothing is there, or a link to nothing. A failed disk or a missing permission is an
+/// error: taken for "no", it would let a caller overwrite or repeat work.
 ///
 /// # Errors
 /// The system cannot tell.
@@ -131,7 +131,7 @@ pub fn read_whole(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes of a file of settings or the like, and of one with a line for each of many samples.
+/// Largest text files in bytes: settings, and lists with a line for each sample.
 const TEXT: u64 = 64 << 20;
 const LINES: u64 = 8 << 30;
 
@@ -174,31 +174,31 @@ pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
-/// Brings the name of a file or folder to the disk: without this a power cut can undo that it was made or renamed, with all that was written into
-/// a folder since. Not every system can open a folder: best effort.
+/// Syncs the name of a file or folder to the disk. Without this a power cut can undo its creation or renaming, and with a folder lose
+/// everything written into it since. Best effort, because not every system can open a folder.
 fn settle(path: &Path) {
     if let Ok(folder) = File::open(folder(path)) {
         let _ = folder.sync_all();
     }
 }
 
-/// A place where this process is at work and no other may be. The lock is the system's and ends with the process, however that ends;
-/// the file only says who it is, and goes when the lock is dropped.
+/// A lock that keeps other processes out of a place. The lock is the system's and ends with the process, however that ends. The file only
+/// names the process, and is removed when the lock is dropped.
 pub struct Lock {
     path: PathBuf,
-    /// Locked as long as it is open.
+    /// The system holds the lock as long as this is open.
     file: File,
-    /// Why the file system keeps no locks.
+    /// The reason why nothing is locked, on a file system without locks.
     without: Option<String>,
 }
 
-/// What the text in a lock begins with.
+/// First word in a lock's file. It tells our locks from other files.
 const HOLDER: &str = "process ";
-/// The number of the system's "input/output error", for which the standard library has no name.
+/// The errno EIO, which has no `ErrorKind`.
 const EIO: i32 = 5;
 
 impl Lock {
-    /// Locks `path`, a file of its own beside or in `place`. Where the file system keeps no locks this succeeds with a [`Lock::warning`].
+    /// Locks `path`, a file of its own beside or in `place`. On a file system without locks this succeeds with a [`Lock::warning`].
     ///
     /// # Errors
     /// Another process holds the lock; `path` is a link or a file that is no lock; it cannot be written.
@@ -222,8 +222,8 @@ impl Lock {
             }
             let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
             written.map_err(Error::io("write", &path))?;
-            // The last holder may have taken the file away between opening and locking: then this is a lock on nothing. What is there
-            // but cannot be read is ours (on Windows nobody reads what is locked).
+            // The last holder may have removed the file between our opening and locking it. Then we hold a lock on a file without a name,
+            // and must try again. A file that exists but cannot be read is ours (Windows denies reads of a locked file).
             let ours = match fs::read_to_string(&path) {
                 Ok(found) => found == text,
                 Err(error) => error.kind() != ErrorKind::NotFound,
@@ -234,7 +234,7 @@ impl Lock {
         }
     }
 
-    /// Locks an output, by a file beside it, and removes what processes that were killed left unfinished of it.
+    /// Locks an output by a file beside it, and removes the unfinished files that killed processes left of it.
     ///
     /// # Errors
     /// As [`Lock::take`].
@@ -244,15 +244,15 @@ impl Lock {
         Ok(lock)
     }
 
-    /// What to tell the user where nothing is locked.
+    /// A warning for the user if nothing is locked.
     pub fn warning(&self) -> Option<String> {
         let reason = self.without.as_ref()?;
         Some(format!("nothing can be locked at {} ({reason}): start nothing else with the same output", self.path.display()))
     }
 }
 
-/// A lock's file: a new one, or one that a process left. Links are not followed: a new file is made where nothing is, and in what is there
-/// already nothing is changed unless it is a regular file that says what a lock says (or nothing yet).
+/// Opens a lock's file: a new one, or one that a process left. It never follows a link, and never changes an existing file unless that is a
+/// regular file with the text of a lock (or empty).
 fn open_lock(path: &Path) -> Result<File> {
     let foreign = || {
         let what = format!("{} is in the way of the lock and was not written by sslmem", path.display());
@@ -267,7 +267,7 @@ fn open_lock(path: &Path) -> Result<File> {
         match fs::symlink_metadata(path) {
             Ok(found) if found.is_file() => {}
             Ok(_) => return Err(foreign()),
-            // Whoever had it has just ended.
+            // Its holder has just ended and removed it.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(Error::io("read", path)(error)),
         }
@@ -276,7 +276,7 @@ fn open_lock(path: &Path) -> Result<File> {
             opened => opened.map_err(Error::io("write", path))?,
         };
         let mut said = vec![];
-        // On Windows nobody reads what is locked.
+        // A failed read is no foreign file: Windows denies reads of a locked one.
         let read = (&file).take(HOLDER.len() as u64).read_to_end(&mut said);
         if read.is_ok() && !HOLDER.as_bytes().starts_with(&said) {
             return Err(foreign());
@@ -287,27 +287,27 @@ fn open_lock(path: &Path) -> Result<File> {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // In this order: once it is unlocked, the file may be another's.
+        // In this order: after the unlock the file may belong to another process.
         let _ = fs::remove_file(&self.path);
         let _ = self.file.unlock();
     }
 }
 
-/// What stands beside an output: its name with another ending.
+/// The path of an output with one more ending.
 pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{ending}"));
     path.with_file_name(name)
 }
 
-/// As others are told of it.
+/// This process in the words of a lock: its id and host.
 fn this_process() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let on = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
     format!("{HOLDER}{}{on}", std::process::id())
 }
 
-/// Fails before long work instead of after it: makes and removes an unfinished file beside `path`.
+/// Fails before long work instead of after it: creates and removes an unfinished file beside `path`.
 ///
 /// # Errors
 /// As [`Writer::create`].
@@ -315,7 +315,7 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     Writer::create(path).map(drop)
 }
 
-/// Refuses to write where something is.
+/// Refuses paths that exist.
 ///
 /// # Errors
 /// One of the files is there.
@@ -329,7 +329,7 @@ pub fn spare(outputs: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<()> 
     Ok(())
 }
 
-/// Removes what killed processes left unfinished in `folder`. Only for a folder that this process has locked.
+/// Removes the unfinished files that killed processes left in `folder`. Only for a folder that this process has locked.
 ///
 /// # Errors
 /// The folder cannot be listed or a file in it not removed.
@@ -337,7 +337,7 @@ pub fn remove_unfinished(folder: impl AsRef<Path>) -> Result<()> {
     remove_parts(folder.as_ref(), |_| true)
 }
 
-/// Removes what killed processes left unfinished of the file `path`. Only for a file that this process has locked.
+/// Removes the unfinished files that killed processes left of `path`. Only for a file that this process has locked.
 ///
 /// # Errors
 /// As [`remove_unfinished`]; `path` is no regular file.
@@ -358,7 +358,7 @@ fn remove_parts(folder: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// What an unfinished file of ours was to be called, from the name that `part` gave it.
+/// The final name of an unfinished file, from the name that `part` gave it; `None` for any other file.
 pub fn unfinished(name: &str) -> Option<&str> {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (rest, count) = name.strip_prefix('.')?.strip_suffix(PART)?.rsplit_once('.')?;
@@ -366,8 +366,8 @@ pub fn unfinished(name: &str) -> Option<&str> {
     (number(count) && number(process) && !name.is_empty()).then_some(name)
 }
 
-/// The folder for what can be made again, which may be deleted at any time, as the environment's variables name it: `SSLMEM_CACHE`,
-/// or `sslmem` in the system's folder for caches. `None` if none of them does.
+/// The cache folder, which may be deleted at any time: `SSLMEM_CACHE`, or `sslmem` in the system's folder for caches. `None` if no
+/// environment variable names one.
 pub fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let usual = || path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("sslmem"));
@@ -385,8 +385,8 @@ pub fn digest_file(path: impl AsRef<Path>) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Refuses anything but a file, or nothing, in the place of one that is written as it comes or moved to its name: through a link something
-/// else would be written, and a link would be replaced.
+/// Refuses a link, a folder or a device in the place of a file that is appended to or renamed into place. Appending would write through a
+/// link, and a rename would replace it.
 ///
 /// # Errors
 /// `path` is a link, a folder or a device.
@@ -397,7 +397,7 @@ pub fn check_own(path: &Path) -> Result<()> {
     }
 }
 
-/// That nothing is written at `path`, where there is something else than a file.
+/// The error that `path` is not a regular file and nothing is written there.
 fn no_place(path: &Path, found: &fs::Metadata, remedy: &str) -> Error {
     let kind = match found {
         found if found.is_symlink() => "a link",
@@ -407,7 +407,7 @@ fn no_place(path: &Path, found: &fs::Metadata, remedy: &str) -> Error {
     Error::config(format!("cannot write {}: it is {kind}", path.display()), remedy)
 }
 
-/// Where the bytes go: through a link to what it names, and never over a device or a folder.
+/// The file to replace: the target of a link, and never a device or a folder.
 fn target(path: &Path) -> Result<PathBuf> {
     let Some(found) = found(path)? else {
         if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
@@ -423,7 +423,7 @@ fn target(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A name in the same folder, so that the rename stays on one disk, which nobody else uses.
+/// A name in the same folder, so that the rename stays on one disk, and unique to this process and call.
 fn part(path: &Path) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     if path == Path::new("-") {

@@ -1,4 +1,4 @@
-//! What made a result: written as JSON beside it, so that it can be checked and made again.
+//! Manifests: a JSON file beside each result that states what made it, so that it can be verified and reproduced.
 
 use crate::checkpoint;
 use crate::data::{Exif, Source};
@@ -21,18 +21,18 @@ pub struct Manifest {
     pub data: DataFacts,
     /// The encoders, f and g of each pair.
     pub encoders: Vec<EncoderFacts>,
-    /// What of the encoders was compared, where one pass scores several layers.
+    /// The compared layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
-    /// How the scores were taken: every setting, by name.
+    /// Every setting that the scores depend on, by name.
     pub settings: Value,
-    /// Everything that the scores depend on; a job is taken up again, and shards are merged, if this is equal.
+    /// The job's identity. A job resumes, and shards merge, only if this is equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Value>,
     pub rows: usize,
     /// BLAKE3 of the table file.
     pub table: String,
-    /// Files with the features of the un-augmented images, whose rows are those of the table.
+    /// Files with the features of the un-augmented images, row for row with the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub embeddings: Vec<FeatureFacts>,
     /// Wall time of scoring.
@@ -41,21 +41,21 @@ pub struct Manifest {
     pub throughput: Throughput,
 }
 
-/// A manifest as it stands in its file.
+/// A manifest with the fields that only its file has.
 #[derive(Serialize)]
 struct File<'a> {
     #[serde(flatten)]
     manifest: &'a Manifest,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
-    /// When, UTC.
+    /// Date and time, UTC.
     written: String,
     command: Vec<String>,
-    /// Last, and empty until the rest is written: see [`sealed`].
+    /// Last, because it is the digest of everything before it: see [`sealed`].
     seal: &'static str,
 }
 
-/// What the digits of a seal follow.
+/// Text before the digits of a seal.
 const SEAL: &str = "\"seal\": \"";
 
 /// The text of a manifest with its seal filled in: BLAKE3 of the text without these digits.
@@ -67,25 +67,25 @@ fn sealed(text: String) -> String {
     }
 }
 
-/// Whether the text of a manifest is what was written. Those of earlier versions have no seal.
+/// Whether the text of a manifest matches its seal. Manifests of earlier versions have none.
 fn intact(text: &str) -> bool {
     let Some((before, rest)) = text.rfind(SEAL).map(|at| text.split_at(at + SEAL.len())) else { return true };
     let whole = |(seal, after)| blake3::hash([before, after].concat().as_bytes()).to_hex().as_str() == seal;
     rest.split_at_checked(2 * blake3::OUT_LEN).is_some_and(whole)
 }
 
-/// How fast scoring was, and where its time went. Of the last call of a job that was stopped, and the sum over shards.
+/// Speed of scoring, and where its time went. For a resumed job it is that of the last call; for merged shards it is the sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
     pub threads: usize,
     /// Samples that were scored.
     pub samples: u64,
     pub per_second: f64,
-    /// Seconds of decoding, summed over threads; most of them beside `compute`.
+    /// Seconds of decoding, summed over threads; most of it overlaps with `compute`.
     pub decode: f64,
     /// Seconds of augmentation and both encoders.
     pub compute: f64,
-    /// Seconds in which the encoders had no images to work on.
+    /// Seconds in which the encoders waited for images.
     pub wait: f64,
 }
 
@@ -108,15 +108,16 @@ pub struct DataFacts {
     pub name: String,
     pub digest: String,
     pub samples: usize,
-    /// Of the content of the image files, and which of them were left out, hexadecimal; those of shards add up to that of all.
+    /// Digest of the content of the image files, and of which were left out, hexadecimal. Digests of shards add up to that of the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// The same of at most 64 files spread over all samples, whichever shard this is: shards of other data are not merged.
+    /// Digest of at most 64 files spread over the samples of all shards. It is equal in all shards, so that shards of other data are not
+    /// merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<String>,
     /// Images left out: (path, reason).
     pub skipped: Vec<(String, String)>,
-    /// What lies with the samples and is none of them, and metadata that could not be understood: (name, reason).
+    /// Entries beside the samples that are no samples, and metadata that cannot be read: (name, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<(String, String)>,
 }
@@ -125,18 +126,18 @@ pub struct DataFacts {
 pub struct EncoderFacts {
     pub role: String,
     pub arch: String,
-    /// Its form, in words.
+    /// Its configuration, in words.
     #[serde(default)]
     pub network: String,
-    /// What it sees of an image without augmentation, in words.
+    /// The preparation of an un-augmented image, in words.
     #[serde(default)]
     pub sees: String,
     pub file: String,
-    /// BLAKE3 of the file, or of all that an index names.
+    /// BLAKE3 of the file, or of an index and its files.
     pub digest: String,
 }
 
-/// A file that is `features` [rows, width].
+/// A file of `features` [rows, width].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeatureFacts {
     /// The encoder's.
@@ -155,7 +156,7 @@ impl DataFacts {
 }
 
 impl EncoderFacts {
-    /// Of an encoder in `file`.
+    /// The facts of an encoder in `file`.
     pub fn of(role: impl Into<String>, network: &Network, sees: &View, file: &Path) -> Result<EncoderFacts> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (arch, digest) = (network.encoder.name().into(), checkpoint::digest(file)?);
@@ -164,11 +165,11 @@ impl EncoderFacts {
 }
 
 impl Manifest {
-    /// Beside `table`, with the ending `.json`.
+    /// The path of a table's manifest: the same name, ending in `.json`.
     pub fn path(table: &Path) -> PathBuf {
         table.with_extension("json")
     }
-    /// Beside `table`, whole or not at all, with what only a reader wants to know.
+    /// Writes the manifest beside `table`, with warnings, date and command line.
     pub fn write(&self, table: &Path) -> Result<()> {
         let file = File {
             manifest: self,
@@ -181,11 +182,11 @@ impl Manifest {
             serde_json::to_string_pretty(&file).map_err(|e| Error::format(table, format!("its manifest cannot be written ({e})")))?;
         files::write_whole(Manifest::path(table), sealed(text).as_bytes())
     }
-    /// What makes the scores worthless, a sentence each without its full stop.
+    /// Reasons why the scores mean nothing, each a sentence without its full stop.
     pub fn warnings(&self) -> Vec<String> {
         same_weights(&self.encoders)
     }
-    /// What was done with the orientation of the image files: a page of them shows what the encoders saw.
+    /// The treatment of EXIF orientation, so that a page shows images as the encoders saw them.
     pub fn exif(&self) -> Exif {
         self.settings.pointer("/data/exif").and_then(|exif| Exif::deserialize(exif).ok()).unwrap_or_default()
     }
@@ -202,7 +203,7 @@ impl Manifest {
     }
 }
 
-/// A sentence, without its full stop, for each pair of encoders that are the same weights: their score is 0 whatever the image.
+/// A sentence, without its full stop, for each pair of encoders with equal weights, whose score is 0 for every image.
 pub fn same_weights(encoders: &[EncoderFacts]) -> Vec<String> {
     let pair = |e: &EncoderFacts, letter: char| e.role.strip_prefix(letter).map(str::to_string);
     let same = |f: &EncoderFacts| {
@@ -216,25 +217,25 @@ pub fn same_weights(encoders: &[EncoderFacts]) -> Vec<String> {
 /// Whether a table is compared with its manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// It is, and one that differs is an error.
+    /// It is compared, and a difference is an error.
     Verified,
-    /// What differs is only said.
+    /// It is compared, and a difference is a warning.
     Unverified,
 }
 
-/// A score table and what made it.
+/// A score table and its manifest.
 pub struct Scored {
     pub rows: Vec<Row>,
-    /// `None`: there is none, or none that can be read.
+    /// `None` if there is no readable one.
     pub manifest: Option<Manifest>,
-    /// What a reader must know of the table: that it was not compared with a manifest, or differs from it.
+    /// A warning that the table has no manifest to compare with, or differs from it.
     pub note: Option<String>,
 }
 
-/// The one way to read a score table: with its manifest, and found to be what that says.
+/// The only function that reads a score table: with its manifest, whose digest it verifies.
 ///
 /// # Errors
-/// As [`table::read`]; the table is another than its manifest was written for, or the manifest is none.
+/// As [`table::read`]; the table differs from its manifest's digest, or the manifest cannot be read.
 pub fn scored(path: &Path, trust: Trust) -> Result<Scored> {
     let changed = "was changed or damaged since its manifest was written";
     let remedy = "score again; `report` and `top` show it as it is with --unverified";
@@ -267,7 +268,7 @@ pub fn scored(path: &Path, trust: Trust) -> Result<Scored> {
     Ok(Scored { rows, manifest, note: wrong })
 }
 
-/// Write a score table of several others and, beside it, what made it. `start` is when scoring began.
+/// Writes the mean of several score tables and its manifest. `start` is when scoring began.
 pub fn publish(path: &Path, rows: &[Row], like: &Manifest, encoders: Vec<EncoderFacts>, job: Value, start: Instant) -> Result<()> {
     table::write(path, rows, &[])?;
     let manifest = Manifest {

@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Everything that the outputs of a stage depend on, by name: a JSON object. Where files lie, how many threads work and how many samples
-/// are taken at a time are not in it.
+/// Everything that the outputs of a stage depend on, by name: a JSON object. Paths, the number of threads and the batch size of evaluation
+/// are not in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity(Value);
 
@@ -21,7 +21,7 @@ impl Identity {
         Identity(value)
     }
 
-    /// An identity from the text that [`fmt::Display`] makes of one; `None` if this is none.
+    /// The inverse of [`fmt::Display`]; `None` if the text is no identity.
     pub fn parse(text: &str) -> Option<Identity> {
         serde_json::from_str::<Value>(text).ok().filter(Value::is_object).map(Identity)
     }
@@ -35,7 +35,7 @@ impl Identity {
         *blake3::hash(self.to_string().as_bytes()).as_bytes()
     }
 
-    /// The identity without some of its names.
+    /// The identity without these names.
     pub fn without(mut self, names: &[&str]) -> Identity {
         if let Some(object) = self.0.as_object_mut() {
             object.retain(|name, _| !names.contains(&name.as_str()));
@@ -43,7 +43,7 @@ impl Identity {
         self
     }
 
-    /// The first name at which the identity of what is `there` differs from this one, in words: `seed is 0 there and 5 here`.
+    /// The first difference between this identity and the one `there`, in words: `seed is 0 there and 5 here`.
     pub fn difference(&self, there: &Identity) -> Option<String> {
         difference(&there.0, &self.0, "")
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// The first place at which two JSON values differ, in words; `name` is what they are called.
+/// The first difference between two JSON values in words, under the name `name`.
 pub fn difference(there: &Value, here: &Value, name: &str) -> Option<String> {
     if let (Value::Object(a), Value::Object(b)) = (there, here) {
         let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
@@ -74,52 +74,52 @@ pub fn difference(there: &Value, here: &Value, name: &str) -> Option<String> {
     (there != here).then(|| format!("{name} is {} there and {} here", words(there), words(here)))
 }
 
-/// What serde makes of a setting, with each f32 as the shortest decimal that is it: 0.9, not 0.8999999761581421.
+/// A setting as JSON, with each f32 as its shortest decimal: 0.9, not 0.8999999761581421.
 ///
 /// # Errors
-/// JSON has no word for it.
+/// JSON cannot express the value.
 pub fn setting(value: &impl Serialize) -> Result<Value> {
     let text = serde_json::to_string(value).and_then(|text| serde_json::from_str(&text));
     text.map_err(|error| Error::config(format!("a setting cannot be written as JSON ({error})"), "report this"))
 }
 
-/// What is in the place of a stage's outputs.
+/// State of the place of a stage's outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {
     Nothing,
-    /// Work that was stopped.
+    /// Unfinished work.
     Begun(Identity),
-    /// Outputs, whole.
+    /// Finished outputs.
     Made(Identity),
 }
 
-/// What happens to outputs that are in the place of a stage's, and to the unfinished work of another one there.
+/// Policy for existing outputs in a stage's place, and for unfinished work of another stage there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// They are kept: another stage is refused.
+    /// Keep them and refuse another stage.
     Keep,
-    /// They are replaced, unless they are this stage's own.
+    /// Replace them, unless they are this stage's own.
     Renew,
-    /// They are replaced.
+    /// Replace them, even this stage's own.
     Replace,
 }
 
-/// What a stage has to do.
+/// Work that a stage has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: the outputs are there.
+    /// Nothing: the outputs exist.
     Reuse,
-    /// The rest.
+    /// The rest of unfinished work.
     Resume,
-    /// Everything. What is in the place may be removed.
+    /// Everything. Existing files in the place may be removed.
     Start,
 }
 
 impl Existing {
-    /// What a stage of identity `mine` has to do where this was found.
+    /// The work left for a stage of identity `mine`, given what was found.
     ///
     /// # Errors
-    /// `refused` with what differs, where something is to be kept that is another stage's.
+    /// `refused` with the difference, if the place has work of another stage that must be kept.
     pub fn next(self, found: &Found, mine: &Identity, refused: impl FnOnce(String) -> Error) -> Result<Next> {
         let (there, own) = match found {
             Found::Nothing => return Ok(Next::Start),
@@ -137,16 +137,16 @@ impl Existing {
 
 /// A piece of work whose results are files.
 pub trait Stage {
-    /// What it is called: `train f of pair 1`.
+    /// Its name: `train f of pair 1`.
     fn name(&self) -> String;
     /// Everything that its outputs depend on.
     ///
     /// # Errors
-    /// What it depends on cannot be read.
+    /// An input cannot be read.
     fn identity(&self) -> Result<Identity>;
     /// The files that it makes.
     fn outputs(&self) -> Vec<PathBuf>;
-    /// Make the outputs, unless they are there. A stage that was stopped goes on where it was, and ends in the same bytes.
+    /// Makes the outputs, unless they exist. A stopped stage resumes and ends in the same bytes.
     ///
     /// # Errors
     /// As the stage says; [`Error::Stopped`], with what was done kept.

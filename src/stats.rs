@@ -1,8 +1,8 @@
 //! Statistics of the score table: summaries, Student's t-tests, effect sizes and AUC, all in f64.
 //!
-//! Whatever the numbers do not allow (too few samples, no variance, a missing subset) is `None`, never NaN.
-//! The tests treat samples as independent given the encoders at hand: they say how sure a difference is for
-//! these encoders, not for encoders trained anew, which takes several pairs of them.
+//! A result that the numbers do not allow (too few samples, no variance, a missing subset) is `None`, never NaN. The tests treat samples as
+//! independent given the encoders: they say how sure a difference is for these encoders. Encoders trained anew vary further, which needs
+//! several pairs.
 
 use statrs::distribution::{Continuous, ContinuousCDF, StudentsT};
 
@@ -12,7 +12,7 @@ use crate::table::Row;
 /// 97.5 % point of the standard normal distribution.
 const Z: f64 = 1.959963984540054;
 
-/// What one subset looks like.
+/// Summary of one subset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     pub n: usize,
@@ -185,7 +185,7 @@ pub fn auc(high: &[f64], low: &[f64]) -> Option<Auc> {
     Some(Auc { value: a, interval: (half > 0.0).then_some([(a - half).max(0.0), (a + half).min(1.0)]) })
 }
 
-/// What a row of the paper's Tables 2 and 16 claims about means; the null hypothesis is its opposite.
+/// The claim about means in a row of the paper's Tables 2 and 16; the null hypothesis is its opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     Above(Subset, Subset),
@@ -228,8 +228,8 @@ impl Claim {
         }
     }
 
-    /// Test it on the calibrated score, whose 0 is the mean of S_E and as uncertain as that: a claim about 0 is one about
-    /// S_E, with two samples. `None` without S_E.
+    /// Tests it on the calibrated score. Its 0 is the mean of S_E and as uncertain, so a claim about 0 is a two-sample test against S_E.
+    /// `None` without S_E.
     pub fn test_calibrated(self, rows: &[Row]) -> Option<Test> {
         let of = |subset| values(rows, subset, |r| r.calibrated);
         let (a, b, tail) = match self {
@@ -242,7 +242,7 @@ impl Claim {
     }
 }
 
-/// Those of [`CLAIMS`] that the calibrated score can be asked: S_E has 0 by construction, and above S_E is above 0.
+/// The claims of [`CLAIMS`] that make sense for the calibrated score: S_E has mean 0 by construction, so above S_E means above 0.
 pub const CALIBRATED: [Claim; 5] = [
     Claim::Above(Subset::Candidate, Subset::Shared),
     Claim::Above(Subset::Shared, Subset::Independent),
@@ -263,8 +263,8 @@ pub fn tables(rows: &[Row]) -> Tests {
     Tests { score: CLAIMS.map(|claim| claim.test(rows)), calibrated: CALIBRATED.map(|claim| claim.test_calibrated(rows)) }
 }
 
-/// [`summary`] of the calibrated score of a subset. Its interval is that of the difference from S_E, whose mean is as
-/// uncertain; S_E itself has none.
+/// [`summary`] of the calibrated score of a subset. The interval is that of the difference from S_E, because the mean of S_E is uncertain,
+/// too; S_E itself has none.
 pub fn calibrated_summary(rows: &[Row], subset: Subset) -> Option<Summary> {
     let of = |subset| values(rows, subset, |r| r.calibrated);
     let test = if subset == Subset::External { None } else { two_sample(&of(subset), &of(Subset::External), Tail::TwoSided) };

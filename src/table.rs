@@ -13,7 +13,7 @@ use crate::split::Subset;
 
 pub use writer::TableWriter;
 
-/// Which sample a row is.
+/// Identity of a row's sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Position in the data set.
@@ -22,7 +22,7 @@ pub struct Sample {
     pub label: Option<u32>,
 }
 
-/// What is known about one sample after scoring. Distances are of unit vectors, so they lie in [0, 2].
+/// The scores of one sample. Distances are between unit vectors, so they lie in [0, 2].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Position in the data set.
@@ -39,15 +39,15 @@ pub struct Row {
     pub score: f64,
     /// (g - f) / (g + f), the form of the follow-up paper (LayerMem).
     pub relative: f64,
-    /// delta minus what this pair of encoders shows on samples neither has seen (S_E). NaN without such samples.
+    /// delta minus its mean over S_E, the samples that neither encoder saw. NaN without S_E.
     pub calibrated: f64,
     /// Standard error of delta over the draw of the views (`score::standard_error`) or, for several pairs of encoders, over the pairs.
     pub stderr: f64,
-    /// What was measured besides, in the order of [`More`]; the same columns in all rows of a table. NaN: not known.
+    /// Further columns in the order of [`More`], the same in all rows of a table. NaN: not known.
     pub more: Vec<(More, f64)>,
 }
 
-/// Columns that a table has where they were asked for.
+/// Optional columns of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum More {
     ConfidenceF,
@@ -81,7 +81,7 @@ pub fn columns(more: &[More]) -> Vec<(&'static str, &'static str)> {
 pub const COLUMNS: [&str; 11] =
     ["index", "id", "label", "subset", "align_f", "align_g", "delta", "score", "relative", "calibrated", "stderr"];
 
-/// What the columns hold, in their order.
+/// Meanings of the columns, in their order.
 pub const MEANINGS: [&str; 11] = [
     "position of the sample in its data set, from 0",
     "name of the sample: the path below the folder, or where it stands in its file",
@@ -97,7 +97,7 @@ pub const MEANINGS: [&str; 11] = [
 ];
 
 impl Row {
-    /// A sample with its alignment losses and the standard error of their difference; the rest is [`finish`]'s.
+    /// A sample with its alignment losses and the standard error of their difference; [`finish`] computes the rest.
     pub fn measured(index: u32, id: String, label: Option<u32>, subset: Subset, [align_f, align_g, stderr]: [f64; 3]) -> Row {
         let (delta, score, relative, calibrated) = (0.0, f64::NAN, 0.0, f64::NAN);
         Row { index, id, label, subset, align_f, align_g, delta, score, relative, calibrated, stderr, more: vec![] }
@@ -128,7 +128,7 @@ pub fn finish(rows: &mut [Row]) {
     rows.iter_mut().for_each(|row| totals.finish(row));
 }
 
-/// What the derived columns need of the whole table, gathered row by row for tables that do not fit into memory.
+/// Totals that the derived columns need of all rows, gathered row by row for tables that do not fit into memory.
 #[derive(Clone, Debug)]
 pub struct Totals {
     pub rows: u64,
@@ -148,7 +148,7 @@ impl Default for Totals {
 }
 
 impl Totals {
-    /// Take in a row's `align_f` and `align_g`.
+    /// Adds a row's `align_f` and `align_g`.
     pub fn add(&mut self, row: &Row) {
         let delta = row.align_g - row.align_f;
         self.rows += 1;
@@ -163,7 +163,7 @@ impl Totals {
         }
     }
 
-    /// As [`finish`], for one row of the table whose rows were all added.
+    /// As [`finish`] for one row, after all rows of the table were added.
     pub fn finish(&self, row: &mut Row) {
         self.part(row);
         let range = self.most - self.least;
@@ -171,7 +171,7 @@ impl Totals {
         row.calibrated = row.delta - self.external.0 / self.external.1;
     }
 
-    /// The derived columns of a row whose table is not all here: what needs the others is not known.
+    /// The derived columns of a row in a shard: columns that need all rows are NaN.
     pub fn part(&self, row: &mut Row) {
         row.delta = row.align_g - row.align_f;
         let sum = row.align_g + row.align_f;
@@ -202,7 +202,7 @@ pub fn aggregate(tables: &[Vec<Row>]) -> Result<Vec<Row>> {
         return Ok(first.clone());
     }
     let sorted: Vec<Vec<&Row>> = tables.iter().map(|table| sorted(table)).collect();
-    let mut places: Vec<usize> = (0..first.len()).collect(); // of the n-th sample by index in the first table
+    let mut places: Vec<usize> = (0..first.len()).collect(); // row of the n-th sample by index in the first table
     places.sort_by_key(|&place| first[place].index);
     let mut out = first.clone();
     for (n, place) in places.into_iter().enumerate() {
@@ -270,7 +270,7 @@ pub fn write(path: impl AsRef<Path>, rows: &[Row], metadata: &[(String, String)]
     writer.commit()
 }
 
-/// Writes which samples the rows of something else are, as Parquet: the first three of [`COLUMNS`].
+/// Writes the samples of the rows of another file as Parquet: the first three of [`COLUMNS`].
 ///
 /// # Errors
 /// The place is not writable.
@@ -304,7 +304,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What every row must hold; the columns that may be unknown (NaN) are the last two and `score`.
+/// Checks a row. Only `score` and the last two columns may be unknown (NaN).
 fn check(row: &Row) -> std::result::Result<(), String> {
     for (name, value) in COLUMNS[4..].iter().zip(row.numbers()) {
         let unknown_is_fine = matches!(*name, "score" | "calibrated" | "stderr");

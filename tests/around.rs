@@ -1,4 +1,4 @@
-//! A device around another one: memory that holds what finds mistakes, and kernels other than those that the device would choose.
+//! A wrapper of a device: it fills memory with values that expose mistakes, and can force other kernels than the device would choose.
 
 use sslmem::device::signature::MAP;
 use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};

@@ -1,4 +1,4 @@
-//! The program from outside: what it prints, what it returns, what it leaves behind.
+//! The program from outside: output, exit status, and the files that it leaves.
 
 use std::fs;
 use std::path::Path;

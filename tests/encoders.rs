@@ -1,4 +1,4 @@
-//! What an encoder is and what it sees: what a file and those beside it say is done, asked for or refused.
+//! Settings of an encoder and of its images: each key of a file and of the configs beside it is applied, asked for or refused.
 
 use crate::checkpoint::libraries::filled;
 use crate::ops::golden::{Golden, close};

@@ -1,5 +1,4 @@
-//! What the fuzzer has found and kept, and changes of it, through the functions that it calls: all the fuzzing there is without a nightly
-//! compiler.
+//! Replays the fuzzer's corpora and findings, and mutations of them, through the fuzz targets. It needs no nightly compiler.
 
 use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};

@@ -1,4 +1,4 @@
-//! Images on their way to a program: what comes out does not depend on the memory that they may take.
+//! The loader: results do not depend on the memory that images may take.
 
 use sslmem::data::{Budget, Content, Image, OnBadImage, Source};
 use sslmem::device::Device;

@@ -1,4 +1,5 @@
-//! Every method against PyTorch (tests/golden/methods.py): ten training steps, first gradients, last weights; and what each refuses.
+//! Every method against PyTorch (tests/golden/methods.py): ten training steps, first gradients, last weights; and the options that each
+//! refuses.
 
 use crate::ops::golden::{Golden, close, signed, uniform};
 use sslmem::config::{Layers, Recipe};

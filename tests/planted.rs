@@ -1,4 +1,4 @@
-//! Bugs planted in our own kernels, one of each kind (`tests/emulator/planted.txt`): each must be caught, and for what it is.
+//! Bugs planted in our own kernels, one of each kind (`tests/emulator/planted.txt`): the emulator must catch each and name its kind.
 
 use crate::emulated::Emulated;
 use crate::kernels::{compare, record};

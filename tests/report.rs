@@ -1,4 +1,4 @@
-//! The report: self-contained, well-formed and written whatever is missing or hostile.
+//! The report: self-contained, well-formed, and written even if inputs are missing or hostile.
 
 use std::path::Path;
 

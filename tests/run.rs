@@ -1,4 +1,4 @@
-//! Whole runs: what is checked before, what can be changed after, and that a report is of what the folder holds.
+//! Whole runs: checks before the first step, settings that can change afterwards, and reports that match their folder.
 
 use std::fs;
 use std::path::Path;

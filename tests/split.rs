@@ -1,4 +1,4 @@
-//! Splits: who gets what, that it stays so in a file, and that it is not used with other data.
+//! Splits: the members of each subset, reading and writing, and refusal on other data.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Stages: one comparison decides what is reused, what goes on, and what is refused.
+//! Stages: one comparison of identities decides between reuse, resume and refusal.
 
 use serde_json::json;
 use sslmem::Error;

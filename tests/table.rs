@@ -1,4 +1,4 @@
-//! Score tables: derived columns against hand-computed values, files there and back, broken files.
+//! Score tables: derived columns against hand-computed values, write and read, broken files.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};

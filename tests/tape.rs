@@ -1,4 +1,4 @@
-//! A recorded forward has a recorded backward: a gradient that would be lost is refused, and the op that would lose it is named.
+//! A forward is recorded with its backward. A loss that would lose a gradient is refused, and the error names the op.
 
 use sslmem::init::Init;
 use sslmem::ops::alignment::Pairs;

@@ -1,4 +1,4 @@
-//! Views: equal to torchvision's, drawn as documented, and a function of their five numbers alone.
+//! Views: equal to torchvision's, drawn as documented, and a function of (seed, purpose, epoch, sample, view) alone.
 
 use std::collections::HashMap;
 use std::path::Path;

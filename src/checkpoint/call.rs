@@ -1,9 +1,9 @@
-//! What Python would make of the calls in a pickle, as far as `torch.save` needs them: dictionaries, storages, tensors.
+//! The results of calls in a pickle, for the few functions of `torch.save`: dictionaries, storages, tensors. Nothing is called.
 
 use super::dtype::Dtype;
 use super::pickle::{Fault, Id, Lent, MOST_VALUES, Machine, Made, Storage, Value, broken};
 
-/// Characters of a class's name or a storage's key at most: they are copied wherever they are used.
+/// Longest class name or storage key. A bound, because names are copied at each use.
 const LONGEST_WORD: usize = 256;
 
 impl Machine<'_> {
@@ -24,9 +24,9 @@ impl Machine<'_> {
         Some(self.tuple(id)).filter(|sizes| sizes.len() <= 8)?.iter().map(|n| self.whole(*n)).collect()
     }
 
-    /// What Python would make of `function(*arguments)`, as far as `torch.save` needs it.
+    /// The result of `function(*arguments)` for the functions of `torch.save`, an opaque value for any other.
     pub fn call(&mut self, mut function: Id, mut arguments: Id) -> Result<Made, Fault> {
-        // A subclass of Tensor names the function that makes the tensor itself: never more than one in another.
+        // A subclass of Tensor wraps the function that makes the tensor. Real files nest it once; the bound stops a hostile one.
         for _ in 0..4 {
             let Value::Global(name) = &self.values[function as usize] else { return Ok(Made::New(Value::Opaque(None))) };
             let items = self.tuple(arguments);

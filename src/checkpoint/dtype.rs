@@ -1,4 +1,4 @@
-//! What the elements of foreign tensors are, and their way to f32.
+//! Element types of foreign tensors, and their conversion to f32.
 
 /// Type of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum Dtype {
     U32,
     U8,
     Bool,
-    /// Complex, quantised and others: known by their bytes at most (0: not even those).
+    /// Complex, quantised and other types without a conversion, with the bytes of an element (0: unknown).
     Other(u8),
 }
 
@@ -30,7 +30,7 @@ impl Dtype {
         }
     }
 
-    /// Of the numbers in a `FloatStorage` and its like.
+    /// The type of a `FloatStorage` and its like.
     pub fn of_storage(class: &str) -> Dtype {
         match class.strip_suffix("Storage").unwrap_or(class) {
             "Double" => Dtype::F64,
@@ -51,7 +51,7 @@ impl Dtype {
         }
     }
 
-    /// Of a `torch.float32` and its like.
+    /// The type of a `torch.float32` and its like.
     pub fn of_torch(name: &str) -> Dtype {
         match name {
             "float64" => Dtype::F64,
@@ -69,7 +69,7 @@ impl Dtype {
         }
     }
 
-    /// As safetensors calls it.
+    /// The type of safetensors' name.
     pub fn of_safetensors(name: &str) -> Dtype {
         match name {
             "F64" => Dtype::F64,
@@ -89,7 +89,7 @@ impl Dtype {
         }
     }
 
-    /// Little-endian elements as f32, rounded where that holds less; nothing for what are no numbers.
+    /// Little-endian elements as f32, rounded if f32 is narrower; `None` for types without a conversion.
     pub fn to_f32(self, bytes: &[u8]) -> Option<Vec<f32>> {
         fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Option<Vec<f32>> {
             Some(bytes.as_chunks::<N>().0.iter().map(|b| f(*b)).collect())

@@ -1,5 +1,5 @@
-//! Which network the shapes of its tensors belong to, and the names and shapes that it must have. A test holds this against
-//! the encoders themselves, which this module may not know.
+//! Recognises a network by the shapes of its tensors, and lists the names and shapes that it must have. A test compares this with the
+//! encoders themselves, which the layer of this module may not use.
 
 use super::pickle::Fault;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ struct Resnet {
     bottleneck: bool,
     depths: &'static [usize],
     base: usize,
-    /// Inner width of a bottleneck over that of its stage.
+    /// Ratio of a bottleneck's inner width to the stage's width.
     widen: usize,
     /// Shortcuts without weights (option A of He et al.).
     plain: bool,
@@ -30,32 +30,32 @@ const RESNETS: &[Resnet] = &[
     Resnet { arch: "wide_resnet50_2", bottleneck: true, depths: &[3, 4, 6, 3], base: 64, widen: 2, plain: false },
 ];
 
-/// Arch, width, blocks, heads.
+/// (arch, width, blocks, heads).
 const VITS: &[(&str, usize, usize, usize)] =
     &[("vit_nano", 64, 4, 2), ("vit_tiny", 192, 12, 3), ("vit_small", 384, 12, 6), ("vit_base", 768, 12, 12)];
 
-/// Inputs and outputs of the eight convolutions of a ResNet-9.
+/// (inputs, outputs) of the eight convolutions of a ResNet-9.
 const RESNET9: [(usize, usize); 8] = [(3, 32), (32, 64), (64, 64), (64, 64), (64, 128), (128, 256), (256, 256), (256, 256)];
 
-/// A network of ours in one of its forms.
+/// A network with its configuration.
 pub struct Net {
     pub arch: &'static str,
-    /// Height of the first kernel of a ResNet: 3 or 7.
+    /// ResNets: height of the first kernel, 3 or 7.
     pub stem: Option<usize>,
-    /// Of a ViT: pixels of a patch, patches along a side.
+    /// ViTs: (pixels, patches) along a side of a patch and of the grid.
     pub grid: Option<(usize, usize)>,
     /// Of a ViT.
     pub heads: Option<usize>,
 }
 
 impl Net {
-    /// Every tensor it must have.
+    /// Every tensor that it must have.
     pub fn expected(&self) -> Shapes {
         expected(self.arch, self.stem.unwrap_or(3), self.grid.unwrap_or((1, 1))).unwrap_or_default()
     }
 }
 
-/// The network that has these tensors, so far as they tell.
+/// The network with these tensors, as far as shapes tell.
 pub fn recognise(shapes: &Shapes) -> Result<Net, Fault> {
     if shapes.contains_key("patch_embed.proj.weight") {
         return vit(shapes);
@@ -133,8 +133,8 @@ fn vit(shapes: &Shapes) -> Result<Net, Fault> {
     Ok(Net { arch, stem: None, grid: Some((patch, grid)), heads: Some(*heads) })
 }
 
-/// Every tensor of an encoder with its shape; `kernel` is that of a ResNet's first convolution, `patch` and `grid` a ViT's pixels
-/// of a patch and patches along a side. Nothing for an encoder that is not known here.
+/// Every tensor of an encoder with its shape. `kernel` is the height of a ResNet's first kernel; `patch` is the pixels along a side of a
+/// ViT's patch, `grid` the patches along a side. `None` for an unknown encoder.
 pub fn expected(arch: &str, kernel: usize, (patch, grid): (usize, usize)) -> Option<Shapes> {
     let mut list = Shapes::new();
     if let Some((_, width, depth, _)) = VITS.iter().find(|v| v.0 == arch) {

@@ -18,7 +18,7 @@ impl Input {
         }
     }
 
-    /// `len` bytes from `start` on. Nothing is allocated for what is not there.
+    /// `len` bytes from `start` on. A range beyond the end is an error before anything is allocated.
     pub fn read(&self, start: u64, len: u64) -> Result<Vec<u8>, Fault> {
         let end = start.checked_add(len).filter(|end| *end <= self.len());
         let end = end.ok_or_else(|| format!("ends early ({} bytes); get it again", self.len()))?;

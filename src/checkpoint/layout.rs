@@ -1,4 +1,4 @@
-//! Where in a file the encoder is: in which wrapper, under whose names, as which network of ours; and what else is there.
+//! Finds the encoder in a checkpoint: its prefix, the dialect of its names, its architecture. Also classifies every other tensor.
 
 use super::families::{self, Net, Shapes};
 use super::pickle::Fault;
@@ -8,41 +8,41 @@ use super::{Checkpoint, Dtype};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An encoder of ours in a file of others.
+/// An encoder found in a foreign file.
 pub struct EncoderLayout {
-    /// Who writes such files.
+    /// The library that writes such files.
     pub wrapper: &'static str,
-    /// What its tensors' names begin with.
+    /// Prefix of its tensors' names.
     pub prefix: String,
     pub arch: &'static str,
-    /// Of a ResNet: `cifar` or `imagenet`.
+    /// ResNets: `cifar` or `imagenet`.
     pub stem: Option<&'static str>,
-    /// Of a ViT: pixels of a patch.
+    /// ViTs: side of a patch in pixels.
     pub patch: Option<usize>,
-    /// Of a ViT: `learned` or `sincos`.
+    /// ViTs: `learned` or `sincos`.
     pub positions: Option<&'static str>,
-    /// Of a ViT: pixels of the images whose patches have positions.
+    /// ViTs: side in pixels of the images that the positions were trained for.
     pub trained_size: Option<usize>,
-    /// Of a ViT: heads of its attention.
+    /// ViTs: attention heads.
     pub heads: Option<usize>,
-    /// What of this no tensor shows and is taken from who seems to have written the file: the key of the recipe, and what.
+    /// Settings that no tensor shows, taken from the habits of the library: recipe key and description.
     pub guesses: Vec<(&'static str, String)>,
-    /// What no tensor shows and nothing tells: the key of the recipe, and why.
+    /// Settings that no tensor shows and that cannot be guessed: recipe key and reason.
     pub unclear: Vec<(&'static str, String)>,
-    /// Our names, sorted, and what each is made of.
+    /// Our names, and the tensors that each is made of.
     pub sources: BTreeMap<String, Source>,
-    /// What is not the encoder.
+    /// Tensors that are not of the encoder.
     pub leftovers: Vec<Leftover>,
-    /// Our names of what the encoder lacks.
+    /// Our names of tensors that the encoder lacks.
     pub missing: Vec<String>,
 }
 
-/// What makes a tensor of ours.
+/// The tensors in the file that one of our tensors is made of.
 pub struct Source {
     pub shape: Vec<usize>,
-    /// One tensor, or queries, keys and values to be joined.
+    /// One tensor, or queries, keys and values to concatenate.
     pub parts: Vec<String>,
-    /// Factors of its rows (layer scale), which the layer before takes over.
+    /// A layer scale, to be multiplied into the rows.
     pub scale: Option<String>,
 }
 
@@ -52,16 +52,16 @@ pub struct Leftover {
     pub reason: TensorRole,
 }
 
-/// What a tensor belongs to if not to the encoder.
+/// Role of a tensor outside the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TensorRole {
     Classifier,
     Projector,
     Decoder,
-    /// Momentum encoder, student, or whatever else is not the one that is taken.
+    /// Momentum encoder, student, or any other encoder than the one taken.
     OtherEncoder,
     Optimizer,
-    /// Steps that batch norm has counted.
+    /// Batch norm's `num_batches_tracked`.
     Counter,
     Loss,
     Other,
@@ -82,7 +82,7 @@ impl TensorRole {
     }
 }
 
-/// Names that change what an encoder computes, wherever they are in it.
+/// Parts of names that change the network, anywhere in an encoder.
 const INSIDE: &[&str] = &["dist_token", "register_tokens", "reg_token", "norm_pre", "fc_norm", "ls1", "ls2"];
 
 struct Candidate {
@@ -90,10 +90,10 @@ struct Candidate {
     dialect: Dialect,
 }
 
-/// The encoder of a file; nothing if there is none that is known here.
+/// The encoder of a file; `None` if the file has no known one.
 ///
 /// # Errors
-/// There is one, but not of an architecture that is known here, or with tensors that would have to be ignored.
+/// The encoder's architecture is unknown, or it has tensors that would have to be ignored.
 pub fn recognise(file: &Checkpoint, heads: Option<usize>) -> Result<Option<EncoderLayout>> {
     layout(file, heads).map_err(|what| Error::format(file.path(), what))
 }
@@ -137,7 +137,7 @@ fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option
     let (patch, trained) = (net.grid.map(|g| g.0), net.grid.map(|(patch, grid)| patch * grid));
     let mut hidden = Hidden::of(file, best, &net, wrapper);
     if let Some(heads) = heads.filter(|_| net.heads.is_some()) {
-        // What is said is no guess.
+        // Heads given by the file or its config make every guess unnecessary.
         hidden = Hidden { heads: Some(heads), ..Hidden::default() };
     }
     let mut found = EncoderLayout {
@@ -163,7 +163,7 @@ fn layout(file: &Checkpoint, heads: Option<usize>) -> std::result::Result<Option
     Ok(Some(found))
 }
 
-/// What of a form the shapes do not tell.
+/// Settings of a network that no shape tells.
 #[derive(Default)]
 struct Hidden {
     stem: Option<&'static str>,
@@ -204,12 +204,12 @@ impl Hidden {
     }
 }
 
-/// The block and the layer scale that a layer takes over.
+/// The block and the name of the layer scale that follows a layer.
 fn scaled(name: &str) -> Option<(&str, &'static str)> {
     [(".attn.proj.", "ls1"), (".mlp.fc2.", "ls2")].iter().find_map(|(layer, scale)| Some((name.split_once(layer)?.0, *scale)))
 }
 
-/// Every place where an encoder begins.
+/// Every prefix with the anchor tensors of an encoder.
 fn candidates(file: &Checkpoint) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = vec![];
     for name in file.tensors.keys() {
@@ -227,7 +227,8 @@ fn candidates(file: &Checkpoint) -> Vec<Candidate> {
     found
 }
 
-/// Lower is taken: averages as timm does, DINO's teacher, but the online encoder of other methods.
+/// Rank of a candidate; the lowest is taken. EMA weights come first, as in timm; DINO's teacher comes before its student; the online
+/// encoder of other methods comes before its momentum encoder.
 fn rank(prefix: &str) -> i32 {
     let one = |part: &str| match part {
         "state_dict_ema" | "model_ema" | "ema" => -1,
@@ -240,7 +241,7 @@ fn rank(prefix: &str) -> i32 {
     prefix.split('.').map(one).sum()
 }
 
-/// The same numbers under two names.
+/// Whether two candidates are the same storage under two names.
 fn alias(file: &Checkpoint, a: &Candidate, b: &Candidate) -> bool {
     let place = |c: &Candidate| {
         let anchor = ANCHORS.iter().find(|(dialect, _)| *dialect == c.dialect)?.1[0];
@@ -249,7 +250,7 @@ fn alias(file: &Checkpoint, a: &Candidate, b: &Candidate) -> bool {
     place(a) == place(b)
 }
 
-/// What lies below a candidate under our names; thirds are joined.
+/// A candidate's tensors under our names, with queries, keys and values concatenated.
 fn collect(file: &Checkpoint, from: &Candidate) -> BTreeMap<String, Source> {
     let mut parts = BTreeMap::<String, Source>::new();
     let mut thirds = BTreeMap::<String, [Option<(&String, &Vec<usize>)>; 3]>::new();
@@ -261,7 +262,7 @@ fn collect(file: &Checkpoint, from: &Candidate) -> BTreeMap<String, Source> {
         }
     }
     for (name, found) in thirds {
-        // What is not all there is missing.
+        // If one of the three is absent, the tensor counts as missing.
         let [Some(q), Some(k), Some(v)] = found else { continue };
         let mut shape = q.1.clone();
         if let Some(rows) = shape.first_mut().filter(|_| q.1 == k.1 && q.1 == v.1) {
@@ -272,7 +273,7 @@ fn collect(file: &Checkpoint, from: &Candidate) -> BTreeMap<String, Source> {
     parts
 }
 
-/// Everything else with its reason. What lies in the encoder and has none would be ignored in silence.
+/// Every other tensor with its role. One inside the encoder without a role is an error, because ignoring it would change features silently.
 fn leftovers(
     file: &Checkpoint,
     best: &Candidate,
@@ -308,7 +309,7 @@ fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> TensorRole 
     } else if candidates.iter().any(|c| c.prefix != best.prefix && c.prefix.len() > best.prefix.len() && name.starts_with(&c.prefix)) {
         TensorRole::OtherEncoder
     } else if ["fc", "linear", "head", "heads", "classifier", "pooler", "pre_logits", "last_linear"].contains(&below) {
-        // MoCo and SimSiam put their heads there.
+        // MoCo and SimSiam replace the classifier of `encoder` by their projector.
         if best.prefix.contains("encoder") { TensorRole::Projector } else { TensorRole::Classifier }
     } else if candidates.iter().any(|c| c.prefix != best.prefix && name.starts_with(&c.prefix)) && !name.starts_with(&best.prefix) {
         TensorRole::OtherEncoder
@@ -328,7 +329,7 @@ fn reason(name: &str, best: &Candidate, candidates: &[Candidate]) -> TensorRole 
 const MOCO_V3: &str = "MoCo v3";
 const SOLO: &str = "solo-learn";
 
-/// Who writes files with such names.
+/// The library that writes files with such names.
 fn wrapper(file: &Checkpoint, best: &Candidate) -> &'static str {
     let prefix: Vec<&str> = best.prefix.split('.').collect();
     let any = |words: &[&str]| prefix.iter().any(|part| words.contains(part));
@@ -383,7 +384,7 @@ impl EncoderLayout {
         Ok(values)
     }
 
-    /// What our files say of themselves.
+    /// The metadata of our own files for such an encoder.
     pub fn facts(&self) -> BTreeMap<String, String> {
         let text = |value: Option<&str>| value.map(String::from);
         let number = |value: Option<usize>| value.map(|n| n.to_string());
@@ -399,26 +400,27 @@ impl EncoderLayout {
     }
 }
 
-/// What a file says of its encoder, and what it does not.
+/// Known and unknown settings of a file's encoder.
 pub struct Identity {
-    /// Nothing where no encoder that is known here is in it.
+    /// `None` if the file has no known encoder.
     pub layout: Option<EncoderLayout>,
-    /// By name, as in [`crate::weights::Weights::save`]: what the tensors tell, then what lies beside the file, then what it says of itself.
+    /// Settings by name, as in [`crate::weights::Weights::save`]. Later sources win: the tensors, the configs beside the file, its own
+    /// metadata.
     pub facts: BTreeMap<String, String>,
-    /// What is taken from who seems to have written the file: the key of the recipe, and what.
+    /// Settings taken from the habits of the library that wrote the file: recipe key and description.
     pub guesses: Vec<(&'static str, String)>,
-    /// What nothing tells and has to be said: the key of the recipe, and why.
+    /// Settings that the user must give: recipe key and reason.
     pub unclear: Vec<(&'static str, String)>,
-    /// What beside the file is not known here.
+    /// Unknown keys in the configs beside the file.
     pub unknown: Vec<String>,
 }
 
 impl Checkpoint {
-    /// The encoder in it and what is known of that.
+    /// The encoder in the file and its settings.
     ///
     /// # Errors
-    /// The encoder is not of an architecture that is known here, by its tensors or by what lies beside the file, or has tensors that
-    /// would have to be ignored; there is none.
+    /// There is no encoder; its architecture is unknown by its tensors or by the configs beside the file; or it has tensors that would have
+    /// to be ignored.
     pub fn identify(&self) -> Result<Identity> {
         self.refuse_heads()?;
         let own = self.metadata.contains_key("arch");
@@ -440,12 +442,12 @@ impl Checkpoint {
         Ok(Identity { layout, facts, guesses, unclear, unknown })
     }
 
-    /// What training kept beside the encoder: the method whose heads these are.
+    /// The method whose heads these are; `None` if the file is not of heads.
     pub fn heads(&self) -> Option<&str> {
         self.metadata.get("heads_of").map(String::as_str)
     }
 
-    /// Heads have no encoder, so nothing can be scored with them.
+    /// Refuses a file of heads, which has no encoder.
     ///
     /// # Errors
     /// `Format`, if these are heads.
@@ -456,14 +458,14 @@ impl Checkpoint {
         Err(Error::format(&self.path, what))
     }
 
-    /// That no encoder was recognised in it.
+    /// The error that the file has no known encoder.
     pub fn unknown(&self) -> Error {
         let first = self.tensors.keys().next().map(|name| format!(", the first `{name}`")).unwrap_or_default();
         let what = format!("holds no encoder that is known here ({} tensors{first}); see `sslmem show encoders`", self.tensors.len());
         Error::format(&self.path, what)
     }
 
-    /// A file of our own training, whose tensors have their names already, and are of other types as well.
+    /// Whether our own training wrote the file. Its tensors have our names already, and some have types that encoders lack (U32, U8).
     pub fn is_ours(&self) -> bool {
         self.metadata.contains_key("identity")
             || self.tensors.values().any(|t| matches!(t.dtype, Dtype::U32 | Dtype::U8)) && self.format == super::Format::Safetensors

@@ -1,6 +1,6 @@
-//! Foreign files of weights: what tensors a safetensors or PyTorch file holds, and which encoder of ours they are.
+//! Checkpoints: the tensors of a safetensors or PyTorch file, and the encoder that they form.
 //!
-//! A file is never trusted: no class of a pickle is imported or called, and nothing is allocated for what the file does not hold.
+//! Files are not trusted: no class of a pickle is imported or called, and no allocation exceeds what the file holds.
 
 mod call;
 mod dtype;
@@ -28,7 +28,7 @@ use input::Input;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// How the numbers are kept.
+/// File format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Safetensors,
@@ -38,16 +38,16 @@ pub enum Format {
     Legacy,
 }
 
-/// A file of weights whose tensors are known by name and read when they are asked for.
+/// An open checkpoint. Its tensors are listed by name and read on demand.
 pub struct Checkpoint {
     path: PathBuf,
-    /// One, or those that an index names.
+    /// One file, or those named by an index.
     inputs: Vec<Input>,
     pub format: Format,
     pub tensors: BTreeMap<String, Tensor>,
-    /// Of a pickled dictionary: its keys, tensors or not.
+    /// Keys of a pickled dictionary, tensors or not.
     pub keys: Vec<String>,
-    /// What a safetensors file says of itself.
+    /// Metadata of a safetensors file.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -59,7 +59,7 @@ pub struct Tensor {
     place: Place,
 }
 
-/// Where its elements are.
+/// Location of its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     /// Number of the file.
@@ -72,7 +72,7 @@ struct Place {
     strides: Vec<usize>,
 }
 
-/// What a file is that is no checkpoint, by its first bytes.
+/// The format of a file that is no checkpoint, by its first bytes, for the error.
 fn other(first: &[u8]) -> &'static str {
     match first {
         [0x89, b'H', b'D', b'F', ..] => "is an HDF5 file, as Keras writes them",
@@ -84,14 +84,14 @@ fn other(first: &[u8]) -> &'static str {
     }
 }
 
-/// What the reader of a format finds.
+/// The contents of a file, as found by a format's reader.
 struct FileHeader {
     tensors: BTreeMap<String, Tensor>,
     keys: Vec<String>,
     metadata: BTreeMap<String, String>,
 }
 
-/// Elements at most of a tensor that repeats its numbers (stride 0), which no file bounds.
+/// Most elements of a tensor with stride 0, whose size the file's length does not bound.
 const MOST_REPEATED: usize = 1 << 28;
 
 impl Tensor {
@@ -116,11 +116,11 @@ impl Tensor {
 }
 
 impl Checkpoint {
-    /// Reads what is in a safetensors file or one of `torch.save`, whatever it is called; in the files that a `.index.json` names; or
-    /// in what a folder of Hugging Face has of these.
+    /// Opens a safetensors file or one of `torch.save`, by content and not by name; the files of a `.index.json`; or those in a Hugging
+    /// Face folder.
     ///
     /// # Errors
-    /// It is missing, neither of them, not whole, or broken.
+    /// The file is missing, of another format, truncated or damaged.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let path = shards::meant(path)?;
         if shards::is_index(&path) { shards::open(&path) } else { Checkpoint::one(&path) }
@@ -132,7 +132,7 @@ impl Checkpoint {
         Checkpoint::of(path, Input::File { file, len: about.len() })
     }
 
-    /// The same of bytes; `path` is what errors call them.
+    /// As [`Checkpoint::open`] on bytes in memory; errors name `path`.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -171,8 +171,8 @@ impl Checkpoint {
     /// The elements of a tensor, row by row, as f32.
     ///
     /// # Errors
-    /// There is no such tensor, its elements are no numbers, or one of them is NaN or infinite, which would otherwise
-    /// surface as a meaningless score much later.
+    /// There is no such tensor, its type has no conversion to f32, or an element is NaN or infinite, which would otherwise surface much
+    /// later as a meaningless score.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = self.tensor(name)?;
         let bytes = self.elements(tensor).map_err(|what| Error::format(&self.path, what))?;
@@ -191,7 +191,7 @@ impl Checkpoint {
         self.tensors.get(name).ok_or_else(|| Error::format(&self.path, format!("has no tensor `{name}`")))
     }
 
-    /// A tensor's bytes with its strides taken out.
+    /// A tensor's bytes in contiguous order.
     fn elements(&self, tensor: &Tensor) -> std::result::Result<Vec<u8>, pickle::Fault> {
         let (width, Place { file, start, offset, strides }) = (tensor.dtype.bytes(), &tensor.place);
         let span = tensor.span().unwrap_or(0);

@@ -1,26 +1,26 @@
-//! Pickles as data. Nothing is imported or run: what Python would build with a class becomes an opaque value, but for the
-//! few words of `torch.save` that make dictionaries and tensors. Every loop is bounded by the length of the text.
+//! Pickles as data. Nothing is imported or run. Objects of a class become opaque values, except for the few functions with which
+//! `torch.save` makes dictionaries and tensors. Every loop is bounded by the length of the pickle.
 
 use super::dtype::Dtype;
 use std::collections::HashMap;
 
-/// What is wrong with a file, to be put behind its name.
+/// An error in a file, as the sentence after the file's name.
 pub type Fault = String;
 
-/// Number of a value of a [`Pickle`].
+/// Index of a value of a [`Pickle`].
 pub type Id = u32;
 
-/// Bytes of a tensor's name at most.
+/// Longest tensor name in bytes.
 pub const LONGEST_NAME: usize = 256;
 
-/// Values of a pickle at most: hundreds of times those of the largest encoders with their optimizers.
+/// Most values of a pickle: hundreds of times those of the largest encoders with their optimizers.
 pub(super) const MOST_VALUES: usize = 4 << 20;
 
 pub enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// Of more than eight bytes, little-endian.
+    /// An integer of more than eight bytes, little-endian.
     Long(Vec<u8>),
     Text(String),
     Tuple(Vec<Id>),
@@ -30,16 +30,16 @@ pub enum Value {
     Global(String),
     Storage(Box<Storage>),
     Tensor(Box<Lent>),
-    /// Anything else, with the state that Python would give it.
+    /// Any other object, with the state that Python would set.
     Opaque(Option<Id>),
 }
 
-/// Numbers that tensors are views of.
+/// A storage, of which tensors are views.
 #[derive(Clone)]
 pub struct Storage {
     pub key: String,
     pub dtype: Dtype,
-    /// First element of a view of it (old files).
+    /// First element of a view of the storage (old files).
     pub first: usize,
 }
 
@@ -52,11 +52,11 @@ pub struct Lent {
     pub strides: Vec<usize>,
 }
 
-/// The values of a pickle, which may share each other.
+/// The values of a pickle. Values may refer to shared values.
 pub struct Pickle {
     pub values: Vec<Value>,
     pub root: Id,
-    /// Bytes up to and with its end.
+    /// Length in bytes, with the end opcode.
     pub len: usize,
 }
 
@@ -67,7 +67,7 @@ impl Pickle {
     pub fn root(&self) -> &Value {
         self.get(self.root)
     }
-    /// A dictionary's key as a part of a name.
+    /// A dictionary's key as part of a tensor's name.
     pub fn key(&self, id: Id) -> Option<String> {
         match self.get(id) {
             Value::Text(text) => Some(text.clone()),
@@ -75,7 +75,7 @@ impl Pickle {
             _ => None,
         }
     }
-    /// What a dictionary has under `name`.
+    /// A dictionary's value under `name`.
     pub fn entry(&self, dict: Id, name: &str) -> Option<Id> {
         let Value::Dict(pairs) = self.get(dict) else { return None };
         pairs.iter().rev().find(|(key, _)| matches!(self.get(*key), Value::Text(text) if text == name)).map(|(_, value)| *value)
@@ -95,7 +95,7 @@ pub fn load(bytes: &[u8]) -> Result<Pickle, Fault> {
     }
 }
 
-/// What a call gives.
+/// Result of a call.
 pub enum Made {
     New(Value),
     Old(Id),
@@ -106,14 +106,14 @@ pub(super) struct Machine<'a> {
     at: usize,
     pub(super) values: Vec<Value>,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// Stack heights at the marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
     /// Pairs that were copied from lists into dictionaries.
     pub(super) copied: usize,
 }
 
-/// Names go into sentences for people, so they are what can be printed.
+/// Refuses unprintable names, because names go into error messages.
 pub fn printable(name: &str) -> Result<(), Fault> {
     let fine = name.len() <= LONGEST_NAME && !name.chars().any(char::is_control);
     if fine { Ok(()) } else { Err("has a tensor with an unreasonable name; save the state_dict alone".into()) }
@@ -151,7 +151,7 @@ impl Machine<'_> {
         let text = String::from_utf8_lossy(self.take(len)?).into_owned();
         self.push(Value::Text(text))
     }
-    /// Bytes are never needed.
+    /// Skips bytes, which are never needed.
     fn skip(&mut self, width: usize) -> Result<(), Fault> {
         let len = self.len(width)?;
         self.take(len)?;
@@ -166,7 +166,7 @@ impl Machine<'_> {
         self.values.push(value);
         Ok(())
     }
-    /// What lies on top, above the last mark.
+    /// The top of the stack above the last mark.
     fn pop(&mut self) -> Result<Id, Fault> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor { Err(broken("it takes what is not there")) } else { Ok(self.stack.pop().unwrap_or_default()) }
@@ -350,7 +350,7 @@ impl Machine<'_> {
             b'b' => {
                 let state = self.pop()?;
                 let to = self.top()?;
-                // An OrderedDict gets attributes so, which nobody needs.
+                // The attributes of an OrderedDict, which are not needed.
                 if let Value::Opaque(held) = &mut self.values[to as usize] {
                     *held = Some(state);
                 }
@@ -360,7 +360,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// A value that is new, or one that exists.
+    /// Pushes a new value or an existing one.
     fn give(&mut self, made: Made) -> Result<(), Fault> {
         match made {
             Made::New(value) => self.push(value),

@@ -1,4 +1,4 @@
-//! The head of a safetensors file: where its tensors lie. Only what is asked for is read of the rest.
+//! The header of a safetensors file: the location of its tensors. Tensors are read on demand.
 
 use super::dtype::Dtype;
 use super::input::Input;
@@ -8,14 +8,14 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Bytes of a head at most, as the format says.
+/// Largest header in bytes, by the format's definition.
 const LARGEST: u64 = 100_000_000;
 
 fn broken(what: &str) -> Fault {
     format!("is not a whole safetensors file ({what}); get it again")
 }
 
-/// Could these be the first bytes of such a file of `len` bytes?
+/// Whether these may be the first bytes of a safetensors file of `len` bytes.
 pub fn begins(bytes: &[u8], len: u64) -> bool {
     matches!(bytes, [a @ .., b'{'] if a.len() == 8 && head_len(a) <= LARGEST && head_len(a) <= len)
 }
@@ -50,7 +50,7 @@ pub fn read(input: &Input) -> Result<FileHeader, Fault> {
         parts.push((begin, end));
         tensors.insert(name, Tensor { dtype, shape, place: Place { file: 0, start: data + begin as u64, offset: 0, strides } });
     }
-    // The tensors fill the file without gaps, so one that was cut off is noticed.
+    // The format has no gaps, so a truncated file is noticed.
     parts.sort_unstable();
     let end = parts.iter().try_fold(0, |at, (begin, end)| (*begin == at).then_some(*end));
     if end.map(|end| end as u64) != Some(input.len() - data) {
@@ -60,7 +60,7 @@ pub fn read(input: &Input) -> Result<FileHeader, Fault> {
     Ok(FileHeader { tensors, keys, metadata })
 }
 
-/// A head as it is read: into what it can hold and nothing else, so that a hostile one takes no more memory than its bytes.
+/// A header parsed into exactly its fields, so that a hostile one takes no more memory than its bytes.
 #[derive(Default)]
 struct Entries {
     entries: BTreeMap<String, Entry>,
@@ -75,10 +75,10 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// Not longer than any tensor's.
+/// A shape of at most [`AXES`] axes.
 struct Shape(Vec<usize>);
 
-/// Axes of a tensor at most; PyTorch has 64.
+/// Most axes of a tensor, as in PyTorch.
 const AXES: usize = 64;
 
 impl<'de> Deserialize<'de> for Entries {
@@ -136,7 +136,7 @@ impl<'de> Visitor<'de> for OfShape {
     }
 }
 
-/// Elements between neighbours along each axis of a contiguous tensor; nothing if there are too many elements.
+/// Strides of a contiguous tensor, in elements; `None` on overflow.
 fn strides(shape: &[usize]) -> Option<Vec<usize>> {
     let mut strides = vec![1; shape.len()];
     let mut step = 1usize;

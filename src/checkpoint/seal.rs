@@ -1,16 +1,16 @@
-//! A digest of a file of weights in the file itself, so that whoever reads it knows that it is what was written.
+//! A digest of a file of weights in the file itself, so that a reader notices a change.
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
 
-/// The name of the digest among the metadata.
+/// The digest's key in the metadata.
 pub const SEAL: &str = "blake3";
 
-/// The digest of metadata and tensors to come, each in the order of its names.
+/// A digest over metadata and then tensors, each sorted by name.
 pub struct Seal(blake3::Hasher);
 
 impl Seal {
-    /// Of this metadata, but for the digest itself.
+    /// Starts with this metadata, without the digest itself.
     pub fn new<'a>(metadata: impl IntoIterator<Item = (&'a String, &'a String)>) -> Seal {
         let mut seal = Seal(blake3::Hasher::new());
         metadata.into_iter().filter(|(key, _)| *key != SEAL).for_each(|(key, value)| seal.texts([&key[..], value]));
@@ -38,7 +38,7 @@ impl Seal {
 }
 
 impl Checkpoint {
-    /// Compares a file that says its digest with it.
+    /// Compares a file with the digest in its metadata, if it has one.
     ///
     /// # Errors
     /// They differ.

@@ -1,43 +1,42 @@
-//! What lies beside a file of weights: timm's `config.json`, and `config.json` and `preprocessor_config.json` of Hugging Face.
+//! Configs beside a file of weights: timm's `config.json`, and Hugging Face's `config.json` and `preprocessor_config.json`.
 //!
-//! Every key that changes features is read or refused; what is in no list here is named by `sslmem convert`.
+//! Every key that changes features is read or refused; `sslmem convert` names keys in no list here.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes that are read of such a file at most.
+/// Largest config in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What the files beside weights say.
+/// Settings from the configs beside a file of weights.
 #[derive(Default)]
 pub struct Settings {
-    /// Of the encoder: `heads`, `norm_eps`.
+    /// The network: `heads`, `norm_eps`.
     pub encoder: BTreeMap<&'static str, String>,
-    /// Of the images that it was trained on: `size` (pixels), `resize` (pixels of the short side, or `whole`), `interpolation`, `mean` and
-    /// `std` (as [f32; 3]).
+    /// Its images: `size` (pixels), `resize` (pixels of the short side, or `whole`), `interpolation`, `mean` and `std` (as [f32; 3]).
     pub images: BTreeMap<&'static str, String>,
-    /// Why the encoder is none of those here, whatever its tensors look like.
+    /// Reason why the network is not one of those here, although its tensors fit.
     pub refused: Option<String>,
-    /// Why its images cannot be resized here as they were for it.
+    /// Reason why images cannot be resized here as in its training.
     pub unclear: Option<String>,
-    /// Keys that are not known here.
+    /// Unknown keys.
     pub unknown: Vec<String>,
 }
 
-/// What is done with a key.
+/// Treatment of a key.
 #[derive(Clone, Copy)]
 enum Key {
     Read,
-    /// Features are the same whatever it says, or the tensors say it.
+    /// Ignored: it does not change features, or the tensors show it.
     Free,
     /// Refused unless it is one of these, as JSON.
     Is(&'static [&'static str]),
 }
 use Key::{Free, Is, Read as Used};
 
-/// Of Hugging Face's `config.json`. `hidden_act` depends on the family, see [`activation`].
+/// Keys of Hugging Face's `config.json`. `hidden_act` depends on the family, see [`activation`].
 const HUGGING_FACE: &[(&str, Key)] = &[
     ("model_type", Used),
     ("hidden_act", Used),
@@ -88,7 +87,7 @@ const HUGGING_FACE: &[(&str, Key)] = &[
     ("dtype", Free),
     ("transformers_version", Free),
     ("_name_or_path", Free),
-    // Of others, whose tensors may look like those here.
+    // Keys of other networks, whose tensors may look like those here.
     ("use_absolute_position_embeddings", Is(&["true"])),
     ("use_relative_position_bias", Is(&["false"])),
     ("use_shared_relative_position_bias", Is(&["false"])),
@@ -103,7 +102,7 @@ const HUGGING_FACE: &[(&str, Key)] = &[
     ("global_padding", Is(&["null"])),
 ];
 
-/// Of timm's `config.json`.
+/// Keys of timm's `config.json`.
 const TIMM: &[(&str, Key)] = &[
     ("architecture", Used),
     ("pretrained_cfg", Used),
@@ -115,7 +114,7 @@ const TIMM: &[(&str, Key)] = &[
     ("label_descriptions", Free),
 ];
 
-/// Of its `model_args`: what is in no list changes the network.
+/// Keys of its `model_args`. A key in no list changes the network and is refused.
 const TIMM_ARGS: &[(&str, Key)] = &[
     ("num_heads", Used),
     ("in_chans", Is(&["3"])),
@@ -132,10 +131,10 @@ const TIMM_ARGS: &[(&str, Key)] = &[
     ("global_pool", Is(&["\"avg\"", "\"token\"", "\"\""])),
 ];
 
-/// Of its `pretrained_cfg`, and of that all others are free: they say where weights come from.
+/// Keys of its `pretrained_cfg`. All others are ignored: they state where the weights come from.
 const TIMM_IMAGES: [&str; 6] = ["input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std"];
 
-/// Of Hugging Face's `preprocessor_config.json`.
+/// Keys of Hugging Face's `preprocessor_config.json`.
 const PREPROCESSOR: &[(&str, Key)] = &[
     ("image_processor_type", Used),
     ("feature_extractor_type", Used),
@@ -162,7 +161,7 @@ const PREPROCESSOR: &[(&str, Key)] = &[
     ("disable_grouping", Free),
 ];
 
-/// The architectures of timm that its names and tensors alone do not tell from others, and that are known here.
+/// Architectures of timm that are known here. Names and tensors alone do not tell them from timm's variants.
 fn known(architecture: &str) -> bool {
     let resnets = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "tv_resnet34", "tv_resnet50", "gluon_resnet18_v1b"];
     let resnets = resnets.into_iter().chain(["gluon_resnet34_v1b", "gluon_resnet50_v1b", "ssl_resnet18", "ssl_resnet50", "swsl_resnet18"]);
@@ -177,7 +176,7 @@ fn known(architecture: &str) -> bool {
     families.contains(&family) && number(patch) && (number(of) || of == "dinov2")
 }
 
-/// Reads what lies beside `weights`. What is not there, or no JSON, says nothing.
+/// Reads the configs beside `weights`. Missing files and files that are not JSON give no settings.
 pub fn settings(weights: &Path) -> Settings {
     let mut found = Settings::default();
     if let Some(config) = read(&weights.with_file_name("config.json")) {
@@ -200,7 +199,7 @@ fn read(path: &Path) -> Option<Value> {
 }
 
 impl Settings {
-    /// Holds the keys of an object against a list: what is wrong, and what is not known.
+    /// Compares the keys of an object with a list, and notes refused and unknown ones.
     fn hold(&mut self, file: &str, object: &Value, keys: &[(&str, Key)]) -> Option<String> {
         let mut wrong = None;
         for (name, value) in object.as_object().into_iter().flatten() {
@@ -241,7 +240,7 @@ impl Settings {
         if !TIMM_IMAGES.iter().any(|key| of(key).is_some()) {
             return;
         }
-        // What is not said is timm's default (timm/data/config.py, resolve_data_config; timm/data/constants.py).
+        // Absent keys have timm's defaults (timm/data/config.py, resolve_data_config; timm/data/constants.py).
         let mean = of("mean").map_or(Some([0.485, 0.456, 0.406]), three);
         let std = of("std").map_or(Some([0.229, 0.224, 0.225]), three);
         let interpolation = of("interpolation").map_or(Some("bicubic"), Value::as_str);
@@ -265,7 +264,7 @@ impl Settings {
         self.refuse(config.get("hidden_act").and_then(|act| activation(family, act)));
         self.encoder.extend(config.get("num_attention_heads").and_then(Value::as_u64).map(|heads| ("heads", heads.to_string())));
         let eps = config.get("layer_norm_eps").and_then(Value::as_f64).map(|eps| eps as f32);
-        // What its families have where nothing is said; DINOv2's is timm's.
+        // Absent keys have the default of the family; DINOv2's is timm's.
         let usual = ["vit", "vit_mae", "vit_msn", "deit"].contains(&family).then_some(1e-12);
         self.encoder.extend(eps.or(usual).map(|eps| ("norm_eps", format!("{eps:?}"))));
     }
@@ -306,7 +305,7 @@ impl Settings {
             Some(2) => Some("bilinear"),
             Some(3) => Some("bicubic"),
             Some(_) => None,
-            // Of the families here only the ViTs' own preprocessor is bilinear where nothing is said.
+            // Without the key, only the ViTs' own preprocessor is bilinear among the families here.
             None => Some(if kind == "ViT" { "bilinear" } else { "bicubic" }),
         };
         self.sized(file, size, resize, interpolation);
@@ -318,7 +317,7 @@ impl Settings {
         }
     }
 
-    /// What is not known of how images are resized makes all of it unclear.
+    /// One unknown key of the resizing makes the whole of it unclear.
     fn sized(&mut self, file: &str, size: Option<usize>, resize: Option<String>, interpolation: Option<&str>) {
         self.images.extend(size.map(|size| ("size", size.to_string())));
         match (resize, interpolation.filter(|name| ["bilinear", "bicubic"].contains(name))) {
@@ -330,7 +329,7 @@ impl Settings {
     }
 }
 
-/// Why an activation is not one of those here.
+/// Reason why an activation differs from that of the networks here.
 fn activation(family: &str, act: &Value) -> Option<String> {
     let known: &[&str] = if family == "resnet" { &["relu"] } else { &["gelu", "gelu_python"] };
     let said = act.as_str().unwrap_or("of another kind");
@@ -342,7 +341,7 @@ fn three(list: &Value) -> Option<[f32; 3]> {
     <[f32; 3]>::try_from(values?).ok()
 }
 
-/// [3, 224, 224], {"height": 224, "width": 224}, {"shortest_edge": 224}, or 224; nothing where it is no square.
+/// [3, 224, 224], {"height": 224, "width": 224}, {"shortest_edge": 224}, or 224; `None` if it is no square.
 fn pixels(size: &Value) -> Option<usize> {
     let list = || match &size.as_array()?[..] {
         [_, height, width] if height == width => height.as_u64(),

@@ -1,4 +1,4 @@
-//! Weights in several files, as Hugging Face keeps large models: an index beside them says which tensor is in which.
+//! Weights in several files, as Hugging Face stores large models: an index beside them gives the file of each tensor.
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Bytes of an index at most; it has about 100 per tensor.
+/// Largest index in bytes; it has about 100 per tensor.
 const LARGEST: u64 = 64 << 20;
 
-/// Files that one index may name; all of them stay open.
+/// Most files of an index; all of them stay open.
 const MOST: usize = 256;
 
-/// What a folder keeps its weights in; the first that is there counts.
+/// File names of weights in a folder; the first that exists is taken.
 const NAMES: [&str; 4] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 #[derive(Deserialize)]
@@ -22,7 +22,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The file that a path means: itself, or of a folder the one with the weights.
+/// The file of a path: the path itself, or the weights in a folder.
 pub fn meant(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
@@ -37,7 +37,7 @@ pub fn is_index(path: &Path) -> bool {
     path.to_string_lossy().ends_with(".index.json")
 }
 
-/// Tensors to the names of their files, which lie in the folder of the index.
+/// The file name of each tensor. The files lie in the folder of the index.
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let mut text = vec![];
     let file = files::open(path)?;
@@ -84,7 +84,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 impl Checkpoint {
-    /// Takes over the tensors of another file.
+    /// Adds the tensors of another file.
     fn join(&mut self, other: Checkpoint) -> Result<()> {
         let before = self.inputs.len();
         self.inputs.extend(other.inputs);
@@ -102,10 +102,10 @@ impl Checkpoint {
     }
 }
 
-/// BLAKE3 of a file of weights, hexadecimal; of an index, over the digests of it and of its files.
+/// BLAKE3 of a file of weights, hexadecimal. For an index it covers the digests of the index and of its files.
 ///
 /// # Errors
-/// As [`Checkpoint::open`] where files are missing or the index is none.
+/// As [`Checkpoint::open`] for missing files and broken indices.
 pub fn digest(path: &Path) -> Result<String> {
     let path = meant(path)?;
     let own = files::digest_file(&path)?;

@@ -1,4 +1,4 @@
-//! Files of `torch.save`: a zip file since version 1.6, a row of pickles before; the ending of the name says nothing.
+//! Files of `torch.save`: a zip file since version 1.6, consecutive pickles before. The ending of the name tells nothing.
 
 use super::input::Input;
 use super::pickle::{self, Fault, Id, LONGEST_NAME, Lent, Pickle, Value, printable};
@@ -6,15 +6,15 @@ use super::zip;
 use super::{FileHeader, Place, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-/// Bytes of what is beside the tensors, at most.
+/// Most bytes beside the tensors.
 const LARGEST_PICKLE: u64 = 64 << 20;
-/// Dictionaries in dictionaries at most.
+/// Deepest nesting of dictionaries.
 const DEEPEST: usize = 48;
 
-/// The number 0x1950a86a20f9469cfc6c, which old files begin with.
+/// The magic number of old files, 0x1950a86a20f9469cfc6c.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Storage to its first byte and its length in bytes.
+/// Storages by key: (first byte, length in bytes).
 type Storages = HashMap<String, (u64, u64)>;
 
 /// The tensors of a zip file.
@@ -44,7 +44,7 @@ fn fits(len: u64) -> Result<u64, Fault> {
     Ok(len)
 }
 
-/// The tensors of a row of pickles: magic number, version, what machine, the object, the storages' keys; then the storages.
+/// The tensors of consecutive pickles: magic number, version, machine, object, keys of the storages; then the storages.
 pub fn legacy(input: &Input) -> Result<FileHeader, Fault> {
     let bytes = input.read(0, input.len().min(LARGEST_PICKLE))?;
     let mut at = 0;
@@ -90,7 +90,7 @@ pub fn legacy(input: &Input) -> Result<FileHeader, Fault> {
     collect(&object, &storages)
 }
 
-/// Every tensor below the root, under the names of the dictionaries that it lies in.
+/// Every tensor below the root, named by the path of its dictionaries.
 fn collect(pickle: &Pickle, storages: &Storages) -> Result<FileHeader, Fault> {
     let mut walk = Walk { pickle, storages, tensors: BTreeMap::new(), steps: 4 * pickle.values.len() + 64 };
     walk.visit(pickle.root, &mut String::new(), 0)?;
@@ -105,7 +105,7 @@ struct Walk<'a> {
     pickle: &'a Pickle,
     storages: &'a Storages,
     tensors: BTreeMap<String, Tensor>,
-    /// Values that may still be looked at: what is shared is met several times, but not without end.
+    /// Visits left: shared values are visited several times, but a bound stops a cycle.
     steps: usize,
 }
 
@@ -135,7 +135,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A key, unless it is no text.
+    /// A key as text, if it is text.
     fn part(&self, key: Id) -> Result<Option<String>, Fault> {
         match self.pickle.get(key) {
             Value::Text(text) if text.len() > LONGEST_NAME => Err("has a key of unreasonable length; save the state_dict alone".into()),
@@ -161,7 +161,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A module that was saved whole: its state names parameters, buffers and modules apart. Other objects hold nothing for us.
+    /// The state of a module that was saved whole, with its parameters, buffers and submodules. Other objects hold no tensors of interest.
     fn module(&mut self, state: Id, name: &mut String, depth: usize) -> Result<(), Fault> {
         if self.pickle.entry(state, "_parameters").is_none() || self.pickle.entry(state, "_modules").is_none() {
             return Ok(());

@@ -1,13 +1,13 @@
-//! From the names that others give the tensors of an encoder to ours, which are torchvision's and timm's.
+//! Translates other libraries' names of an encoder's tensors into ours, which are torchvision's and timm's.
 
-/// Whose names.
+/// The library whose names a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// torchvision, and those who call the downsampling `shortcut`.
+    /// torchvision, and libraries that call the downsampling `shortcut`.
     Resnet,
-    /// A torchvision ResNet as an nn.Sequential of its children: convolution, norm, then what has no weights, then stages.
+    /// A torchvision ResNet as an nn.Sequential of its children: convolution, norm, modules without weights, stages.
     Numbered {
-        /// Number of the first stage.
+        /// Index of the first stage in the nn.Sequential.
         first: usize,
     },
     /// ResNets of Hugging Face's transformers.
@@ -16,13 +16,13 @@ pub enum Dialect {
     Resnet9,
     /// ViTs of timm, MAE, DINO and MoCo v3.
     Timm,
-    /// ViTs of Hugging Face's transformers: the names in its files, and those of its modules since version 5.
+    /// ViTs of Hugging Face's transformers: the names in its files, and the module names since version 5.
     HfVit,
     /// ViTs of torchvision.
     TorchvisionVit,
 }
 
-/// Every dialect with names that only its encoders have, of which the first is met once in an encoder.
+/// Every dialect with its anchors: names that only its encoders have. The first anchor occurs once per encoder.
 pub const ANCHORS: &[(Dialect, &[&str])] = &[
     (Dialect::Resnet, &["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight"]),
     (Dialect::Resnet9, &["conv1.weight", "bn1.running_mean", "conv8.weight", "bn8.running_mean"]),
@@ -36,7 +36,7 @@ pub const ANCHORS: &[(Dialect, &[&str])] = &[
     (Dialect::TorchvisionVit, &["conv_proj.weight", "class_token"]),
 ];
 
-/// Our name, and which third of it this is if it is not all of it (queries, keys, values).
+/// Our name. For queries, keys or values also which third of that tensor this is.
 pub fn ours(dialect: Dialect, name: &str) -> Option<(String, Option<usize>)> {
     match dialect {
         Dialect::Resnet | Dialect::Resnet9 => Some((name.replace(".shortcut.", ".downsample."), None)),
@@ -56,7 +56,7 @@ pub fn ours(dialect: Dialect, name: &str) -> Option<(String, Option<usize>)> {
     }
 }
 
-/// DINOv2 may keep its blocks in groups: blocks.0.3 is blocks.3.
+/// DINOv2 may store its blocks in chunks, with global block numbers: blocks.0.3 is blocks.3.
 fn unchunked(name: &str) -> Option<String> {
     let (group, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
@@ -82,7 +82,7 @@ fn hf_resnet(name: &str) -> Option<String> {
     part(rest, &format!("{at}.conv{layer}"), &format!("{at}.bn{layer}"))
 }
 
-/// `name` with the first of these beginnings that it has replaced.
+/// `name` with its first matching prefix replaced.
 fn renamed(name: &str, pairs: &[(&str, &str)]) -> Option<String> {
     pairs.iter().find_map(|(theirs, ours)| Some(format!("{ours}{}", name.strip_prefix(theirs)?)))
 }

@@ -1,13 +1,13 @@
-//! The directory of a zip file whose members are stored as they are, which is how PyTorch saves; zip64 as well.
+//! The directory of a zip file with uncompressed members, as PyTorch writes it; zip64 as well.
 
 use super::input::Input;
 use super::pickle::Fault;
 use std::collections::HashMap;
 
-/// Where the members' bytes lie: (start, length).
+/// Members by name: (start, length) in bytes.
 pub type Members = HashMap<String, (u64, u64)>;
 
-/// Bytes of a directory at most; a checkpoint's has about 100 per tensor.
+/// Largest directory in bytes; a checkpoint's has about 100 per tensor.
 const LARGEST: u64 = 64 << 20;
 
 const END: &[u8] = b"PK\x05\x06";
@@ -32,7 +32,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
     let bytes = input.read(start, tail)?;
     let end = bytes.windows(4).rposition(|w| w == END).ok_or_else(broken)?;
     let (mut size, mut first) = (number(&bytes, end + 12, 4)?, number(&bytes, end + 16, 4)?);
-    // Where a number does not fit, the record before says where its longer form lies.
+    // If a number does not fit, the record before this one locates the zip64 record.
     if let Some(locator) = end.checked_sub(20).filter(|l| bytes[*l..].starts_with(b"PK\x06\x07")) {
         let record = input.read(number(&bytes, locator + 8, 8)?, 56)?;
         if !record.starts_with(END64) {
@@ -74,7 +74,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
     if let Some(name) = compressed {
         return Err(format!("has `{name}` compressed, which torch.save does not do; save it again"));
     }
-    // The data follow a header of their own, whose length the directory does not know.
+    // The data follow a local header, whose length is not in the directory.
     for (start, len) in members.values_mut() {
         let header = input.read(*start, 30)?;
         if !header.starts_with(LOCAL) {
@@ -88,7 +88,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
     Ok(members)
 }
 
-/// Replace what is all ones by the numbers of the zip64 field, which has only those.
+/// Replaces numbers that are all ones by those of the zip64 field, which holds only these.
 fn longer(extra: &[u8], values: [&mut u64; 3]) -> Vec<Result<(), Fault>> {
     let mut at = 0;
     while at + 4 <= extra.len() {

@@ -1,4 +1,4 @@
-//! Arguments that several verbs share, and the way from them to a recipe.
+//! Arguments that several verbs share, and their conversion to a recipe.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

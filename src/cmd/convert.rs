@@ -66,7 +66,7 @@ pub fn run(verb: Verb) -> Result<()> {
     print(&format!("{}\n", out.display()))
 }
 
-/// For people: what was recognised, what is taken, what is left.
+/// For people: the encoder found, its tensors, and the rest.
 fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
     let Identity { layout, facts, guesses, unclear, unknown } = found;
     let layout = layout.as_ref().ok_or_else(|| file.unknown())?;
@@ -77,7 +77,7 @@ fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
     };
     let mut out = format!("{}: {format}, {} tensors\n", file.path().display(), file.tensors.len());
     let place = if layout.prefix.is_empty() { String::new() } else { format!(", below `{}`", layout.prefix) };
-    // Names are all that there is to see of who wrote a file of others.
+    // Only the names of tensors hint at the library that wrote a foreign file.
     let who = if facts.contains_key("sslmem") { "written by" } else { "looks like" };
     out += &format!("  {who}  {}{place}\n", layout.wrapper);
     let form = ["stem", "patch", "positions", "trained_size", "heads", "norm_eps"];
@@ -112,7 +112,7 @@ fn describe(file: &Checkpoint, found: &Identity) -> Result<String> {
     Ok(out)
 }
 
-/// The same of heads, which training keeps beside an encoder.
+/// As above for a file of heads.
 fn describe_heads(file: &Checkpoint) -> String {
     let get = |name: &str| file.metadata.get(name).map_or("", String::as_str);
     let mut out = format!("{}: safetensors, {} tensors\n", file.path().display(), file.tensors.len());
@@ -134,7 +134,7 @@ fn write(file: &Checkpoint, layout: &EncoderLayout, facts: &BTreeMap<String, Str
     let mut metadata = facts.clone();
     metadata.insert("source".into(), file.path().file_name().unwrap_or_default().to_string_lossy().into_owned());
     metadata.insert("sslmem".into(), env!("CARGO_PKG_VERSION").into());
-    // Of the run that made the file, which this is not any more.
+    // These describe the file as trained, which the new file is not.
     metadata.remove("identity");
     metadata.remove(SEAL);
     let entries: Vec<Entry> =

@@ -20,7 +20,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let origin = Origin { preset: vec!["demo".into()], ..Origin::default() };
-    // The device first: without it nothing is begun.
+    // The device first, so that a missing one leaves no files behind.
     let device = global.device()?;
     finish(open(&verb.out, &origin, &Flags::default().seed(global), true, None, device)?, global)
 }

@@ -1,4 +1,4 @@
-//! Where to compute, as the command line says it.
+//! The device that the command line asks for.
 
 use std::io::Write;
 use std::str::FromStr;
@@ -42,7 +42,7 @@ impl FromStr for Choice {
 }
 
 impl Global {
-    /// The device that was asked for. `auto` says on stderr when it has to be the CPU, and why.
+    /// The device that was asked for. `auto` reports on stderr if it falls back to the CPU, and why.
     pub fn device(&self) -> Result<Device> {
         let dtype = if self.precision == Some(Precision::F32) { Dtype::F32 } else { Dtype::Bf16 };
         match self.device {
@@ -52,7 +52,7 @@ impl Global {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let cpu = self.cpu()?;
-                    // Nobody may be listening, which is no reason to stop.
+                    // A closed stderr is no reason to stop.
                     let _ = writeln!(std::io::stderr(), "computing on the CPU: {}", reason(&error));
                     Ok(cpu)
                 }
@@ -68,7 +68,7 @@ impl Global {
     }
 }
 
-/// What is wrong, without what to do about it: this time that is done already.
+/// An error without its remedy, because `auto` has already fallen back to the CPU.
 fn reason(error: &Error) -> String {
     match error {
         Error::Config { what, .. } | Error::Device { what, .. } => what.clone(),

@@ -50,7 +50,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = flags.with("score.layer", &verb.layer);
     let device = global.device()?;
     let recipe = verb.origin.resolve_for(&verb.encoder, &flags.with("score.features", &verb.features).with("score.batch", &verb.batch))?;
-    // Bad images are found as they are met, not by decoding everything before.
+    // Bad images are found during the pass, not by decoding everything first.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let (side, on_bad) = (recipe.encoder_file(&verb.encoder)?, recipe.data.on_bad_image);
     let embedding = Embedding { side, layer: &recipe.layer(), source: source.as_ref(), batch: recipe.score.batch, device: &device, on_bad };

@@ -32,7 +32,7 @@ use crate::files::{self, Lock};
 use crate::manifest::Trust;
 use crate::progress::Progress;
 
-/// Threads for each core at most: they wait for each other, and more than this for longer than they compute.
+/// Most threads per core: with more they wait for each other longer than they compute.
 const PER_CORE: usize = 64;
 
 /// Measures how much self-supervised encoders memorize single training images (SSLMem, ICLR 2024).
@@ -85,13 +85,12 @@ enum Verb {
     Doctor(doctor::Verb),
 }
 
-/// Runs the program and returns its exit status: 0 done, 1 failed, 2 misuse. A reader that went away
-/// (`sslmem show recipe | head -1`) is no failure.
+/// Runs the program and returns its exit status: 0 done, 1 failed, 2 misuse. A closed pipe (`sslmem show recipe | head -1`) is no failure.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody may be listening, which is not worth a word to nobody.
+            // If stdout or stderr is closed, there is nobody to tell.
             let _ = if error.use_stderr() { misuse(&error) } else { error.print() };
             return error.exit_code() as u8;
         }
@@ -110,7 +109,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// What is wrong with the command line, in words of ours where Rust's would be shown.
+/// Prints the error of a command line, in our words if clap's would show Rust's types.
 fn misuse(error: &clap::Error) -> std::io::Result<()> {
     let mut err = std::io::stderr();
     let text = if err.is_terminal() { error.render().ansi().to_string() } else { error.render().to_string() };
@@ -151,7 +150,7 @@ fn dispatch(cli: Cli) -> Result<()> {
 }
 
 impl Global {
-    /// Who listens to long work.
+    /// The progress display of long work.
     fn progress(&self) -> Box<dyn Progress> {
         progress::heard(self.quiet)
     }
@@ -164,7 +163,7 @@ fn print(text: &str) -> Result<()> {
     written.map_err(Error::io("write to", "standard output"))
 }
 
-/// What must not be missed, also with --quiet.
+/// Prints a warning, also with --quiet.
 fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {}", visible(text)); // a closed stderr is no reason to stop
 }

@@ -94,7 +94,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     for Probed { encoder, train, test, skipped, .. } in &results.encoders {
         few_bad(encoder, skipped, train.samples + test.samples + skipped.len(), verb.images.max_bad.unwrap_or(0.01))?;
     }
-    // The report of a run that was scored shows the accuracies beside the scores.
+    // If the run was scored, its report is written again with the accuracies.
     match run {
         Some(run) if run.dir.join("report.html").exists() => run.report().map(drop),
         _ => Ok(()),
@@ -112,7 +112,7 @@ fn how(verb: &Verb, seed: u64) -> How {
 fn of_file(verb: &Verb, path: &Path, global: &Global, device: &Device, progress: &mut dyn Progress) -> Result<Results> {
     let flags = Flags::default().images(&verb.images).measuring(&verb.images).network(&verb.network).seed(global);
     let recipe = verb.origin.resolve_for(path, &flags)?;
-    // Bad images are found as they are met, not by decoding everything before.
+    // Bad images are found during the pass, not by decoding everything first.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let job = Job {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),

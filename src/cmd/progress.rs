@@ -59,7 +59,7 @@ impl Progress for Bar {
         let template = format!("{{prefix}} {{wide_bar:.dim}} {{human_pos}}/{{human_len}} {unit}s{{speed}}  {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("speed", |state: &ProgressState, out: &mut dyn Write| {
-            // Before anything is done nothing is known. A bar that cannot be drawn is not worth a word.
+            // The rate is unknown until something is done. Errors of drawing are ignored.
             if state.pos() > 0 && state.per_sec() > 0.0 {
                 let _ = write!(out, "  {:.1}/s  {} left", state.per_sec(), HumanDuration(state.eta()));
             }
@@ -137,7 +137,7 @@ impl Progress for Lines {
         let Some(work) = &mut self.0 else { return };
         work.done += n;
         let first = work.before.is_none();
-        // An instant jump at the beginning is what an earlier process did.
+        // An instant jump at the start is work of an earlier process, which must not count in the rate.
         work.before.get_or_insert(if work.started.elapsed() < Duration::from_millis(1) { n } else { 0 });
         if !note.is_empty() {
             work.note = note.to_string();

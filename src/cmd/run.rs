@@ -38,7 +38,7 @@ pub struct Verb {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
-    // The device first: without it nothing is begun.
+    // The device first, so that a missing one leaves no files behind.
     let device = global.device()?;
     finish(open(&verb.out, &verb.origin, &flags, true, verb.split.as_deref(), device)?, global)
 }
@@ -69,7 +69,7 @@ pub fn means(rows: &[Row]) -> String {
 pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool, split: Option<&Path>, device: Device) -> Result<Run> {
     let started = dir.join("recipe.toml").exists();
     if started && !resume {
-        drop(Run::lock(dir)?); // who is at work there is better to know
+        drop(Run::lock(dir)?); // if another process works there, its error says more
         return Err(Error::config(
             format!("{} holds a run already", dir.display()),
             "go on with it with --resume, or choose another folder",

@@ -101,7 +101,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     files::check_writable(&verb.out)?;
     let split = verb.split.as_deref().map(|path| Ok((path, Split::read(path)?))).transpose()?;
     let recipe = verb.origin.resolve_for(&verb.f, &flags)?;
-    // Bad images are found as they are scored, not by decoding everything before.
+    // Bad images are found during the pass, not by decoding everything first.
     let source = opened(&recipe, OnBadImage::Fail, global)?;
     let samples = match &split {
         None => (0..source.len() as u32).map(|index| (index, Subset::Candidate)).collect(),

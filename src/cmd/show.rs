@@ -162,7 +162,7 @@ fn augment(verb: Augment, global: &Global) -> Result<()> {
     };
     let flags = Flags::default().images(&verb.images).with("encoder.size", &verb.size).with("encoder.normalize", &verb.normalize);
     let recipe = verb.origin.resolve(&flags.seed(global))?;
-    // As training and scoring with this recipe normalise it.
+    // Normalised as in training and scoring with this recipe.
     let [mean, std] = recipe.encoder.normalize.statistics();
     let view = policy(&verb.policy, recipe.encoder.size).ok_or_else(|| no_policy(&verb.policy))?.normalized(mean, std);
     let _lock = reserve(&verb.out, verb.force)?;

@@ -1,4 +1,4 @@
-//! Being asked to end: the first signal lets the work end by itself with everything kept, the second ends the process.
+//! Signals: the first asks the work to stop and keep its results, the second ends the process.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
 /// A file that grows beyond the limit of the shell is a failed write from here on, not the end of the process.
 pub fn bear_limits() {
-    let _ = flag::register(SIGXFSZ, Arc::default()); // where there is such a signal
+    let _ = flag::register(SIGXFSZ, Arc::default()); // ignored on systems without it
 }
 
 /// Hears the signals from here on: for work that asks whether one has come.
@@ -27,7 +27,7 @@ pub fn watch() -> Result<()> {
     let signal = SIGNAL.get_or_init(Arc::default);
     let again = Arc::new(AtomicBool::new(false));
     for number in [SIGINT, SIGTERM] {
-        // In this order: the first signal finds the flag down and raises it.
+        // In this order: the first signal must find the flag unset, and then set it.
         let heard = flag::register_conditional_shutdown(number, 128 + number, again.clone())
             .and_then(|_| flag::register(number, again.clone()))
             .and_then(|_| flag::register_usize(number, signal.clone(), number as usize));

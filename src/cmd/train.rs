@@ -48,7 +48,7 @@ enum Encoders {
 
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).length(&verb.length).seed(global);
-    // The device first: without it nothing is begun.
+    // The device first, so that a missing one leaves no files behind.
     let device = global.device()?;
     let which = match verb.which {
         Encoders::F => Which::F,

@@ -1,4 +1,4 @@
-//! What a recipe must satisfy before anything starts.
+//! Checks of a recipe before any work.
 
 use super::{Recipe, SubsetSize, Train};
 use crate::data::PIXELS;
@@ -8,7 +8,7 @@ use crate::methods::{self, Method};
 use crate::ops::alignment::Pairs;
 
 impl Recipe {
-    /// Refuses what cannot work, before any file is opened.
+    /// Refuses impossible settings before any file is opened.
     ///
     /// # Errors
     /// `Config`, for the first key that is wrong.
@@ -75,7 +75,7 @@ impl Recipe {
         self.validate_parts(method)
     }
 
-    /// Micro-batches are of one size, and of methods that can take a batch in parts.
+    /// Micro-batches have one size, and the method's loss is a mean over single samples.
     fn validate_parts(&self, method: &dyn Method) -> Result<()> {
         let Train { batch, accumulate, .. } = self.train;
         if accumulate > 1 && !method.by_sample() {
@@ -130,7 +130,7 @@ impl Recipe {
     }
 }
 
-/// The one of `options` that `typed` may have been meant to be.
+/// The option nearest to `typed`, if one is near.
 pub fn nearest<'a>(typed: &str, options: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
     let near = options.map(|option| (strsim::damerau_levenshtein(&typed, option), option));
@@ -138,7 +138,7 @@ pub fn nearest<'a>(typed: &str, options: impl Iterator<Item = &'a str>) -> Optio
     (distance <= 2.max(option.len() / 3)).then_some(option)
 }
 
-/// What to write instead of `typed`: the nearest option, or all of them.
+/// Advice for the unknown name `typed`: the nearest option, or all of them.
 pub(super) fn remedy<'a>(typed: &str, options: impl Iterator<Item = &'a str>) -> String {
     let mut options: Vec<&str> = options.collect();
     match nearest(typed, options.iter().copied()) {

@@ -1,5 +1,5 @@
-//! What somebody asks for, as a recipe: of a training, or of the encoder in a file of weights and what it sees. There what the file says
-//! counts, a key that contradicts its tensors is an error, and what nothing tells has to be said.
+//! Resolves a request into a recipe: for a training, or for the encoder in a file of weights. For a file its own settings count, a key that
+//! contradicts its tensors is an error, and settings that no source gives must be given by the user.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,10 +8,10 @@ use super::{Layers, Normalize, Recipe};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
-/// What a file says of its encoder, by name.
+/// Settings of an encoder from its file, by name.
 type Facts = BTreeMap<String, String>;
 
-/// What the tensors of a file decide, whatever a recipe says: the fact, the key, the flag.
+/// Settings that the tensors of a file decide, whatever a recipe says: (fact, key).
 const FIXED: [(&str, &str); 7] = [
     ("arch", "encoder.arch"),
     ("stem", "encoder.stem"),
@@ -22,16 +22,16 @@ const FIXED: [(&str, &str); 7] = [
     ("trained_size", "encoder.trained_size"),
 ];
 
-/// How images were shown to it, which a recipe may overrule.
+/// Settings of its images, which a recipe may override.
 const IMAGES: [(&str, &str); 3] = [("size", "encoder.size"), ("resize", "encoder.resize"), ("interpolation", "encoder.interpolation")];
 
 /// Keys of a recipe with their values.
 pub type Keys = Vec<(&'static str, String)>;
 
-/// What is asked for: presets, a file, keys, assignments, of which the later wins.
+/// A request: presets, a recipe file, keys, assignments. Later ones win.
 #[derive(Clone, Copy, Default)]
 pub struct Request<'a> {
-    /// Presets, one over the other; none: the default one.
+    /// Presets, later over earlier; without any, the default one.
     pub presets: &'a [String],
     /// TOML.
     pub file: Option<&'a Path>,
@@ -40,10 +40,10 @@ pub struct Request<'a> {
     pub assignments: &'a [String],
 }
 
-/// The recipe for an encoder that is in a file.
+/// The recipe for an encoder in a file.
 pub struct Known {
     pub recipe: Recipe,
-    /// What was guessed, and what was asked for against what the file says: sentences without their full stop.
+    /// Guesses, and requests that differ from the file's own settings: sentences without their full stop.
     pub warnings: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl Request<'_> {
         self.over(Layers::presets(self.presets)?)
     }
 
-    /// The same over other layers than the presets.
+    /// As [`Request::resolve`] on top of `layers` instead of the presets.
     ///
     /// # Errors
     /// As [`Request::resolve`].
@@ -64,7 +64,7 @@ impl Request<'_> {
         self.above(layers, &[])?.resolve()
     }
 
-    /// Over what is there already: the recipe file, what cannot be otherwise, then keys, then assignments.
+    /// Adds the recipe file, the `fixed` settings of the tensors, keys and assignments to `layers`, in this order.
     fn above(&self, mut layers: Layers, fixed: &[(&'static str, String)]) -> Result<Layers> {
         if let Some(path) = self.file {
             layers = layers.file(path)?;
@@ -75,12 +75,12 @@ impl Request<'_> {
         self.assignments.iter().try_fold(layers, |layers, assignment| layers.assign(assignment))
     }
 
-    /// The recipe for the encoder in `path`: presets, then what the file says of its images, then the recipe file, then what its tensors
-    /// decide, then keys and assignments.
+    /// The recipe for the encoder in `path`. Later sources win: presets, the file's settings of its images, the recipe file, the tensors,
+    /// keys, assignments.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Checkpoint::identify`]; what is asked for contradicts the file; nothing tells how its images were
-    /// normalised, or what else is needed.
+    /// As [`Checkpoint::open`] and [`Checkpoint::identify`]; the request contradicts the file; no source gives the channel statistics or
+    /// another required setting.
     pub fn encoder(&self, path: &Path) -> Result<Known> {
         let found = Checkpoint::open(path).and_then(|file| file.identify());
         let facts = found.as_ref().map(|found| found.facts.clone()).unwrap_or_default();
@@ -95,7 +95,7 @@ impl Request<'_> {
         }
         let layers = self.above(layers, &fixed(&facts))?;
         let normalised = layers.said("encoder.normalize").is_some();
-        // What is wrong with what was asked for is said before what is wrong with a file.
+        // Errors of the request come before errors of the file.
         let recipe = layers.resolve()?;
         let found = found?;
         let said = |key: &str| asked.iter().any(|asked| asked.key == key);
@@ -118,7 +118,7 @@ impl Request<'_> {
         Ok(Known { recipe, warnings })
     }
 
-    /// What is asked for by the recipe file, by keys and by assignments.
+    /// Settings asked for by the recipe file, keys and assignments.
     fn asked(&self, layers: &Layers) -> Result<Vec<Asked>> {
         let mut asked = vec![];
         if let Some(file) = self.file {
@@ -142,15 +142,15 @@ impl Request<'_> {
     }
 }
 
-/// A key that somebody asked for.
+/// A key that was asked for.
 struct Asked {
     key: String,
-    /// As it is called in errors.
+    /// Its name in errors.
     place: String,
     value: String,
 }
 
-/// Refuses what contradicts the tensors of a file.
+/// Refuses settings that contradict the tensors of a file.
 fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
     let vit = facts.get("arch").is_some_and(|arch| arch.starts_with("vit"));
     for Asked { key, place, value } in asked {
@@ -161,7 +161,7 @@ fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
             _ => false,
         };
         let held = FIXED.iter().find(|(_, known)| known == key).and_then(|(fact, _)| facts.get(*fact));
-        // The two of 3x3 have the same tensors.
+        // The two 3x3 stems differ only in padding, so their tensors are alike.
         let alike = |a: &str, b: &str| a == b || a.starts_with("cifar") && b.starts_with("cifar");
         if let Some(held) = held.filter(|held| counts && !alike(held, value)) {
             let fact = key.trim_start_matches("encoder.");
@@ -172,12 +172,12 @@ fn contradicts(path: &Path, facts: &Facts, asked: &[Asked]) -> Result<()> {
     Ok(())
 }
 
-/// What the tensors decide, as keys of the recipe.
+/// The settings that the tensors decide, as keys of the recipe.
 fn fixed(facts: &Facts) -> Keys {
     FIXED.iter().filter_map(|(fact, key)| Some((*key, facts.get(*fact)?.clone()))).collect()
 }
 
-/// Of another size than the file's, images are resized in the same proportion.
+/// If another size than the file's is asked for, `resize` is scaled with it.
 fn proportional(facts: &Facts, asked: &[Asked]) -> Option<String> {
     let last = |key: &str| asked.iter().rev().find(|asked| asked.key == key);
     let size: usize = last("encoder.size").filter(|_| last("encoder.resize").is_none())?.value.parse().ok()?;
@@ -186,7 +186,7 @@ fn proportional(facts: &Facts, asked: &[Asked]) -> Option<String> {
     Some(format!("{kind}{}", pixels.parse::<usize>().ok()?.checked_mul(size)? / own.max(1)))
 }
 
-/// What the file says of its images, as keys of the recipe.
+/// The file's settings of its images, as keys of the recipe.
 fn images(facts: &Facts) -> Keys {
     let get = |fact: &str| if fact == "size" { size(facts) } else { facts.get(fact).cloned() };
     let mut keys: Keys = IMAGES.iter().filter_map(|(fact, key)| Some((*key, get(fact)?))).collect();
@@ -198,7 +198,7 @@ fn images(facts: &Facts) -> Keys {
     keys
 }
 
-/// Pixels of its images, or what is usual for networks with such a beginning.
+/// Side of its images in pixels, or 224 for networks with ImageNet's stem.
 fn size(facts: &Facts) -> Option<String> {
     let usual = || (facts.get("stem")? == "imagenet").then(|| "224".to_string());
     facts.get("size").or(facts.get("trained_size")).cloned().or_else(usual)
@@ -209,7 +209,7 @@ fn statistics(facts: &Facts) -> Option<Normalize> {
     Some(Normalize::of(three("mean")?, three("std")?))
 }
 
-/// What to say where nothing tells.
+/// Advice for a setting that no source gives.
 fn remedy(key: &str) -> String {
     let text = match key {
         "encoder.stem" => "say which with --stem cifar_wide or --stem cifar",

@@ -10,11 +10,11 @@ use super::{KEYS, Recipe, presets};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A recipe in the making.
+/// The layers of a recipe, merged so far.
 #[derive(Clone, Debug)]
 pub struct Layers {
     table: Table,
-    /// Keys that somebody asked for, and where; not those of the default preset.
+    /// Keys that were asked for, and where; not those of the default preset.
     said: BTreeMap<&'static str, String>,
 }
 
@@ -28,7 +28,7 @@ impl Layers {
         Ok(Layers { table, said: BTreeMap::new() })
     }
 
-    /// Presets, one over the other; without any, the default one.
+    /// Presets, later over earlier; without any, the default one.
     ///
     /// # Errors
     /// There is no such preset.
@@ -46,7 +46,7 @@ impl Layers {
         self.text(&path.display().to_string(), &files::read_text(path)?)
     }
 
-    /// TOML from anywhere; `place` is what to call it in errors.
+    /// TOML text; errors call it `place`.
     ///
     /// # Errors
     /// As [`Layers::file`].
@@ -69,7 +69,7 @@ impl Layers {
         Ok(self)
     }
 
-    /// One key from a flag of the command line; the value as TOML, or as text where it is not TOML.
+    /// One key from a flag of the command line. A value that is not TOML is taken as text.
     ///
     /// # Errors
     /// No recipe has such a key.
@@ -79,12 +79,12 @@ impl Layers {
         Ok(self)
     }
 
-    /// Where a key was asked for last: the name of a preset or a file, or [`Layers::COMMAND`]; nothing for a default.
+    /// Where a key was last asked for: the name of a preset or a file, or [`Layers::COMMAND`]; `None` for a default.
     pub fn said(&self, key: &str) -> Option<&str> {
         self.said.get(key).map(String::as_str)
     }
 
-    /// The value of a key so far, as it would be written on the command line.
+    /// The current value of a key, as written on the command line.
     pub fn value(&self, key: &str) -> Option<String> {
         let (section, name) = key.split_once('.')?;
         match self.table.get(section)?.get(name)? {
@@ -93,7 +93,7 @@ impl Layers {
         }
     }
 
-    /// What the command line is called in [`Layers::said`].
+    /// The command line's name in [`Layers::said`].
     pub const COMMAND: &str = "--set";
 
     /// One argument of `--set`: `section.key=value`.
@@ -135,7 +135,7 @@ impl Layers {
             let text = error.to_string();
             let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
-            // Serde names Rust's types and variants, which are nobody's business.
+            // Serde's message names Rust types, which mean nothing to users.
             let what = error.message().replace("usize", "a whole number").replace("u64", "a whole number").replace("f32", "a number");
             let what = match what.strip_prefix("unknown variant ") {
                 Some(rest) => rest.replacen(", expected one of ", " is none of ", 1).replacen(", expected ", " is not ", 1),
@@ -148,7 +148,7 @@ impl Layers {
     }
 }
 
-/// Says what is wrong with a key and which one may have been meant.
+/// The error for an unknown key, with the nearest known one.
 fn unknown(place: &str, key: &str) -> Error {
     let sections = || KEYS.iter().filter_map(|(known, _)| known.split_once('.'));
     let (what, options): (String, Vec<&str>) = match key.split_once('.') {

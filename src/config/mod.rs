@@ -57,7 +57,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens the data set; `on_bad` where it is not treated as the recipe says.
+    /// Opens the data set with this treatment of bad images, which may differ from the recipe's.
     ///
     /// # Errors
     /// As [`Reading::open`].
@@ -140,7 +140,7 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// What training sees, at the encoder's size.
+    /// The policy of training views, at the encoder's size.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
@@ -148,7 +148,7 @@ impl Recipe {
         self.view("method.view", &self.method.view, self.encoder.size)
     }
 
-    /// The views of a sample that `method` trains on: those that go through the encoder together, group by group.
+    /// The views of a sample that `method` trains on, grouped by encoder pass.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
@@ -164,10 +164,10 @@ impl Recipe {
         groups.iter().map(|group| group.iter().map(one).collect()).collect()
     }
 
-    /// The encoder as the recipe builds it.
+    /// The recipe's network.
     ///
     /// # Errors
-    /// There is no such encoder, or it cannot be built so.
+    /// There is no such encoder, or not in this configuration.
     pub fn network(&self) -> Result<Network> {
         let Encoder { stem, patch, positions, heads, norm_eps, zero_init_residual, trained_size, size, .. } = self.encoder;
         let trained = if trained_size == 0 { size } else { trained_size };
@@ -177,7 +177,7 @@ impl Recipe {
         Ok(network)
     }
 
-    /// What scoring sees, at the encoder's size.
+    /// The policy of scoring views, at the encoder's size.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
@@ -185,7 +185,7 @@ impl Recipe {
         self.view("score.view", &self.score.view, self.encoder.size)
     }
 
-    /// The image itself, without augmentation, normalised as [`Recipe::score_view`] is.
+    /// The un-augmented view, normalised as [`Recipe::score_view`].
     ///
     /// # Errors
     /// As [`Recipe::validate`].
@@ -195,7 +195,7 @@ impl Recipe {
         Ok(View::plain(size, resize, interpolation, [mean, std]))
     }
 
-    /// The encoder in `path`, and what it sees.
+    /// The encoder in `path`, with the settings of its images.
     ///
     /// # Errors
     /// As [`Recipe::validate`].
@@ -211,19 +211,20 @@ impl Recipe {
         Ok(methods::find(&self.method.name)?.supervised())
     }
 
-    /// How scoring measures a sample.
+    /// The scoring protocol.
     pub fn protocol(&self) -> Protocol {
         let Score { views, pairs, batch, .. } = self.score;
         Protocol { views, pairs, layers: vec![self.layer()], seed: self.seed, batch }
     }
 
-    /// What of the encoders is compared.
+    /// The compared layers.
     pub fn layer(&self) -> Layer {
         let Score { features, ref layer, .. } = self.score;
         if layer.is_empty() { Layer::Output(features) } else { Layer::Inner(layer.clone()) }
     }
 
-    /// What of the recipe scores and features depend on, as manifests state it. The rest is of a training, which need not have been one of ours.
+    /// The part of the recipe that scores and features depend on, for manifests. The rest describes a training, and the encoders may come
+    /// from elsewhere.
     ///
     /// # Errors
     /// A value has no JSON.
@@ -280,7 +281,7 @@ impl Recipe {
         toml::to_string(self).map_err(|error| Error::config(format!("the recipe does not fit TOML: {error}"), "choose a seed below 2^63"))
     }
 
-    /// The recipe as TOML with what each key means.
+    /// The recipe as TOML with the meaning of each key.
     ///
     /// # Errors
     /// As [`Recipe::to_toml`].
@@ -288,7 +289,7 @@ impl Recipe {
         self.commented(|key, _| KEYS.iter().find(|(known, _)| *known == key).map(|(_, meaning)| meaning.to_string()))
     }
 
-    /// The recipe as TOML with what `comment` says of each key and its value.
+    /// The recipe as TOML with `comment`'s text for each key and value.
     fn commented(&self, comment: impl Fn(&str, &str) -> Option<String>) -> Result<String> {
         let text = self.to_toml()?;
         let mut section = String::new();
@@ -307,13 +308,14 @@ impl Recipe {
     }
 }
 
-/// Kinds of data whose own order is random as far as classes go, or the paper's. Files of one's own mostly lie class by class.
+/// Kinds of data that are split in their own order: it is the paper's, or random with respect to classes. Users' files are mostly sorted by
+/// class.
 const NAMED: [&str; 6] = ["cifar10", "cifar100", "svhn", "stl10", "mnist", "synthetic"];
 
-/// What the second view is called that is drawn as the first.
+/// Name of a second view with the policy of the first.
 const SAME: &str = "same";
 
-/// How the samples are dealt to the subsets.
+/// How samples are divided among the subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// `Ordered` for the kinds of data in `NAMED`, `Stratified` for the others.

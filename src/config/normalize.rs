@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::view;
 
-/// What is subtracted from the channels of a view, and what the difference is divided by.
+/// Mean and standard deviation with which the channels of a view are normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Normalize {
     /// A name in [`Normalize::NAMED`].
     Named(&'static str),
-    /// Of red, green and blue, of values from 0 to 1.
+    /// Of red, green and blue, for values in [0, 1].
     Own(Statistics),
 }
 
@@ -22,7 +22,7 @@ pub struct Statistics {
 }
 
 impl Normalize {
-    /// Those with a name in a recipe.
+    /// Statistics with a name in recipes.
     pub const NAMED: [(&str, [[f32; 3]; 2]); 9] = [
         ("cifar10", view::CIFAR10),
         ("cifar100", view::CIFAR100),
@@ -35,7 +35,7 @@ impl Normalize {
         ("unit", view::UNIT),
     ];
 
-    /// By name where they have one.
+    /// The named form if these statistics have a name.
     pub fn of(mean: [f32; 3], std: [f32; 3]) -> Normalize {
         match Normalize::NAMED.iter().find(|(_, statistics)| *statistics == [mean, std]) {
             Some((name, _)) => Normalize::Named(name),

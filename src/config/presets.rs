@@ -1,4 +1,4 @@
-//! The recipes that have a name: each is another one and what it changes, in `presets/`.
+//! Named recipes: each is a base and its changes, a file in `presets/`.
 
 use super::{Layers, Recipe, nearest};
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 /// A recipe with a name, or a part of one.
 pub struct Preset {
     pub name: &'static str,
-    /// What it starts from; `None`: it changes whatever stands before it on the command line.
+    /// The preset that it starts from; `None` if it only changes the presets before it on the command line.
     pub base: Option<&'static str>,
     pub about: &'static str,
     /// The keys it changes, as TOML.
@@ -25,7 +25,7 @@ const fn part(name: &'static str, changes: &'static str, about: &'static str) ->
     Preset { name, base: None, about, changes }
 }
 
-/// Every preset. What a base is stands before what is made of it.
+/// Every preset. A base comes before the presets made of it.
 pub const PRESETS: &[Preset] = &[
     preset_of(
         "reference",
@@ -168,10 +168,10 @@ pub const PRESETS: &[Preset] = &[
 ];
 
 impl Preset {
-    /// These layers with this preset on top, or in their place if it has a base.
+    /// These layers with this preset on top. A preset with a base replaces them.
     ///
     /// # Errors
-    /// None but those of a broken preset, which a test looks for.
+    /// The preset is broken, which a test excludes.
     pub(super) fn over(&self, layers: Layers) -> Result<Layers> {
         let below = match self.base {
             None => layers,

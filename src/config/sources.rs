@@ -1,5 +1,5 @@
-//! Where the values of a preset come from that is named after someone's code, as `sources.tsv` has it: a preset is what its authors have, or
-//! says where it is not and why.
+//! Sources of the values of presets named after someone's code, from `sources.tsv`. Such a preset equals its authors' settings, or states
+//! each difference with a reason.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use crate::view::Policy;
 
 const TABLE: &str = include_str!("sources.tsv");
 
-/// One fact of a preset.
+/// The source of one value of a preset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cited {
-    /// A key of a recipe, or in brackets what no key says.
+    /// A key of the recipe, or in brackets a setting without a key.
     pub key: &'static str,
-    /// Its value here: as TOML, of a view as its description.
+    /// Its value here: TOML, or the description of a view.
     pub value: &'static str,
     /// Repository at a commit, file and lines; or a paper.
     pub place: String,
-    /// What the original has instead, and why it is not so here.
+    /// The original's value if it differs, and the reason.
     pub differs: Option<[&'static str; 2]>,
 }
 
-/// Every fact that is known of a preset; none of one that is named after nobody's code.
+/// The sources of a preset; empty if it is not named after someone's code.
 pub fn sources(preset: &str) -> Vec<Cited> {
     let (mut repositories, mut here) = (BTreeMap::new(), false);
     let mut found: Vec<Cited> = vec![];
@@ -48,7 +48,7 @@ pub fn sources(preset: &str) -> Vec<Cited> {
 }
 
 impl Cited {
-    /// For people: where the value is from, or what stands there instead.
+    /// For people: the source of the value, or its value there and the reason for another one here.
     fn comment(&self) -> String {
         match self.differs {
             None => self.place.clone(),
@@ -58,7 +58,7 @@ impl Cited {
 }
 
 impl Recipe {
-    /// What a [`Cited`] has as the value of `key`, whose TOML is `value`.
+    /// The form of a key's value in a [`Cited`], from its TOML.
     pub fn stated(&self, key: &str, value: &str) -> String {
         let Recipe { method, encoder, .. } = self;
         let view = match key {
@@ -71,7 +71,7 @@ impl Recipe {
         view.map_or_else(|_| value.to_string(), |view| view.to_string())
     }
 
-    /// The recipe as TOML, with where each value of `preset` is from that nothing has changed.
+    /// The recipe as TOML, with the source of each value that `preset` gives and nothing changed.
     ///
     /// # Errors
     /// As [`Recipe::to_toml`]; the preset is named after nobody's code.
@@ -92,7 +92,7 @@ impl Recipe {
     }
 }
 
-/// Is this the same value? Numbers are written in more ways than one.
+/// Whether two TOML texts are the same value; numbers have several spellings.
 fn same(a: &str, b: &str) -> bool {
     let parsed = |text: &str| format!("x = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("x"));
     a == b || matches!((parsed(a), parsed(b)), (Some(a), Some(b)) if a == b && !matches!(a, Value::Table(_)))

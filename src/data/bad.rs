@@ -1,11 +1,11 @@
-//! How many images of a data set may be bad.
+//! The limit on the share of bad images.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Refuses a result, named by its place, from which more than the share `most` of `all` images was left out. Whoever asks has written
-/// everything before.
+/// An error if more than the share `most` of `all` images was left out of the result at `place`. Callers write the result first, so that it
+/// is kept.
 ///
 /// # Errors
 /// There are more.

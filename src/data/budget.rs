@@ -1,11 +1,11 @@
-//! Memory that decoded images share, whoever decodes them: what they may take, and what the system has for them.
+//! Memory for decoded images: a budget for the whole process, and a check that the system really has the memory.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// So many bytes for images that are being decoded, and for those that wait to be computed with, in the whole process.
+/// The process's budget for images that are being decoded or wait in a batch.
 pub static DECODING: Budget = Budget::new(1 << 30);
 
-/// Bytes that are lent. What is larger than all of them goes alone: it waits until nothing else is lent.
+/// A budget that lends bytes. A request above the capacity is served alone, when nothing else is lent.
 pub struct Budget {
     capacity: u64,
     lent: Mutex<u64>,
@@ -17,7 +17,7 @@ impl Budget {
         Budget { capacity, lent: Mutex::new(0), given_back: Condvar::new() }
     }
 
-    /// Bytes in all.
+    /// Capacity in bytes.
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -35,7 +35,7 @@ impl Budget {
         })
     }
 
-    /// Lends `bytes` as soon as there is room. Who waits here may hold no loan that only it can give back.
+    /// Lends `bytes` as soon as there is room. The caller may hold no loan of its own, or it may wait for itself.
     pub fn wait(&'static self, bytes: u64) -> Loan {
         let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lent = self.given_back.wait_while(lent, |lent| !self.fits(*lent, bytes)).unwrap_or_else(PoisonError::into_inner);
@@ -44,14 +44,14 @@ impl Budget {
     }
 }
 
-/// Bytes of a budget, given back when this is dropped.
+/// Bytes lent by a budget, returned on drop.
 pub struct Loan {
     budget: &'static Budget,
     bytes: u64,
 }
 
 impl Loan {
-    /// Gives back all but `bytes`: an image needs more while it is decoded than afterwards.
+    /// Returns all but `bytes`: an image needs more memory while it is decoded than afterwards.
     pub fn keep(&mut self, bytes: u64) {
         let mut lent = self.budget.lent.lock().unwrap_or_else(PoisonError::into_inner);
         *lent -= self.bytes.saturating_sub(bytes);
@@ -67,7 +67,7 @@ impl Drop for Loan {
     }
 }
 
-/// What the system was found to have when nobody was at work, and what of it is not promised yet.
+/// Memory that the last trial reservation found, less the pledges since.
 struct Room {
     left: u64,
     at_work: usize,
@@ -76,18 +76,18 @@ struct Room {
 static ROOM: Mutex<Room> = Mutex::new(Room { left: 0, at_work: 0 });
 static IDLE: Condvar = Condvar::new();
 
-/// Bytes that the system is asked for, if it has them, so that few must wait for the next time.
+/// Size of a trial reservation, if the system has so much. A large one covers many pledges, so that few wait for the next trial.
 const TRIAL: u64 = 1 << 30;
 
-/// Memory for somebody who cannot be refused any: the process ends where an infallible allocation fails, and decoders make such. So the system
-/// is asked before, by a reservation that is given back at once. That is only done while nobody is at work who holds a pledge: it would be
-/// what takes the room away. What is promised is not promised again, whether it was taken or not, until the system is asked anew.
+/// Memory promised to a decoder, whose infallible allocations would end the process if they failed. Before it runs, a trial reservation,
+/// released at once, shows that the system has the memory. A trial runs only while no pledge is held, because it could take the memory from
+/// the holder. Pledged bytes count as used until the next trial, whether they were used or not.
 pub struct Pledge(());
 
 impl Pledge {
-    /// Waits until others have done with theirs, if need be. Who holds a pledge may not ask for another.
+    /// Waits for other pledges to end, if needed. A holder of a pledge must not ask for another: it would wait for itself.
     ///
-    /// `None`: the system does not have so many bytes.
+    /// `None` if the system does not have so many bytes.
     pub fn of(bytes: u64) -> Option<Pledge> {
         let there = |bytes: u64| usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
         let mut room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +109,7 @@ impl Drop for Pledge {
     }
 }
 
-/// Makes room for `more` bytes behind those that are there, if that leaves what was pledged.
+/// Reserves `more` bytes at the end of a vector, if that leaves the pledged memory free.
 pub fn reserve(bytes: &mut Vec<u8>, more: usize) -> Option<()> {
     let _pledge = Pledge::of((bytes.len() + more) as u64)?;
     bytes.try_reserve_exact(more).ok()

@@ -11,10 +11,10 @@ use super::{Image, Source};
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
-/// What tells the two apart.
+/// The differences between the two.
 struct CifarLayout {
     name: &'static str,
-    /// Where the official archive unpacks to, so that its parent may be named, too.
+    /// Folder in the official archive, so that its parent may be given as well.
     archive: &'static str,
     train: &'static [&'static str],
     test: &'static str,
@@ -159,7 +159,7 @@ fn read_records(layout: &CifarLayout, folder: &Path, file: &str, count: usize, t
     Ok(())
 }
 
-/// A missing file whose namesake without `.bin` is there means that the Python version was unpacked.
+/// If the same name without `.bin` exists, the Python version was unpacked, and the error says so.
 fn missing(path: &Path, source: std::io::Error) -> Error {
     let python: PathBuf = path.with_extension("");
     if python.is_file() {

@@ -1,4 +1,4 @@
-//! Which columns of a Parquet file hold images and labels.
+//! Finds the columns of images and labels in a Parquet file.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use super::decode;
 use super::labels::Label;
 use super::left_out::LeftOut;
 
-/// What images and labels are called where the file says nothing about it, in the order of preference.
+/// Usual names of the columns, for files that declare none, in the order of preference.
 const IMAGE: [&str; 2] = ["image", "img"];
 const LABEL: [&str; 3] = ["label", "labels", "fine_label"];
 
-/// Bytes that the images of one row group may have.
+/// Most bytes of images in one row group.
 const GROUP: usize = 2 << 30;
 
-/// Rows that are looked at for one that begins like an image.
+/// Rows searched for one that begins like an image.
 const LOOKED_AT: usize = 8;
 
 /// The columns of one file.
@@ -32,12 +32,12 @@ pub struct Columns {
 
 impl Columns {
     /// # Errors
-    /// No column of images, one that holds something else, or one that cannot be read here.
+    /// There is no column of images, or it holds something else or cannot be read here.
     pub fn find(pages: &Arc<Pages>, metadata: &ParquetMetaData, length: u64) -> Result<Columns, String> {
         let mut left_out = LeftOut::default();
         let said = features(metadata, "Image");
         let called = |names: &[&str]| names.iter().filter_map(|name| column(metadata, name)).collect::<Vec<_>>();
-        // Of several that are said to be images, the one with the usual name.
+        // If several are declared as images, the one with the usual name.
         let mut ordered: Vec<&str> = IMAGE.into_iter().filter(|name| said.iter().any(|s| s == name)).collect();
         ordered.extend(said.iter().map(|name| &name[..]).filter(|name| !IMAGE.contains(name)));
         let mut found = called(&ordered);
@@ -56,7 +56,7 @@ impl Columns {
         }
         readable(metadata, *image, length)?;
         let classes = features(metadata, "ClassLabel");
-        // A list has its values deeper, which is said below.
+        // The values of a list are nested deeper; the error for that is below.
         let within = |wanted: &str| (0..columns(metadata)).find(|&place| name(metadata, place).split('.').next() == Some(wanted));
         let label = LABEL.into_iter().chain(classes.iter().map(|name| &name[..])).find_map(within);
         let mut columns = Columns { image: *image, label, left_out };
@@ -66,7 +66,7 @@ impl Columns {
         Ok(columns)
     }
 
-    /// The labels of a row group. Those that cannot be understood are none, and named in `left_out`.
+    /// The labels of a row group. An unreadable label counts as none and is listed in `left_out`.
     ///
     /// # Errors
     /// The column of labels is damaged.
@@ -140,7 +140,7 @@ fn column(metadata: &ParquetMetaData, wanted: &str) -> Option<usize> {
         .or_else(|| (0..columns(metadata)).find(|&place| name(metadata, place) == wanted))
 }
 
-/// Whether the file can hold what is said of a column, and this program can read it.
+/// Whether the file can hold a column of the declared size, and there is a decoder for it.
 fn inside(metadata: &ParquetMetaData, place: usize, length: u64) -> Result<(), String> {
     let fits = |value: i64| value >= 0 && value as u64 <= length;
     for group in metadata.row_groups() {
@@ -165,7 +165,7 @@ fn start(chunk: &ColumnChunkMetaData) -> i64 {
     chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset())
 }
 
-/// Whether a column can be that of the images.
+/// Whether a column can hold images.
 fn readable(metadata: &ParquetMetaData, place: usize, length: u64) -> Result<(), String> {
     let kind = metadata.file_metadata().schema_descr().column(place).physical_type();
     if kind != Type::BYTE_ARRAY {
@@ -201,7 +201,7 @@ fn said(metadata: &ParquetMetaData) -> Option<Value> {
     serde_json::from_str::<Value>(text).ok()?.get("info")?.get("features").cloned()
 }
 
-/// The names that `datasets` writes for the column of labels.
+/// The class names that `datasets` writes for the column of labels.
 pub fn class_names(metadata: &ParquetMetaData) -> Option<Vec<String>> {
     let features = said(metadata)?;
     let names = |feature: &Value| feature.get("names")?.as_array().cloned();

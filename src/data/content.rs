@@ -1,22 +1,22 @@
-//! What the image files of samples contained: a digest that is the sum of its parts, so that those of blocks and of shards add up.
+//! A digest of the content of image files. It is a sum over samples, so that the digests of blocks and shards add up to that of the whole.
 
 use super::Source;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::io::ErrorKind;
 
-/// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in each of four lanes of 64 bits; of those that could not be decoded something
-/// else is added. It tells apart what was changed, not what was made to collide.
+/// The sum of BLAKE3(index, BLAKE3 of the file) over samples, in four lanes of 64 bits. A sample that could not be decoded adds another
+/// hash. The sum notices changes, but not deliberate collisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content([u64; 4]);
 
-/// Images that are read of a whole data set to see whether shards were scored on the same one.
+/// Images that stand for a whole data set when shards are compared.
 const SAMPLED: usize = 64;
 
 impl Content {
     pub const BYTES: usize = 32;
 
-    /// Nothing of samples that are no files: their data set's own digest covers them.
+    /// The term of a decoded sample; zero if it is no file, because the data set's digest covers it.
     pub fn of(index: u32, file: Option<blake3::Hash>) -> Content {
         let Some(file) = file else { return Content::default() };
         let mut hasher = blake3::Hasher::new();
@@ -24,7 +24,7 @@ impl Content {
         Content::from_bytes(hasher.finalize().as_bytes())
     }
 
-    /// Of a sample that could not be decoded: whoever could decode the same file has other content.
+    /// The term of a sample that could not be decoded. It differs from that of the same file decoded, so that both outcomes are told apart.
     pub fn left_out(index: u32, file: Option<blake3::Hash>) -> Content {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"left out").update(&index.to_le_bytes());
@@ -34,20 +34,21 @@ impl Content {
         Content::from_bytes(hasher.finalize().as_bytes())
     }
 
-    /// What the files of these samples contain now, and those of samples that were left out; `None` if one of the former cannot be read.
+    /// The current digest of these samples and of those left out; `None` if one of the former cannot be read.
     pub fn now(source: &dyn Source, indices: &[u32], left_out: &[u32]) -> Option<Content> {
         let one = |&index: &u32| Some(Content::of(index, source.content(index as usize).ok()?));
         let without: Content = left_out.iter().map(|&index| Content::left_out(index, source.content(index as usize).ok().flatten())).sum();
         indices.par_iter().map(one).try_reduce(Content::default, |a, b| Some(a + b)).map(|content| content + without)
     }
 
-    /// Of a few files, spread over all `indices`; `None` where no sample is a file.
+    /// The digest of a few files spread over `indices`; `None` if no sample is a file.
     ///
     /// # Errors
     /// The disk fails.
     pub fn sampled(source: &dyn Source, indices: &[u32]) -> Result<Option<Content>> {
         let few: Vec<u32> = indices.iter().step_by(indices.len().div_ceil(SAMPLED).max(1)).copied().collect();
-        // One that is gone, closed to us or damaged says something, too, and the same to every shard; a disk that fails says nothing of the data.
+        // A missing, unreadable or damaged file counts as such, since it looks the same to every shard. A failing disk tells nothing about
+        // the data and is an error.
         let one = |&index: &u32| match source.content(index as usize) {
             Ok(content) => Ok(Content::of(index, content)),
             Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
@@ -68,12 +69,12 @@ impl Content {
         std::array::from_fn(|i| self.0[i / 8].to_le_bytes()[i % 8])
     }
 
-    /// Hexadecimal; nothing where no sample is a file.
+    /// Hexadecimal; `None` if no sample is a file.
     pub fn hex(self) -> Option<String> {
         (self != Content::default()).then(|| blake3::Hash::from_bytes(self.to_bytes()).to_hex().to_string())
     }
 
-    /// From [`Content::hex`].
+    /// The inverse of [`Content::hex`]; `None` if the text is no digest.
     pub fn parse(text: Option<&str>) -> Option<Content> {
         let Some(text) = text else { return Some(Content::default()) };
         Some(Content::from_bytes(blake3::Hash::from_hex(text).ok()?.as_bytes()))

@@ -6,10 +6,10 @@ use crate::error::{Error, Result};
 
 use super::{Image, SampleKind, Source};
 
-/// Samples decoded at once while looking for bad ones.
+/// Samples decoded at once in the search for bad ones.
 const CHUNK: usize = 1024;
 
-/// The digest of what is left of a data set: its own, and which samples.
+/// The digest of a data set without its bad images: it covers the digest of the whole and the samples kept.
 pub fn decodable_digest(whole: &str, keep: &[u32]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(whole.as_bytes());
@@ -19,7 +19,7 @@ pub fn decodable_digest(whole: &str, keep: &[u32]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// What is left of a source.
+/// A source without its bad images.
 pub struct Decodable {
     inner: Box<dyn Source>,
     keep: Vec<u32>,
@@ -30,7 +30,7 @@ pub struct Decodable {
 }
 
 impl Decodable {
-    /// Decodes every image, in parallel. Where all can be decoded, the digest is the source's own.
+    /// Decodes every image, in parallel. If none is bad, the digest is the source's own.
     ///
     /// # Errors
     /// A file that holds many images cannot be read; no image of the training part can be decoded.

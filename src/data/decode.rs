@@ -13,23 +13,23 @@ use super::limits::{LIMIT, PIXELS, too_many};
 use super::reading::{Exif, Reading};
 use super::{Image, gif, jpeg};
 
-/// An image that needs less is decoded without asking for room: threads are few.
+/// Smaller images are decoded without asking the budget, because few threads decode at once.
 const SMALL: u64 = 16 << 20;
 
-/// Bytes that a decoder takes beside what grows with the image: tables, buffers for its input.
+/// Fixed memory of a decoder in bytes: tables and input buffers.
 const BESIDE: u64 = 1 << 20;
 
-/// Images of so many bytes are held to [`DENSEST`].
+/// Images from this size on, in bytes, are held to [`DENSEST`].
 const LARGE: u64 = 64 << 20;
 
-/// Pixels that a byte of a file stands for. Deflate and LZW make less of the emptiest image; WebP can say one colour for all pixels
-/// in 34 bytes, which is an image to fill memory with.
+/// Most pixels per byte of a file. Deflate and LZW stay below it even for an empty image. WebP can code any number of pixels of one colour
+/// in 34 bytes, which could fill the memory.
 const DENSEST: u64 = 1 << 14;
 
-/// Whether the name ends like an image that can be read here.
+/// Whether the name has the ending of an image format with a decoder here.
 pub fn is_image(name: &OsStr) -> bool {
     let path = Path::new(name);
-    // JPEGs have a decoder of their own. Python's `mimetypes` has the last ending for them, the crate has not.
+    // JPEGs do not go through the `image` crate. It lacks the last of these endings, which Python's `mimetypes` has.
     ImageFormat::from_path(path).is_ok_and(|format| format == ImageFormat::Jpeg || format.reading_enabled())
         || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpe"))
 }
@@ -39,11 +39,11 @@ pub fn size(bytes: &[u8], name: &str) -> Result<(usize, usize), String> {
     demands(bytes, name).map(|demands| (demands.height, demands.width))
 }
 
-/// What a header says.
+/// Contents of a header.
 struct Demands {
     height: usize,
     width: usize,
-    /// Bytes at most while the image is decoded, those of its pixels among them.
+    /// Most memory while the image is decoded, in bytes, with its pixels.
     memory: u64,
 }
 
@@ -66,33 +66,32 @@ fn demands(bytes: &[u8], name: &str) -> Result<Demands, String> {
         let inner = match bytes {
             // A frame and its canvas, with four channels.
             _ if is(b"WEBP", 8) => 8 * pixels,
-            // The samples as they are stored, which may be of four inks.
+            // The stored samples, which may have four channels (CMYK).
             _ if is(b"II", 0) || is(b"MM", 0) => decoder.total_bytes() + 2 * pixels,
             _ => 0,
         };
-        // What is not red, green and blue of eight bits is written anew.
+        // Other types than 8-bit RGB are converted into a second buffer.
         let anew = if colour == ColorType::Rgb8 { 0 } else { 3 * pixels };
         let memory = decoder.total_bytes() + inner + anew + bytes.len() as u64 + BESIDE;
         Ok(Demands { height: height as usize, width: width as usize, memory })
     })
 }
 
-/// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), of 16 bits the upper eight
-/// stay, of an animation the first frame. EXIF orientation and colour profiles are ignored, but see [`Exif`](super::Exif). JPEGs come
-/// out as the bytes that Pillow makes of them.
+/// The image as 8-bit RGB. Grey is repeated, alpha is dropped (not blended), 16 bits keep the upper eight, an animation gives its first
+/// frame. EXIF orientation and colour profiles are ignored, but see [`Exif`](super::Exif). JPEGs have Pillow's bytes.
 ///
 /// Differences from Pillow: 16-bit grey, which Pillow clips at 255 instead of scaling; a damaged JPEG, which is refused; a GIF without any
 /// palette, which is refused; a large image of one colour in a file that is too small for its size.
 ///
-/// A large image waits until others have given back the memory that it needs: see [`DECODING`].
+/// A large image waits until the budget [`DECODING`] has room for it.
 ///
 /// # Errors
-/// What is wrong with the image, in one sentence without its name; or memory for it cannot be had.
+/// The image is damaged or refused (one sentence without its name), or there is no memory for it.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Image, String> {
     lent(|admit| decode_within(bytes, name, Reading::USUAL, admit))
 }
 
-/// What `work` decodes, which waits until the memory that it asks for is to be had.
+/// Runs `work`, which decodes, and waits until the budget has the memory that it asks for.
 pub fn lent<T, E>(work: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<Option<T>, E>) -> Result<T, E> {
     let mut loan = None;
     let decoded = work(&mut |memory| {
@@ -102,14 +101,14 @@ pub fn lent<T, E>(work: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<Optio
     Ok(decoded?.expect("memory was lent, so it was decoded"))
 }
 
-/// What [`decode`] does as `reading` says, if `admit` says that so many bytes of memory are to be had.
+/// As [`decode`] with the settings `reading`, if `admit` grants the bytes of memory.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn decode_within(bytes: &[u8], name: &str, reading: Reading, admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<Image>, String> {
     let Demands { height, width, memory } = demands(bytes, name)?;
     let (pixels, most) = ((height * width) as u64, reading.max_pixels);
-    // To be turned, an image is there twice.
+    // Turning needs a second copy of the image.
     let memory = if reading.exif == Exif::Turn { memory.max(6 * pixels + BESIDE) } else { memory };
     if pixels > most {
         return Err(too_many(height, width, most));
@@ -128,20 +127,20 @@ pub fn decode_within(bytes: &[u8], name: &str, reading: Reading, admit: &mut dyn
         _ if gif::is_gif(bytes) => gif::decode(bytes),
         _ => other(bytes, name),
     })?;
-    // What was admitted is what was decoded.
+    // The header's size was admitted, so the image must have that size.
     if (image.height, image.width) != (height, width) {
         return Err("the image has another size than its header says".into());
     }
     Ok(Some(if reading.exif == Exif::Turn { exif_upright(image, bytes, name)? } else { image }))
 }
 
-/// Decoders are the code of others: should one panic at something, that is one bad image, not the end of a run.
+/// Decoders are third-party code: a panic in one must be one bad image, not the end of a run.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
     outcome.unwrap_or_else(|_| Err("the image is damaged in a way that its decoder cannot bear".into()))
 }
 
-/// An image that is no JPEG.
+/// Decodes any format but JPEG.
 fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
     let decoder = decoder(bytes, name)?;
     let image = DynamicImage::from_decoder(decoder).map_err(plain)?;
@@ -155,7 +154,7 @@ fn other(bytes: &[u8], name: &str) -> Result<Image, String> {
     Ok(Image { height, width, pixels })
 }
 
-/// An image turned as its file says, where that has EXIF data with an orientation.
+/// An image with its EXIF orientation applied, if its file has one.
 ///
 /// # Errors
 /// The image has no pixels.
@@ -173,8 +172,7 @@ fn exif_upright(image: Image, bytes: &[u8], name: &str) -> Result<Image, String>
     Ok(Image { height, width, pixels: picture.into_rgb8().into_raw() })
 }
 
-/// A decoder that has read the header and found its demands acceptable. The format is told by the content
-/// where that is possible, else by the ending of the name.
+/// A decoder that has read the header and accepted its sizes. The format is that of the content if it shows, else that of the ending.
 fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, String> {
     let mut reader = ImageReader::new(Cursor::new(bytes));
     if let Ok(format) = ImageFormat::from_path(name) {
@@ -184,7 +182,7 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, St
     limits.max_alloc = Some(LIMIT);
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-    // What is called a JPEG and does not begin like one is none to Pillow either, and the other decoder of JPEGs panics at some of it.
+    // A file named as a JPEG that does not begin like one is refused, as in Pillow. The crate's JPEG decoder panics on some such files.
     if reader.format() == Some(ImageFormat::Jpeg) {
         return Err("this does not begin like a JPEG".into());
     }
@@ -218,7 +216,7 @@ fn eight_bits(image: DynamicImage) -> Option<(usize, Vec<u8>)> {
     })
 }
 
-/// The decoder's reason on one line.
+/// The decoder's error on one line.
 fn plain(error: ImageError) -> String {
     let text = match error {
         ImageError::Limits(_) => format!("the image would need more than {} MiB", LIMIT >> 20),

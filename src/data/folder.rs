@@ -15,23 +15,22 @@ use super::left_out::LeftOut;
 use super::section::{self, Section};
 use super::{Image, Source, decode};
 
-/// torchvision's `IMG_EXTENSIONS`, in any case: with others, labels and rows would be those of other files.
+/// torchvision's `IMG_EXTENSIONS`, in upper or lower case. Further endings would change rows and class numbers.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
 
-/// Folders below folders.
+/// Deepest nesting of folders.
 const DEPTH: usize = 32;
 
-/// Folders that are reached through links: a few that name each other are a way to more folders than there are atoms.
+/// Most folders reached through links. A few folders that link to each other have exponentially many paths.
 const LINKED: usize = 1 << 16;
 
 /// Images in class sub-folders or flat; only paths, sizes and labels are in memory.
 ///
-/// With sub-folders `train` and `test` (or `val`, or `validation`: the first of these that exists) these
-/// are the two parts and nothing else is read; without them everything is the training part. Each part is either flat (no labels) or has
-/// one sub-folder per class, in which images may lie at any depth. Labels number the class names of both
-/// parts in bytewise order. Names that begin with a dot and files that do not end as `ImageFolder` wants it are
-/// passed over; those of them that end like another kind of image are named in [`Source::left_out`]. Links are followed; one that
-/// leads nowhere is an image that cannot be read. EXIF orientation is not applied.
+/// Sub-folders `train` and `test` (or `val`, or `validation`: the first that exists) are the two parts, and nothing else is read. Without
+/// them everything is the training part. A part is either flat (no labels) or has one sub-folder per class, with images at any depth.
+/// Labels number the class names of both parts in bytewise order. Names that begin with a dot and files without an ending of `ImageFolder`
+/// are skipped; those with the ending of another image format are listed in [`Source::left_out`]. Links are followed; a broken link is an
+/// image that cannot be read. EXIF orientation is not applied.
 pub struct Folder {
     root: PathBuf,
     files: Vec<File>,
@@ -51,8 +50,7 @@ struct File {
 }
 
 impl Folder {
-    /// Lists the folders and asks for the length of every file, in parallel; no file is read, so the digest covers ids, lengths and
-    /// classes, not the content.
+    /// Lists the folders and file lengths in parallel. No file is read, so the digest covers ids, lengths and classes, not the content.
     ///
     /// # Errors
     /// No such folder, no image in it, images beside class folders, names that are not UTF-8, links that lead back to a folder above.
@@ -101,7 +99,7 @@ impl Folder {
         Section::whole(self.root.join(id), *length)
     }
 
-    /// The image, unless it is larger than any that was there.
+    /// An error if the image exceeds the source's largest size, once that is known: the file was exchanged, and a batch has no room for it.
     fn unchanged(&self, index: usize, image: Image) -> Result<Image> {
         if self.largest.get().is_some_and(|&largest| image.pixels.len() > largest) {
             return Err(Error::format(self.root.join(&self.files[index].id), "the file was exchanged while it was in use"));
@@ -132,7 +130,7 @@ impl Source for Folder {
     fn digest(&self) -> &str {
         &self.digest
     }
-    /// Asked for the first time, it reads the beginning of every file.
+    /// The first call reads the header of every file.
     fn largest(&self) -> usize {
         *self.largest.get_or_init(|| section::largest(self.files.len(), |index| (self.section(index), self.files[index].id.clone())))
     }
@@ -154,14 +152,14 @@ impl Source for Folder {
 /// The files of one part: by class, or of no class, in torchvision's order.
 type Groups = Vec<(Option<String>, Vec<File>)>;
 
-/// Through the folders below one.
+/// State of a walk through the folders below one.
 struct Walk<'a> {
     root: &'a Path,
-    /// Folders so far that are reached through links.
+    /// Folders reached through links so far.
     linked: AtomicUsize,
 }
 
-/// What lies below a folder: images, and the ids of images of other endings.
+/// Contents below a folder: images, and the ids of images with other endings.
 #[derive(Default)]
 struct Found {
     files: Vec<File>,
@@ -169,7 +167,7 @@ struct Found {
 }
 
 impl Walk<'_> {
-    /// The groups of a part, and the ids of images of other endings.
+    /// The classes of a part, and the ids of images with other endings.
     fn part(&self, name: &str) -> Result<(Groups, Vec<String>)> {
         let folder = self.root.join(name);
         let Listed { folders, files, others } = list(&folder)?;
@@ -238,14 +236,14 @@ fn leads_back(folder: &Path, link: &str) -> bool {
     here.is_ok_and(|here| there.is_ok_and(|there| here.starts_with(there)))
 }
 
-/// What a folder holds, each sorted bytewise.
+/// Entries of a folder, each list sorted bytewise.
 #[derive(Default)]
 struct Listed {
     /// Names of folders, and whether they are links.
     folders: Vec<(OsString, bool)>,
-    /// Names of images, and their lengths; 0 of a link to nothing, which whoever reads it will hear.
+    /// Names of images and their lengths; 0 for a broken link, which is an error when it is read.
     files: Vec<(OsString, u64)>,
-    /// Names of images that `ImageFolder` passes over.
+    /// Names of images that `ImageFolder` skips.
     others: Vec<OsString>,
 }
 
@@ -262,7 +260,7 @@ fn list(folder: &Path) -> Result<Listed> {
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         match files::found(&path)? {
             Some(kind) if kind.is_dir() => listed.folders.push((name, entry.file_type().is_ok_and(|kind| kind.is_symlink()))),
-            // Reading a pipe would wait for ever.
+            // A pipe is skipped, because reading one may wait for ever.
             Some(kind) if !kind.is_file() => {}
             kind if ENDINGS.contains(&&ending[..]) => listed.files.push((name, kind.map_or(0, |kind| kind.len()))),
             Some(_) if decode::is_image(&name) => listed.others.push(name),
@@ -279,7 +277,7 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") }
 }
 
-/// Ids are text, so a name must be text.
+/// A name as text; ids are text, so other names are an error.
 fn utf8(folder: &Path, name: OsString) -> Result<String> {
     name.into_string().map_err(|name| Error::format(folder.join(name), "the name is not UTF-8; rename it"))
 }

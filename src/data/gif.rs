@@ -10,7 +10,7 @@ pub fn is_gif(bytes: &[u8]) -> bool {
     bytes.starts_with(b"GIF8")
 }
 
-/// Height and width: the canvas, made larger where the first frame reaches beyond it.
+/// Height and width of the canvas, enlarged if the first frame reaches beyond it.
 pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     let mut decoder = open(bytes)?;
     let canvas = [decoder.height(), decoder.width()].map(usize::from);
@@ -22,13 +22,14 @@ pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     }
 }
 
-/// Outside the frame lies the transparent colour, where there is one, else the first of the palette; transparency itself is dropped.
+/// Around the frame lies the transparent colour if there is one, else the first of the palette, as in Pillow. Transparency itself is
+/// dropped.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let mut decoder = open(bytes)?;
     let canvas = [decoder.height(), decoder.width()].map(usize::from);
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let frame = decoder.read_next_frame().map_err(plain)?.ok_or("the GIF has no image")?;
-    let (height, width) = extent(canvas, frame); // asked for before
+    let (height, width) = extent(canvas, frame); // the caller asked the budget for this size
     let colours = colours(frame.palette.as_deref().or(global.as_deref()));
     let outside = frame.transparent.unwrap_or(0);
     let mut pixels = colours[usize::from(outside)].repeat(height * width);
@@ -52,7 +53,8 @@ fn extent(canvas: [usize; 2], frame: &Frame) -> (usize, usize) {
     (canvas[0].max(far(frame.top, frame.height)), canvas[1].max(far(frame.left, frame.width)))
 }
 
-/// The colour of every index. Without a palette, or with one that says the same, an index is a grey; beyond the palette's end lies black.
+/// The colour of every index. Without a palette, or with a grey ramp for one, the index is the grey value; indices beyond the palette are
+/// black.
 fn colours(palette: Option<&[u8]>) -> [[u8; 3]; 256] {
     let mut colours = std::array::from_fn(|at| [at as u8; 3]);
     let palette = palette.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Members of a tar file on their way to becoming samples.
+//! Groups the members of a tar file into samples.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -11,22 +11,22 @@ use super::left_out::LeftOut;
 use super::tar::Member;
 use super::{decode, json};
 
-/// Bytes of a member that holds a label.
+/// Largest member with a label, in bytes.
 const LABEL: u64 = 1 << 20;
 
-/// Where an image lies, and what is known of it.
+/// An image in a tar file: its location and label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub key: String,
     pub ending: String,
     pub offset: u64,
     pub size: u64,
-    /// Of its header, see [`Member::check`].
+    /// Checksum of its header, see [`Member::check`].
     pub check: u64,
     pub label: Option<Label>,
 }
 
-/// The samples so far, and the members of the one that is open.
+/// The samples so far, and the members of the open one.
 #[derive(Default)]
 pub struct Grouping {
     pub digest: blake3::Hasher,
@@ -34,8 +34,8 @@ pub struct Grouping {
     pub left_out: LeftOut,
     key: String,
     endings: HashSet<String>,
-    images: Vec<(String, Member)>,              // what stands behind the key's dot, before the last ending
-    labels: Vec<(String, Option<Label>, bool)>, // the same; whether it is that of `.cls`, which wins
+    images: Vec<(String, Member)>,              // the part of the name between the key and the last ending
+    labels: Vec<(String, Option<Label>, bool)>, // the same; whether it is from `.cls`, which wins over `.json`
 }
 
 impl Grouping {
@@ -63,7 +63,7 @@ impl Grouping {
             let at = member.offset;
             return Err(format!("the sample `{}` has two members that end in .{ending} (the second lies at offset {at})", self.key));
         }
-        // As it is written, not in lower case: it becomes part of a key.
+        // Not in lower case, because it becomes part of a key.
         let behind = &member.name[dot + 1..];
         let (between, last) = behind.rsplit_once('.').unwrap_or(("", behind));
         let (between, last) = (between.to_string(), last.to_lowercase());
@@ -80,7 +80,7 @@ impl Grouping {
         Ok(())
     }
 
-    /// The sample is complete.
+    /// Ends the open sample.
     pub fn close(&mut self) {
         let (key, images) = (std::mem::take(&mut self.key), std::mem::take(&mut self.images));
         let plain = images.iter().position(|(between, _)| between.is_empty());
@@ -92,7 +92,7 @@ impl Grouping {
                 self.left_out.add(image.name, format!("the sample has another image, {taken}, which is taken"));
                 continue;
             }
-            // Its own label, or that of all.
+            // The label of this image, or that of the whole sample.
             let of = |name: &str| {
                 let own = self.labels.iter().filter(|(between, ..)| between == name);
                 own.max_by_key(|(_, _, certain)| *certain).map(|(_, label, _)| label.clone())
@@ -107,7 +107,7 @@ impl Grouping {
     }
 }
 
-/// Whether the name begins with a part `__like_this__`.
+/// Whether the first folder of the name is `__like_this__`, which WebDataset keeps for facts about the shard.
 fn is_about_the_shard(name: &str) -> bool {
     let first = name.split('/').next().unwrap_or_default();
     first.len() > 4 && first.starts_with("__") && first.ends_with("__")

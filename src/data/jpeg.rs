@@ -5,11 +5,11 @@ use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, JpegError, PixelForma
 use super::limits::{LIMIT, PIXELS, too_many};
 use super::{Image, planes};
 
-/// Passes over a progressive file; encoders make about ten, and each costs as much time as a whole small file.
+/// Most scans of a progressive file. Encoders write about ten, and each takes as long as a whole baseline file.
 const SCANS: usize = 500;
 
-/// Pixels that a byte can stand for: Huffman's code takes a bit at least for each block of 64. Arithmetic coding can say less of blank images;
-/// those are refused with the files of some hundred bytes that would be decoded to 500 MB.
+/// Most pixels per byte: a Huffman code takes at least one bit for a block of 64. Arithmetic coding may take less for blank images; these
+/// are refused together with files of some hundred bytes that would decode to 500 MB.
 const DENSEST: u64 = 8 * 64;
 
 /// Whether the bytes begin like a JPEG.
@@ -17,20 +17,20 @@ pub fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xFF, 0xD8, 0xFF])
 }
 
-/// Height and width from the frame's header, which may lie behind any number of other segments.
+/// Height and width from the frame header, which may follow any number of other segments.
 pub fn size(bytes: &[u8]) -> Result<(usize, usize), String> {
     frame(bytes).map(|frame| frame.size)
 }
 
-/// Bytes for each pixel that decoding takes at most: the components twice, as planes and as pixels or on their way to the image's size, and
-/// what becomes of them; of a progressive file the coefficients besides.
+/// Most memory of decoding, in bytes per pixel: the components twice (as planes, and upsampled or interleaved), the RGB result, and for a
+/// progressive file the coefficients.
 pub fn bytes_per_pixel(bytes: &[u8]) -> Result<u64, String> {
     let Frame { marker, components, .. } = frame(bytes)?;
     let coefficients = if matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE) { 2 * components } else { 0 };
     Ok(2 * components + 3 + coefficients)
 }
 
-/// What the frame's header says.
+/// Contents of the frame header.
 struct Frame {
     marker: u8,
     components: u64,
@@ -53,14 +53,14 @@ fn frame(bytes: &[u8]) -> Result<Frame, String> {
                 }
                 at += 2 + two(0);
             }
-            // libjpeg passes over what stands between two segments, too.
+            // Bytes between two segments are skipped, as in libjpeg.
             (Some(_), Some(_)) => at += 1,
             _ => return Err(SHORT.into()),
         }
     }
 }
 
-/// The EXIF data, without what stands before it.
+/// The EXIF data without its prefix.
 pub fn exif(bytes: &[u8]) -> Option<&[u8]> {
     let mut at = 2;
     loop {
@@ -91,8 +91,8 @@ fn acceptable(height: usize, width: usize) -> Result<(usize, usize), String> {
 
 /// The pixels of a whole file: grey repeated, CMYK and YCCK converted as Pillow does it.
 ///
-/// Pillow fills what a damaged file leaves out with grey and says nothing; here that is an error, because it would be scored as if
-/// it were the image.
+/// Pillow fills the missing part of a damaged file with grey and says nothing. Here that is an error, because the grey would be scored as
+/// part of the image.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let (height, width) = size(bytes)?;
     if !is_whole(bytes) {
@@ -143,8 +143,8 @@ fn pixels(bytes: &[u8], height: usize, width: usize) -> Result<Image, String> {
     Ok(Image { height, width, pixels })
 }
 
-/// Whether the decoder itself brings the components to one size as libjpeg does it: with one component, or a first one that is sampled most
-/// and two others that are sampled alike.
+/// Whether the decoder itself upsamples the components as libjpeg does: for one component, or for three where luma is the largest and both
+/// chroma are sampled alike.
 fn is_usual(header: &FrameHeader) -> bool {
     match &header.components[..] {
         [_] => true,
@@ -156,7 +156,7 @@ fn is_usual(header: &FrameHeader) -> bool {
     }
 }
 
-/// Pillow takes every JPEG of four components for inverted, as Adobe writes it, and converts without a colour profile.
+/// As Pillow: every JPEG of four components is taken for inverted, as Adobe writes them, and converted without a colour profile.
 fn from_cmyk(stored: [u8; 4]) -> [u8; 3] {
     let [c, m, y, k] = stored.map(|v| 255 - v as i32);
     let rest = 255 - k;
@@ -166,7 +166,7 @@ fn from_cmyk(stored: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Whether the file reaches its end-of-image marker. A file that was cut ends in it by chance only.
+/// Whether the file has its end-of-image marker. A truncated file has it only by chance.
 fn is_whole(bytes: &[u8]) -> bool {
     bytes.ends_with(&[0xFF, 0xD9]) || reaches_its_end(bytes)
 }

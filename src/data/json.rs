@@ -1,16 +1,16 @@
-//! The label in a JSON file that Python may have written.
+//! Labels in JSON files, also as Python writes them.
 
 use serde_json::Value;
 
 use super::labels::Label;
 
-/// Where a sample's label is.
+/// Keys of a sample's label.
 const KEYS: [&str; 2] = ["label", "cls"];
 
-/// The label in the metadata of a sample, where there is one: a whole number, also as text or with a point, or the name of a class.
+/// The label in a sample's metadata, if any: a whole number, also as text or with a decimal point, or a class name.
 ///
 /// # Errors
-/// What is written there is no label, or this is no JSON that Python would read.
+/// The value is no label, or the text is no JSON that Python would read.
 pub fn label(bytes: &[u8]) -> Result<Option<Label>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "this is not text (UTF-8)")?;
     let value: Value =
@@ -34,7 +34,7 @@ fn strict(text: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let mut length = first.len_utf8();
         if inside && first == '\\' {
-            // What is escaped, and a second escape where the two are one character.
+            // One escape, or two that form a surrogate pair.
             length = match (half(rest), rest.get(6..).and_then(half)) {
                 (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => 12,
                 (Some(0xD800..0xE000), _) => {

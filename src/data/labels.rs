@@ -1,11 +1,11 @@
-//! Labels as they are written in files, and the classes that they number.
+//! Labels as written in files, and their numbering by class.
 
 use serde::{Deserialize, Serialize};
 
-/// Labels beyond this are no numbers of classes.
+/// Largest class number.
 const MOST: i64 = 1 << 20;
 
-/// A label as it is written: the number of a class, or its name.
+/// A label as written: a class number or a class name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
@@ -14,10 +14,10 @@ pub enum Label {
 }
 
 impl Label {
-    /// A whole number. Negative ones mean none: -1 in many data sets, -100 where PyTorch's losses are to leave a sample out.
+    /// A label from a whole number. Negative ones mean none: -1 in many data sets, -100 is PyTorch's `ignore_index`.
     ///
     /// # Errors
-    /// It is too large for the number of a class.
+    /// It is above the largest class number.
     pub fn whole(number: i64) -> Result<Option<Label>, String> {
         match number {
             ..0 => Ok(None),
@@ -26,7 +26,7 @@ impl Label {
         }
     }
 
-    /// A number that may have a point, as Python's 7.0; NaN, which pandas writes for what is missing, means none.
+    /// A label from a float such as Python's 7.0. NaN, which pandas writes for missing values, means none.
     ///
     /// # Errors
     /// It is not whole, or too large.
@@ -38,7 +38,7 @@ impl Label {
         }
     }
 
-    /// A number if it is one, else the name of a class; what is empty means none.
+    /// A label from text: a number, else a class name; empty text means none.
     ///
     /// # Errors
     /// A number that is too large.
@@ -50,12 +50,12 @@ impl Label {
         }
     }
 
-    /// A truth value, called as Python writes it.
+    /// A label from a truth value, named as Python writes it.
     pub fn flag(value: bool) -> Label {
         Label::Name(if value { "True" } else { "False" }.into())
     }
 
-    /// What a digest of a data set has of a label.
+    /// Adds a label to the digest of a data set.
     pub fn digest(label: &Option<Label>, to: &mut blake3::Hasher) {
         let number = match label {
             None => -1,
@@ -69,8 +69,8 @@ impl Label {
     }
 }
 
-/// The numbers of all samples' classes, and the classes' names. Where labels are numbers, these are both. Where one is a name, all are, and
-/// the sorted names are numbered, as torchvision's `ImageFolder` does it.
+/// The class number of every sample, and the class names. Numeric labels are the class numbers, and their digits the names. If one label is
+/// a name, all count as names, numbered in sorted order, as in torchvision's `ImageFolder`.
 pub fn numbered(labels: Vec<Option<Label>>) -> (Vec<Option<u32>>, Vec<String>) {
     if !labels.iter().flatten().any(|label| matches!(label, Label::Name(_))) {
         let number = |label: &Option<Label>| label.as_ref().and_then(|label| if let Label::Number(n) = label { Some(*n) } else { None });

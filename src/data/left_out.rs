@@ -1,8 +1,8 @@
-//! What a data set holds and does not give as a sample.
+//! Entries of a data set that give no sample.
 
 use serde::{Deserialize, Serialize};
 
-/// Entries that are named; further ones are counted.
+/// Entries listed by name; further ones are counted.
 const NAMED: usize = 100;
 
 /// Names with the reason, so that nothing is missing in silence.
@@ -20,7 +20,7 @@ impl LeftOut {
         }
     }
 
-    /// Each named one, and in the end how many more there are in `place`.
+    /// The listed entries, then the number of further ones in `place`.
     pub fn list(self, place: &str) -> Vec<(String, String)> {
         let LeftOut { mut named, more } = self;
         if more > 0 {

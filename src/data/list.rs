@@ -1,4 +1,4 @@
-//! Images that a text file lists.
+//! Images listed in a text file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use super::labels::{Label, numbered};
 use super::section::{self, Section};
 use super::{Image, Source};
 
-/// One image per line: its path, from the list's folder on, and its label if it has one: a number after a tab or a comma, or a class's name
-/// after a tab. Empty lines and lines that begin with `#` are passed over. Everything is the training part; ids are the paths as they are written.
+/// One image per line: its path relative to the list's folder, and optionally its label, a number after a tab or a comma, or a class name
+/// after a tab. Empty lines and lines that begin with `#` are skipped. All images are the training part; ids are the paths as written.
 pub struct List {
     folder: PathBuf,
     files: Vec<Line>,
@@ -30,10 +30,10 @@ struct Line {
 }
 
 impl List {
-    /// Asks for the length of every file, in parallel; none is read, so the digest covers paths, lengths and labels, not the content.
+    /// Takes the length of every file, in parallel. No file is read, so the digest covers paths, lengths and labels, not the content.
     ///
     /// # Errors
-    /// No such list, no image in it, a label that is none, the first file that is not there; each with its line.
+    /// No such list, no image in it, an unreadable label, a missing file; each with its line.
     pub fn open(path: impl AsRef<Path>) -> Result<List> {
         let list = path.as_ref();
         let text = files::read_lines(list)?;
@@ -67,7 +67,7 @@ impl List {
     }
 }
 
-/// The path and the label of a line. A comma in a path is none before a label, unless a number follows.
+/// The path and the label of a line. A comma separates them only if a number follows; otherwise it is part of the path.
 fn parse(line: &str) -> std::result::Result<(&str, Option<Label>), String> {
     let (path, label) = match (line.rsplit_once('\t'), line.rsplit_once(',')) {
         (Some(parts), _) => parts,

@@ -1,8 +1,7 @@
 //! Numeric arrays from MATLAB's level 5 files (.mat of versions 5 to 7), plain or compressed.
 //!
-//! Layout (MathWorks, "MAT-File Format"): a header of 128 bytes, then elements, each a tag (type, bytes) and its data.
-//! A matrix is an element of elements: flags, dimensions, name, values. Sizes in a file are claims: memory grows only
-//! with bytes that were really read.
+//! Layout (MathWorks, "MAT-File Format"): a header of 128 bytes, then elements, each a tag (type, bytes) and its data. A matrix is an
+//! element of elements: flags, dimensions, name, values. Sizes in a file are only claims, so memory grows with the bytes actually read.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -13,7 +12,7 @@ use flate2::read::ZlibDecoder;
 use crate::error::Error;
 use crate::files;
 
-/// Types of elements.
+/// Element types.
 const INT8: u32 = 1;
 const UINT8: u32 = 2;
 const INT32: u32 = 5;
@@ -28,7 +27,7 @@ const MOST_GROWTH: u64 = 1032;
 /// A numeric array. The first dimension varies fastest.
 pub struct Array {
     pub dims: Vec<usize>,
-    /// The type that the values are stored as, which may be narrower than the class that MATLAB shows.
+    /// The stored type, which may be narrower than the array's class in MATLAB.
     stored: u32,
     bytes: Vec<u8>,
 }
@@ -67,7 +66,7 @@ fn width(stored: u32) -> Option<usize> {
     })
 }
 
-/// The arrays of these names; other variables are passed over.
+/// The arrays of these names; other variables are skipped.
 ///
 /// # Errors
 /// The file cannot be read, is no such file, is damaged, or lacks a name.
@@ -82,7 +81,7 @@ pub fn read<const N: usize>(path: &Path, names: [&str; N]) -> Result<[Array; N],
     Ok(found.map(|array| array.expect("every name was found")))
 }
 
-/// What is wrong with a file.
+/// An error in a file.
 enum Fault {
     Io(io::Error),
     Says(String),
@@ -108,7 +107,7 @@ fn says<T>(what: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Says(what.into()))
 }
 
-/// Go through the top elements of a file.
+/// Reads the top-level elements of a file.
 fn variables(mut file: BufReader<File>, length: u64, names: &[&str], found: &mut [Option<Array>]) -> Result<(), Fault> {
     let mut header = [0; 128];
     file.read_exact(&mut header)?;
@@ -149,7 +148,7 @@ fn compressed(reader: &mut dyn Read, size: u64, names: &[&str]) -> Result<Option
         return says(format!("announces {announced} bytes in a compressed element of {size}, which cannot hold them"));
     }
     let array = matrix(&mut (&mut reader).take(announced), announced, names)?;
-    // The end of the stream holds its checksum; a stream that goes on is not what it announced.
+    // Reading to the end verifies the stream's checksum; a longer stream than announced is an error.
     if array.is_some() && reader.take(1).read(&mut [0])? != 0 {
         return says("has a compressed element with more in it than it announces");
     }
@@ -181,10 +180,10 @@ struct Element {
     bytes: Vec<u8>,
 }
 
-/// Read an element of at most `most` bytes and what fills it up to eight.
+/// Reads an element of at most `most` bytes and its padding to a multiple of eight.
 fn element(reader: &mut dyn Read, most: u64) -> Result<Element, Fault> {
     let kind = word(reader)?;
-    // Up to four bytes may stand in the tag itself, whose upper half then tells how many.
+    // Up to four bytes may be stored in the tag itself; its upper half is then their number.
     if kind >> 16 != 0 {
         let mut bytes = word(reader)?.to_le_bytes().to_vec();
         bytes.truncate((kind >> 16) as usize);

@@ -15,14 +15,14 @@ const SIDE: usize = 28;
 
 const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: SIDE, column_step: 1, channel_step: 0 };
 
-/// All of it in memory (55 MB), grey repeated to three equal channels.
+/// The whole set in memory (55 MB); grey is repeated to three equal channels.
 ///
 /// # Errors
 /// Missing files, files that are no IDX files of 28 x 28 images and of labels, labels of 10 or more.
 pub fn open(folder: &str) -> Result<Packed> {
     let folder = Path::new(folder);
     fs::read_dir(folder).map_err(Error::io("open the folder", folder))?;
-    // Where torchvision puts them below its root.
+    // The folder of torchvision below its root.
     let inner = folder.join("MNIST/raw");
     let folder = if inner.is_dir() { &inner } else { folder };
     let parts = vec![part(folder, "train", "train")?, part(folder, "t10k", "test")?];
@@ -42,7 +42,7 @@ fn part(folder: &Path, file: &str, name: &'static str) -> Result<PackedPart> {
     Ok(PackedPart { name, pixels, labels })
 }
 
-/// The file in one of the spellings in use.
+/// The file under one of its usual names.
 fn find(folder: &Path, stem: &str, rank: usize) -> Result<PathBuf> {
     let spellings = [format!("{stem}-idx{rank}-ubyte"), format!("{stem}.idx{rank}-ubyte")];
     let candidates = spellings.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]);
@@ -80,7 +80,7 @@ fn idx(path: PathBuf, item: &[usize]) -> Result<(PathBuf, Vec<u8>)> {
         }
     }
     let want = count as u64 * item.iter().product::<usize>() as u64;
-    // Memory grows with what the file really holds, and one byte more than announced is enough to refuse it.
+    // Memory grows with the actual content, and reading stops one byte after the announced size.
     let mut bytes = vec![];
     reader.take(want + 1).read_to_end(&mut bytes).map_err(cut)?;
     if bytes.len() as u64 != want || count == 0 {

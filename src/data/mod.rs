@@ -58,14 +58,14 @@ pub use stl10::Stl10;
 pub use synthetic::Synthetic;
 pub use webdataset::WebDataset;
 
-/// What to do with an image that cannot be decoded.
+/// Treatment of an image that cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
-    /// Stop with an error that names the file, when the file is met.
+    /// Stop at the image with an error that names the file.
     #[default]
     Fail,
-    /// Decode every image when the data set is opened and leave the bad ones out; see [`Source::skipped`].
+    /// Decode every image on opening and leave the bad ones out; see [`Source::skipped`].
     Skip,
 }
 
@@ -80,18 +80,18 @@ impl FromStr for OnBadImage {
     }
 }
 
-/// A kind of data set: how it is asked for, and how it is opened.
+/// A kind of data set: its syntax, and the function that opens it.
 pub struct Dataset {
     pub name: &'static str,
     pub about: &'static str,
     pub example: &'static str,
-    /// Whether its images are files, which can be bad one by one.
+    /// Whether its images are files, which can be bad individually.
     of_files: bool,
-    /// Opens what stands after the colon of `NAME:REST`.
+    /// Opens a data set from the REST of `NAME:REST`.
     open: fn(&str) -> Result<Box<dyn Source>>,
 }
 
-/// Every kind of data set there is.
+/// Every kind of data set.
 pub static DATASETS: [Dataset; 11] = [
     Dataset {
         name: "cifar10",
@@ -175,7 +175,7 @@ pub static DATASETS: [Dataset; 11] = [
     },
 ];
 
-/// Open a data set by its specification, `NAME:REST`, as [`Reading`] does it by default.
+/// Opens a data set by its specification `NAME:REST`, with the default [`Reading`].
 ///
 /// # Errors
 /// As [`Reading::open`].
@@ -183,7 +183,7 @@ pub fn open(spec: &str, on_bad: OnBadImage) -> Result<Box<dyn Source>> {
     Exif::Ignore.open(spec, on_bad)
 }
 
-/// The kind of data set that a specification means, and what stands after the colon.
+/// The kind of data set in a specification, and the text after the colon.
 fn find(spec: &str) -> Result<(&'static Dataset, &str)> {
     let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
     let Some(dataset) = DATASETS.iter().find(|d| d.name == name) else {
@@ -196,7 +196,7 @@ fn find(spec: &str) -> Result<(&'static Dataset, &str)> {
     Ok((dataset, rest))
 }
 
-/// What to write instead of a data set that does not exist.
+/// Advice for a kind that does not exist.
 fn remedy(spec: &str, name: &str) -> String {
     if Path::new(spec).is_dir() {
         return format!("for a folder of images write `folder:{spec}`");

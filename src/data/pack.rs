@@ -1,4 +1,4 @@
-//! One file with all images of a data set, ready to be read in any order: decoded and resized once, or as they were stored.
+//! One file with all images of a data set, to be read in any order: decoded and resized once, or as the original image files.
 //!
 //! ```text
 //! MAGIC
@@ -8,7 +8,7 @@
 //! end:     offset and length of the table (u64 each), BLAKE3 of the table, MAGIC
 //! ```
 //!
-//! Numbers are little-endian. The table stands at the end so that the file can be written in one go.
+//! Numbers are little-endian. The table is at the end so that the file can be written in one pass.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,11 @@ use super::{Image, Source};
 /// Its last number is the version of the format.
 const MAGIC: &[u8; 16] = b"sslmem pack v1\r\n";
 const END: u64 = 8 + 8 + 32 + 16;
-/// Bytes of a sample in the table without its id.
+/// Bytes of a table entry without its id.
 const ROW: usize = 44;
 /// Bytes of a record's checksum.
 const CHECK: usize = 8;
-/// Samples that are decoded before they are written.
+/// Samples decoded at once before they are written.
 const CHUNK: usize = 128;
 
 #[derive(Serialize, Deserialize)]
@@ -45,12 +45,12 @@ struct Description {
     classes: Vec<String>,
     samples: usize,
     train: usize,
-    /// The length of the short sides in pixels; without it the records are image files.
+    /// Short side of the images in pixels; `None` if the records are image files.
     side: Option<usize>,
 }
 
-/// Images are read with one `read` each from the place that the table names, and compared with their checksum. Mapping the file into
-/// memory would save a copy but needs `unsafe`: a file that is cut while it is mapped ends the process.
+/// Each image is one `read` at the table's offset, compared with its checksum. Mapping the file would save a copy but needs `unsafe`:
+/// truncating a mapped file ends the process.
 pub struct Pack {
     path: PathBuf,
     rows: Vec<Row>,
@@ -72,7 +72,7 @@ impl Pack {
     /// Reads the table; the digest is the table's, which holds a checksum of every record.
     ///
     /// # Errors
-    /// Files that are no pack, of another version, cut short or damaged.
+    /// Files that are no pack, of another version, truncated or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Pack> {
         let path = path.as_ref();
         let length = files::open(path)?.metadata().map_err(Error::io("read", path))?.len();
@@ -114,7 +114,7 @@ impl Pack {
     }
 }
 
-/// The table, if everything in it is possible for a file whose records end at `end`.
+/// Parses the table. Entries that do not fit into records ending at `end` are an error.
 fn parse(table: &[u8], end: u64) -> Option<(Description, Vec<Row>)> {
     let mut bytes = Bytes(table);
     let length = bytes.short()? as usize;
@@ -143,7 +143,7 @@ fn parse(table: &[u8], end: u64) -> Option<(Description, Vec<Row>)> {
     bytes.0.is_empty().then_some((about, rows))
 }
 
-/// Little-endian numbers from the front of some bytes.
+/// Takes little-endian numbers from the front of a slice.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -210,16 +210,17 @@ impl Source for Pack {
     }
 }
 
-/// What goes into a pack: pixels, the short side this long, or the image files as they are.
+/// Records of a pack: pixels with this short side, or the original image files.
 pub enum Content<'a> {
     Pixels { side: usize, resize: &'a (dyn Fn(Image, usize) -> std::result::Result<Image, String> + Sync) },
     Files,
 }
 
-/// Packs a data set into `path`, which appears when it is whole. The same data set gives the same bytes. Returns their number.
+/// Packs a data set into the file `path`, which appears when it is complete. The same data set gives the same bytes. Returns the size in
+/// bytes.
 ///
 /// # Errors
-/// An image that cannot be read, files asked of a source that has none, a disk that is full, [`Error::Stopped`].
+/// An image cannot be read, original files are asked of a source without any, the disk is full, [`Error::Stopped`].
 pub fn write(source: &dyn Source, path: &Path, content: Content, progress: &mut dyn Progress) -> Result<u64> {
     let side = match content {
         Content::Pixels { side, .. } => Some(side),

@@ -1,4 +1,4 @@
-//! Samples of one size in memory, as SVHN and MNIST are kept.
+//! Samples of one size in memory, for SVHN and MNIST.
 
 use crate::error::Result;
 
@@ -31,13 +31,13 @@ impl PixelLayout {
 
 /// One file's or pair of files' samples.
 pub struct PackedPart {
-    /// What ids begin with.
+    /// Prefix of the ids.
     pub name: &'static str,
     pub pixels: Vec<u8>, // [samples, bytes of one]
     pub labels: Vec<u8>, // [samples], from 0
 }
 
-/// The parts of a data set, of which the last is the test part.
+/// The parts of a data set; the last is the test part.
 pub struct Packed {
     name: &'static str,
     layout: PixelLayout,
@@ -56,7 +56,7 @@ impl Packed {
         Packed { name, layout, parts, classes, digest: digest.finalize().to_hex().to_string() }
     }
 
-    /// The part that holds a sample, and its number there.
+    /// The part of a sample, and its number there.
     fn find(&self, index: usize) -> (&PackedPart, usize) {
         let mut at = index;
         for part in &self.parts {

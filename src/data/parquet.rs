@@ -24,16 +24,16 @@ use super::reading::Reading;
 use super::shards::{self, Shard};
 use super::{Image, Source};
 
-/// Bytes of encoded images that stay in memory.
+/// Bytes of encoded images kept in memory.
 const CACHE: usize = 512 << 20;
 
-/// Even an image of one pixel, repeated for ever, takes more bytes a row than this.
+/// Fewest bytes of a row in a file, even if one tiny image is repeated. Bounds the rows that a file can claim.
 const ROW: u64 = 8;
 
-/// Images stay in their files; a row group is read when an image of it is asked for, and kept until others have taken its place.
+/// Images stay in their files. A row group is read when one of its images is asked for, and kept until later groups replace it.
 ///
-/// That suits reading in order. Where samples are taken at random, as in training, every image costs a row group: pack the data first
-/// (`sslmem pack`), or write row groups of about a hundred images, as Hugging Face's own programs do.
+/// That suits reading in order. In random order, as in training, every image costs the read of a row group: pack the data first (`sslmem
+/// pack`), or write row groups of about a hundred images, as Hugging Face's own programs do.
 pub struct Parquet {
     files: Vec<Opened>,
     groups: Vec<Group>,
@@ -56,7 +56,7 @@ struct Opened {
     first: usize, // sample
 }
 
-/// What is read when a file is opened.
+/// Contents read when a file is opened.
 struct First {
     file: Opened,
     labels: Vec<Option<Label>>,
@@ -71,13 +71,13 @@ struct Group {
 }
 
 impl Parquet {
-    /// Reads the footer and the labels of every file, in parallel. The images are in the column that Hugging Face's `datasets` calls an image
-    /// in the footer, else in the one called `image` or `img`, else in the first whose bytes begin like an image. Ids are `FILE/ROW`; a
-    /// negative label or a null is none, text names a class; class names are those in the footer, where there are any. The digest covers names,
-    /// lengths, footers (with the place and size of every row group) and labels, not the images.
+    /// Reads the footer and the labels of every file, in parallel. Images are in the column that Hugging Face's `datasets` declares in the
+    /// footer, else in the one called `image` or `img`, else in the first whose bytes begin like an image. Ids are `FILE/ROW`. A negative
+    /// label or a null means no label; text is a class name; class names come from the footer if it has any. The digest covers names,
+    /// lengths, footers (with offset and size of every row group) and labels, not the images.
     ///
     /// # Errors
-    /// No such file, files that are no Parquet or have no column of images, compressions that this program has no decoder for.
+    /// No such file, files that are no Parquet or have no column of images, compressions without a decoder here.
     pub fn open(pattern: &str) -> Result<Parquet> {
         let shards = shards::find(pattern, "parquet")?;
         let opened: Vec<Result<_>> = shards.into_par_iter().map(opened).collect();
@@ -116,7 +116,7 @@ impl Parquet {
         (group, index - self.groups[group].first)
     }
 
-    /// The images of a row group, from memory or read. One is read at a time, so memory stays bounded with any number of threads.
+    /// The images of a row group, cached or read. One group is read at a time, so memory stays bounded with any number of threads.
     fn group(&self, number: usize) -> Result<Encoded> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = recent.iter().position(|(group, _)| *group == number) {
@@ -136,7 +136,7 @@ impl Parquet {
     fn read(&self, number: usize) -> Result<Vec<Option<ByteArray>>> {
         let Group { file, number, .. } = &self.groups[number];
         let Opened { shard, metadata, modified, image, .. } = &self.files[*file];
-        // A handle of its own: the clones that the decoder makes of one share a position.
+        // A new handle for each read, because clones of one, which the decoder makes, share a position.
         let pages = File::open(&shard.path).map_err(Error::io("read", &shard.path))?;
         let now = pages.metadata().and_then(|metadata| metadata.modified()).ok();
         let pages = Arc::new(Pages::new(pages, LIMIT));
@@ -144,7 +144,7 @@ impl Parquet {
             let what = "it was changed after its labels were read; start the same command again, with --force where it had begun to write";
             return Err(Error::io("read", &shard.path)(std::io::Error::other(what)));
         }
-        // What the disk refuses is no bad image.
+        // An error of the disk must not count as a bad image.
         guarded(|| Ok(images(&shard.path, &pages, metadata, *number, *image))).map_err(|what| Error::format(&shard.path, what))?
     }
 
@@ -181,14 +181,14 @@ fn opened(shard: Shard) -> Result<First> {
     Ok(First { file: Opened { shard, metadata, modified, image, first: 0 }, labels, footer, left_out })
 }
 
-/// Refuses what the file cannot hold, before anything is reserved for it.
+/// Refuses sizes that the file cannot hold, before anything is allocated for them.
 fn plausible(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), String> {
     let rows = |group: &RowGroupMetaData| u64::try_from(group.num_rows()).unwrap_or(u64::MAX);
     let rows = metadata.row_groups().iter().fold(0u64, |sum, group| sum.saturating_add(rows(group)));
     if rows > length / ROW { Err("it claims more rows than it can hold".into()) } else { Ok(()) }
 }
 
-/// The decoder asserts things that a broken file can violate.
+/// Turns a panic into an error: the decoder asserts conditions that a broken file violates.
 fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("this Parquet file is broken".into()))
 }
@@ -240,7 +240,7 @@ impl Source for Parquet {
     fn digest(&self) -> &str {
         &self.digest
     }
-    /// Asked for the first time, it reads all images.
+    /// The first call reads all images.
     fn largest(&self) -> usize {
         *self.largest.get_or_init(|| {
             let in_group = |number| {

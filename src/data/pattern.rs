@@ -1,7 +1,7 @@
 //! Painting small procedural images: textures, shapes and layers of both, drawn from a random stream.
 //!
-//! Arithmetic is f64 and only the last step rounds to 8 bits, so that machines whose sine differs in the
-//! last place still paint the same image.
+//! Arithmetic is f64 and only the last step rounds to 8 bits, so that machines whose sine differs in the last digit still paint the same
+//! image.
 
 use std::f64::consts::{PI, TAU};
 
@@ -68,7 +68,7 @@ pub struct Pattern {
     pub centre: [f64; 2],
     /// Dark, middle and light.
     pub palette: [Colour; 3],
-    /// What is random inside the texture.
+    /// Random numbers of the texture.
     pub lattice: [f64; 64],
 }
 
@@ -191,7 +191,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// Those that have an inside and an outside of their own.
+    /// Shapes with a closed outline.
     pub const FIGURES: [Shape; 8] =
         [Shape::Disc, Shape::Square, Shape::Triangle, Shape::Cross, Shape::Ring, Shape::Star, Shape::Bar, Shape::Drop];
 }

@@ -1,25 +1,25 @@
-//! From the planes of a JPEG to pixels where the components are sampled in an unusual way: libjpeg-turbo's jdsample.c and jdcolor.c.
+//! Upsamples the planes of a JPEG with unusual sampling to pixels, as libjpeg-turbo's jdsample.c and jdcolor.c do.
 
 use libjpeg_turbo_rs::{ColorSpace, FrameHeader, RawImage};
 
-/// One component at the image's size, or on the way there.
+/// One component, at its own size or upsampled.
 struct Plane {
     width: usize,
     height: usize,
     values: Vec<u8>, // [height, width]
 }
 
-/// The components at the image's size, one after the other for each pixel: red, green and blue of three, stored CMYK of four.
+/// The interleaved pixels at the image's size: RGB from three components, stored CMYK from four.
 ///
 /// # Errors
-/// A component has a size of which the largest is no multiple, which libjpeg refuses, too.
+/// The largest component is no multiple of another's size, which libjpeg refuses, too.
 pub fn pixels(raw: RawImage, header: &FrameHeader, space: ColorSpace) -> Result<Vec<u8>, String> {
     let (width, height) = (raw.width, raw.height);
     let sampling = || header.components.iter().map(|c| [c.horizontal_sampling as usize, c.vertical_sampling as usize]);
     let most = [0, 1].map(|axis| sampling().map(|s| s[axis]).max().unwrap_or(1));
     let mut planes = Vec::new();
     for (at, (values, own)) in raw.planes.into_iter().zip(sampling()).enumerate() {
-        // What lies beyond the last sample of the image is only there to fill a block.
+        // Samples beyond the image only fill a block and are dropped.
         let inside = [width, height].into_iter().zip(own).zip(most).map(|((size, own), most)| (size * own).div_ceil(most));
         let [columns, rows] = [0, 1].map(|axis| inside.clone().nth(axis).unwrap_or_default());
         let plane = cut(&values, raw.plane_widths[at], columns, rows);
@@ -48,10 +48,10 @@ fn cut(values: &[u8], stride: usize, width: usize, height: usize) -> Plane {
     Plane { width, height, values }
 }
 
-/// A plane with the sampling of the largest: by half of a neighbour where it is half as wide or high, else by repeating.
+/// A plane upsampled to the largest: smoothly (libjpeg's fancy upsampling) if it is half as wide or high, else by repetition.
 fn upsampled(plane: Plane, own: [usize; 2], most: [usize; 2]) -> Result<Plane, String> {
     let [across, down] = [0, 1].map(|axis| if most[axis].is_multiple_of(own[axis].max(1)) { most[axis] / own[axis].max(1) } else { 0 });
-    // Two columns are too few for libjpeg's smooth way, which has ends of its own.
+    // Two columns are too few for fancy upsampling, which treats both ends specially.
     let smooth = plane.width > 2;
     Ok(match (across, down) {
         (0, _) | (_, 0) => return Err("this kind of JPEG is not supported (a component is sampled at no whole share of another)".into()),
@@ -69,7 +69,7 @@ fn repeated(plane: &Plane, across: usize, down: usize) -> Plane {
     Plane { width: plane.width * across, height: plane.height * down, values }
 }
 
-/// h2v1_fancy_upsample: three quarters of the nearer column, one of the other, rounded down and up in turn.
+/// h2v1_fancy_upsample: 3/4 of the nearer column and 1/4 of the other, rounded down and up in turn.
 fn wider(plane: &Plane) -> Plane {
     let mut values = Vec::with_capacity(2 * plane.values.len());
     for row in plane.values.chunks_exact(plane.width) {

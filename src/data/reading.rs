@@ -1,4 +1,4 @@
-//! How image files are read: what is done with their orientation, how large they may be, and what becomes of bad ones.
+//! Settings for reading image files: EXIF orientation, largest size, treatment of bad ones.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use super::decode;
 use super::limits::PIXELS;
 use super::{Image, OnBadImage, SampleKind, Source};
 
-/// What to do with the orientation in an image's EXIF data.
+/// Treatment of the orientation in an image's EXIF data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exif {
-    /// Nothing, as torchvision and Pillow do when they open an image.
+    /// Ignored, as in torchvision and Pillow's `open`.
     #[default]
     Ignore,
     /// Turn and mirror the image so that it is upright, as Pillow's `exif_transpose` does.
@@ -21,7 +21,7 @@ pub enum Exif {
 }
 
 impl Exif {
-    /// [`open`](super::open) a data set with this done to its images; turned, it has another digest.
+    /// Opens a data set with this treatment ([`open`](super::open)). `Turn` gives another digest.
     ///
     /// # Errors
     /// As there.
@@ -30,7 +30,7 @@ impl Exif {
     }
 }
 
-/// How the image files of a data set are read.
+/// Settings for reading the image files of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     pub on_bad: OnBadImage,
@@ -40,11 +40,10 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// As nobody asked for anything.
+    /// The defaults.
     pub const USUAL: Reading = Reading { on_bad: OnBadImage::Fail, exif: Exif::Ignore, max_pixels: PIXELS };
 
-    /// Open a data set by its specification, `NAME:REST`. Bad images can be where images are files; the other kinds have none that could be bad
-    /// by itself.
+    /// Open a data set by its specification, `NAME:REST`. Only data sets whose images are files can have bad images.
     ///
     /// # Errors
     /// Unknown names (with the nearest known one), missing files, files that are not what they should be.
@@ -63,7 +62,7 @@ impl Reading {
     }
 }
 
-/// A source that decodes the files of another in its own way. Samples that are no files stay as they are.
+/// A source that decodes the files of another with these settings. Samples that are no files stay unchanged.
 struct Read {
     inner: Box<dyn Source>,
     reading: Reading,

@@ -15,7 +15,7 @@ use super::limits::LIMIT;
 use super::reading::Reading;
 use super::tar;
 
-/// Bytes that tell nearly every image's size.
+/// Leading bytes of a file that contain nearly every image's header.
 const HEAD: u64 = 64 << 10;
 
 /// `length` bytes of a file from `offset` on.
@@ -27,14 +27,14 @@ pub struct Section {
     kind: SectionKind,
 }
 
-/// What is asked again when it is read.
+/// The check that is repeated at each read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum SectionKind {
     /// A part of a file.
     Part,
     /// All of the file: its length.
     Whole,
-    /// A member of a tar file: the header before it, as [`tar::check`] has it.
+    /// A member of a tar file: the checksum of its header ([`tar::check`]).
     Member(u64),
 }
 
@@ -43,7 +43,7 @@ impl Section {
         Section { path: path.into(), offset, length, kind: SectionKind::Part }
     }
 
-    /// A whole file, which had `length` bytes when it was listed.
+    /// A whole file of `length` bytes.
     pub fn whole(path: impl Into<PathBuf>, length: u64) -> Section {
         Section { path: path.into(), offset: 0, length, kind: SectionKind::Whole }
     }
@@ -53,22 +53,22 @@ impl Section {
         Section { path: path.into(), offset, length, kind: SectionKind::Member(check) }
     }
 
-    /// Whether it can be read and is what it was, as far as that can be told without its content.
+    /// Checks that it can be read and has not changed, as far as length or header show.
     pub fn is_there(&self) -> bool {
         self.bytes(0).is_ok()
     }
 
-    /// All of it, unless it is too large to be an image.
+    /// Its bytes, unless they are too many for an image.
     pub fn read(&self) -> Result<Vec<u8>> {
         self.beginning(self.length)
     }
 
-    /// All of it, however long, which must have been compared with the file's length.
+    /// Its bytes without a limit. The length must have been compared with the file's.
     pub fn unlimited(&self) -> Result<Vec<u8>> {
         self.bytes(self.length)
     }
 
-    /// The image. `name` tells by its ending what the content does not tell.
+    /// The decoded image. The ending of `name` gives the format if the content does not.
     pub fn image(&self, name: &str) -> Result<Image> {
         self.decoded_from(&self.read()?, name)
     }
@@ -85,12 +85,12 @@ impl Section {
         Ok(image.map(|image| (image, Some(blake3::hash(&bytes)))))
     }
 
-    /// A file of many images is not enough to find the one.
+    /// In a file of many images the error names the image as well.
     fn whose(&self, name: &str, what: String) -> String {
         if self.kind == SectionKind::Whole { what } else { format!("{name}: {what}") }
     }
 
-    /// Bytes of the decoded image, as its header has it; 0 if that cannot be read, which whoever decodes it will hear.
+    /// Bytes of the decoded image by its header; 0 if that cannot be read, which is an error when it is decoded.
     fn decoded(&self, name: &str) -> usize {
         for part in [HEAD.min(self.length), self.length] {
             if let Ok((height, width)) = self.beginning(part).map_err(drop).and_then(|bytes| decode::size(&bytes, name).map_err(drop)) {
@@ -109,8 +109,8 @@ impl Section {
     }
 
     fn bytes(&self, part: u64) -> Result<Vec<u8>> {
-        // A handle of its own for each read: threads share no position, and many shards need few handles. Reading at a place of a
-        // shared handle is not in the standard library of every system, and mapped memory would need `unsafe`.
+        // Each read opens the file: threads share no position, and many shards need few handles. Positioned reads of a shared handle are
+        // not in the standard library for every system, and mapped memory would need `unsafe`.
         let mut file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
         let now = file.metadata().map_err(Error::io("read", &self.path))?.len();
         if self.kind == SectionKind::Whole && now != self.length {
@@ -143,7 +143,7 @@ impl Section {
         if read().map_err(Error::io("read", &self.path))? { Ok(bytes) } else { Err(self.changed()) }
     }
 
-    /// A file of one image that is not there or not to be read is one bad image, like one that is damaged; a file of many is not.
+    /// A missing or unreadable file of one image is one bad image, like a damaged one. A file of many images is an error of the data set.
     fn unreadable(&self, error: std::io::Error) -> Error {
         let of_one = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory);
         match self.kind {
@@ -152,14 +152,14 @@ impl Section {
         }
     }
 
-    /// No image of this file can be trusted any more.
+    /// The file was exchanged, so none of its images can be trusted.
     fn changed(&self) -> Error {
         let what = "it was changed after it was looked through; start the same command again, with --force where it had begun to write";
         Error::io("read", &self.path)(std::io::Error::other(what))
     }
 }
 
-/// Bytes of the largest decoded image of `samples`, of which `at` gives the place and the name.
+/// Bytes of the largest decoded image of `samples`; `at` gives the section and name of a sample.
 pub fn largest(samples: usize, at: impl Fn(usize) -> (Section, String) + Sync) -> usize {
     let each = (0..samples).into_par_iter().map(|index| {
         let (section, name) = at(index);
@@ -168,8 +168,8 @@ pub fn largest(samples: usize, at: impl Fn(usize) -> (Section, String) + Sync) -
     each.max().unwrap_or(0)
 }
 
-/// The digest of a source whose files are not read when it is opened: over each sample's id, length in bytes and label, the
-/// classes' names and where the test part begins.
+/// The digest of a source whose files are not read on opening. It covers each sample's id, length in bytes and label, the class names and
+/// the start of the test part.
 pub fn digest<'a>(kind: &str, train: usize, classes: &[String], samples: impl Iterator<Item = (&'a str, u64, Option<u32>)>) -> String {
     let mut digest = blake3::Hasher::new();
     let text = |digest: &mut blake3::Hasher, text: &str| {

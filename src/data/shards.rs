@@ -1,4 +1,4 @@
-//! Which files a pattern means: braces as in a shell, comma lists, `*` and `?`.
+//! Expands a pattern to files: braces as in a shell, comma lists, `*` and `?`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Files that one pattern may mean.
+/// Most files of one pattern.
 const MOST: usize = 1 << 20;
 
-/// One file of a data set that is kept in several.
+/// One file of a data set in several files.
 #[derive(Clone, Debug)]
 pub struct Shard {
     pub path: PathBuf,
-    /// The file's name without its last ending: what ids begin with.
+    /// The file's name without its last ending, the prefix of ids.
     pub name: String,
     pub length: u64,
 }
 
-/// The files of a pattern: parts between commas in their order, braces (`{a,b}`, `{000..146}`) in theirs, the matches of `*` and `?`
-/// bytewise; a folder means its files that end in `.ENDING`. A file that has the pattern for its name is meant itself.
+/// The files of a pattern: comma-separated parts and braces (`{a,b}`, `{000..146}`) in their order, matches of `*` and `?` bytewise. A
+/// folder means its files that end in `.ENDING`. If a file has the pattern as its name, that file is meant.
 ///
 /// # Errors
-/// Patterns that mean no file or too many, files that are not there, two files of one name (their ids would be the same).
+/// Patterns without a file or with too many, missing files, two files of one name (their ids would be equal).
 pub fn find(pattern: &str, ending: &str) -> Result<Vec<Shard>> {
     let mut shards = Vec::new();
     for path in paths(pattern, ending)? {
@@ -71,7 +71,7 @@ fn too_many(pattern: &str) -> Error {
     Error::config(format!("`{pattern}` means more than {MOST} files"), "name fewer, or put them into larger files")
 }
 
-/// The texts that a pattern with commas and braces stands for.
+/// The expansions of commas and braces in a pattern.
 pub fn expand(pattern: &str) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let mut open: Vec<String> = split(pattern).into_iter().rev().map(String::from).collect();
@@ -92,7 +92,7 @@ pub fn expand(pattern: &str) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// What lies between the commas that are in no braces.
+/// The parts between commas outside of braces.
 fn split(text: &str) -> Vec<&str> {
     let mut depth = 0i64;
     text.split(|c| {
@@ -102,7 +102,7 @@ fn split(text: &str) -> Vec<&str> {
     .collect()
 }
 
-/// The first braces that hold a choice: what comes before them, in them, after them.
+/// The first braces with a choice: (before, inside, after).
 fn braces(text: &str) -> Option<(&str, &str, &str)> {
     let start = text.find('{')?;
     let mut depth = 0;
@@ -117,20 +117,20 @@ fn braces(text: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
-/// `000..146`: every number, as wide as the wider of the two where one begins with a zero.
+/// `000..146`: every number, padded to the wider of the two if one begins with a zero.
 fn range(inner: &str) -> Option<Vec<String>> {
     let (first, last) = inner.split_once("..")?;
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u32>().ok()).flatten();
     let (from, to) = (number(first)?, number(last)?);
     let padded = [first, last].iter().any(|text| text.len() > 1 && text.starts_with('0'));
     let width = if padded { first.len().max(last.len()) } else { 0 };
-    // One more than allowed is enough to be refused.
+    // One more than allowed is enough for the error.
     let count = (from.abs_diff(to) as usize + 1).min(MOST + 1) as u32;
     let each = (0..count).map(|n| if from <= to { from + n } else { from - n });
     Some(each.map(|number| format!("{number:0width$}")).collect())
 }
 
-/// The files that match `*` and `?`, which mean no `/`, below folders that may have them as well.
+/// The files that match `*` and `?` in names of files and folders; neither matches `/`.
 fn glob(pattern: &str, to: &mut Vec<PathBuf>) -> Result<()> {
     let start = if pattern.starts_with('/') { PathBuf::from("/") } else { PathBuf::new() };
     let mut level = vec![start];
@@ -174,7 +174,7 @@ fn is_dir(path: &Path) -> Result<bool> {
     Ok(files::found(path)?.is_some_and(|kind| kind.is_dir()))
 }
 
-/// Whether a name matches, going back to the last `*` where it does not: at most pattern times name steps.
+/// Whether a name matches. It backtracks only to the last `*`, so it takes at most pattern length times name length steps.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);

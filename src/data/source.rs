@@ -1,4 +1,4 @@
-//! What a data set is to everything else.
+//! The trait of data sets.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct Image {
     pub pixels: Vec<u8>, // [height, width, 3]
 }
 
-/// How usual a sample is, where that was planted and therefore known.
+/// How common a sample is, in data sets where that was planted and is therefore known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SampleKind {
@@ -34,7 +34,7 @@ impl SampleKind {
     }
 }
 
-/// How many classes the labels range over: as many as have names, or one more than the largest label where that is more.
+/// The number of classes: the number of class names, or one more than the largest label if that is more.
 pub fn class_count(source: &dyn Source) -> usize {
     let largest = (0..source.len()).filter_map(|i| source.label(i)).max();
     source.classes().len().max(largest.map_or(0, |label| label as usize + 1))
@@ -42,26 +42,26 @@ pub fn class_count(source: &dyn Source) -> usize {
 
 /// A data set: the training part first, then the test part, in one index space.
 pub trait Source: Send + Sync {
-    /// What it is, without where it lies: a name of [`DATASETS`](super::DATASETS) such as `cifar10`.
+    /// Its kind without its path: a name of [`DATASETS`](super::DATASETS) such as `cifar10`.
     fn name(&self) -> &str {
         "data"
     }
-    /// How many samples there are, both parts together.
+    /// Number of samples, both parts together.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// How many of them, from the first on, are the training part; the rest is the test part.
+    /// Number of samples in the training part, which comes first; the rest is the test part.
     fn train_len(&self) -> usize;
-    /// A name that stays the same wherever the data lies: `train/00042`, `test/00007`, a relative path.
+    /// A name that does not depend on the data's location: `train/00042`, `test/00007`, a relative path.
     fn id(&self, index: usize) -> String;
     fn label(&self, index: usize) -> Option<u32>;
     fn classes(&self) -> &[String];
-    /// BLAKE3, hexadecimal: two sources with the same digest have the same samples in the same order. Where images are files of their
-    /// own it covers ids, lengths in bytes and labels, so that nothing has to be read for it; elsewhere the content.
+    /// BLAKE3, hexadecimal. Sources with the same digest have the same samples in the same order. If images are files of their own it
+    /// covers ids, lengths in bytes and labels, so that opening reads no image; else the content.
     fn digest(&self) -> &str;
-    /// Bytes of the largest decoded image (height * width * 3): what a batch buffer must have room for. The first call may have to
-    /// read the beginning of every file; no image has more than [`LIMIT`](super::LIMIT).
+    /// Bytes of the largest decoded image (height * width * 3), at most [`LIMIT`](super::LIMIT). The first call may read the header of
+    /// every file.
     fn largest(&self) -> usize;
     /// Decode one sample. Safe to call from many threads at once.
     ///
@@ -71,16 +71,15 @@ pub trait Source: Send + Sync {
     /// # Panics
     /// There is no sample `index`.
     fn image(&self, index: usize) -> Result<Image>;
-    /// [`Source::image`] if `admit` says that so many bytes of memory are to be had, and the BLAKE3 of the file that it was decoded from, where
-    /// the sample is one.
+    /// [`Source::image`] if `admit` grants the bytes of memory that it needs, and the BLAKE3 of its file (`None` if the sample is no file).
     fn image_within(&self, index: usize, _admit: &mut dyn FnMut(u64) -> bool) -> Result<Option<(Image, Option<blake3::Hash>)>> {
         self.image(index).map(|image| Some((image, None)))
     }
-    /// The BLAKE3 that [`Source::image_within`] would give, without decoding.
+    /// The BLAKE3 of [`Source::image_within`], without decoding.
     fn content(&self, index: usize) -> Result<Option<blake3::Hash>> {
         Ok(self.file(index)?.map(|bytes| blake3::hash(&bytes)))
     }
-    /// The sample's image file as it is stored, where it is one.
+    /// The sample's image file as stored; `None` if the sample is no file.
     fn file(&self, _index: usize) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
@@ -88,12 +87,12 @@ pub trait Source: Send + Sync {
     fn skipped(&self) -> &[(String, String)] {
         &[]
     }
-    /// What lies with the samples and is none of them, and what of the metadata could not be understood: (name, reason). Known when the data
-    /// set is opened, and the same for everyone who opens it.
+    /// Entries that give no sample, and metadata that cannot be read: (name, reason). Complete when the data set is open, and the same for
+    /// every process.
     fn left_out(&self) -> &[(String, String)] {
         &[]
     }
-    /// The planted truth about a sample; `None` for real data, about which nobody knows it.
+    /// The planted kind of a sample; `None` for real data, where it is unknown.
     fn truth(&self, _index: usize) -> Option<SampleKind> {
         None
     }

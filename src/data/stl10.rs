@@ -13,7 +13,7 @@ use super::{Image, Source};
 const SIDE: usize = 96;
 const SAMPLE: usize = 3 * SIDE * SIDE;
 
-/// Planes of colours, each column after column.
+/// One plane per colour, in column-major order.
 const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
 
 const TRAIN: usize = 5_000;
@@ -31,7 +31,7 @@ struct Stl10Part {
     labels: Option<Vec<u8>>, // [samples], from 0
 }
 
-/// The training part is train_X.bin and, where it is there, unlabeled_X.bin, whose samples have no label.
+/// The training part is train_X.bin and, if it exists, unlabeled_X.bin, whose samples have no label.
 pub struct Stl10 {
     parts: Vec<Stl10Part>, // the last is the test part
     classes: Vec<String>,
@@ -132,7 +132,7 @@ impl Source for Stl10 {
         let (part, at) = self.find(index);
         let mut sample = vec![0; SAMPLE];
         let mut read = || {
-            // A handle of its own for each read: threads share no position.
+            // Each read opens the file, because threads must share no position.
             let mut file = File::open(&part.path)?;
             file.seek(SeekFrom::Start((at * SAMPLE) as u64))?;
             file.read_exact(&mut sample)

@@ -14,8 +14,8 @@ const SAMPLE: usize = 3 * SIDE * SIDE;
 /// MATLAB's order: rows vary fastest, then columns, then colours, then samples.
 const LAYOUT: PixelLayout = PixelLayout { height: SIDE, width: SIDE, row_step: 1, column_step: SIDE, channel_step: SIDE * SIDE };
 
-/// All of it in memory: 305 MB, with the extra part 1.9 GB. `folder+extra` takes the extra part (531,131 easier digits)
-/// after the training part.
+/// The whole set in memory: 305 MB, with the extra part 1.9 GB. `folder+extra` appends the extra part (531,131 easier digits) to the
+/// training part.
 ///
 /// # Errors
 /// Missing files, files that are no such MATLAB files, labels other than 1 to 10.
@@ -48,7 +48,7 @@ fn part(folder: &Path, name: &'static str) -> Result<PackedPart, Error> {
     Ok(PackedPart { name, pixels, labels })
 }
 
-/// 10 stands for the digit 0.
+/// Label 10 means the digit 0.
 fn labels(y: &Array) -> Result<Vec<u8>, String> {
     let label = |(at, value): (usize, f64)| match value {
         10.0 => Ok(0),

@@ -8,15 +8,15 @@ use super::{Image, SampleKind, Source};
 
 const SIDE: usize = 32;
 
-/// Counts up with every change of the pixels, so that a digest never stands for two data sets.
+/// Raised with every change of the pixels, so that a digest never means two data sets.
 const GENERATION: u32 = 1;
 
-/// Of every [`BLOCK`] images that follow each other one is atypical and two are rare, at random places.
+/// In every [`BLOCK`] consecutive images one is atypical and two are rare, at random positions.
 const BLOCK: usize = 25;
 const ATYPICAL: usize = 1;
 const RARE: usize = 2;
 
-/// What the members of a sub-population share: a texture, and a figure lying on it.
+/// Common traits of a sub-population: a texture and a figure on it.
 struct Look {
     texture: Texture,
     angle: f64,
@@ -79,8 +79,8 @@ const CLASSES: [Class; 8] = [
     },
 ];
 
-/// 32 x 32 images, each a function of the seed, the part and its number there, and of nothing else: the
-/// first images of a larger set are those of a smaller one.
+/// 32 x 32 images. Each is a function of the seed, the part and its number there, so the first images of a larger set are those of a
+/// smaller one.
 ///
 /// Members of a class share texture, colours and figure and differ in place, size, turn, light and grain.
 /// 88 of 100 images are [`SampleKind::Common`], 8 [`SampleKind::Rare`] (the class in other colours, size and turn) and
@@ -139,7 +139,7 @@ impl Synthetic {
         if index < self.train { (0, index) } else { (1, index - self.train) }
     }
 
-    /// The image's random numbers, after the first of them has chosen the class.
+    /// The image's random stream, after its first number chose the class.
     fn start(&self, index: usize) -> (usize, Stream) {
         let (part, number) = self.place(index);
         let mut stream = Stream::new(self.seed, Purpose::Synthetic, 0, number as u32, part);

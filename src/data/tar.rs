@@ -1,37 +1,37 @@
-//! Where the members of a tar file lie. Only the headers are read.
+//! The offsets of the members of a tar file. Only headers are read.
 
 use std::io::{BufRead, Seek};
 
 pub const BLOCK: u64 = 512;
-/// Bytes of a name that has a header of its own.
+/// Longest name in a header of its own, in bytes.
 const NAME: u64 = 64 << 10;
-/// Bytes of the extended header of one member.
+/// Largest extended header of a member, in bytes.
 const EXTENDED: u64 = 1 << 20;
 
 /// One regular file, or a link to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub name: String,
-    /// Of its first byte in the file.
+    /// Offset of its first byte in the file.
     pub offset: u64,
     pub size: u64,
-    /// Tells its header, the 512 bytes before, from others.
+    /// Checksum of its header, the 512 bytes before it.
     pub check: u64,
-    /// A link, to another member or a file elsewhere: there is nothing to read.
+    /// Whether it is a link, to another member or a file elsewhere, and has no data.
     pub link: bool,
 }
 
-/// What [`Member::check`] is for a header.
+/// Computes [`Member::check`] of a header.
 pub fn check(header: &[u8]) -> u64 {
     u64::from_le_bytes(*blake3::hash(header).as_bytes().first_chunk().expect("a digest has 32 bytes"))
 }
 
-/// Reads the headers of a file of `length` bytes and tells `each` of its files and links in their order; `each` may read from the member's
-/// first byte on. Knows the ustar prefix, GNU's long names and pax's paths and sizes, as Python's `tarfile` does; like there the end
-/// is the first block of zeros.
+/// Reads the headers of a file of `length` bytes and passes its files and links to `each`, in order; `each` may read from the member's
+/// first byte on. Supports the ustar prefix, GNU's long names and pax's paths and sizes. The first block of zeros is the end. All this is
+/// as in Python's `tarfile`.
 ///
 /// # Errors
-/// What is wrong, and at which offset.
+/// The error and its offset.
 pub fn scan<R: BufRead + Seek>(
     reader: &mut R,
     length: u64,
@@ -57,7 +57,7 @@ pub fn scan<R: BufRead + Seek>(
         let offset = at + BLOCK;
         let is_meta = matches!(kind, b'L' | b'K' | b'x' | b'g' | b'X');
         let size = if is_meta { stated } else { next.size.take().unwrap_or(stated) };
-        // Links, devices and folders have no data whatever their size field says.
+        // Links, devices and folders have no data, even if their size field is not 0.
         let held = if matches!(kind, b'1'..=b'6') { 0 } else { size };
         if held > length - offset {
             return Err(format!(
@@ -93,7 +93,7 @@ pub fn scan<R: BufRead + Seek>(
     }
 }
 
-/// What headers before a member's own say about it.
+/// Facts about a member from the headers before its own.
 #[derive(Default)]
 struct Next {
     name: Option<String>,
@@ -128,7 +128,7 @@ impl Next {
 }
 
 fn seek<R: BufRead + Seek>(reader: &mut R, place: &mut u64, at: u64) -> Result<(), String> {
-    // Offsets lie inside a file, whose length fits.
+    // Offsets lie inside the file, so they fit.
     reader.seek_relative(at as i64 - *place as i64).map_err(|error| error.to_string())?;
     *place = at;
     Ok(())
@@ -150,18 +150,18 @@ fn text(field: &[u8]) -> Option<String> {
 
 fn name(header: &[u8]) -> Option<String> {
     let name = text(&header[..100])?;
-    // GNU's own format has times where POSIX has the beginning of a long path.
+    // GNU's format stores times where POSIX stores the prefix of a long path.
     if &header[257..263] != b"ustar\0" || header[345] == 0 {
         return Some(name);
     }
     Some(format!("{}/{name}", text(&header[345..500])?))
 }
 
-/// An octal number between blanks and zeros, or eight bytes behind a byte of 0x80.
+/// An octal number among blanks and zeros, or eight bytes after a byte of 0x80.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (head, tail) = field.split_at(field.len() - 8);
-        // A field of eight has no room for it.
+        // A field of eight bytes has no room for the binary form.
         let fits = head.split_first().is_some_and(|(&first, rest)| first == 0x80 && rest.iter().all(|&b| b == 0));
         return fits.then(|| u64::from_be_bytes(tail.try_into().unwrap_or_default())).filter(|&n| n <= i64::MAX as u64);
     }
@@ -169,7 +169,7 @@ fn number(field: &[u8]) -> Option<u64> {
     if digits.is_empty() { Some(0) } else { u64::from_str_radix(digits, 8).ok() }
 }
 
-/// The sum over the header with blanks in the place of the sum; old programs added signed bytes.
+/// The sum over the header with blanks in place of the checksum. Old programs added signed bytes.
 fn sum_is_right(header: &[u8]) -> bool {
     let Some(stated) = number(&header[148..156]) else { return false };
     let counted = || header.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });

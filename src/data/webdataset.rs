@@ -19,13 +19,13 @@ use super::section::{self, Section};
 use super::shards::{self, Shard};
 use super::{Image, Source, tar};
 
-/// What an index file begins with; changes with its format.
+/// First bytes of an index file; they change with its format.
 const MAGIC: &[u8] = b"sslmem webdataset 2\n";
 
-/// Headers that are read again before an index is believed.
+/// Headers that are reread before a cached index is trusted.
 const ASKED: usize = 8;
 
-/// Images stay in their tar files and are read by place, in any order. Only names, places and labels are in memory.
+/// Images stay in their tar files and are read by offset, in any order. Only names, offsets and labels are in memory.
 pub struct WebDataset {
     shards: Vec<Shard>,
     indices: Vec<Option<PathBuf>>, // for each shard
@@ -37,27 +37,27 @@ pub struct WebDataset {
     largest: OnceLock<usize>,
 }
 
-/// What one shard holds, as it is kept between two openings.
+/// The index of one shard, cached between openings.
 #[derive(Serialize, Deserialize)]
 struct Index {
     path: String,
     length: u64,
-    times: [(u64, u32); 2], // modified and made, s, ns since 1970
+    times: [(u64, u32); 2], // modified and created: s, ns since 1970
     digest: String,
     samples: Vec<Sample>,
     left_out: LeftOut,
 }
 
 impl WebDataset {
-    /// Reads the headers of every shard, in parallel, or takes what an earlier opening has written into the folder `cache`.
+    /// Reads the headers of every shard, in parallel, or the index that an earlier opening wrote into the folder `cache`.
     ///
-    /// Members that follow each other and whose names are equal up to the first dot behind the last slash are one sample. Its image is the
-    /// first member with the ending of an image, its label what stands in `.cls`, or as `label` or `cls` in `.json`. Where no member has such
-    /// an ending right behind that dot, as in `a.left.png` and `a.right.png`, each image is a sample of its own, with the label in
-    /// `a.left.cls` or else in `a.cls`. Members called `__like_this__` are passed over. Ids are `SHARD/KEY`, the order is that of the shards
-    /// and in them that of the tar file. The digest covers names, lengths and places of all members and the labels, not the images.
+    /// Consecutive members whose names are equal up to the first dot after the last slash are one sample. Its image is the first member
+    /// with an image's ending; its label is the content of `.cls`, or `label` or `cls` in `.json`. If no member has an image's ending right
+    /// after that dot, as with `a.left.png` and `a.right.png`, each image is a sample of its own, with the label in `a.left.cls` or else in
+    /// `a.cls`. Members called `__like_this__` are skipped. Ids are `SHARD/KEY`, in the order of shards and of members. The digest covers
+    /// names, lengths and offsets of all members and the labels, not the images.
     ///
-    /// Further images of a sample, links and labels that are none are named in [`Source::left_out`].
+    /// Further images of a sample, links and unreadable labels are listed in [`Source::left_out`].
     ///
     /// # Errors
     /// No such file, broken or compressed tar files, two members of one name in a sample, no image at all.
@@ -85,7 +85,7 @@ impl WebDataset {
         Ok(WebDataset { shards, indices: places, samples, labels, classes, left_out, digest, largest: OnceLock::new() })
     }
 
-    /// Where reading fails, the index may not be of what the shard holds: the next opening makes another.
+    /// After a failed read the index may be stale, so it is removed and the next opening makes another.
     fn believed<T>(&self, index: usize, outcome: Result<T>) -> Result<T> {
         if let (Err(Error::Io { .. }), Some(place)) = (&outcome, &self.indices[self.samples[index].0 as usize]) {
             let _ = fs::remove_file(place);
@@ -142,11 +142,11 @@ impl Source for WebDataset {
     }
 }
 
-/// From the cache if it is there and of this file, else from the headers; and where it is kept.
+/// The index of a shard, from the cache if that is of this file, else from the headers; and its path in the cache.
 fn index(shard: &Shard, cache: Option<&Path>) -> Result<(Index, Option<PathBuf>)> {
     let path = fs::canonicalize(&shard.path).map_err(Error::io("read", &shard.path))?.display().to_string();
     let state = fs::metadata(&shard.path).map_err(Error::io("read", &shard.path))?;
-    // Not every file system knows when a file was made.
+    // Not every file system stores the time of creation.
     let times = [state.modified(), state.created()].map(|time| {
         let time = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         (time.as_secs(), time.subsec_nanos())
@@ -163,14 +163,14 @@ fn index(shard: &Shard, cache: Option<&Path>) -> Result<(Index, Option<PathBuf>)
     let (digest, Grouping { samples, left_out, .. }) = read(shard, state.len()).map_err(|what| Error::format(&shard.path, what))?;
     let index = Index { path, length: state.len(), times, digest, samples, left_out };
     if let Some(place) = &place {
-        // A disk that cannot be written costs time at the next opening, not the result.
+        // A cache that cannot be written only costs time at the next opening.
         let _ = keep(place, &index);
     }
     Ok((index, place))
 }
 
-/// Whether some members, from the first to the last, have the headers that they had. Times can be set to what they were, by `cp -p`, `rsync
-/// -t` or whoever wants the same bytes each time; a member that is read is compared again.
+/// Whether some members, spread from the first to the last, still have the same headers. The file's times alone do not prove it: `cp -p`
+/// and `rsync -t` keep them. Each member is compared again when it is read.
 fn believable(shard: &Shard, samples: &[Sample]) -> bool {
     let step = samples.len().div_ceil(ASKED).max(1);
     let mut some = samples.iter().step_by(step).chain(samples.last());
@@ -193,13 +193,13 @@ fn keep(place: &Path, index: &Index) -> Result<()> {
     files::write_whole(place, &[MAGIC, blake3::hash(&text).as_bytes(), &text].concat())
 }
 
-/// The digest of one shard, and what it holds.
+/// The digest and the index of one shard.
 fn read(shard: &Shard, length: u64) -> std::result::Result<(String, Grouping), String> {
     let file = File::open(&shard.path).map_err(|error| error.to_string())?;
     let mut grouping = Grouping::default();
     let digest = &mut grouping.digest;
     digest.update(&(shard.name.len() as u64).to_le_bytes()).update(shard.name.as_bytes()).update(&length.to_le_bytes());
-    // Headers are far apart, so there is no use in reading far ahead.
+    // A small buffer, because headers lie far apart.
     let mut reader = BufReader::with_capacity(4096, file);
     tar::scan(&mut reader, length, |reader, member| grouping.add(reader, member))?;
     grouping.close();

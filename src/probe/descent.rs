@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
-/// What a step does with a gradient.
+/// The optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// MAE's: trust 0.001 and no decay, momentum 0.9, biases without trust.
@@ -16,7 +16,7 @@ pub enum Rule {
     AdamW { decay: f64 },
 }
 
-/// How a head is trained.
+/// Settings of a head's training.
 #[derive(Clone, Debug)]
 pub struct Descent {
     pub rule: Rule,
@@ -28,8 +28,8 @@ pub struct Descent {
 }
 
 impl Descent {
-    /// Table 6 of the paper: 4.8 for SimCLR, 1.6 for the others, at a batch of 4096. With fewer samples all are one batch
-    /// and the rate is scaled with it.
+    /// Table 6 of the paper: 4.8 for SimCLR, 1.6 for the others, at a batch of 4096. With fewer samples the batch is all of them, and the
+    /// rate is scaled with its size.
     pub fn paper(samples: usize, method: Option<&str>) -> Descent {
         let batch = samples.min(4096);
         let peak = if method == Some("simclr") { 4.8 } else { 1.6 };
@@ -47,7 +47,7 @@ impl Descent {
         format!("linear, {rule} {rate}, batch {batch}, {epochs} epochs")
     }
 
-    /// The learning rate `step` steps, of `steps` each, into an epoch: MAE's for LARS, that of the released code else.
+    /// The learning rate at step `step` of `steps` in an epoch: MAE's schedule for LARS, that of the released code for AdamW.
     fn at(&self, epoch: usize, step: usize, steps: usize) -> f64 {
         let (epochs, warmup) = (self.epochs as f64, self.warmup as f64);
         match self.rule {
@@ -64,7 +64,7 @@ impl Descent {
     }
 }
 
-/// Train `head`. Every epoch takes all samples in an order of its own; its last batch may be smaller.
+/// Trains `head`. Every epoch takes all samples in a new order; its last batch may be smaller.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::error::Error::Stopped).
@@ -87,7 +87,7 @@ pub fn descend(head: &mut Head, train: &Features, descent: &Descent, seed: u64, 
     Ok(())
 }
 
-/// What an optimizer remembers.
+/// Optimizer state.
 struct State {
     first: Vec<f64>,  // like the head: momentum
     second: Vec<f64>, // like the head: AdamW's squares

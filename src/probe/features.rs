@@ -10,7 +10,7 @@ use crate::score::Embedding;
 /// Features and labels of samples.
 #[derive(Clone)]
 pub struct Features {
-    /// A row's length in memory is `stride`: the products want whole vectors.
+    /// A row takes `stride` values in memory, because the matrix products read whole vectors.
     pub values: Vec<f32>, // [samples, stride], zero from `width` on
     pub labels: Vec<u32>, // [samples], below `classes`
     pub width: usize,
@@ -22,7 +22,7 @@ impl Features {
     /// From rows of `width` numbers, `[labels.len(), width]`; labels are below `classes`.
     ///
     /// # Panics
-    /// There is not a row for each label.
+    /// The number of rows differs from that of labels.
     pub fn new(rows: &[f32], width: usize, labels: Vec<u32>, classes: usize) -> Features {
         assert_eq!(rows.len(), labels.len() * width, "a row for each label");
         let stride = width.next_multiple_of(LANES);
@@ -33,13 +33,13 @@ impl Features {
         Features { values, labels, width, stride, classes }
     }
 
-    /// What an encoder makes of these samples, and of which it makes nothing because they cannot be decoded: (id, reason).
+    /// An encoder's features of these samples, and the samples that cannot be decoded: (id, reason).
     ///
     /// # Errors
     /// As [`Embedding::each`]; a feature is not finite.
     ///
     /// # Panics
-    /// A sample has no label: [`labelled`] chooses those that have.
+    /// A sample has no label; [`labelled`] chooses samples with labels.
     pub fn of(embedding: &Embedding, classes: usize, progress: &mut dyn Progress) -> Result<(Features, Vec<(String, String)>)> {
         let samples = embedding.source;
         let (mut rows, mut places, mut skipped): (Vec<f32>, Vec<usize>, _) = (vec![], vec![], vec![]);
@@ -73,14 +73,14 @@ impl Features {
         &self.values[sample * self.stride..][..self.width]
     }
 
-    /// Samples of these numbers, in their order.
+    /// The rows with these indices, in their order.
     pub fn select(&self, samples: &[u32]) -> Features {
         let mut values = Vec::with_capacity(samples.len() * self.stride);
         samples.iter().for_each(|&i| values.extend_from_slice(&self.values[i as usize * self.stride..][..self.stride]));
         Features { values, labels: samples.iter().map(|&i| self.labels[i as usize]).collect(), ..self.shape() }
     }
 
-    /// Rows of unit length; zero stays zero.
+    /// L2-normalised rows; zero stays zero.
     pub fn unit(&self) -> Features {
         let mut unit = self.clone();
         for row in unit.values.chunks_exact_mut(self.stride) {
@@ -90,7 +90,7 @@ impl Features {
         unit
     }
 
-    /// Each feature less its mean over `train`, over its deviation there; one that does not vary becomes 0.
+    /// Standardised by mean and deviation over `train`; a constant feature becomes 0.
     pub fn standardised(&self, train: &Features) -> Features {
         let n = train.len() as f64;
         let mut mean = vec![0.0f64; self.stride];
@@ -101,7 +101,7 @@ impl Features {
         for row in train.values.chunks_exact(self.stride) {
             variance.iter_mut().zip(row).zip(&mean).for_each(|((sum, v), mean)| *sum += (*v as f64 - mean).powi(2) / n);
         }
-        // Below this, relative to the mean, it is rounding that varies.
+        // A deviation below this share of the mean is rounding error.
         let scale = |(var, mean): (&f64, &f64)| if *var > 1e-12 * mean * mean { var.sqrt().recip() } else { 0.0 };
         let scale: Vec<f64> = variance.iter().zip(&mean).map(scale).collect();
         let mut result = self.clone();
@@ -118,14 +118,14 @@ impl Features {
     }
 }
 
-/// Some samples of a data set, as a data set.
+/// A subset of a data set, as a data set.
 pub struct Chosen<'a> {
     source: &'a dyn Source,
     indices: Vec<u32>,
 }
 
-/// Those of `indices` that have a label, and how many were left out because they have none. At most `limit` are taken, by
-/// a random choice that keeps their order: data sets are often sorted by class.
+/// The samples of `indices` with a label, and the number of those without. Above `limit` a random subset is taken, because data sets are
+/// often sorted by class; it keeps the order.
 pub fn labelled(source: &dyn Source, indices: impl IntoIterator<Item = u32>, limit: Option<usize>, seed: u64) -> (Chosen<'_>, usize) {
     let (known, unknown): (Vec<u32>, Vec<u32>) = indices.into_iter().partition(|&i| source.label(i as usize).is_some());
     let mut indices = known;

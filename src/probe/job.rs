@@ -1,4 +1,4 @@
-//! Probing as a stage: encoder after encoder, the results of each kept as soon as they are there.
+//! Probing as a stage: one encoder after another, with the results written after each.
 
 use super::{Accuracy, Features, Protocol, labelled, probe};
 use crate::checkpoint;
@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// How encoders are probed.
+/// Settings of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct How {
     pub protocols: Vec<Protocol>,
-    /// At most so many labelled training and test samples, chosen by the seed.
+    /// Most labelled training and test samples; above that a random subset by the seed.
     pub limits: [Option<usize>; 2],
     pub seed: u64,
 }
@@ -26,34 +26,34 @@ pub struct How {
 /// Probing one encoder.
 #[derive(Clone)]
 pub struct Job<'a> {
-    /// What the results call it: `f1` is f of the first pair.
+    /// Its name in the results: `f1` is f of the first pair.
     pub name: String,
     pub side: EncoderFile<'a>,
-    /// One vector of each sample ([`vector`]).
+    /// The layer, which gives one vector per sample ([`vector`]).
     pub layer: Layer,
-    /// The labelled ones of its test part are what is classified.
+    /// The data; the labelled samples of its test part are classified.
     pub source: &'a dyn Source,
-    /// The labelled ones of these are what the probe learns from.
+    /// Training samples of the probe; those without a label are left out.
     pub samples: Vec<u32>,
-    /// What trained the encoder, where that is known: the paper's rate depends on it.
+    /// The method that trained the encoder, if known: the paper's learning rate depends on it.
     pub method: Option<String>,
     pub how: How,
-    /// Samples per run of the program. No influence on the results.
+    /// Samples per run of the program. Results do not depend on it.
     pub batch: usize,
     pub on_bad: OnBadImage,
     pub device: &'a Device,
 }
 
-/// Probing encoders with the same data, to a file or to nobody but the caller.
+/// Probes several encoders with the same data. Results go to a file, or only to the caller.
 pub struct Probing<'a> {
     pub jobs: Vec<Job<'a>>,
-    /// How the data was called.
+    /// The data's specification.
     pub data: String,
-    /// Results that are there and of the same encoders, data and settings are reused.
+    /// File of results. Existing results of the same identity are reused.
     pub out: Option<PathBuf>,
 }
 
-/// What came of the probes of a run or of a file: `probe.json`.
+/// Results of the probes of a run or of a file: `probe.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     pub sslmem: String,
@@ -65,10 +65,10 @@ pub struct Results {
     pub encoders: Vec<Probed>,
 }
 
-/// What is written about one encoder.
+/// Results of one encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probed {
-    /// `f1` is f of the first pair; of a file its name.
+    /// `f1` is f of the first pair; for a file it is the file's name.
     pub encoder: String,
     /// BLAKE3 of the weights.
     pub digest: String,
@@ -78,12 +78,12 @@ pub struct Probed {
     /// Images that cannot be decoded: (id, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<(String, String)>,
-    /// Everything that the accuracies depend on ([`Stage::identity`] of the job).
+    /// The job's identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Value>,
 }
 
-/// Samples of a part, and those that were left out because they have no label.
+/// Number of samples in a part, and of those left out because they have no label.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Count {
     pub samples: usize,
@@ -91,10 +91,10 @@ pub struct Count {
 }
 
 impl Results {
-    /// What a file says, unless there is none.
+    /// The results in a file; `None` if it does not exist.
     ///
     /// # Errors
-    /// It is not what probing writes.
+    /// The file is not one of probing.
     pub fn read(path: &Path) -> Result<Option<Results>> {
         if !files::exists(path)? {
             return Ok(None);
@@ -109,16 +109,16 @@ impl Results {
     }
 }
 
-/// A probe reads one vector of a sample, whatever is scored.
+/// The layer that a probe reads: one vector per sample, even if whole maps are scored.
 pub fn vector(features: Representation) -> Layer {
     Layer::Output(if features == Representation::Map { Representation::Pooled } else { features })
 }
 
 impl Job<'_> {
-    /// Probe it with the labelled ones of its samples.
+    /// Probes the encoder with its labelled samples.
     ///
     /// # Errors
-    /// There are no labelled samples or none that can be decoded; as [`probe`] and [`Embedding::each`].
+    /// No sample has a label or can be decoded; as [`probe`] and [`Embedding::each`].
     pub fn probe(&self, data: &str, progress: &mut dyn Progress) -> Result<Probed> {
         let How { protocols, limits, seed } = &self.how;
         let test = self.source.train_len() as u32..self.source.len() as u32;
@@ -153,14 +153,14 @@ impl Job<'_> {
         })
     }
 
-    /// Everything that its results depend on.
+    /// Identity of the results.
     ///
     /// # Errors
     /// The weights cannot be read.
     pub fn identity(&self) -> Result<Identity> {
         let How { protocols, limits, seed } = &self.how;
         let samples = blake3::hash(bytemuck::cast_slice(&self.samples)).to_hex().to_string();
-        // Files of the same names and lengths may hold other images.
+        // The data's digest covers names and lengths; this one covers the content of some files.
         let content = Content::sampled(self.source, &self.samples)?.and_then(Content::hex);
         let network = &self.side.network;
         Ok(Identity::new(json!({
@@ -182,10 +182,10 @@ impl Job<'_> {
 }
 
 impl Probing<'_> {
-    /// Probe every encoder whose results are not there; the file is written anew after each.
+    /// Probes every encoder without results; the file is written after each.
     ///
     /// # Errors
-    /// As [`Job::probe`]; the disk is full or failed; [`Error::Stopped`], with the encoders before kept.
+    /// As [`Job::probe`]; the disk is full or failed; [`Error::Stopped`], with the results of earlier encoders kept.
     ///
     /// # Panics
     /// There is no encoder.
@@ -194,7 +194,7 @@ impl Probing<'_> {
         let (digest, classes) = (first.source.digest().to_string(), first.source.classes().len());
         let (sslmem, data, seed) = (env!("CARGO_PKG_VERSION").into(), self.data.clone(), first.how.seed);
         let mut results = Results { sslmem, data, digest, classes, seed, encoders: vec![] };
-        // What nobody could read is made again.
+        // An unreadable file is written again.
         let there = self.out.as_deref().and_then(|out| Results::read(out).ok().flatten()).map_or(vec![], |there| there.encoders);
         for job in &self.jobs {
             let identity = job.identity()?;

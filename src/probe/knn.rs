@@ -13,7 +13,7 @@ use crate::progress::Progress;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbours {
     pub k: usize,
-    /// Votes weigh exp(similarity / temperature); without one they weigh the same.
+    /// Votes have weight exp(similarity / temperature); without a temperature weights are equal.
     pub temperature: Option<f64>,
 }
 
@@ -37,8 +37,8 @@ impl Neighbours {
 /// Training samples in one product: a block of 64 columns of similarities stays in the cache.
 const BLOCK: usize = 512;
 
-/// For each way to vote, the place of each test sample's class among the classes by their votes, from 0. Among equal
-/// similarities the lower index is nearer, among equal votes the lower class; a class without votes has no place.
+/// For each way to vote, the rank (from 0) of each test sample's class among the classes by votes. Ties of similarity go to the lower
+/// index, ties of votes to the lower class; a class without votes has no rank.
 ///
 /// # Errors
 /// There are fewer training samples than neighbours; [`Error::Stopped`].
@@ -52,7 +52,7 @@ pub fn neighbours(train: &Features, test: &Features, ways: &[Neighbours], progre
     progress.start("k-NN", test.len() as u64, "sample");
     let mut ranks = vec![Vec::with_capacity(test.len()); ways.len()];
     let panels: Vec<usize> = (0..test.len()).step_by(PANEL).collect();
-    // Some panels at a time, so that progress is seen.
+    // Some panels at a time, so that progress is shown.
     for panels in panels.chunks(4 * rayon::current_num_threads()) {
         let near: Vec<Vec<Vec<Near>>> = panels.par_iter().map(|&first| nearest(&train, &test, first, most)).collect();
         for (&first, near) in panels.iter().zip(near) {
@@ -78,7 +78,7 @@ fn nearest(train: &Features, test: &Features, first: usize, k: usize) -> Vec<Vec
     pack(train.width, columns, &mut panel, |depth, column| test.row(first + column)[depth]);
     let right = Right::packed(&panel, train.width, columns);
     let mut near: Vec<Vec<Near>> = vec![vec![]; columns];
-    // What a similarity must exceed: later samples lose ties, so an equal one is not nearer than the last that is kept.
+    // The similarity to exceed. Later samples lose ties, so an equal one is not nearer than the last one kept.
     let mut limits = vec![f32::NEG_INFINITY; columns];
     let mut similar = vec![0.0; BLOCK * columns]; // [BLOCK, columns]
     for begin in (0..train.len()).step_by(BLOCK) {
@@ -108,7 +108,7 @@ fn keep(near: &mut Vec<Near>, k: usize) {
     near.truncate(k);
 }
 
-/// The place of `label` by votes.
+/// The rank of `label` by votes.
 fn vote(train: &Features, near: &[Near], temperature: Option<f64>, label: u32) -> usize {
     let mut votes = vec![0.0f64; train.classes];
     for &(similar, index) in near {

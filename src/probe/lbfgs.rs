@@ -8,23 +8,23 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
-/// The l2 to choose among: factors of half the squared weights, beside the mean loss.
+/// Candidates for l2: the loss adds l2 / 2 times the sum of squared weights to the mean cross-entropy.
 pub const STRENGTHS: [f64; 13] = [1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6];
-/// Parts of the training samples, each held out once to choose among the strengths.
+/// Folds of the cross-validation over strengths.
 pub const FOLDS: usize = 5;
 
-/// Steps at most; probes of some thousand features take about a hundred.
+/// Most steps; probes of some thousand features take about a hundred.
 const STEPS: usize = 500;
-/// Pairs of steps that are remembered.
+/// Pairs in L-BFGS's memory.
 const MEMORY: usize = 10;
-/// The largest element of the gradient that counts as zero where accuracy is all that matters (scikit-learn: 1e-4).
+/// Convergence: the largest element of the gradient that counts as zero (scikit-learn: 1e-4).
 const ZERO: f64 = 1e-5;
 
-/// The share of the slope that a loss must come down at least.
+/// First Wolfe condition: least decrease of the loss, as a share of the slope.
 const DOWN: f64 = 1e-4;
-/// The share of the slope that may be left.
+/// Second Wolfe condition: most slope left, as a share of the first slope.
 const FLAT: f64 = 0.9;
-/// What rounding of f32 logits does to a loss.
+/// Relative error of a loss from f32 logits.
 const ROUNDING: f64 = 1e-7;
 
 /// A step, the change of the gradient along it, and one over their product.
@@ -34,8 +34,8 @@ struct Pair {
     curvature: f64,
 }
 
-/// The head that minimises the mean cross-entropy plus `l2` / 2 times the squared weights (biases are free), from `start` on until
-/// no element of the gradient is above `zero`, or rounding lets it come no lower.
+/// The head that minimises the mean cross-entropy plus `l2` / 2 times the squared weights (biases are free), from `start` on until no
+/// element of the gradient is above `zero`, or rounding stops the descent.
 pub fn fit(features: &Features, l2: f64, zero: f64, start: Head) -> Head {
     let mut head = start;
     let mut pairs: VecDeque<Pair> = VecDeque::new();
@@ -70,7 +70,7 @@ fn objective(head: &Head, features: &Features, l2: f64) -> (f64, Vec<f64>) {
     (loss, gradient)
 }
 
-/// Minus the gradient times the inverse Hessian that the pairs describe.
+/// The direction -H g, with H the inverse Hessian that the pairs approximate.
 fn direction(gradient: &[f64], pairs: &VecDeque<Pair>) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut shares = vec![];
@@ -91,8 +91,7 @@ fn direction(gradient: &[f64], pairs: &VecDeque<Pair>) -> Vec<f64> {
     q
 }
 
-/// The point along `direction` that has come down and flattened enough, with its loss and gradient; `None` where
-/// rounding leaves no such point.
+/// A point along `direction` that meets both Wolfe conditions, with its loss and gradient; `None` if rounding leaves no such point.
 fn search(head: &Head, features: &Features, l2: f64, loss: f64, gradient: &[f64], direction: &[f64]) -> Option<(Head, f64, Vec<f64>)> {
     let slope = dot(gradient, direction);
     let (mut low, mut high, mut t) = (0.0, f64::INFINITY, 1.0);
@@ -101,7 +100,7 @@ fn search(head: &Head, features: &Features, l2: f64, loss: f64, gradient: &[f64]
         add(&mut next.values, t, direction);
         let (next_loss, next_gradient) = objective(&next, features, l2);
         let next_slope = dot(&next_gradient, direction);
-        // A loss that is not finite counts as too high. Where rounding hides how far it came down, the slope tells.
+        // A loss that is not finite counts as too high. If rounding hides the decrease, the slope decides (approximate Wolfe conditions).
         let same = next_loss <= loss + ROUNDING * loss && next_slope <= (2.0 * DOWN - 1.0) * slope;
         let down = next_loss <= loss + DOWN * t * slope || same;
         if down && next_slope >= FLAT * slope {
@@ -121,9 +120,9 @@ fn add(to: &mut [f64], factor: f64, what: &[f64]) {
     to.iter_mut().zip(what).for_each(|(to, v)| *to += factor * v);
 }
 
-/// Fit all samples with the strength that is right for most of them when they are held out, a random fifth at a time; the
-/// larger one of equals. A single held-out part would do for large sets, but of 2,000 samples a tenth once chose an l2 that
-/// cost four points of accuracy. It takes the time of [`STRENGTHS`] x [`FOLDS`] fits of four fifths of the samples.
+/// Fits all samples with the strength of the highest accuracy in five-fold cross-validation; ties go to the larger strength. One held-out
+/// part would do for large sets, but a tenth of 2,000 samples once chose an l2 that cost four points of accuracy. The cost is [`STRENGTHS`]
+/// x [`FOLDS`] fits of four fifths of the samples.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::error::Error::Stopped).
@@ -136,7 +135,7 @@ pub fn choose(train: &Features, seed: u64, progress: &mut dyn Progress) -> Resul
         let cut = |fold: usize| fold * train.len() / folds;
         let held = train.select(&order[cut(fold)..cut(fold + 1)]);
         let rest = train.select(&[&order[..cut(fold)], &order[cut(fold + 1)..]].concat());
-        // From the smoothest problem on, each from the solution of the last.
+        // From the largest strength on, each fit starts at the last solution.
         let mut head = Head::zero(train.classes, train.width);
         for (strength, right) in STRENGTHS.iter().zip(&mut right) {
             head = fit(&rest, *strength, ZERO, head);

@@ -1,4 +1,4 @@
-//! A linear classifier: its answers, its loss and the gradient of that.
+//! A linear classifier: its predictions, loss and gradient.
 //!
 //! Floor: 4 samples·width·classes operations for loss and gradient; features are read twice, from the cache the second time.
 
@@ -16,7 +16,7 @@ pub struct Head {
     pub width: usize,
 }
 
-/// Samples of a sum are divided among at most this many groups, whose sums are added in order.
+/// A sum over samples runs in at most this many groups, which are added in order, so that it does not depend on threads.
 const GROUPS: usize = 16;
 /// Samples in one product.
 const CHUNK: usize = 256;
@@ -33,7 +33,7 @@ impl Head {
         Head { values, classes, width }
     }
 
-    /// How many of the values are weights; the rest are biases.
+    /// Number of weights among the values; the rest are biases.
     pub fn weights(&self) -> usize {
         self.classes * self.width
     }
@@ -53,7 +53,7 @@ impl Head {
         to.chunks_exact_mut(self.classes).for_each(|row| row.iter_mut().zip(bias).for_each(|(v, bias)| *v = (*v as f64 + bias) as f32));
     }
 
-    /// The place of each sample's class by its logit, from 0; among equal ones the lower class comes first.
+    /// The rank (from 0) of each sample's class by its logit; ties go to the lower class.
     pub fn ranks(&self, features: &Features) -> Vec<usize> {
         let packed = self.packed();
         let rank = |(row, &label): (&[f32], &u32)| {
@@ -97,7 +97,7 @@ impl Head {
                 biases.iter_mut().zip(&*row).for_each(|(sum, v)| *sum += *v as f64);
             }
             let left = Left { data: logits, row_step: 1, depth_step: k };
-            // Rows as they lie: the panels of a right matrix may be columns of one.
+            // Without packing: the panels of this right matrix are ranges of the features' columns.
             let data = &features.values[begin * features.stride..];
             let right = Right { data, width: self.width, panel: PANEL, panel_step: PANEL, stride: features.stride };
             multiply(left, k, rows, right, &mut weights, self.width, true);

@@ -1,4 +1,4 @@
-//! Probes: how well frozen features tell the classes apart, by their neighbours and by a linear classifier.
+//! Probes: classification accuracy of frozen features, by k-NN and by a linear classifier.
 
 mod descent;
 mod features;
@@ -33,7 +33,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As the command line calls it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Knn => "knn",
@@ -44,24 +44,24 @@ impl Protocol {
     }
 }
 
-/// What came of one probe.
+/// Result of one probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// What was done, in words that name every setting.
+    /// The protocol, in words that name every setting.
     pub protocol: String,
     pub top1: f64,
-    /// Only with more than ten classes.
+    /// `None` with ten classes or fewer.
     pub top5: Option<f64>,
 }
 
-/// Probe the features of `test` with those of `train`. `method` is the name of what trained the encoder, as far as it is
-/// known: the paper's rate depends on it.
+/// Classifies the features of `test` with those of `train`. `method` is the name of the method that trained the encoder, if known: the
+/// paper's learning rate depends on it.
 ///
 /// # Errors
-/// Fewer training samples than neighbours, or of fewer than two classes; [`Error::Stopped`].
+/// There are fewer training samples than neighbours, or fewer than two classes; [`Error::Stopped`].
 ///
 /// # Panics
-/// The features are of two encoders or data sets: they differ in width or in the number of classes.
+/// The two feature sets differ in width or in the number of classes.
 pub fn probe(
     train: &Features,
     test: &Features,
@@ -114,7 +114,7 @@ fn check(train: &Features, test: &Features, protocols: &[Protocol]) -> Result<()
 }
 
 impl Accuracy {
-    /// From the place of each test sample's own class in the answer to it, from 0.
+    /// From the rank (from 0) of each test sample's own class.
     fn of(protocol: String, ranks: &[usize], classes: usize) -> Accuracy {
         let within = |places: usize| ranks.iter().filter(|&&rank| rank < places).count() as f64 / ranks.len() as f64;
         Accuracy { protocol, top1: within(1), top5: (classes > 10).then(|| within(5)) }

@@ -15,7 +15,7 @@ pub const READING: [Subset; 4] = [Subset::Candidate, Subset::External, Subset::S
 /// More points than this are thinned, to keep the page small.
 pub const MOST_POINTS: usize = 4000;
 
-/// Whether a split dealt the samples: without one all are taken as candidates, and who saw them is not known.
+/// Whether the table is of a split. Without one all samples count as candidates, and it is unknown which encoder saw them.
 pub fn dealt(rows: &[Row]) -> bool {
     rows.iter().any(|row| row.subset != Subset::Candidate)
 }
@@ -158,8 +158,8 @@ pub struct Scatter {
     pub control: bool,
 }
 
-/// align_g against align_f of the candidates, coloured by score, with the diagonal and, dashed, where S_E lies in the
-/// mean. `None` without candidates.
+/// align_g against align_f of the candidates, coloured by score, with the diagonal and, dashed, the mean offset of S_E. `None` without
+/// candidates.
 pub fn scatter(rows: &[Row]) -> Option<Scatter> {
     let shows = |r: &&Row| [r.align_f, r.align_g, r.score].into_iter().all(drawable);
     let all: Vec<&Row> = rows.iter().filter(|r| r.subset == Subset::Candidate).filter(shows).collect();
@@ -268,7 +268,7 @@ pub fn legend(curves: &[Curve]) -> Vec<(&'static str, String)> {
     families.into_iter().map(text).collect()
 }
 
-/// f has the colour of what only f saw, g of what only g saw.
+/// f has the colour of S_C, which only f saw; g has that of S_I.
 fn color(name: &str) -> &'static str {
     match name.chars().next() {
         Some('f') => "candidate",

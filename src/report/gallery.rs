@@ -36,7 +36,7 @@ pub fn ends_of(rows: &[Row], k: usize, value: impl Fn(&Row) -> f64) -> (Vec<&Row
     (order, least)
 }
 
-/// Decode and shrink. What cannot be shown becomes a tile with the reason, so that a report is always written.
+/// Decodes and shrinks. An image that cannot be shown becomes a tile with the reason, so that a report is always written.
 pub fn tiles<'a>(rows: &[&'a Row], source: &dyn Source) -> Vec<Tile<'a>> {
     let class = |r: &Row| r.label.and_then(|l| source.classes().get(l as usize)).cloned();
     rows.iter().map(|&row| Tile { row, class: class(row), picture: thumbnail(row, source) }).collect()
@@ -63,7 +63,7 @@ fn thumbnail(row: &Row, source: &dyn Source) -> Result<RgbImage, String> {
     Ok(resize(&picture, shrink(width), shrink(height), FilterType::Triangle))
 }
 
-/// A PNG file in memory; empty in the case, which has no cause we know of, that encoding fails.
+/// A PNG file in memory; empty if encoding fails, for which no cause is known.
 pub fn png(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
     let encoder = PngEncoder::new(&mut bytes);

@@ -1,4 +1,4 @@
-//! The page: what the numbers say in words, then figures, galleries, tables and what made the run.
+//! The page: the result in words, then figures, galleries, tables and the facts of the run.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use crate::split::Subset::{self, Candidate, External, Independent, Shared};
 use crate::stats::{self, CALIBRATED, CLAIMS, Tests, summary, values};
 use crate::table::Row;
 
-/// The whole page: well-formed, without scripts and without anything fetched from elsewhere.
+/// The whole page: well-formed, without scripts, and loading nothing.
 pub fn page(input: &Input, histogram: Option<Svg>, scatter: Option<Scatter>, galleries: Option<[Vec<Tile>; 2]>) -> String {
     let tests = stats::tables(input.rows);
     let (title, subtitle) = (escape(&input.title), escape(&input.subtitle));
@@ -71,7 +71,7 @@ pub fn top(input: &Input, ends: &[Vec<Tile>; 2]) -> String {
     out + "</main>\n</body>\n</html>\n"
 }
 
-/// What is wrong with the numbers below it.
+/// Warnings about the numbers below.
 fn warnings(input: &Input) -> String {
     let mut all = input.warnings.clone();
     if all.is_empty() && input.rows.iter().all(|row| row.delta == 0.0) {

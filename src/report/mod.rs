@@ -15,27 +15,27 @@ use crate::files;
 use crate::table::Row;
 pub use crate::train::Point;
 
-/// What a report is made from.
+/// Inputs of a report.
 pub struct Input<'a> {
     pub title: String,
     pub subtitle: String,
     pub rows: &'a [Row],
-    /// Where the galleries take their images; without it they are left out.
+    /// Source of the galleries' images; without it there are no galleries.
     pub source: Option<&'a dyn Source>,
     pub curves: Vec<Curve>,
-    /// What made the run (recipe, digests, versions): names and values, printed as they are.
+    /// Facts of the run (recipe, digests, versions): names and values, printed unchanged.
     pub facts: Vec<(String, String)>,
-    /// What kind of image each row is, where that is known: `common`, `rare`, `atypical`.
+    /// Kind of each row's image, if known: `common`, `rare`, `atypical`.
     pub truth: Option<Vec<String>>,
-    /// What the encoders' features are worth.
+    /// Accuracies of probes.
     pub probes: Vec<Probes>,
     /// Images left out of the data set: (path, reason).
     pub skipped: Vec<(String, String)>,
-    /// What makes the numbers worthless, a sentence each without its full stop.
+    /// Reasons why the numbers mean nothing, each a sentence without its full stop.
     pub warnings: Vec<String>,
 }
 
-/// Ways to probe one encoder, each with its share of right answers.
+/// Probes of one encoder, each with its accuracy.
 pub struct Probes {
     pub encoder: String,
     pub found: Vec<(String, f64)>,

@@ -1,5 +1,4 @@
-//! The tables of the page: subsets, tests, kinds of images, facts. A number that does not exist reads "n/a"; a line or a
-//! column that would hold nothing else is left out.
+//! The tables of the page: subsets, tests, kinds of images, facts. A missing number reads "n/a"; a row or column of only these is left out.
 
 use std::fmt::Write;
 
@@ -65,8 +64,8 @@ fn or_na<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or("n/a".into(), text)
 }
 
-/// A table with these column heads; the first column is left, the rest right. Columns of nothing but "n/a" are left out,
-/// and so is the whole table without a line.
+/// A table with these column heads; the first column is left-aligned, the rest right-aligned. Columns of only "n/a" are left out, and so is
+/// a table without rows.
 fn table(heads: &[&str], lines: &[Vec<String>]) -> String {
     if lines.is_empty() {
         return String::new();
@@ -117,7 +116,7 @@ pub fn summaries(rows: &[Row], summary: impl Fn(Subset) -> Option<Summary>) -> S
     table(&heads, &all.into_iter().map(line).collect::<Vec<_>>())
 }
 
-/// Means of what the score is made of, a line per subset.
+/// Means of the columns that the score is computed from, a row per subset.
 pub fn parts(rows: &[Row]) -> String {
     let columns: [fn(&Row) -> f64; 5] = [|r| r.align_f, |r| r.align_g, |r| r.delta, |r| r.stderr, |r| r.relative];
     let mean = |s: Subset, value| summary(&values(rows, s, value)).map(|s| s.mean);
@@ -155,8 +154,8 @@ pub fn tests(claims: &[Claim], tests: &[Option<Test>]) -> String {
     table(&heads, &lines)
 }
 
-/// Per kind of image: how the candidates score, and how well the score tells the kind from the reference kind, among
-/// the candidates and, as a control, among images neither encoder saw. Returns the reference kind and the table.
+/// Per kind of image: the scores of the candidates, and the AUC of the score against the reference kind, among the candidates and, as a
+/// control, in S_E. Returns the reference kind and the table.
 pub fn kinds(rows: &[Row], truth: &[String]) -> (String, String) {
     let mut kinds: Vec<&str> = truth.iter().map(String::as_str).collect();
     kinds.sort_unstable();

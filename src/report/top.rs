@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::table::Row;
 
-/// The `k` most and the `k` least memorised candidates, by `delta`, which orders as the score does and is known in a
-/// shard's table, too; ties by index. No sample is at both ends.
+/// The `k` most and the `k` least memorised candidates by `delta`, with ties by index. `delta` has the order of the score, and shards have
+/// it, too. No sample is at both ends.
 pub fn ends(rows: &[Row], k: usize) -> (Vec<&Row>, Vec<&Row>) {
     gallery::ends_of(rows, k, |row| row.delta)
 }

@@ -1,5 +1,5 @@
-//! A whole run in one folder: split, train f and g of every pair, score, report. What is there already and
-//! belongs to the same recipe is kept, so a run that was stopped goes on where it stopped.
+//! A whole run in one folder: split, train f and g of every pair, score, report. Finished work of the same recipe is kept, so a stopped run
+//! resumes.
 //!
 //! ```text
 //! RUN/recipe.toml  split.json  pair1/{f,g}.safetensors  pair1/{f,g}.heads.safetensors  pair1/{f,g}.curve.json  pair1/scores.parquet
@@ -27,20 +27,20 @@ pub enum Which {
     Both,
 }
 
-/// A recipe with its data opened and its split drawn, in its folder.
+/// A recipe with open data and a split, in its folder.
 pub struct Run {
     pub recipe: Recipe,
     pub dir: PathBuf,
     pub source: Box<dyn Source>,
     pub split: Split,
-    /// Where it is trained and scored. No part of the recipe: another device takes up what one began.
+    /// Device of training and scoring. It is no part of the recipe, so a run may resume on another device.
     pub device: Device,
     /// Keeps other processes out.
     pub lock: Lock,
     pairs: Vec<Pair>,
-    /// What f and what g are trained on.
+    /// Training samples of f and of g.
     trained: [Vec<u32>; 2],
-    /// What is scored, in the order of the data set.
+    /// Samples to score, in the order of the data set.
     scored: Vec<(u32, Subset)>,
     protocol: Protocol,
 }
@@ -57,19 +57,19 @@ struct Pair {
 const ROLES: [&str; 2] = ["f", "g"];
 
 impl Run {
-    /// Start a run in `dir`, or take up the one that is there. How it is scored may be changed: the scores are made again, and nothing is
-    /// trained again. `given` is the split to use in place of one that is drawn. Nothing is written before everything is checked.
+    /// Starts a run in `dir`, or resumes the one there. Score settings may differ from those of the folder: then only the scores are
+    /// computed again. `given` is a split to use instead of drawing one. Nothing is written before all checks pass.
     ///
     /// # Errors
-    /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or what no run wrote; it cannot be written;
-    /// another process is at work in it; more images are bad than the recipe allows.
+    /// The recipe cannot be carried out; `dir` holds a run of another recipe, split or data, or files that no run wrote; it cannot be
+    /// written; another process works in it; more images are bad than the recipe allows.
     pub fn open(recipe: Recipe, dir: &Path, given: Option<Split>, device: Device) -> Result<Run> {
         let lock = Run::enter(&recipe, dir)?;
         let source = recipe.data.open(recipe.data.on_bad_image)?;
         Run::begin(recipe, dir, source, given, device, lock)
     }
 
-    /// The same on data of one's own. `data.source` of the recipe is then no more than their name.
+    /// As [`Run::open`] on the caller's own data. `data.source` of the recipe then only names them.
     ///
     /// # Errors
     /// As [`Run::open`].
@@ -78,7 +78,7 @@ impl Run {
         Run::begin(recipe, dir, source, given, device, lock)
     }
 
-    /// Refuses a folder in which this recipe has no place. Keeps others out if it is there.
+    /// Refuses a folder with another training or foreign files. Locks the folder if it exists.
     fn enter(recipe: &Recipe, dir: &Path) -> Result<Option<Lock>> {
         recipe.validate()?;
         let lock = files::exists(dir)?.then(|| Run::lock(dir)).transpose()?;
@@ -114,7 +114,7 @@ impl Run {
             Some(lock) => lock,
             None => {
                 let lock = Run::lock(dir)?;
-                spare_others(dir)?; // another process may have been faster
+                spare_others(dir)?; // another process may have filled it in the meantime
                 lock
             }
         };
@@ -133,16 +133,16 @@ impl Run {
         Ok(Run { recipe, dir: dir.to_path_buf(), source, split, device, lock, pairs, trained, scored, protocol })
     }
 
-    /// Keep other processes out of `dir`, which is made if it is not there.
+    /// Locks `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// Another one is at work in it, or it cannot be written.
+    /// Another process works in it, or it cannot be written.
     pub fn lock(dir: &Path) -> Result<Lock> {
         files::create_dir(dir)?;
         Lock::take(dir.join("run.lock"), dir)
     }
 
-    /// The run that is in `dir`.
+    /// Opens the existing run in `dir`.
     pub fn read(dir: &Path, device: Device) -> Result<Run> {
         if !files::exists(dir.join(RECIPE))? {
             let what = format!("{} is not the folder of a run (it has no {RECIPE})", dir.display());
@@ -159,7 +159,7 @@ impl Run {
             let what = "does not say which data the run is of, so it was damaged; delete it, and start the run with the command that it began with";
             return Err(Error::format(at, what));
         }
-        // Keys that came later have a default.
+        // Keys that are newer than the folder take their default.
         Layers::presets::<&str>(&[])?.text(&at.display().to_string(), &text)
     }
 
@@ -175,14 +175,14 @@ impl Run {
         self.dir.join("scores.parquet")
     }
 
-    /// What the user should know of its lock.
+    /// Passes on the warning of the lock.
     pub fn warning(&self) -> Option<String> {
         self.lock.warning()
     }
 }
 
-/// What of a split is scored, in the order of the data set: all of S_C, S_I and S_E, and of S_S, which is eight
-/// times as large, the first ones, as many as the largest of the others.
+/// The samples of a split to score, in the order of the data set: all of S_C, S_I and S_E, and the first samples of S_S. S_S is eight times
+/// as large by default, so only as many are taken as the largest other subset has.
 fn sampled(split: &Split) -> Vec<(u32, Subset)> {
     let others = [Subset::Candidate, Subset::Independent, Subset::External];
     let most = others.iter().map(|s| split.subset(*s).len()).max().unwrap_or(0);
@@ -197,10 +197,10 @@ fn sampled(split: &Split) -> Vec<(u32, Subset)> {
 
 const RECIPE: &str = "recipe.toml";
 const PROBES: &str = "probe.json";
-/// What a run writes into its folder.
+/// Names of a run's outputs in its folder.
 const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", PROBES, "pair1"];
 
-/// Refuses a folder that holds what a run would write over, and no run.
+/// Refuses a folder without a recipe but with files that a run would overwrite.
 fn spare_others(dir: &Path) -> Result<()> {
     match OWN.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
@@ -211,11 +211,11 @@ fn spare_others(dir: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a recipe by which other encoders would be trained than by the one in the folder.
+/// Refuses a recipe that would train other encoders than the recipe in the folder.
 fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
     let mut like = here.clone();
     like.data.max_bad = there.data.max_bad;
-    // The limit on the alignment looks at views of the score's policy.
+    // With an alignment limit (Eq. 3) training uses views of the score's policy.
     let view = there.score.view == here.score.view || here.method.alignment_limit == 0.0;
     like.score = there.score.clone();
     if view && like == *there {
@@ -226,7 +226,7 @@ fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
     Err(Error::config(what, format!("{remedy} {}` to see the difference; only [score] can be changed", at.display())))
 }
 
-/// Everything that can be known before the first step to go wrong in training, if that is `new`, or scoring.
+/// Checks scoring, and training if that is `new`, for errors that can be known before the first step.
 fn check(recipe: &Recipe, source: &dyn Source, trained: &[Vec<u32>; 2], device: &Device, new: bool) -> Result<()> {
     for (role, samples) in ROLES.iter().zip(trained).filter(|_| new) {
         rehearse(&train::Job { device, ..train::Job::new(recipe, source, samples, role, Path::new(""))? })?;

@@ -13,10 +13,10 @@ use serde_json::json;
 use std::path::PathBuf;
 
 impl Run {
-    /// Write the report from the table and the curves in the folder; returns its path.
+    /// Writes the report from the folder's table and curves; returns its path.
     ///
     /// # Errors
-    /// The table was changed, or is not of what is in the folder.
+    /// The table was changed, or is not of the folder's weights, recipe, split and data.
     pub fn report(&self) -> Result<PathBuf> {
         let table = manifest::scored(&self.table_path(), Trust::Verified)?;
         let (rows, manifest) = (table.rows, table.manifest.unwrap_or_default());
@@ -69,7 +69,7 @@ impl Run {
         Ok(out)
     }
 
-    /// What `probe.json` in the folder says of the encoders that are there now.
+    /// The results in `probe.json` that belong to the folder's current encoders.
     fn probed(&self) -> Result<Vec<report::Probes>> {
         let Some(results) = Results::read(&self.dir.join(PROBES))? else { return Ok(vec![]) };
         let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
@@ -78,7 +78,7 @@ impl Run {
     }
 }
 
-/// The page of a run, which is made each time as well.
+/// The report of a run. It is made each time as well.
 pub struct Report<'a>(pub &'a Run);
 
 impl Stage for Report<'_> {

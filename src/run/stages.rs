@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 impl Run {
-    /// Everything that the run consists of, in the order in which it is done.
+    /// All stages of the run, in order.
     pub fn stages(&self) -> Vec<Box<dyn Stage + '_>> {
         let mut stages: Vec<Box<dyn Stage>> = vec![];
         for pair in 0..self.pairs.len() {
@@ -31,7 +31,7 @@ impl Run {
         stages
     }
 
-    /// Train what is asked for of every pair; what is there already stays.
+    /// Trains the encoders that are asked for; finished ones are kept.
     pub fn train(&self, which: Which, progress: &mut dyn Progress) -> Result<()> {
         self.say(progress);
         let roles: &[usize] = match which {
@@ -45,7 +45,7 @@ impl Run {
         Ok(())
     }
 
-    /// What the user should know before anything is done.
+    /// Warnings for the user before any work.
     fn say(&self, progress: &mut dyn Progress) {
         self.lock.warning().iter().for_each(|text| progress.warning(text));
         if Split::draw(&*self.source, &self.recipe.sizes(), self.recipe.how()).ok().as_ref() != Some(&self.split) {
@@ -53,14 +53,14 @@ impl Run {
         }
     }
 
-    /// How an encoder of a pair is trained: role 0 is f, 1 is g.
+    /// The training of an encoder of a pair: role 0 is f, 1 is g.
     fn training(&self, pair: usize, role: usize) -> Result<train::Job<'_>> {
         let seed = self.recipe.seed + pair as u64;
         let job = train::Job::new(&self.recipe, &*self.source, &self.trained[role], ROLES[role], &self.pairs[pair].dir)?;
         Ok(train::Job { seed, device: &self.device, ..job })
     }
 
-    /// How a pair, which is trained, is scored.
+    /// The scoring job of a trained pair.
     fn scoring(&self, pair: usize) -> Result<score::Job<'_>> {
         let Pair { weights: [f, g], scores, .. } = &self.pairs[pair];
         let [mut f, mut g] = [self.recipe.encoder_file(f)?, self.recipe.encoder_file(g)?];
@@ -69,12 +69,12 @@ impl Run {
                 side.classifier = Some(classifier(side.path, &*self.source)?);
             }
         }
-        // Bad images were left out when the data was opened.
+        // Bad images were already left out when the data was opened.
         let task = Task { device: &self.device, ..Task::new(f, g, &self.protocol, &*self.source) };
         Ok(score::Job { existing: Existing::Renew, ..score::Job::new(task, &self.scored, scores, setting(&self.recipe)?)? })
     }
 
-    /// How an encoder of a pair, which is trained, is probed: with the samples that it was trained on.
+    /// The probe of a trained encoder of a pair. It learns from the encoder's own training samples.
     ///
     /// # Errors
     /// The recipe has no such encoder.
@@ -94,7 +94,7 @@ impl Run {
         })
     }
 
-    /// The probes of f and g of every pair, whose results go to `probe.json`.
+    /// The probes of f and g of every pair. Results go to `probe.json`.
     ///
     /// # Errors
     /// As [`Run::check_encoders`].
@@ -105,7 +105,7 @@ impl Run {
         Ok(probe::Probing { jobs: each.collect::<Result<_>>()?, data, out })
     }
 
-    /// Refuses encoders that were not trained as the folder says now.
+    /// Refuses encoders that were not trained by the folder's recipe, data and split.
     ///
     /// # Errors
     /// One was made by another recipe, on other data or other samples; it is missing or damaged.
@@ -114,13 +114,13 @@ impl Run {
         all.into_iter().try_for_each(|(pair, role)| train::check(&self.training(pair, role)?))
     }
 
-    /// Score every pair and write their mean as the run's table. Scores that were made of the same encoders, samples and settings are kept.
+    /// Scores every pair and writes their mean as the run's table. Scores of the same encoders, samples and settings are kept.
     pub fn score(&self, progress: &mut dyn Progress) -> Result<Vec<Row>> {
         (0..self.pairs.len()).try_for_each(|pair| Scoring { run: self, pair }.run(progress))?;
         self.mean()
     }
 
-    /// Write the mean of the pairs' tables.
+    /// Writes the mean of the pairs' tables.
     fn mean(&self) -> Result<Vec<Row>> {
         let start = Instant::now();
         let (mut tables, mut encoders, mut made) = (vec![], vec![], vec![]);
@@ -133,16 +133,16 @@ impl Run {
         }
         let rows = table::aggregate(&tables)?;
         let jobs = made.iter().map(|manifest| manifest.job.clone().unwrap_or_default()).collect::<Vec<_>>();
-        // By the keys of the recipe that was scored, whatever they were when the first pair was.
+        // From the current recipe: the first pair's manifest may hold settings that do not change scores and have changed since.
         let settings = setting(&self.recipe)?;
         let like = Manifest { settings, ..made.into_iter().next().unwrap_or_default() };
         manifest::publish(&self.table_path(), &rows, &like, encoders, json!({ "pairs": jobs }), start)?;
         Ok(rows)
     }
 
-    /// Refuses scores that are not what the folder says now: of these weights, this recipe, this split and this data.
+    /// Refuses scores that are not of the folder's weights, recipe, split and data.
     pub(super) fn check_scores(&self, manifest: &Manifest) -> Result<()> {
-        // Which device and version computed them is said, and is for nobody to repeat.
+        // Device and version are stated in the manifest, but a report need not run on the same ones.
         let stated = |identity: Identity| identity.without(&["device", "sslmem"]);
         let now = (0..self.pairs.len()).map(|pair| Ok(stated(self.scoring(pair)?.identity()?))).collect::<Result<Vec<_>>>()?;
         let there = manifest.job.as_ref().and_then(|job| job["pairs"].as_array());
@@ -158,7 +158,7 @@ impl Run {
         Err(Error::config(what, format!("make them again with `sslmem run --out {}`", self.dir.display())))
     }
 
-    /// Everything: train, score, report. Returns the path of the report.
+    /// Trains, scores and reports. Returns the path of the report.
     pub fn everything(&self, progress: &mut dyn Progress) -> Result<PathBuf> {
         self.say(progress);
         self.stages().iter().try_for_each(|stage| stage.run(progress))?;
@@ -191,7 +191,7 @@ impl Stage for Training<'_> {
     }
 }
 
-/// Scoring one pair of a run. What the weights are is known when they are trained.
+/// Scoring one pair of a run. Its identity needs the digests of the weights, so it exists only after training.
 struct Scoring<'a> {
     run: &'a Run,
     pair: usize,
@@ -215,7 +215,7 @@ impl Stage for Scoring<'_> {
     }
 }
 
-/// The table of a run: the mean over its pairs. It is made each time, which takes less than to find out whether it has to be.
+/// The table of a run: the mean over its pairs. It is made each time, because that is quicker than checking whether it is current.
 struct Mean<'a>(&'a Run);
 
 impl Stage for Mean<'_> {

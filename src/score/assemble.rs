@@ -14,22 +14,22 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// A job whose blocks are all there.
+/// A job with all of its blocks.
 pub struct Ready<'a> {
     pub job: &'a Job<'a>,
     pub blocks: &'a Blocks<'a>,
-    /// The places of the samples, block by block.
+    /// Positions of the samples, one range per block.
     pub there: &'a [Range<usize>],
     pub identity: &'a Identity,
-    /// To write, one for each layer.
+    /// Tables to write, one for each layer.
     pub tables: &'a [PathBuf],
     pub throughput: Throughput,
-    /// When it was begun.
+    /// Start of this process's work on the job.
     pub start: Instant,
 }
 
 impl Ready<'_> {
-    /// Write the tables, each with its manifest.
+    /// Writes the tables, each with its manifest.
     ///
     /// # Errors
     /// No image could be decoded; the disk is full or failed.
@@ -47,7 +47,7 @@ impl Ready<'_> {
             indices.extend(block.indices);
             skipped.extend(block.skipped.into_iter().map(|(index, reason)| (job.task.source.id(index as usize), reason)));
         }
-        // A shard may be nothing but bad, or nothing at all.
+        // A shard may be empty or have only bad images; a whole table may not.
         if indices.is_empty() && job.shard.is_none() {
             let (id, reason) = skipped.first().cloned().unwrap_or_default();
             return Err(Error::format(
@@ -63,7 +63,7 @@ impl Ready<'_> {
             let mut table = TableWriter::create(path, totals, &[])?;
             for range in there {
                 for mut row in self.rows(&own[range.clone()], &blocks.demand(range.start)?, layer) {
-                    // A shard does not know the others.
+                    // Columns such as `score` need the rows of all shards, so `merge` computes them.
                     if job.shard.is_some() {
                         totals.part(&mut row)
                     } else {
@@ -93,7 +93,7 @@ impl Ready<'_> {
         Ok(JobReport { tables: vec![], embeddings: vec![], rows, skipped, throughput, before: false, notes: vec![] })
     }
 
-    /// The rows of a block at one layer, as measured; `own` are its samples.
+    /// The rows of a block at one layer, before the derived columns; `own` are its samples.
     fn rows(&self, own: &[(u32, Subset)], block: &Block, layer: usize) -> Vec<Row> {
         let &Ready { job, blocks, .. } = self;
         let (source, columns) = (job.task.source, job.task.more());
@@ -108,7 +108,7 @@ impl Ready<'_> {
         own.iter().filter_map(row).collect()
     }
 
-    /// Write the files of features, all in one pass over the blocks: of f and g for each table, none if they were not asked for.
+    /// Writes the features of f and g for each table in one pass over the blocks, if they were asked for.
     fn features(&self, data: &str, rows: usize) -> Result<Vec<Vec<FeatureFacts>>> {
         let &Ready { job, blocks, there, tables, .. } = self;
         let sides = [job.task.f, job.task.g].map(|side| side.network.encoder.name());
@@ -135,7 +135,8 @@ impl Ready<'_> {
     }
 }
 
-/// The digest in a file of features of these samples, in the order of its rows: of the data that is left without the skipped ones.
+/// The digest in the header of features of these samples, in the order of the rows. It equals the digest of the data set without the
+/// skipped samples, so that the bytes are those of `embed`.
 pub fn features_digest(data: &DataFacts, indices: &[u32]) -> String {
     if data.skipped.is_empty() { data.digest.clone() } else { decodable_digest(&data.digest, indices) }
 }

@@ -1,4 +1,4 @@
-//! How fast the parts of scoring are on this machine, each alone, and all of it.
+//! Measures the speed of each part of scoring alone, and of scoring as a whole.
 
 use super::{BatchScores, Scorer, Task};
 use crate::error::{Error, Result};
@@ -14,13 +14,13 @@ use std::time::Instant;
 /// Samples per second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speeds {
-    /// decode, augment, f and g, each with the whole machine for itself.
+    /// Decoding, augmentation, f and g, each with the whole machine for itself.
     pub parts: Vec<(&'static str, f64)>,
     pub whole: f64,
 }
 
 impl Speeds {
-    /// The part that takes longest, and its share of the time that all parts take one after the other.
+    /// The slowest part, and its share of the summed time of all parts.
     pub fn bottleneck(&self) -> (&'static str, f64) {
         let total: f64 = self.parts.iter().map(|(_, speed)| 1.0 / speed).sum();
         let slowest = self.parts.iter().min_by(|a, b| a.1.total_cmp(&b.1));
@@ -28,7 +28,7 @@ impl Speeds {
     }
 }
 
-/// Repeat `work`, which does so many samples, for `seconds` after a first time.
+/// Repeats `work` on so many samples for `seconds`, after one run to warm up.
 fn speed(seconds: f64, mut work: impl FnMut() -> Result<usize>) -> Result<f64> {
     work()?;
     let (start, mut done) = (Instant::now(), 0);
@@ -38,7 +38,7 @@ fn speed(seconds: f64, mut work: impl FnMut() -> Result<usize>) -> Result<f64> {
     Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Measure each part for about so many seconds, on the first samples of `task.source`.
+/// Measures each part for about `seconds`, on the first samples of `task.source`.
 ///
 /// # Errors
 /// As scoring.
@@ -57,7 +57,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
     };
     let mut parts = vec![];
     progress.line("decode alone");
-    // A bad image took its time, too.
+    // A bad image counts, because it took time, too.
     let decode = speed(seconds, || Ok(next().par_iter().map(|&i| source.image(i as usize).is_ok()).count()))?;
     parts.push(("decode", decode));
 
@@ -77,7 +77,7 @@ pub fn measure(task: Task, seconds: f64, progress: &mut dyn Progress) -> Result<
     load(&mut program, &batch, source, &good, 0)?;
     let augment = speed(seconds, || {
         program.run()?;
-        program.read::<u32>(batch.keys)?; // a GPU is done when something was read
+        program.read::<u32>(batch.keys)?; // a read waits for the GPU
         Ok(protocol.batch)
     })?;
     parts.push(("augment", augment));

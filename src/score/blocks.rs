@@ -1,4 +1,4 @@
-//! What a job has measured so far: small files, each whole and checked, in a folder beside the table to come.
+//! Results of an unfinished job: small files with checksums, in a folder beside the table.
 
 use super::BatchScores;
 use super::features::{FeatureReader, FeatureWriter};
@@ -11,22 +11,23 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// Samples of a block at most. No influence on the scores.
+/// Most samples in a block. Scores do not depend on it.
 pub const BLOCK: usize = 1024;
 const MAGIC: &[u8; 8] = b"sslmem\0\x03";
 const DIGEST: usize = blake3::OUT_LEN;
-/// Bytes of the reason why an image is bad.
+/// Longest reason why an image is bad, in bytes.
 const LONGEST: usize = 500;
 
-/// What was measured of consecutive samples, in their order.
+/// Results of consecutive samples, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Block {
     pub indices: Vec<u32>,
-    /// [samples, numbers]: alignment of f, of g and standard error of each layer, then what else was asked for.
+    /// [samples, numbers]: for each layer the alignment of f, that of g and the standard error; then further columns
+    /// ([`super::Task::more`]).
     pub values: Vec<f64>,
-    /// Samples without values, with the reason.
+    /// Samples that cannot be decoded, with the reason.
     pub skipped: Vec<(u32, String)>,
-    /// Of the files of all of them.
+    /// Digest of the files of all samples, also of the skipped ones.
     pub content: Content,
 }
 
@@ -37,7 +38,7 @@ pub struct BlockWriter {
 }
 
 impl BlockWriter {
-    /// Add what was measured of `samples`, by place.
+    /// Adds the measured samples whose position in the list `samples` is in `which`.
     ///
     /// # Errors
     /// The disk is full or failed.
@@ -83,7 +84,7 @@ impl Block {
         bytes
     }
 
-    /// `None`: this is not a block of this job, or it was damaged.
+    /// `None` if the block is damaged or of another job.
     fn from_bytes(bytes: &[u8], job: &[u8; DIGEST]) -> Option<Block> {
         let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
         if blake3::hash(body).as_bytes() != sum {
@@ -112,22 +113,22 @@ impl Block {
     }
 }
 
-/// A job's folder of blocks. Each is named after the place of its first sample among those of the job.
+/// A job's folder of blocks. Each is named after the position of its first sample in the job.
 pub struct Blocks<'a> {
     pub parts: &'a Parts,
-    /// Of everything that the scores depend on.
+    /// Digest of the job's identity.
     pub job: [u8; DIGEST],
     /// The samples of the job, in order.
     pub samples: &'a [u32],
     pub layers: usize,
-    /// Numbers of a sample besides those of the layers.
+    /// Values per sample beside those of the layers.
     pub more: usize,
     /// Whether each block has features beside it.
     pub features: bool,
 }
 
 impl Blocks<'_> {
-    /// Numbers of a sample.
+    /// Values per sample.
     pub fn numbers(&self) -> usize {
         3 * self.layers + self.more
     }
@@ -140,7 +141,7 @@ impl Blocks<'_> {
         self.parts.folder().join(format!("{start:07}.features"))
     }
 
-    /// Begin the block whose first sample has this place; `widths` are of the features of f and g at each layer.
+    /// Begins the block whose first sample has position `start`. `widths` of features: f and g at the first layer, then at the next.
     ///
     /// # Errors
     /// The disk is full or failed.
@@ -152,12 +153,12 @@ impl Blocks<'_> {
     /// # Errors
     /// The disk is full or failed; the job can go on from here.
     pub fn write(&self, start: usize, open: BlockWriter) -> Result<()> {
-        // The features first: where a block is, everything is.
+        // The features first, so that a block never exists without its features.
         open.features.map_or(Ok(()), FeatureWriter::commit)?;
         files::write_whole(self.path(start), &open.block.to_bytes(&self.job))
     }
 
-    /// The places where a block begins, whole or not.
+    /// Positions of all blocks, damaged or not.
     fn starts(&self) -> Result<Vec<usize>> {
         let names = if self.parts.folder().is_dir() { self.parts.names()? } else { vec![] };
         let mut starts: Vec<usize> = names.iter().filter_map(|name| start(name, "block")).collect();
@@ -165,7 +166,7 @@ impl Blocks<'_> {
         Ok(starts)
     }
 
-    /// The places of the samples of each block that is whole and that `good` takes, in order. Other blocks are removed; returns how many.
+    /// The ascending ranges of the intact blocks that `good` accepts, and the number of other blocks, which are removed.
     pub fn kept(&self, mut good: impl FnMut(&Block) -> Result<bool>) -> Result<(Vec<Range<usize>>, usize)> {
         let (mut kept, mut removed): (Vec<Range<usize>>, _) = (vec![], 0);
         for start in self.starts()? {
@@ -181,7 +182,7 @@ impl Blocks<'_> {
         Ok((kept, removed))
     }
 
-    /// A block if it is there, whole, and of the samples from this place on.
+    /// The block at this position. `None` if it is missing, damaged or of other samples.
     fn read(&self, start: usize) -> Option<Block> {
         let most = 1024 + BLOCK * (16 + 8 * self.numbers() + LONGEST);
         let mut bytes = vec![];
@@ -194,19 +195,19 @@ impl Blocks<'_> {
         (whole && block.values.len() == block.indices.len() * self.numbers()).then_some(block)
     }
 
-    /// The features of the samples of a block that have values, `None` if they are not there or not these.
+    /// The features of a block's decoded samples. `None` if the file is missing or not of this block.
     pub fn features(&self, start: usize, block: &Block) -> Option<FeatureReader> {
         FeatureReader::open(&self.features_path(start), &self.job, start, block.indices.len(), self.layers)
     }
 
-    /// As [`Blocks::read`], its features read and found to be whole as well, if there are to be any.
+    /// As [`Blocks::read`], with the checksum of the features verified as well, if the job has features.
     fn whole(&self, start: usize) -> Option<Block> {
         let block = self.read(start)?;
         let whole = !self.features || self.features(start, &block)?.each(|_, _| Ok(())).is_ok_and(|whole| whole);
         whole.then_some(block)
     }
 
-    /// As [`Blocks::read`], for one that was there a moment ago.
+    /// As [`Blocks::read`]; an error if a block that was kept is now missing or damaged.
     pub fn demand(&self, start: usize) -> Result<Block> {
         self.read(start).ok_or_else(|| self.damaged(start))
     }

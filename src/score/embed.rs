@@ -1,4 +1,4 @@
-//! The features of un-augmented images: a pass that gives them some at a time, and a stage that writes them to a file.
+//! The features of un-augmented images: a pass that returns them batch by batch, and a stage that writes them to a file.
 
 use super::parts::Parts;
 use super::{EncoderFile, Layer, features, features_digest};
@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What is to be embedded, and by what.
+/// An encoder and the samples to embed.
 #[derive(Clone, Copy)]
 pub struct Embedding<'a> {
     pub side: EncoderFile<'a>,
     pub layer: &'a Layer,
     pub source: &'a dyn Source,
-    /// Samples per run of the program. No influence on the features.
+    /// Samples per run of the program. Features do not depend on it.
     pub batch: usize,
     pub device: &'a Device,
     pub on_bad: OnBadImage,
@@ -35,17 +35,17 @@ pub struct Embedded<'a> {
     pub places: &'a [usize],
     pub values: &'a [f32], // [places, width]
     pub width: usize,
-    /// Those between that cannot be decoded.
+    /// Samples between these places that cannot be decoded.
     pub bad: &'a [Bad],
-    /// Of each place, the BLAKE3 of its file, where it is one.
+    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
 }
 
 impl Embedding<'_> {
-    /// The features of all samples, one batch at a time to `take`.
+    /// Passes the features of all samples to `take`, one batch at a time.
     ///
     /// # Errors
-    /// The weights do not fit, an image cannot be read (or decoded, unless such are skipped), `take` says so, or [`Error::Stopped`].
+    /// The weights do not fit, an image cannot be read (or decoded, unless bad images are skipped), `take` fails, or [`Error::Stopped`].
     pub fn each(&self, progress: &mut dyn Progress, mut take: impl FnMut(&Embedded) -> Result<()>) -> Result<()> {
         let &Embedding { side, layer, source, batch, device, on_bad } = self;
         side.validate()?;
@@ -78,11 +78,11 @@ impl Embedding<'_> {
 /// The features of every sample of a data set, in a file.
 pub struct Embed<'a> {
     pub embedding: Embedding<'a>,
-    /// `features` [samples, width]; which samples the rows are is written beside it, ending in .parquet, and a manifest, ending in .json.
+    /// File of `features` [samples, width]. Beside it lie a table of the rows' samples (.parquet) and a manifest (.json).
     pub out: &'a Path,
-    /// How it was asked for, for the manifest.
+    /// The recipe's settings, for the manifest.
     pub settings: Value,
-    /// What becomes of files that are there.
+    /// Whether existing files are kept or replaced.
     pub existing: Existing,
 }
 
@@ -97,10 +97,10 @@ impl Embed<'_> {
         EncoderFacts::of("encoder", &side.network, &side.original, side.path)
     }
 
-    /// Write the files and return what the manifest says.
+    /// Writes the files and returns the manifest.
     ///
     /// # Errors
-    /// Something is in the place of the files; as [`Embedding::each`]; no image can be decoded; the disk is full or failed.
+    /// Other files are in the place; as [`Embedding::each`]; no image can be decoded; the disk is full or failed.
     pub fn embed(&self, progress: &mut dyn Progress) -> Result<Manifest> {
         let Embedding { side, source, device, layer, .. } = self.embedding;
         let (start, samples, outputs) = (Instant::now(), self.samples_path(), self.outputs());
@@ -115,13 +115,13 @@ impl Embed<'_> {
             files::remove_unfinished_of(path)?;
             files::check_writable(path)?;
         }
-        // Its folder says whose the files are that have no manifest yet.
+        // The folder holds the identity of outputs that have no manifest yet.
         let parts = Parts::of(self.out);
         let identity = self.identity()?;
         parts.claim(&identity, &outputs, self.existing)?;
         progress.line(&side.describe("encoder"));
         let arch = side.network.encoder.name();
-        // The width is what the first samples tell, and the number of rows what the last ones do.
+        // The first batch gives the width, the last one the number of rows.
         let (mut table, mut width, mut rows, mut content) = (None, 0, vec![], Content::default());
         let mut skipped = source.skipped().to_vec();
         let expected = |width| features::head(source.len(), width, source.digest(), arch);

@@ -1,5 +1,5 @@
-//! Features of un-augmented samples beside their scores: files as `sslmem embed` writes them, and until all are there a file for each
-//! block, written as they come, so that memory does not grow with their width.
+//! Features of un-augmented samples beside their scores, in files as `sslmem embed` writes them. Until the job is done each block has a
+//! file of features, written row by row, so that memory does not grow with the width.
 //!
 //! ```text
 //! scores.parquet.parts/0000000.features   magic, job, first place, widths, rows [samples, sum of widths] f32, checksum
@@ -18,18 +18,18 @@ use std::path::{Path, PathBuf};
 const MAGIC: &[u8; 8] = b"sslmemf\x01";
 pub const ROLES: [&str; 2] = ["f", "g"];
 
-/// The file of an encoder's features, from the table whose rows they follow: `scores.f.safetensors`.
+/// The path of an encoder's features beside its table: `scores.f.safetensors`.
 pub fn path(table: &Path, role: &str) -> PathBuf {
     table.with_extension(format!("{role}.safetensors"))
 }
 
-/// Everything before the values of a file of features [samples, width], which are f32. `data` is the digest of the data.
+/// The safetensors header of features [samples, width] f32. `data` is the digest of the data.
 pub fn head(samples: usize, width: usize, data: &str, arch: &str) -> Vec<u8> {
     let metadata = [("data".to_string(), data.to_string()), ("encoder".to_string(), arch.to_string())];
     tensors::header(&metadata.into(), &[tensors::Entry { name: "features", dtype: "F32", shape: vec![samples, width] }])
 }
 
-/// A file that is whole or absent, and its digest.
+/// An atomic file that computes its digest while it is written.
 struct HashedWriter {
     writer: Writer,
     sum: blake3::Hasher,
@@ -45,7 +45,7 @@ impl HashedWriter {
     }
 }
 
-/// A file of features to come.
+/// A file of features that is being written.
 pub struct Table {
     file: HashedWriter,
     role: String,
@@ -58,7 +58,7 @@ impl Table {
         file.push(head)?;
         Ok(Table { file, role: role.into(), width })
     }
-    /// The same rows below another head, because there are fewer of them than were expected.
+    /// The same rows below another header: bad images leave fewer rows than the header announced.
     pub fn below(mut self, head: &[u8], before: usize) -> Result<Table> {
         let path = self.file.writer.path().to_path_buf();
         let mut values = self.file.writer.written()?;
@@ -72,7 +72,7 @@ impl Table {
             }
         }
     }
-    /// Any number of rows, as f32 in little-endian bytes.
+    /// Appends any number of rows, as little-endian f32.
     pub fn push(&mut self, rows: &[u8]) -> Result<()> {
         self.file.push(rows)
     }
@@ -84,11 +84,11 @@ impl Table {
     }
 }
 
-/// The features of a block while they come.
+/// A block's file of features that is being written.
 pub struct FeatureWriter(HashedWriter);
 
 impl FeatureWriter {
-    /// `widths` are of f and g at each layer.
+    /// `widths`: f and g at the first layer, then at the next.
     pub fn create(path: &Path, job: &[u8; DIGEST], start: usize, widths: &[usize]) -> Result<FeatureWriter> {
         let mut file = HashedWriter::create(path)?;
         file.push(&[&MAGIC[..], job].concat())?;
@@ -96,7 +96,7 @@ impl FeatureWriter {
         file.push(&numbers.flat_map(|n| (n as u32).to_le_bytes()).collect::<Vec<u8>>())?;
         Ok(FeatureWriter(file))
     }
-    /// A sample: f and g at the first layer, then at the next.
+    /// Appends a sample: f and g at the first layer, then at the next.
     pub fn push(&mut self, row: &[f32]) -> Result<()> {
         row.chunks(1 << 12).try_for_each(|some| self.0.push(bytemuck::cast_slice(some)))
     }
@@ -107,7 +107,7 @@ impl FeatureWriter {
     }
 }
 
-/// A block's features, which may be damaged or another's.
+/// A block's file of features. The checksum is verified by [`FeatureReader::each`].
 pub struct FeatureReader {
     file: BufReader<File>,
     sum: blake3::Hasher,
@@ -116,7 +116,7 @@ pub struct FeatureReader {
 }
 
 impl FeatureReader {
-    /// `None`: there are no features of these `rows` samples, or they are of another job, block or number of `layers`.
+    /// `None` if the file is missing, or of another job, block or number of `rows` or `layers`.
     pub fn open(path: &Path, job: &[u8; DIGEST], start: usize, rows: usize, layers: usize) -> Option<FeatureReader> {
         let file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
@@ -133,7 +133,8 @@ impl FeatureReader {
         (fits && numbers[..2] == [start, 2 * layers]).then_some(FeatureReader { file, sum, widths, rows })
     }
 
-    /// Give the values of each row to `take`, with their place in `widths`. False: they were damaged, whatever was given.
+    /// Passes the values of each row to `take`, with their position in `widths`. Returns false if the checksum at the end of the file
+    /// fails; the values passed before are then damaged.
     pub fn each(mut self, mut take: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<bool> {
         let mut values = vec![];
         for _ in 0..self.rows {

@@ -1,10 +1,10 @@
-//! A scoring job on files: blocks as they come, so that whatever stops it costs little, then the tables.
+//! A scoring job on files. It writes blocks of results as it goes, so that a crash costs little, and assembles them into tables.
 //!
 //! ```text
-//! scores.parquet.parts/job.json         what the scores depend on; written first, removed last
-//! scores.parquet.parts/0000000.block    of the samples from the first on, at most 1,024 or what 30 s give; 0000000.features if they are wanted
-//! scores.parquet.lock                   as long as a process is at work on it
-//! scores.parquet scores.json            when all are there; then the folder goes
+//! scores.parquet.parts/job.json         the identity of the job; written first, removed last
+//! scores.parquet.parts/0000000.block    results from the first sample on, at most 1,024 samples or 30 s; 0000000.features beside it
+//! scores.parquet.lock                   while a process works on the job
+//! scores.parquet scores.json            the table and its manifest, at the end; then the folder is removed
 //! ```
 
 use super::assemble::Ready;
@@ -25,26 +25,26 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The usual time after which a block is closed: what a crash costs at most.
+/// Default time after which a block closes, and so the most work that a crash loses.
 pub const CLOSE: Duration = Duration::from_secs(30);
 
-/// What to score, and where to.
+/// Samples to score, with their encoders, and the place of the table.
 pub struct Job<'a> {
     pub task: Task<'a>,
-    /// All samples, whichever shard this is, in the order of the rows.
+    /// The samples of all shards, in the order of the rows.
     pub samples: &'a [(u32, Subset)],
     pub shard: Option<Shard>,
-    /// The table's name; see [`table_name`] for what is made of it.
+    /// The table's path; [`table_name`] derives those of layers and shards from it.
     pub out: &'a Path,
     pub encoders: Vec<EncoderFacts>,
-    /// How it was asked for, for the manifest.
+    /// The recipe's scoring settings, for the manifest.
     pub settings: Value,
     pub existing: Existing,
-    /// Time after which a block is closed.
+    /// Time after which a block closes.
     pub close: Duration,
 }
 
-/// What a job has made.
+/// Results of a job.
 pub struct JobReport {
     pub tables: Vec<PathBuf>,
     /// Files of features, f and g of each table.
@@ -53,14 +53,14 @@ pub struct JobReport {
     /// Images without a row: (id, reason).
     pub skipped: Vec<(String, String)>,
     pub throughput: Throughput,
-    /// All of it was there before.
+    /// Whether the tables existed already and nothing was scored.
     pub before: bool,
-    /// What the user should know besides.
+    /// Further remarks for the user.
     pub notes: Vec<String>,
 }
 
 impl<'a> Job<'a> {
-    /// All of `samples` into one table; what is in its place is kept. `settings` is how it was asked for ([`crate::config::Recipe::scoring`]).
+    /// A job without shards that keeps existing files. `settings` are the recipe's scoring settings ([`crate::config::Recipe::scoring`]).
     ///
     /// # Errors
     /// The weights of f or g cannot be read.
@@ -70,12 +70,12 @@ impl<'a> Job<'a> {
         Ok(Job { task, samples, shard: None, out, encoders, settings, existing: Existing::Keep, close: CLOSE })
     }
 
-    /// Score what is not scored yet and write the tables. The same job in the same place goes on where it was stopped,
-    /// and ends in the same bytes as one that was never stopped.
+    /// Scores the samples that have no block yet and writes the tables. The same job in the same place resumes after a stop and ends in the
+    /// same bytes as an uninterrupted one.
     ///
     /// # Errors
-    /// Another process is at work here; another job was begun in this place, its tables are there, or something that no job wrote; whatever
-    /// [`Scorer`] refuses; no image can be decoded; the disk is full or failed; [`Error::Stopped`], with what was measured kept.
+    /// Another process works here; the place holds another job, its tables or files that no job wrote; [`Scorer`] refuses the task; no
+    /// image can be decoded; the disk is full or failed; [`Error::Stopped`], with the measured blocks kept.
     pub fn score(&self, progress: &mut dyn Progress) -> Result<JobReport> {
         let start = Instant::now();
         self.task.protocol.validate()?;
@@ -105,7 +105,7 @@ impl<'a> Job<'a> {
         if !missing.is_empty() {
             let Task { f, g, .. } = self.task;
             ROLES.iter().zip([f, g]).for_each(|(role, side)| progress.line(&side.describe(role)));
-            // Before anything is written: weights that do not fit leave nothing behind.
+            // Before the folder is made, so that weights that do not fit leave no files behind.
             let mut scorer = Scorer::new(self.task)?;
             parts.begin(&identity)?;
             there.extend(self.measure(&mut scorer, &blocks, &missing, &mut throughput, progress)?);
@@ -126,20 +126,20 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// One for each layer.
+    /// One path for each layer.
     fn tables(&self) -> Vec<PathBuf> {
         let layers = &self.task.protocol.layers;
         let several = layers.len() > 1;
         layers.iter().map(|layer| table_name(self.out, several.then_some(layer), self.shard)).collect()
     }
 
-    /// Where the features of f and g belong, for each of the tables.
+    /// Paths of the features of f and g, for each table; none if they are not asked for.
     fn embeddings(&self, tables: &[PathBuf]) -> Vec<PathBuf> {
         let tables = if self.task.features { tables } else { &[] };
         tables.iter().flat_map(|table| ROLES.map(|role| features::path(table, role))).collect()
     }
 
-    /// Weights may be called as features would be.
+    /// Refuses an `--out` whose feature files would overwrite the weights.
     fn spare_weights(&self) -> Result<()> {
         let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
         let weights = [self.task.f.path, self.task.g.path];
@@ -151,7 +151,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Look at what is there: this job, begun or done, another one, or nothing.
+    /// Looks for existing work. Returns a report if the tables are finished, `None` if there are samples to score.
     fn resume(&self, identity: &Identity, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<JobReport>> {
         let begun = parts.begun()?;
         let embeddings = self.embeddings(tables);
@@ -167,7 +167,7 @@ impl<'a> Job<'a> {
         let whole = manifests.len() == tables.len() && tables.iter().zip(&manifests).all(whole);
         let made = manifests.first().filter(|_| whole).and_then(|first| first.job.clone()).map(Identity::new);
         let found = match (made, begun) {
-            // What a crash left while it was taken away is beside it.
+            // A crash during the removal of the folder leaves the rest of it beside finished tables.
             (Some(made), begun) if made == *identity || begun.is_none() => Found::Made(made),
             (_, Some(begun)) => Found::Begun(begun),
             (_, None) => Found::Nothing,
@@ -202,7 +202,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Whether the files that a finished table was made of contain what they did.
+    /// Whether the image files behind a finished table have the same content as when they were scored.
     fn unchanged(&self, manifest: &Manifest) -> bool {
         let ids: std::collections::HashSet<&str> = manifest.data.skipped.iter().map(|(id, _)| &id[..]).collect();
         let source = self.task.source;
@@ -211,7 +211,7 @@ impl<'a> Job<'a> {
         Content::now(source, &rows, &left_out) == Content::parse(manifest.data.content.as_deref())
     }
 
-    /// The places of the samples that were measured before and are kept, block by block.
+    /// The positions of the samples with a valid block, one range per block. Blocks of changed images are removed.
     fn kept(&self, blocks: &Blocks, progress: &mut dyn Progress) -> Result<Vec<Range<usize>>> {
         let mut changed = 0;
         let good = |block: &Block| {
@@ -221,7 +221,7 @@ impl<'a> Job<'a> {
             let left_out: Vec<u32> = block.skipped.iter().map(|(index, _)| *index).collect();
             let same = Content::now(self.task.source, &block.indices, &left_out) == Some(block.content);
             changed += !same as usize;
-            // To fail at bad images is what is asked for now.
+            // A block with skipped images is rescored when `--on-bad-image fail`.
             Ok(same && (block.skipped.is_empty() || self.task.on_bad == OnBadImage::Skip))
         };
         let (kept, removed) = blocks.kept(good)?;
@@ -239,7 +239,7 @@ impl<'a> Job<'a> {
         Ok(kept)
     }
 
-    /// Measure the samples at these places, and return them block by block.
+    /// Measures the samples at these positions and returns one range per block.
     fn measure(
         &self,
         scorer: &mut Scorer,
@@ -259,7 +259,7 @@ impl<'a> Job<'a> {
             progress.advance((measured.places.len() + measured.bad.len()) as u64, "");
             if progress.stopped() { Err(Error::stopped("")) } else { Ok(()) }
         });
-        // Whatever ended it, what was measured is kept.
+        // Also after an error, so that no measured sample is lost.
         let written = writer.write();
         progress.done();
         let times = match outcome {
@@ -286,7 +286,7 @@ impl Stage for Job<'_> {
     fn name(&self) -> String {
         "score".into()
     }
-    /// Everything that the scores depend on, by name; not the batch, the threads, or where files lie.
+    /// Without the batch size, the number of threads and paths: scores do not depend on them.
     fn identity(&self) -> Result<Identity> {
         let Task { f, g, protocol, source, device, .. } = self.task;
         let digest = |role: &str| self.encoders.iter().find(|e| e.role == role).map(|e| e.digest.clone());
@@ -335,22 +335,22 @@ impl Stage for Job<'_> {
     }
 }
 
-/// From what is measured of a list of samples to blocks of samples that follow each other in the job.
+/// Groups the measured samples of a list into blocks. Samples of a block are consecutive in the job; the list may have gaps.
 struct Writer<'a> {
     blocks: &'a Blocks<'a>,
-    /// The places in the job of the samples of the list.
+    /// Positions in the job of the list's samples.
     gaps: &'a [Range<usize>],
     widths: Vec<usize>,
     close: Duration,
     list: &'a [u32],
-    /// The place in the list at which the open block begins.
+    /// Position in the list at which the open block begins.
     at: usize,
     open: Option<(BlockWriter, Instant)>,
     made: Vec<Range<usize>>,
 }
 
 impl Writer<'_> {
-    /// Where in the job the open block begins, and how many samples it can have.
+    /// Position in the job at which the open block begins, and the number of samples that fit before the next gap.
     fn place(&self) -> Option<(usize, usize)> {
         let mut before = 0;
         let gap = self.gaps.iter().find(|gap| {
@@ -380,7 +380,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Write the open block as it is.
+    /// Closes the open block with the samples that it has.
     fn write(&mut self) -> Result<()> {
         let (Some((block, _)), Some((start, _))) = (self.open.take(), self.place()) else { return Ok(()) };
         let samples = block.len();
@@ -393,7 +393,7 @@ impl Writer<'_> {
     }
 }
 
-/// The places that are in none of these ranges, which are in order.
+/// The positions in none of these ascending ranges.
 fn missing(there: &[Range<usize>], samples: usize) -> Vec<Range<usize>> {
     let ends = [0].into_iter().chain(there.iter().map(|range| range.end));
     let starts = there.iter().map(|range| range.start).chain([samples]);

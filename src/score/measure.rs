@@ -1,4 +1,4 @@
-//! What scoring computes of each sample from the two encoders, and how that becomes numbers in the table.
+//! Quantities that scoring computes for each sample from the two encoders, and their reduction to columns of the table.
 
 use crate::checkpoint::Checkpoint;
 use crate::data::{Source, class_count};
@@ -12,12 +12,12 @@ use crate::tape::Tape;
 use crate::var::Var;
 use std::path::{Path, PathBuf};
 
-/// A quantity of one sample. To add one: record what it needs of the encoders' outputs, say what is read after each batch, and reduce
-/// that to the numbers of its columns.
+/// A quantity of one sample. To add one: record its computation on the encoders' outputs, name the variables that are read after each
+/// batch, and reduce these to the numbers of its columns.
 pub trait Measure {
-    /// What is read after each batch.
+    /// Variables that are read after each batch.
     fn vars(&self) -> &[Var];
-    /// The numbers of sample `i` of the batch, from what was read.
+    /// The numbers of sample `i` of the batch, from the values read.
     fn reduce(&self, read: &[Vec<f32>], i: usize) -> Vec<f64>;
 }
 
@@ -27,12 +27,12 @@ pub struct Alignment {
     kind: Pairs,
     /// Pairs of views.
     pairs: usize,
-    /// Views that are compared, the original among them if it is.
+    /// Number of compared views, with the original if it is compared.
     views: usize,
 }
 
 impl Alignment {
-    /// `outputs` `[views * n, ..]` are what f and g make of all `count` views, of which `pairs` are compared.
+    /// `outputs` `[views * n, ..]` are those of f and g for all `count` views; `pairs` of them are compared.
     pub fn record(tape: &mut Tape, outputs: [Var; 2], count: usize, views: usize, kind: Pairs) -> Alignment {
         let pairs = kind.list(views);
         let distances = outputs.map(|x| tape.root().alignment_of(x, count, &pairs));
@@ -53,8 +53,9 @@ impl Measure for Alignment {
     }
 }
 
-/// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020 take
-/// the mean of its being the largest over many models; with one pair the probability says more). NaN where a sample has no class.
+/// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020
+/// take the share of many models whose largest probability it is; with one pair the probability itself says more). NaN where a sample has
+/// no class.
 pub struct Confidence {
     rows: [Var; 2], // [3, views * n]: the first row is -ln of the probability
     /// The row of the first sample's un-augmented view.
@@ -62,10 +63,11 @@ pub struct Confidence {
 }
 
 impl Confidence {
-    /// The columns of its numbers.
+    /// The columns that it fills.
     pub const COLUMNS: &'static [More] = &[More::ConfidenceF, More::ConfidenceG];
 
-    /// `features` `[views * n, width]` of f and g, of which view `original` is the image itself; `classes` of each classifier.
+    /// `features` `[views * n, width]` are those of f and g; view `original` is the un-augmented image. `classes` are the sizes of the two
+    /// classifiers.
     pub fn record(tape: &mut Tape, features: [Var; 2], batch: &Batch, original: usize, classes: [usize; 2]) -> Confidence {
         let labels = batch.labels.expect("the batch has labels");
         let mut at = ["f", "g"].into_iter().zip(classes);
@@ -88,12 +90,12 @@ impl Measure for Confidence {
     }
 }
 
-/// Where what was trained on top of an encoder is kept: `f.heads.safetensors` beside `f.safetensors`.
+/// The path of an encoder's heads: `f.heads.safetensors` beside `f.safetensors`.
 pub fn heads_of(weights: &Path) -> PathBuf {
     weights.with_extension("heads.safetensors")
 }
 
-/// How many classes the classifier beside an encoder's weights tells apart, which must be those of the data.
+/// The number of classes of the classifier in an encoder's heads. It must be that of the data.
 ///
 /// # Errors
 /// There is no classifier, or the data have other classes.
@@ -107,7 +109,7 @@ pub fn classifier(weights: &Path, source: &dyn Source) -> Result<usize> {
     let Some(classes) = heads.tensors.get(&format!("{CLASSIFIER}.weight")).and_then(|weight| weight.shape.first().copied()) else {
         return Err(Error::config(format!("{} holds no classifier", path.display()), remedy));
     };
-    // Labels without names may be a part of all; names are all.
+    // Numeric labels may miss the highest classes; class names are complete.
     let (named, there) = (!source.classes().is_empty(), class_count(source));
     if there > classes || named && there != classes {
         let what = format!("{} tells {classes} classes apart, and the data have {there}", path.display());
@@ -116,16 +118,16 @@ pub fn classifier(weights: &Path, source: &dyn Source) -> Result<usize> {
     Ok(classes)
 }
 
-/// Standard error of the mean of `delta`, the values of the pairs in the order of [`Pairs::list`], over the draw of the views.
+/// Standard error of the mean of `delta` over the draw of the views. `delta` has the values of the pairs in the order of [`Pairs::list`].
 ///
-/// [`Pairs::Original`]: the image is fixed, so the values are independent, and it is their standard deviation over sqrt(n).
+/// [`Pairs::Original`]: the image is fixed, so the values are independent and the error is their standard deviation over sqrt(n).
 ///
-/// [`Pairs::All`]: the mean is a U-statistic of order 2 (Hoeffding 1948). With h(a, b) = m + e(a) + e(b) + r(a, b) its variance is
-/// 4 var(e) / K + 2 var(r) / (K (K - 1)); both are estimated without bias from the means by view and what is left of the pairs, and a var(e)
-/// below 0 counts as 0, so that no sample looks exact. That makes few views cautious: in the mean 1.16 times the deviation over draws at
-/// K = 4, 1.11 at 5 and 1.01 at 8 for a pair of small encoders, 1.5 at K = 4 where views matter in pairs alone (e = 0). With three views
-/// nothing is left of the pairs, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN below two values
-/// (`Original`) or three views (`All`).
+/// [`Pairs::All`]: the mean is a U-statistic of order 2 (Hoeffding 1948). With h(a, b) = m + e(a) + e(b) + r(a, b) its variance is 4 var(e)
+/// / K + 2 var(r) / (K (K - 1)). Both variances are estimated without bias, from the means by view and the residuals of the pairs. A
+/// negative var(e) counts as 0, so that no sample looks exact. The error is therefore too large with few views: on average 1.16 times the
+/// deviation over draws at K = 4, 1.11 at 5 and 1.01 at 8 for a pair of small encoders, 1.5 at K = 4 if views matter only in pairs (e = 0).
+/// With three views the pairs have no residuals, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN
+/// below two values (`Original`) or three views (`All`).
 pub fn standard_error(kind: Pairs, delta: &[f64], views: usize) -> f64 {
     let (n, k) = (delta.len() as f64, views as f64);
     let mean = delta.iter().sum::<f64>() / n;

@@ -1,4 +1,4 @@
-//! From the tables of all shards to the table that one unsharded run would have written.
+//! Merges the tables of all shards into the table of a run without shards.
 
 use super::Shard;
 use super::assemble::features_digest;
@@ -18,20 +18,20 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// A shard's table that was found to be what its manifest says.
+/// A shard's table, verified against its manifest.
 struct Part<'a> {
     path: &'a Path,
     manifest: Manifest,
     shard: Shard,
 }
 
-/// Put the tables of all shards of one job together at `out`, with the columns that need the whole table, the features that lie beside
-/// them, and the manifest. The bytes are those of a run without shards. One shard's table is in memory at a time. A merge that was stopped
-/// goes on with the same call: its folder says whose the files are that have no manifest yet. `force` replaces those of others.
+/// Joins the tables of all shards of one job at `out`, computes the columns that need all rows, and joins the features. The bytes are those
+/// of a run without shards. One shard's table is in memory at a time. The same call repeats a stopped merge: the folder at `out` holds the
+/// identity of the merge whose outputs have no manifest yet. `force` replaces the outputs of another.
 ///
 /// # Errors
-/// The tables are not of one job, one is missing or there twice, or a file is not what its manifest says; `out` is one of them, another
-/// process is at work there, or something else is in its place.
+/// The tables are not of one job, a shard is missing or named twice, or a file differs from its manifest's digest; `out` is one of the
+/// inputs, another process works there, or another file is in its place.
 pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Progress) -> Result<JobReport> {
     Format::of(out)?;
     files::check_writable(out)?;
@@ -53,7 +53,7 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     let content = parts.iter().map(|part| content(part)).sum::<Result<Content>>()?.hex();
     let begun = folder.begun()?;
     if let Some(manifest) = Manifest::read(out).ok().filter(|m| begun.is_none() && !force && merged(out, m, &job, &content)) {
-        let notes = folder.remove()?.into_iter().collect(); // what a crash left while it was taken away
+        let notes = folder.remove()?.into_iter().collect(); // a crash during the removal leaves the rest of the folder
         let Manifest { rows, data: DataFacts { skipped, .. }, throughput, .. } = manifest;
         return Ok(JobReport {
             tables: vec![out.to_path_buf()],
@@ -104,14 +104,14 @@ pub fn merge(out: &Path, shards: &[PathBuf], force: bool, progress: &mut dyn Pro
     Ok(JobReport { tables: vec![out.to_path_buf()], embeddings, rows: totals.rows, skipped, throughput, before: false, notes })
 }
 
-/// Whether the files that are there are those of an earlier merge of these shards.
+/// Whether the existing files are those of an earlier merge of these shards.
 fn merged(out: &Path, manifest: &Manifest, job: &Value, content: &Option<String>) -> bool {
     let is = |path: &Path, digest: &str| files::digest_file(path).is_ok_and(|found| found == digest);
     let features = || manifest.embeddings.iter().all(|e| is(&features::path(out, &e.role), &e.digest));
     manifest.job.as_ref() == Some(job) && manifest.data.content == *content && is(out, &manifest.table) && features()
 }
 
-/// What is written must not be what is read.
+/// Refuses an output that is one of the inputs.
 fn spare_inputs(outputs: &[PathBuf], parts: &[Part]) -> Result<()> {
     let own = |part: &Part| {
         let features = part.manifest.embeddings.iter().map(|e| features::path(part.path, &e.role));
@@ -136,7 +136,7 @@ fn content(part: &Part) -> Result<Content> {
     content.ok_or_else(|| Error::format(Manifest::path(part.path), "its `content` is no digest; score this shard again"))
 }
 
-/// Scores of one job differ in the last digits between kinds of processors.
+/// A remark if shards were scored on different processors, whose scores differ in the last digits.
 fn notes(parts: &[Part]) -> Option<String> {
     let device = |part: &Part| part.manifest.device.clone();
     let other = parts.iter().find(|part| device(part) != device(&parts[0]))?;
@@ -147,7 +147,7 @@ fn notes(parts: &[Part]) -> Option<String> {
     ))
 }
 
-/// Put the features of all shards together, for each encoder of which they have some. `data` is the digest for their heads.
+/// Joins the features of all shards, for each encoder that has them. `data` is the digest for the header.
 fn embeddings(out: &Path, parts: &[Part], data: &str) -> Result<Vec<FeatureFacts>> {
     let first = &parts[0].manifest;
     let rows = parts.iter().map(|part| part.manifest.rows).sum();
@@ -156,7 +156,7 @@ fn embeddings(out: &Path, parts: &[Part], data: &str) -> Result<Vec<FeatureFacts
             .iter()
             .flat_map(|part| part.manifest.embeddings.iter().filter(move |e| e.role == own.role).map(move |e| (part, e)))
             .collect();
-        // A shard without samples does not know how wide they would be.
+        // The features of an empty shard have width 0.
         let width = all.iter().map(|(_, e)| e.width).max().unwrap_or(0);
         let arch = first.encoders.iter().find(|e| e.role == own.role).map_or("", |e| &e.arch);
         let mut table =
@@ -164,7 +164,7 @@ fn embeddings(out: &Path, parts: &[Part], data: &str) -> Result<Vec<FeatureFacts
         for (part, facts) in all {
             let path = features::path(part.path, &facts.role);
             let mut file = File::open(&path).map_err(Error::io("read", &path))?;
-            // The values are the end of the file.
+            // Counted from the end of the file, so that the header need not be parsed.
             file.seek(SeekFrom::End(-(4 * (part.manifest.rows * facts.width) as i64))).map_err(Error::io("read", &path))?;
             let mut some = vec![0; 1 << 20];
             loop {
@@ -204,14 +204,14 @@ fn no_shard(path: &Path) -> Error {
     Error::config(format!("{} is not the table of a shard", path.display()), "name what `sslmem score --shard` wrote")
 }
 
-/// All shards of one job, each once, sorted.
+/// Refuses parts that are not all shards of one job, each once. They are sorted by shard.
 fn fit(parts: &[Part]) -> Result<()> {
     let first = &parts[0];
     let job = |part: &Part| part.manifest.job.clone().map(whole).unwrap_or_default();
     for part in parts {
         let layer = |part: &Part| part.manifest.layer.clone().map(Value::from).unwrap_or_default();
         let sampled = |part: &Part| part.manifest.data.sampled.clone().map(Value::from).unwrap_or_default();
-        // The number of shards first: everything else is a consequence.
+        // The number of shards first, because other differences follow from it.
         let count = |part: &Part| Value::from(part.shard.count);
         let found = difference(&count(first), &count(part), "the number of shards")
             .or_else(|| difference(&job(first), &job(part), ""))
@@ -230,7 +230,7 @@ fn fit(parts: &[Part]) -> Result<()> {
         let what = format!("{} and {} are both shard {}", pair[0].path.display(), pair[1].path.display(), pair[0].shard);
         return Err(Error::config(what, "name each shard once"));
     }
-    // Sorted and none twice: the first that is not where it belongs shows the gap.
+    // Sorted and unique, so the first number out of place shows the gap.
     let gap = (1..=count).zip(parts.iter().map(|part| Some(part.shard.number)).chain(std::iter::repeat(None)));
     if let Some((number, _)) = gap.into_iter().find(|(number, found)| Some(*number) != *found) {
         let what = format!("shard {number}/{count} is missing ({} of {count} are named)", parts.len());

@@ -1,7 +1,7 @@
-//! Scoring: K views of each sample, drawn once, through f and g, to the distances that Eq. 1 averages.
+//! Scoring: K views of each sample are drawn once, encoded by f and g, and compared by the distances of Eq. 1.
 //!
-//! A score is a function of the seed, the sample and the two encoders alone: batch size, order and number of
-//! threads do not change a bit of it, nor does where a job was stopped or how it was divided into shards.
+//! A score is a function of the seed, the sample and the two encoders alone. Batch size, order, threads, interruptions and shards change no
+//! bit of it.
 
 mod assemble;
 pub mod bench;
@@ -38,24 +38,24 @@ pub use merge::merge;
 pub use scorer::{BatchScores, Scorer, Task, rehearse};
 pub use shard::{Shard, name as table_name};
 
-/// One encoder from a file, and what it sees.
+/// One encoder from a file, and the settings of its images.
 #[derive(Clone, Copy)]
 pub struct EncoderFile<'a> {
     pub path: &'a Path,
     pub network: Network,
-    /// How augmented views are drawn. Size and channel statistics are those that the encoder was trained with; the random numbers of a
-    /// view do not depend on them, so f and g see the same crops and colours even where they differ there.
+    /// How augmented views are drawn. Size and channel statistics are those of the encoder's training. The random numbers of a view do not
+    /// depend on them, so f and g see the same crops and colours even if these settings differ.
     pub view: View,
-    /// The un-augmented view, which [`Pairs::Original`] compares with.
+    /// The un-augmented view: the fixed side of every pair of [`Pairs::Original`].
     pub original: View,
-    /// Classes of the classifier that was trained on its features ([`classifier`]), where its confidence is asked for: of both sides or of none.
+    /// Number of classes of the classifier in its heads ([`classifier`]), if confidence is asked for; set for both sides or for neither.
     pub classifier: Option<usize>,
 }
 
-/// What of an encoder is compared.
+/// A representation of the encoder that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
-    /// What it ends in.
+    /// The encoder's output, pooled or not.
     Output(Features),
     /// The whole output of a layer inside, such as `layer4.1` or `blocks.3`.
     Inner(String),
@@ -80,7 +80,7 @@ impl Layer {
 }
 
 impl EncoderFile<'_> {
-    /// What it is and what it sees of an image, in one line; `role` is what to call it.
+    /// One line about the network and the settings of its images, under the name `role`.
     pub fn describe(&self, role: &str) -> String {
         format!("{role}: {}; of an image it sees: {}", self.network.describe(), self.original.seen())
     }
@@ -93,7 +93,7 @@ impl EncoderFile<'_> {
         self.original.validate()
     }
 
-    /// Record the encoder below `name`, from views to what is compared: one variable per layer.
+    /// Records the encoder below `name`, from views to the compared representations: one variable per layer.
     fn record(&self, tape: &mut Tape, name: &str, views: Var, layers: &[Layer]) -> Result<Vec<Var>> {
         let (encoder, mut s) = (self.network.encoder, tape.root());
         let mut s = s.at(name);
@@ -121,7 +121,7 @@ impl EncoderFile<'_> {
     }
 }
 
-/// A layer by its name; that of a stage (`layer3`) is its last block.
+/// A layer by its name. The name of a stage (`layer3`) means its last block.
 fn tapped(taps: &BTreeMap<String, Var>, name: &str) -> Option<Var> {
     let block = |tap: &str| tap.strip_prefix(name)?.strip_prefix('.')?.parse::<usize>().ok();
     let last = || taps.iter().filter_map(|(tap, var)| Some((block(tap)?, *var))).max();
@@ -133,10 +133,10 @@ pub struct Protocol {
     /// K, the number of augmented views.
     pub views: usize,
     pub pairs: Pairs,
-    /// What of the encoders is compared: each is scored by itself, all in one pass.
+    /// The compared layers. Each gives scores of its own, all in one pass.
     pub layers: Vec<Layer>,
     pub seed: u64,
-    /// Samples per run of the program. No influence on the scores.
+    /// Samples per run of the program. Scores do not depend on it.
     pub batch: usize,
 }
 
@@ -171,14 +171,14 @@ impl Protocol {
     }
 }
 
-/// Pairs grow with the square of the views; the standard error of 1,000 is far below any effect.
+/// A bound, because pairs grow with the square of the views. With 1,000 views the standard error is far below any effect.
 const MOST_VIEWS: usize = 1000;
 
 fn plural(views: usize) -> String {
     if views == 1 { "1 view".into() } else { format!("{views} views") }
 }
 
-/// Measure `samples` and return a row for each, in their order. All in memory: for more samples than that there is [`Job`].
+/// Measures `samples` and returns a row for each, in their order. Rows are held in memory; [`Job`] is for larger sets.
 pub fn score(
     f: EncoderFile,
     g: EncoderFile,

@@ -1,4 +1,5 @@
-//! The folder beside a table in which a job keeps what it has done. It is known by its `job.json`; nothing is removed in it but what jobs write.
+//! The folder beside a table in which a job keeps its finished blocks. A `job.json` marks it as ours, and only files that jobs write are
+//! removed from it.
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -23,10 +24,10 @@ impl Parts {
         &self.folder
     }
 
-    /// The identity of the job that was begun here, if one was.
+    /// The identity of the job begun here, if any.
     ///
     /// # Errors
-    /// What is in the place is a link, no folder, or a folder with other things in it and no job.
+    /// The place holds a link, a file, or a folder with files but without a job.
     pub fn begun(&self) -> Result<Option<Identity>> {
         let remedy = "move it away, or choose another --out";
         let at = self.folder.display();
@@ -45,7 +46,7 @@ impl Parts {
             let identity = Identity::parse(&text).filter(|identity| identity.value()["sslmem"].is_string());
             return identity.map(Some).ok_or_else(|| Error::format(&job, format!("is not what scoring writes; {remedy}")));
         }
-        // A process may have been killed while it wrote the first file.
+        // A process that was killed while it wrote the first file leaves an unfinished one.
         match self.names()?.into_iter().find(|name| files::unfinished(name).is_none()) {
             None => Ok(None),
             Some(name) => {
@@ -55,10 +56,11 @@ impl Parts {
         }
     }
 
-    /// Make room for work with this identity: its own goes on, that of others is kept or thrown away as `existing` says.
+    /// Makes room for work with this identity. Unfinished work of the same identity stays; `existing` decides whether other work is refused
+    /// or removed.
     ///
     /// # Errors
-    /// As [`Parts::begun`]; other work was begun here, or one of the outputs is there.
+    /// As [`Parts::begun`]; the place holds other work or one of the outputs.
     pub fn claim(&self, mine: &Identity, outputs: &[PathBuf], existing: Existing) -> Result<()> {
         let found = self.begun()?.map_or(Found::Nothing, Found::Begun);
         if existing.next(&found, mine, |what| self.refused(what))? == Next::Start {
@@ -70,7 +72,7 @@ impl Parts {
         Ok(())
     }
 
-    /// That another job was begun here, which differs in `what`.
+    /// The error that another job, which differs in `what`, was begun here.
     pub fn refused(&self, what: String) -> Error {
         let what = format!("{} is of another job: {what}", self.folder.display());
         Error::config(what, "go on with the same settings, choose another --out, or start again with --force")
@@ -84,8 +86,8 @@ impl Parts {
         files::write_whole(self.folder.join(JOB), format!("{:#}\n", identity.value()).as_bytes())
     }
 
-    /// Take the work of a job that [`Parts::begun`] has found away, its identity last, so that a process that is killed here leaves what
-    /// the next one knows. What no job wrote stays, and then the folder; returns what to say of it.
+    /// Removes the work of the job that [`Parts::begun`] found. Its identity goes last, so that after a kill the next process still
+    /// recognises the folder. Files that no job wrote stay, and so does the folder then; returns a remark about them.
     ///
     /// # Errors
     /// The disk failed.
@@ -107,7 +109,7 @@ impl Parts {
         }
     }
 
-    /// Of everything in the folder.
+    /// The names of all entries, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
         let list = fs::read_dir(&self.folder).map_err(Error::io("list", &self.folder))?;
         let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
@@ -117,7 +119,7 @@ impl Parts {
     }
 }
 
-/// The sample with which a block begins, from a name such as `0001024.block`.
+/// The position of a block's first sample, from a name such as `0001024.block`.
 pub fn start(name: &str, ending: &str) -> Option<usize> {
     let digits = name.strip_suffix(ending)?.strip_suffix('.')?;
     (digits.len() >= 7 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()

@@ -1,4 +1,4 @@
-//! The program that scores: all views of a batch through both encoders, to distances at every layer asked for.
+//! The program that scores: it encodes all views of a batch with f and g and compares them at every layer asked for.
 
 use super::measure::{Alignment, Confidence, Measure, heads_of};
 use super::{EncoderFile, Layer, Protocol};
@@ -16,7 +16,7 @@ use crate::tape::{Mode, Tape};
 use crate::var::Var;
 use crate::weights::Weights;
 
-/// What is to be measured.
+/// Encoders, protocol and data of a measurement.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     pub f: EncoderFile<'a>,
@@ -26,45 +26,45 @@ pub struct Task<'a> {
     pub device: &'a Device,
     /// What to do with an image that cannot be decoded.
     pub on_bad: OnBadImage,
-    /// Give the features of the un-augmented images, too.
+    /// Also return the features of the un-augmented images.
     pub features: bool,
 }
 
 impl<'a> Task<'a> {
-    /// On the CPU; an image that cannot be decoded ends it.
+    /// On the CPU; an image that cannot be decoded is an error.
     pub fn new(f: EncoderFile<'a>, g: EncoderFile<'a>, protocol: &'a Protocol, source: &'a dyn Source) -> Task<'a> {
         Task { f, g, protocol, source, device: &Device::Cpu, on_bad: OnBadImage::Fail, features: false }
     }
 
-    /// The columns beside those of every table: the confidence of both sides' classifiers, if they are given.
+    /// Columns that not every table has: the confidence of the two classifiers, if both are given.
     pub fn more(&self) -> &'static [More] {
         let classifiers = [self.f, self.g].iter().all(|side| side.classifier.is_some());
         if classifiers { Confidence::COLUMNS } else { &[] }
     }
 }
 
-/// Some samples by their places in a list, in its order.
+/// Results of a batch. A place is a position in the list of samples; places ascend.
 pub struct BatchScores<'a> {
     pub places: &'a [usize],
-    /// Of each of them, for each layer: alignment loss of f, of g, and the standard error of their difference.
+    /// [places][layers]: alignment loss of f, of g, and the standard error of their difference.
     pub values: Vec<Vec<[f64; 3]>>,
-    /// [places, columns]: what else was asked for ([`Task::more`]).
+    /// [places, columns] of [`Task::more`].
     more: Vec<f64>,
-    /// Those between that cannot be decoded.
+    /// Samples between these places that cannot be decoded.
     pub bad: &'a [Bad],
-    /// Of each place, the BLAKE3 of its file, where it is one.
+    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
-    /// [places, width]: of the un-augmented images, f and g at the first layer, then at the next.
+    /// [places, width]: features of the un-augmented images, f and g at the first layer, then at the next.
     features: Vec<f32>,
 }
 
 impl BatchScores<'_> {
-    /// What else was asked for, of the `i`-th place.
+    /// The values of [`Task::more`] at the `i`-th place.
     pub fn more(&self, i: usize) -> &[f64] {
         let width = self.more.len() / self.places.len();
         &self.more[i * width..][..width]
     }
-    /// Those of the `i`-th place; empty if they were not asked for.
+    /// The features at the `i`-th place; empty if they were not asked for.
     pub fn features(&self, i: usize) -> &[f32] {
         let width = self.features.len() / self.places.len();
         &self.features[i * width..][..width]
@@ -78,16 +78,16 @@ pub struct Scorer<'a> {
     batch: Batch,
     alignments: Vec<Alignment>, // by layer
     confidence: Option<Confidence>,
-    /// f and g at each layer, if they were asked for: [views * batch, width], of which the view `original` is wanted.
+    /// Features of f and g at each layer, if asked for: [views * batch, width]. Only the rows of the view `original` are read.
     features: Vec<(Var, usize)>,
     original: usize,
 }
 
-/// A pass of scoring as it is recorded, before any weights are read.
+/// A recorded scoring pass, before any weights are read.
 struct Recording {
     tape: Tape,
     batch: Batch,
-    /// What of f and of g is compared, by layer.
+    /// The compared representations of f and of g, by layer.
     outputs: [Vec<Var>; 2],
     alignments: Vec<Alignment>,
     confidence: Option<Confidence>,
@@ -106,17 +106,17 @@ impl Recording {
         let compared = protocol.policies(&f).len();
         let original = if protocol.pairs == Pairs::Original { 0 } else { compared };
         let beside = (features || confident) && original == compared;
-        // Behind the others, whose random numbers depend on their place.
+        // Last, because the random numbers of a view depend on its number.
         let policies = |side: &EncoderFile| protocol.policies(side).into_iter().chain(beside.then_some(side.original)).collect::<Vec<_>>();
         let count = compared + beside as usize;
         let mut tape = Tape::new(Mode::Eval);
         let batch = tape.batch_of(protocol.batch, room(protocol.batch, device));
         let batch = if confident { tape.labelled(batch) } else { batch };
         let views = tape.augment(batch, policies(&f), 0, protocol.seed, Purpose::Score);
-        // What both see alike is made once.
+        // Views that are equal for f and g are rendered once.
         let alike = policies(&f) == policies(&g);
         let others = if alike { views } else { tape.augment(batch, policies(&g), 0, protocol.seed, Purpose::Score) };
-        // What a classifier sees comes last.
+        // The classifier's input is the last output of each encoder.
         let pooled = confident.then_some(Layer::Output(Features::Pooled));
         let wanted: Vec<Layer> = protocol.layers.iter().cloned().chain(pooled).collect();
         let [mut of_f, mut of_g] = [f.record(&mut tape, "f", views, &wanted)?, g.record(&mut tape, "g", others, &wanted)?];
@@ -132,7 +132,7 @@ impl Recording {
         Ok(Recording { tape, batch, outputs, alignments, confidence, count, original })
     }
 
-    /// Refuses what the machine cannot hold.
+    /// Refuses a pass that does not fit in memory.
     fn must_fit(&self, device: &Device) -> Result<()> {
         let plan = expected(self.tape.plan(device), &self.batch);
         plan.must_fit(device, "scoring", "lower score.batch or score.views")
@@ -143,7 +143,7 @@ fn by_layer(sides: &[Vec<Var>; 2]) -> Vec<[Var; 2]> {
     sides[0].iter().zip(&sides[1]).map(|(f, g)| [*f, *g]).collect()
 }
 
-/// Find out whether two encoders like this one can be scored so, before there are any; its file is not asked for.
+/// Checks whether two encoders like this one can be scored, before they are trained. The file need not exist.
 ///
 /// # Errors
 /// The protocol or a layer does not exist, or memory is short.
@@ -177,16 +177,16 @@ impl<'a> Scorer<'a> {
         Ok(Scorer { task, program, batch, alignments, confidence, features, original })
     }
 
-    /// Of the features of f and g at each layer; none if they were not asked for.
+    /// Widths of the features of f and g at each layer; empty if they were not asked for.
     pub fn widths(&self) -> Vec<usize> {
         self.features.iter().map(|(_, width)| *width).collect()
     }
 
-    /// Measure samples of the source, given by index; `take` gets them in their order, some at a time.
+    /// Measures samples of the source, given by index. `take` gets the results batch by batch, in order.
     ///
     /// # Errors
-    /// An image cannot be read (or decoded, unless such are skipped), features are not finite, the device fails, or
-    /// `take` says so. Whatever came before was given to `take`.
+    /// An image cannot be read (or decoded, unless bad images are skipped), features are not finite, the device fails, or `take` fails.
+    /// `take` has had all results before the error.
     pub fn measure(&mut self, samples: &[u32], mut take: impl FnMut(&BatchScores) -> Result<()>) -> Result<Times> {
         let &mut Scorer { task, ref mut program, batch, ref alignments, ref confidence, ref features, original } = self;
         let feed = Feed { batch, source: task.source, samples, on_bad: task.on_bad };
@@ -202,7 +202,7 @@ impl<'a> Scorer<'a> {
             for (&place, values) in part.places.iter().zip(&values) {
                 values.iter().try_for_each(|[f, g, _]| finite(&task, *f, *g, samples[place]))?;
             }
-            // Without a class there is no confidence; with one it is a number.
+            // A sample without a class has no confidence (NaN); with a class NaN would mean broken features.
             for (&place, found) in part.places.iter().zip(more.chunks_exact(Confidence::COLUMNS.len())) {
                 if task.source.label(samples[place] as usize).is_some() {
                     finite(&task, found[0], found[1], samples[place])?;
@@ -217,7 +217,7 @@ impl<'a> Scorer<'a> {
     }
 }
 
-/// Refuses what f and g gave for a sample if it is no number.
+/// Refuses results of a sample that are not finite.
 fn finite(task: &Task, of_f: f64, of_g: f64, sample: u32) -> Result<()> {
     if of_f.is_finite() && of_g.is_finite() {
         return Ok(());
@@ -227,7 +227,7 @@ fn finite(task: &Task, of_f: f64, of_g: f64, sample: u32) -> Result<()> {
     Err(Error::format(path, format!("{who} gives features or logits that are not finite for sample {id}; these weights cannot be used")))
 }
 
-/// What a measure makes of each of the first `samples` of the batch that the program has just been run on.
+/// The measure's numbers for the first `samples` of the batch that the program last ran on.
 fn numbers(program: &Program, measure: &dyn Measure, samples: usize, mut take: impl FnMut(usize, Vec<f64>)) -> Result<()> {
     if samples > 0 {
         let read: Vec<Vec<f32>> = measure.vars().iter().map(|v| program.read(*v)).collect::<Result<_>>()?;

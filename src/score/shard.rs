@@ -1,4 +1,4 @@
-//! A share of a scoring job: which samples, under which name, and how the environment of a cluster says which it is.
+//! A shard of a scoring job: its samples, the name of its table, and its number from the environment of a cluster.
 
 use super::Layer;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Share `number` of `count`, counted from 1: a contiguous range of the list of samples.
+/// Shard `number` of `count`, counted from 1: a contiguous range of the list of samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     pub number: u32,
@@ -25,15 +25,15 @@ impl Shard {
         Ok(Shard { number, count })
     }
 
-    /// `auto`: from what the first of these sets in the environment, as `get` reads it. `None`: this is no cluster.
+    /// `auto`: the shard from the first of these schedulers whose variables `get` finds. `None` outside a cluster.
     ///
     /// - SLURM's job arrays: `SLURM_ARRAY_TASK_ID`, `SLURM_ARRAY_TASK_MIN`, `SLURM_ARRAY_TASK_COUNT`. The tasks must be
     ///   numbered without gaps.
-    /// - Kubernetes' indexed jobs: `JOB_COMPLETION_INDEX`, and `JOB_COMPLETIONS`, which the job must set itself.
+    /// - Kubernetes' indexed jobs: `JOB_COMPLETION_INDEX`, and `JOB_COMPLETIONS`, which the user must set in the job.
     /// - torchrun and its like: `RANK`, `WORLD_SIZE`.
     ///
     /// # Errors
-    /// A number is missing or is none.
+    /// A variable is missing or is no number.
     pub fn auto(get: impl Fn(&str) -> Option<String>) -> Result<Option<Shard>> {
         let number = |name: &str| -> Result<u32> {
             let text = get(name).ok_or_else(|| Error::config(format!("the environment does not set {name}"), AUTO))?;
@@ -59,7 +59,7 @@ impl Shard {
         Ok(None)
     }
 
-    /// Its places among `samples`. The shares differ by one at most.
+    /// Its range among `samples`. Sizes of shards differ by at most 1.
     pub fn range(&self, samples: usize) -> Range<usize> {
         let cut = |n: u32| (samples as u128 * n as u128 / self.count as u128) as usize;
         cut(self.number - 1)..cut(self.number)
@@ -86,8 +86,8 @@ impl std::fmt::Display for Shard {
     }
 }
 
-/// The name of one of a job's tables, from the name that was asked for: `scores.parquet` itself,
-/// `scores.blocks.5.parquet` where there are several layers, `scores.1-of-8.parquet` of a shard.
+/// The path of one of a job's tables, derived from `--out`: `scores.parquet` itself, `scores.blocks.5.parquet` if there are several layers,
+/// `scores.1-of-8.parquet` for a shard.
 pub fn name(out: &Path, layer: Option<&Layer>, shard: Option<Shard>) -> PathBuf {
     if layer.is_none() && shard.is_none() {
         return out.to_path_buf();

@@ -1,4 +1,4 @@
-//! Score tables as comma-separated values (RFC 4180): numbers as short as they can be and still come back exactly.
+//! Score tables as comma-separated values (RFC 4180): numbers are the shortest decimals that read back exactly.
 
 use std::io::Write;
 use std::path::Path;
@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
     }
 }
 
-/// What is in a column; nothing is NaN.
+/// The values of a column; an empty field is NaN.
 fn number(name: &str, field: &str) -> std::result::Result<f64, String> {
     match field.trim() {
         "" => Ok(f64::NAN),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::{Row, Totals, columns};
 
-/// `index` is unsigned, `label` -1 where there is none; text is UTF-8 bytes of fixed width.
+/// `index` is unsigned, `label` is -1 if there is none; text is UTF-8 bytes of fixed width.
 pub fn head(out: &mut impl Write, totals: &Totals) -> std::io::Result<()> {
     let kind = |name: &str| match name {
         "index" => "<u4".to_string(),

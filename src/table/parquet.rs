@@ -24,7 +24,7 @@ use crate::split::Subset;
 
 /// Rows of a group.
 pub const GROUP: usize = 65_536;
-/// Pages are about 1 MB in practice; a header that promises more than this is broken.
+/// Most bytes of a page. Real pages have about 1 MB, so a header with more is broken.
 const LARGEST_PAGE: u64 = 64 << 20;
 /// The longest id: the longest path that Linux takes.
 const LONGEST_ID: usize = 4096;
@@ -36,7 +36,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Of `columns`, by name and meaning: all of a table, or those that say which sample a row is.
+    /// A file with these `columns` (name, meaning): all of a table, or those that identify the row's sample.
     pub fn create(out: Writer, metadata: &[(String, String)], columns: Vec<(&'static str, &'static str)>) -> Result<Groups> {
         let path = out.path().to_path_buf();
         let about = columns.iter().map(|(name, meaning)| KeyValue::new(format!("sslmem.column.{name}"), meaning.to_string()));
@@ -50,12 +50,12 @@ impl Groups {
         Ok(Groups { file: file.map_err(|e| plain(&path, e))?, path })
     }
 
-    /// At most [`GROUP`] rows, and as many of all but the last group.
+    /// Writes a row group: exactly [`GROUP`] rows, fewer only in the last group.
     pub fn group(&mut self, rows: &[Row]) -> Result<()> {
         encode(&mut self.file, rows).map_err(|e| plain(&self.path, e))
     }
 
-    /// The same of a file that only says which samples its rows are.
+    /// As `push` for a file that only identifies the samples of its rows.
     pub fn samples(&mut self, samples: &[Sample]) -> Result<()> {
         let mut write = || {
             let mut group = self.file.next_row_group()?;
@@ -70,7 +70,7 @@ impl Groups {
     }
 }
 
-/// What the disk said, where it is that.
+/// The disk's own error, if that was the cause.
 fn plain(path: &Path, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {
@@ -98,7 +98,7 @@ fn encode(file: &mut SerializedFileWriter<Writer>, rows: &[Row]) -> Outcome<()> 
     Ok(())
 }
 
-/// The columns that say which samples the rows are.
+/// The columns that identify the rows' samples.
 fn who<'a>(
     group: &mut SerializedRowGroupWriter<'_, Writer>,
     rows: impl Iterator<Item = (u32, &'a str, Option<u32>)> + Clone,
@@ -115,7 +115,7 @@ fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Writer>, values:
     column.close()
 }
 
-/// What is not known (a label, a calibrated score) is null.
+/// Unknown values (a label, a calibrated score) are null.
 fn schema(columns: &[(&'static str, &'static str)]) -> Outcome<TypePtr> {
     let mut fields = Vec::new();
     for &(name, _) in columns {
@@ -134,7 +134,7 @@ fn schema(columns: &[(&'static str, &'static str)]) -> Outcome<TypePtr> {
 
 pub fn read(path: &Path) -> Result<Vec<Row>> {
     let file = files::open(path)?;
-    // The decoder asserts things that a broken file can violate.
+    // Turns a panic into an error: the decoder asserts conditions that a broken file violates.
     match catch_unwind(AssertUnwindSafe(|| decode(file))) {
         Ok(rows) => rows.map_err(|what| Error::format(path, what)),
         Err(_) => Err(Error::format(path, "this Parquet file is broken")),
@@ -198,12 +198,12 @@ fn decode(file: File) -> std::result::Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// Refuses sizes that the file cannot hold, before anything is reserved for them.
+/// Refuses sizes that the file cannot hold, before anything is allocated for them.
 fn check(metadata: &ParquetMetaData, length: u64) -> std::result::Result<(), String> {
     let fits = |value: i64| value >= 0 && value as u64 <= length;
     let mut total = 0i64;
     for group in metadata.row_groups() {
-        // Two alignment losses a row are as good as random bytes, so a row takes more than one byte.
+        // Two alignment losses per row hardly compress, so a row takes more than one byte.
         total = total
             .checked_add(group.num_rows())
             .filter(|&total| group.num_rows() >= 0 && fits(total))

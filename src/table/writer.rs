@@ -1,4 +1,4 @@
-//! A score table that is written row by row, so that it need not fit into memory.
+//! Writes a score table row by row, so that it need not fit into memory.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::files::Writer;
 /// A table that appears under its name when [`TableWriter::commit`] has returned.
 pub struct TableWriter {
     file: File,
-    /// Rows of a group that is not full.
+    /// Rows of the open group.
     open: Vec<Row>,
     more: Vec<More>,
 }
@@ -22,7 +22,7 @@ enum File {
 }
 
 impl TableWriter {
-    /// `totals` are of the rows that will be pushed. For the rest see [`write`](super::write).
+    /// `totals` cover the rows that will be pushed. Otherwise as [`write`](super::write).
     ///
     /// # Errors
     /// The place is not writable.
@@ -45,7 +45,7 @@ impl TableWriter {
     }
 
     /// # Panics
-    /// The row has other columns than those that were totalled.
+    /// The row has other columns than the totals.
     ///
     /// # Errors
     /// The row holds a number that no score can have, or the disk is full or failed.

@@ -5,7 +5,7 @@ use crate::files;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A point of the training curve: means since the point before; what was not measured is NaN.
+/// A point of the training curve: means since the point before. NaN: not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     pub step: u64,
@@ -13,18 +13,18 @@ pub struct Point {
     pub loss: f64,
     /// Spread of the embeddings: 1 = all directions, 0 = collapsed.
     pub std: f64,
-    /// How many directions the embeddings of the last batch use, as if all were used alike.
+    /// Effective rank of the embeddings of the last batch: the number of directions that they use.
     pub rank: f64,
-    /// Entropy of the teacher's choice among prototypes, of methods that have any, in nats.
+    /// Entropy of the teacher's distribution over prototypes in nats, for methods with prototypes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<f64>,
-    /// Share of views that are given their class, of methods that learn classes.
+    /// Accuracy on the training views, for methods that learn classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     pub lr: f64,
 }
 
-/// The training curve that was written beside the weights, unless somebody took it away.
+/// The training curve beside the weights; `None` if the file was removed.
 ///
 /// # Errors
 /// The file cannot be read, or is no curve.

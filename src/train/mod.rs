@@ -1,5 +1,5 @@
-//! Training one encoder. The whole step is one program; what is left here is the order of the samples, watching the loss, and
-//! checkpoints from which a killed run goes on to the same bytes.
+//! Training one encoder. A step is one program; this module adds the order of the samples, the watch on loss and collapse, and checkpoints
+//! from which a killed training resumes to the same bytes.
 
 mod curve;
 mod session;
@@ -26,18 +26,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What to train, on what, and where to put it.
+/// An encoder to train, its data, and the place of its files.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     pub recipe: &'a Recipe,
-    /// That of the recipe, or one of one's own.
+    /// The recipe's method, or the caller's own.
     pub method: &'a dyn Method,
-    /// Of the start of the weights, of the order and of the views.
+    /// Seed of the initial weights, of the order and of the views.
     pub seed: u64,
     pub source: &'a dyn Source,
-    /// The samples this encoder may see.
+    /// The training samples.
     pub samples: &'a [u32],
-    /// `f` or `g`: the stem of the files' names.
+    /// `f` or `g`: the stem of the file names.
     pub name: &'a str,
     pub dir: &'a Path,
     /// Least time between checkpoints; writing them never takes more than 2 % of the training.
@@ -58,11 +58,11 @@ impl<'a> Job<'a> {
         Ok(Job { recipe, method, seed: recipe.seed, source, samples, name, dir, checkpoint: CHECKPOINT, device: &Device::Cpu })
     }
 
-    /// The encoder's weights, torchvision's names.
+    /// The path of the encoder's weights.
     pub fn weights_path(&self) -> PathBuf {
         self.dir.join(format!("{}.safetensors", self.name))
     }
-    /// What the method trained on top of the encoder: projector, predictor, decoder, and the teacher's.
+    /// The path of the heads: projector, predictor, decoder, classifier, and those of the teacher.
     pub fn heads_path(&self) -> PathBuf {
         self.dir.join(format!("{}.heads.safetensors", self.name))
     }
@@ -79,7 +79,7 @@ impl<'a> Job<'a> {
         self.steps_per_epoch() * self.recipe.train.epochs
     }
 
-    /// What is there of it: weights, a checkpoint, or nothing.
+    /// Existing work: weights, a checkpoint, or nothing.
     fn found(&self) -> Result<Found> {
         let there = |path: PathBuf| {
             let file = Checkpoint::open(&path)?;
@@ -99,7 +99,7 @@ impl<'a> Job<'a> {
         Ok(Found::Nothing)
     }
 
-    /// What is left to do.
+    /// The work left, or an error if the place has another training.
     fn next(&self, found: &Found, identity: &Identity) -> Result<Next> {
         let path = if let Found::Begun(_) = found { self.checkpoint_path() } else { self.weights_path() };
         Existing::Keep.next(found, identity, |what| {
@@ -108,7 +108,7 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// What helps where memory is short.
+    /// Advice for the error that memory is short.
     fn less_memory(&self) -> &'static str {
         if self.method.by_sample() {
             "raise train.accumulate, lower train.batch or take a smaller encoder"
@@ -117,7 +117,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// What is written with the weights: facts of the encoder by which every verb knows it, and what it was trained on.
+    /// Metadata of the weights: the encoder's configuration, which every verb reads, and its training.
     fn metadata(&self, identity: &Identity) -> Result<BTreeMap<String, String>> {
         let (e, view) = (&self.recipe.encoder, self.recipe.train_view()?);
         let pairs = [
@@ -150,12 +150,12 @@ impl Stage for Job<'_> {
         format!("train {}", self.name)
     }
 
-    /// Everything the weights depend on but the device, which may change while they are trained.
+    /// Without the device: a training may resume on another one.
     fn identity(&self) -> Result<Identity> {
         let (r, digest) = (self.recipe, |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string());
         let mut method = setting(&r.method)?;
         method["name"] = self.method.name().into();
-        // Files of the same names and lengths may hold other images.
+        // The data's digest covers names and lengths; this one covers the content of some files.
         let content = Content::sampled(self.source, self.samples)?.and_then(Content::hex);
         let mut identity = json!({
             "seed": self.seed,
@@ -166,7 +166,7 @@ impl Stage for Job<'_> {
             "optim": setting(&r.optim)?,
             "train": setting(&r.train)?,
         });
-        // The limit may look at views of the score's policy.
+        // With an alignment limit (Eq. 3) training may use views of the score's policy.
         if r.method.alignment_limit > 0.0 {
             identity["score"] = json!({ "view": setting(&r.score.view)? });
         }
@@ -182,7 +182,7 @@ impl Stage for Job<'_> {
     }
 }
 
-/// Find out whether there is enough to train on and room for it, before anything is written.
+/// Checks that there are enough samples and enough memory, before anything is written.
 ///
 /// # Errors
 /// The samples are fewer than a batch, or memory is short.
@@ -201,7 +201,7 @@ fn enough(job: &Job) -> Result<()> {
     Err(Error::config(what, "lower train.batch or give it more samples"))
 }
 
-/// Refuses to learn classes of samples that have none.
+/// Refuses a supervised method on samples without a class.
 fn labelled(job: &Job) -> Result<()> {
     let method = job.method.name();
     if !job.method.supervised() {
@@ -218,12 +218,12 @@ fn labelled(job: &Job) -> Result<()> {
     }
 }
 
-/// Train, or take up where a killed run stopped. Does nothing if the weights are there already and belong
-/// to the same recipe, data and samples. Returns the training curve.
+/// Trains the encoder, or resumes a stopped training. Does nothing if the weights exist and are of the same identity. Returns the training
+/// curve.
 ///
 /// # Errors
-/// Another training was begun in this place; the samples are too few or have no class; memory is short; the loss is lost or the embeddings
-/// collapse; an image cannot be read; the disk is full or failed; [`Error::Stopped`], with a checkpoint kept.
+/// The place has another training; the samples are too few or have no class; memory is short; the loss is NaN or infinite, or the
+/// embeddings collapse; an image cannot be read; the disk is full or failed; [`Error::Stopped`], with a checkpoint kept.
 pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     let identity = job.identity()?;
     if job.next(&job.found()?, &identity)? == Next::Reuse {
@@ -236,7 +236,7 @@ pub fn train(job: &Job, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     session.finish()
 }
 
-/// A value of the recipe as it is written there.
+/// A value of the recipe, written as TOML does.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
@@ -245,7 +245,7 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
-/// Refuses an encoder that is there and was not trained as the job says.
+/// Refuses existing weights that are not of this job.
 ///
 /// # Errors
 /// The file was made by another recipe, on other data or other samples; it is missing or damaged.

@@ -1,4 +1,4 @@
-//! A training under way: open, step after step, a checkpoint now and then, finish.
+//! A training in progress: open, steps with checkpoints between them, finish.
 
 use super::step::{self, Log, Rates, Step};
 use super::{Job, Point, curve, watch};
@@ -13,7 +13,7 @@ use crate::stage::Identity;
 use crate::weights::Weights;
 use std::time::{Duration, Instant};
 
-/// Checkpoints take at most one part in so many of the time of training.
+/// Writing checkpoints takes at most one part in this many of the training time.
 const SHARE: u32 = 50;
 
 pub struct Session<'a> {
@@ -22,22 +22,22 @@ pub struct Session<'a> {
     rates: Rates,
     weights: Weights,
     program: Program,
-    /// The micro-batches of a step, one after the other.
+    /// The micro-batches of a step, in order.
     batches: Vec<Batch>,
     log: Log,
     /// Steps from one point of the curve to the next.
     every: usize,
     curve: Vec<Point>,
-    /// Steps that a checkpoint holds.
+    /// Steps done at the last checkpoint.
     kept: usize,
-    /// The samples of the current epoch, shuffled, by their places in the job's.
+    /// The shuffled order of the current epoch, as positions in the job's samples.
     order: Vec<u32>,
     saved: Instant,
     pause: Duration,
 }
 
 impl<'a> Session<'a> {
-    /// Record a step, take up the checkpoint if there is one, and take the memory.
+    /// Records a step, loads the checkpoint if there is one, and allocates the memory.
     ///
     /// # Errors
     /// The checkpoint is damaged; memory is short; a kernel cannot be compiled.
@@ -70,10 +70,10 @@ impl<'a> Session<'a> {
         Ok(Session { job, identity, rates, weights, program, batches, log, every, curve: points, kept, order: vec![], saved, pause })
     }
 
-    /// All steps that are left.
+    /// Runs the remaining steps.
     ///
     /// # Errors
-    /// An image cannot be read, the loss is lost, the disk is full or failed, or [`Error::Stopped`] with what was trained kept.
+    /// An image cannot be read, the loss is NaN or infinite, the disk is full or failed, or [`Error::Stopped`] with a checkpoint kept.
     pub fn train(&mut self, progress: &mut dyn Progress) -> Result<()> {
         let steps = self.rates.len();
         for step in self.kept..steps {
@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
         self.program.run()
     }
 
-    /// A point of the curve from the steps since the last one.
+    /// Adds a point of the curve from the steps since the last one.
     fn measure(&mut self, step: usize, progress: &mut dyn Progress) -> Result<()> {
         let rows = (step % self.every) + 1;
         let (epoch, lr) = ((step + 1) as f64 / self.job.steps_per_epoch() as f64, self.rates[step][0] as f64);
@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Write what was trained; the checkpoint goes.
+    /// Writes curve, heads and weights, and removes the checkpoint.
     ///
     /// # Errors
     /// The disk is full or failed.
@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         let of = [("heads_of", job.method.name().to_string()), ("encoder", format!("{}.safetensors", job.name))];
         let heads = metadata.clone().into_iter().chain(of.map(|(k, v)| (k.to_string(), v))).collect();
         weights.save_named(&job.heads_path(), head, &heads)?;
-        // Last, because its presence says that the training is done.
+        // Last, because the file marks the training as done.
         weights.save(&job.weights_path(), "encoder.", &metadata)?;
         if files::exists(job.checkpoint_path())? {
             std::fs::remove_file(job.checkpoint_path()).map_err(Error::io("remove", job.checkpoint_path()))?;
@@ -152,7 +152,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The name of what is part of a head, which it keeps.
+/// The name of a weight if it belongs to a head; heads keep their names in the file.
 fn head(name: &str) -> Option<&str> {
     let others = ["encoder.", "teacher.encoder.", "optimizer.", "schedule."];
     (!others.iter().any(|other| name.starts_with(other))).then_some(name)

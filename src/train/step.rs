@@ -1,4 +1,4 @@
-//! The program of one training step: views, loss, gradients, optimizer, averages, and what changes from step to step.
+//! The program of one training step: views, loss, gradients, update, EMA, and the schedule of values that change from step to step.
 
 use super::Job;
 use crate::config::Recipe;
@@ -17,17 +17,17 @@ use crate::var::{Dtype, Var};
 /// The program of one step and its handles.
 pub struct Step {
     pub tape: Tape,
-    /// Where the host puts the samples of a step, part by part: `train.accumulate` micro-batches.
+    /// The inputs of a step: `train.accumulate` micro-batches.
     pub batches: Vec<Batch>,
     pub log: Log,
 }
 
-/// What is read of the last steps for the training curve.
+/// Variables that the training curve reads.
 #[derive(Clone, Copy)]
 pub struct Log {
-    /// Loss, spread, and the method's metric if it has one, of each of the last steps.
+    /// Loss, spread and the method's metric (if any) of each of the last steps.
     pub values: Var, // [every, 2 or 3]
-    /// What must not collapse, of the last micro-batch of the last step.
+    /// The embeddings that must not collapse, of the last micro-batch of the last step.
     pub embeddings: Var, // [rows, d]
     pub metric: Option<Metric>,
 }
@@ -60,7 +60,7 @@ pub fn rates(job: &Job) -> Rates {
     };
     let row = |step: usize| {
         let share = step as f64 / steps as f64;
-        // By whole epochs, as DINO's authors have it.
+        // Changes once per epoch, as in the authors' code of DINO.
         let warm = (step / per_epoch) as f64 / (m.teacher_warmup_epochs as f64 - 1.0).max(1.0);
         let temperature = if m.teacher_warmup_epochs > 0.0 { m.teacher_temperature.line(warm) } else { m.teacher_temperature.line(1.0) };
         [rate(step), o.weight_decay.cosine(share), m.momentum.cosine(share), temperature].map(|v| v as f32)
@@ -80,10 +80,10 @@ fn algorithm(recipe: &Recipe) -> Algorithm {
     }
 }
 
-/// Record a training step: for each micro-batch its views, its loss and the backward, then one update.
+/// Records a training step: views, loss and backward of each micro-batch, then one update.
 ///
-/// Gradients add up over the micro-batches in the memory of the weights' gradients: the first backward writes them and later ones add, as
-/// for a weight that is used twice. A micro-batch's activations take the place of those of the one before.
+/// Gradients of the micro-batches add up: the first backward writes the weights' gradients and later ones add, as for a weight that is used
+/// twice. The planner reuses the memory of a micro-batch's activations for the next.
 pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     let r = job.recipe;
     let mut tape = Tape::new(Mode::Train);
@@ -119,7 +119,7 @@ pub fn record(job: &Job, rates: &Rates, every: usize) -> Result<Step> {
     Ok(Step { tape, batches, log: Log { values: log, embeddings, metric } })
 }
 
-/// From the views of a micro-batch to its loss, which may hold the limit of Eq. 3.
+/// From the views of a micro-batch to its loss, with the limit of Eq. 3 if asked for.
 fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, classes: usize) -> Result<LossOutput> {
     let r = job.recipe;
     let (mut views, mut count) = (vec![], 0);
@@ -141,8 +141,8 @@ fn micro_batch(job: &Job, tape: &mut Tape, schedule: Schedule, batch: Batch, cla
     Ok(recorded)
 }
 
-/// What Eq. 3 limits: the mean distance between the representations of two views. A method that looks at one view gets
-/// two more, whole ones.
+/// The alignment term of Eq. 3: the mean distance between the representations of two views. A method that trains on one view (MAE) gets two
+/// more, unmasked.
 fn distance(job: &Job, tape: &mut Tape, network: &Network, batch: Batch, seen: &Representations, count: usize) -> Result<Var> {
     Ok(match *seen {
         Representations::Halves(x) => tape.root().distance_halves(x),

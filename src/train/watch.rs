@@ -1,4 +1,4 @@
-//! Watching a training: the numbers of a point of the curve, and when they are hopeless.
+//! Watches a training: computes the points of the curve and stops at NaN and collapse.
 
 use super::step::Log;
 use super::{Job, Point};
@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 use crate::methods::Metric;
 use crate::program::Program;
 
-/// Below this spread the embeddings all point the same way.
+/// Below this spread all embeddings point in one direction.
 const COLLAPSED: f64 = 0.01;
-/// Below this rank they lie on one line, which a batch norm behind them hides from the spread.
+/// Below this rank the embeddings lie on one line. A later batch norm can hide that from the spread.
 const LINE: f64 = 1.05;
-/// So many points in a row are no accident.
+/// Collapsed points in a row before the training stops.
 const PATIENCE: usize = 20;
 
 /// The means of the last `rows` steps, and the rank of the last one's embeddings.
@@ -29,8 +29,8 @@ pub fn measure(program: &Program, log: Log, rows: usize) -> Result<Point> {
     })
 }
 
-/// (sum of the eigenvalues)^2 / sum of their squares, of the covariance of x [rows, cols]: how many directions it would be
-/// if all were used alike. The squares are those of the elements of the smaller of its two products with itself.
+/// Effective rank of x [rows, cols]: (sum of the eigenvalues)^2 / sum of their squares, of its covariance. The sum of squared eigenvalues
+/// is the sum of squared elements of the smaller Gram matrix.
 pub fn rank(x: &[f32], cols: usize) -> f64 {
     let rows = x.len() / cols;
     let mut mean = vec![0.0f64; cols];
@@ -47,14 +47,14 @@ pub fn rank(x: &[f32], cols: usize) -> f64 {
     if products > 0.0 { total * total / products } else { 0.0 }
 }
 
-/// A point in a line of progress.
+/// A point as a line of progress.
 pub fn line(p: &Point) -> String {
     let entropy = p.entropy.map(|e| format!("  teacher entropy {e:.2}")).unwrap_or_default();
     let accuracy = p.accuracy.map(|a| format!("  accuracy {:.1} %", 100.0 * a)).unwrap_or_default();
     format!("loss {:.3}  spread {:.2}  rank {:.1}{entropy}{accuracy}", p.loss, p.std, p.rank)
 }
 
-/// Stop as soon as the numbers are lost or the embeddings have stayed collapsed for a while.
+/// An error if the loss is not finite, or if the embeddings stayed collapsed for several points.
 pub fn check(job: &Job, curve: &[Point], now: &Point) -> Result<()> {
     let remedy = "lower optim.lr or lengthen optim.warmup_epochs";
     if !now.loss.is_finite() || !now.std.is_finite() {

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::{Crop, View};
 use crate::random::Stream;
 
-/// Tries of RandomResizedCrop before it falls back to the middle.
+/// Tries of RandomResizedCrop before it falls back to a centre crop.
 const TRIES: usize = 10;
 
-/// Words that a draw takes from its stream, whatever the policy is.
+/// Words that a draw takes from its stream, for any policy.
 pub const WORDS: usize = 4 * TRIES + 13;
 
-/// What was drawn for one view of one image.
+/// The drawn parameters of one view of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drawn {
@@ -39,8 +39,7 @@ pub struct Drawn {
 impl View {
     /// Draws the parameters of a view of an image with this height and width (at least 1 pixel each).
     ///
-    /// Every word of the stream has one meaning, whether it is needed or not, so that a word can be
-    /// computed without the words before it:
+    /// Every word of the stream has a fixed meaning, used or not, so that a GPU thread can compute a word without those before it:
     ///
     /// | word | meaning |
     /// |---|---|
@@ -93,7 +92,7 @@ impl View {
         }
     }
 
-    /// Top, left, height and width of the box; in double precision, so that every machine rounds alike.
+    /// Top, left, height and width of the box, in double precision so that all machines round alike.
     fn draw_crop(&self, stream: &mut Stream, height: usize, width: usize) -> (usize, usize, usize, usize) {
         let (scale, ratio) = match self.crop {
             Crop::Random { scale, ratio } => (scale.map(f64::from), ratio.map(f64::from)),
@@ -121,7 +120,7 @@ impl View {
     }
 }
 
-/// The largest box in the middle whose width / height keeps within `ratio`.
+/// The largest centred box with width / height within `ratio`.
 fn middle([narrow, wide]: [f64; 2], height: usize, width: usize) -> (usize, usize, usize, usize) {
     let ratio = width as f64 / height as f64;
     let (mut h, mut w) = (height, width);

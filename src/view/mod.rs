@@ -1,4 +1,4 @@
-//! What an augmented view is: a policy as data, the parameters drawn from it, and the rendering of them.
+//! Augmented views: a policy as data, parameters drawn from it, and their rendering.
 
 mod describe;
 mod draw;
@@ -22,7 +22,7 @@ pub use resize::{resampling, resized};
 
 use resize::short_side;
 
-/// A policy: everything about a kind of view. Applied in the order of the fields.
+/// A policy: all parameters of a kind of view. Operations apply in the order of the fields.
 ///
 /// The operations are those of torchvision's v2 transforms on float images in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct View {
     pub gray: f32,
     /// Subtracted from the red, green and blue channel, after everything else.
     pub mean: [f32; 3],
-    /// What the difference is divided by.
+    /// Divides the difference.
     pub std: [f32; 3],
     pub crop: Crop,
     pub jitter: Option<Jitter>,
@@ -45,17 +45,17 @@ pub struct View {
     pub solarize: Option<Solarize>,
 }
 
-/// Which part of the image becomes the view.
+/// The part of the image that becomes the view.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Crop {
     /// RandomResizedCrop: a box with a share of the area in `scale` and width / height in `ratio`.
     Random { scale: [f32; 2], ratio: [f32; 2] },
-    /// The short side is resized to `resize`, then the middle is cut out.
+    /// The short side is resized to `resize`, then the centre is cropped.
     Center { resize: usize },
-    /// The whole image is resized, whatever its shape; nothing happens to one that has the size already.
+    /// The whole image is resized without regard to its aspect ratio; an image of the right size is unchanged.
     Whole,
-    /// The whole image becomes a square of `resize` pixels, whatever its shape, then the middle is cut out.
+    /// The whole image is resized to a square of `resize` pixels, then the centre is cropped.
     Square { resize: usize },
 }
 
@@ -71,7 +71,7 @@ pub enum Interpolation {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jitter {
-    /// The factor is uniform in [max(0, 1 - brightness), 1 + brightness]; the next two alike.
+    /// The factor is uniform in [max(0, 1 - brightness), 1 + brightness]; contrast and saturation likewise.
     pub brightness: f32,
     pub contrast: f32,
     pub saturation: f32,
@@ -87,7 +87,7 @@ pub struct Jitter {
 pub struct Blur {
     /// The standard deviation, in pixels, is uniform in this range.
     pub sigma: [f32; 2],
-    /// Width of the kernel in pixels, odd; without it 2 * ceil(3 * sigma) + 1 of the drawn sigma.
+    /// Width of the kernel in pixels, odd; `None`: 2 * ceil(3 * sigma) + 1 for the drawn sigma.
     pub kernel: Option<usize>,
     pub p: f32,
 }

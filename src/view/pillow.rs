@@ -1,22 +1,22 @@
-//! Resizing as Pillow does it (`libImaging/Resample.c`): weights in fixed point, columns first, rounded to 8 bits after the columns and
-//! again after the rows. Encoders were evaluated on such pixels; in floating point the features of a ViT are off by half a percent.
+//! Resizing as in Pillow (`libImaging/Resample.c`): weights in fixed point, columns first, rounded to 8 bits after the columns and again
+//! after the rows. Authors evaluated encoders on such pixels; a resize in floating point changes the features of a ViT by half a percent.
 //!
-//! Pillow 13 takes the rows of some tall images first; versions before it did not (of 236 x 280 pixels a feature of a ViT-Tiny is off by
-//! up to .17 % of the largest).
+//! This is Pillow before version 13, which takes the rows of some tall images first (with 236 x 280 pixels the features of a ViT-Tiny
+//! differ by up to .17 % of the largest).
 
 use super::{Crop, Interpolation, View, short_side};
 
-/// Bits of a weight behind the point.
+/// Fractional bits of a weight.
 const BITS: u32 = 22;
 
-/// What makes one place of an axis: the first source pixel, and the weights from there on.
+/// Weights of one output position along an axis: the first source pixel, and the weights from there on.
 struct Span {
     first: usize,
     weights: Vec<i32>,
 }
 
 impl Interpolation {
-    /// Pixels to each side that count where nothing shrinks.
+    /// Support of the filter without shrinking, in pixels to each side.
     fn support(self) -> f64 {
         if self == Interpolation::Bicubic { 2.0 } else { 1.0 }
     }
@@ -32,14 +32,14 @@ impl Interpolation {
     }
 }
 
-/// `count` places from `start` on, of the `to` that `from` pixels become.
+/// Weights of `count` output positions from `start` on, when `from` pixels become `to`.
 fn spans(filter: Interpolation, from: usize, to: usize, start: usize, count: usize) -> Vec<Span> {
     let scale = from as f64 / to as f64;
     let wide = scale.max(1.0);
     let (support, inverse) = (filter.support() * wide, 1.0 / wide);
     let span = |at: usize| {
         let center = (at as f64 + 0.5) * scale;
-        // Truncated, as C does it; what is negative becomes 0.
+        // Truncated as in C; negative values become 0.
         let first = (center - support + 0.5) as usize;
         let end = ((center + support + 0.5) as usize).min(from);
         let raw: Vec<f64> = (first..end).map(|x| filter.weight((x as f64 - center + 0.5) * inverse)).collect();
@@ -53,7 +53,7 @@ fn spans(filter: Interpolation, from: usize, to: usize, start: usize, count: usi
     (start..start + count).map(span).collect()
 }
 
-/// The sum of weighted pixels, from [0.5 behind the point](BITS) on, as 8 bits.
+/// The weighted sum of pixels as 8 bits. It starts at 0.5 in fixed point ([`BITS`]), so that the shift rounds.
 fn byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
@@ -66,8 +66,8 @@ fn add(sum: &mut i32, value: u8, weight: i32) {
 
 const HALF: i32 = 1 << (BITS - 1);
 
-/// A part of an image that was resized to `to` (height, width): from `start` (top, left) on, `size` (height, width). `pixels` is [height,
-/// width, 3], `out` [size, 3].
+/// A window of the image resized to `to` (height, width): from `start` (top, left), `size` (height, width). `pixels` is [height, width, 3],
+/// `out` [size, 3].
 pub fn resize(
     filter: Interpolation,
     pixels: &[u8],
@@ -82,7 +82,7 @@ pub fn resize(
     let Some(first) = rows.first().map(|row| row.first) else { return };
     let last = rows.last().map_or(first, |row| row.first + row.weights.len());
     let line = size[1] * 3;
-    let mut narrow = vec![0u8; (last - first) * line]; // [rows that are needed, size, 3]
+    let mut narrow = vec![0u8; (last - first) * line]; // [rows needed, size, 3]
     for (source, to) in pixels.chunks_exact(width * 3).skip(first).zip(narrow.chunks_exact_mut(line)) {
         for (span, to) in columns.iter().zip(to.chunks_exact_mut(3)) {
             let mut sum = [HALF; 3];
@@ -108,7 +108,7 @@ pub fn resize(
     }
 }
 
-/// Renders a view of the whole image without augmentation, as [`super::render`] does others.
+/// Renders an un-augmented view; [`super::render`] renders the others.
 pub fn plain(view: &View, pixels: &[u8], height: usize, width: usize, out: &mut [f32]) {
     let size = view.size;
     let to = match view.crop {

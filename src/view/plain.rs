@@ -1,24 +1,24 @@
-//! What an encoder sees of an image that is not augmented: resized, the middle cut out, normalised. One rule for all encoders.
+//! Un-augmented views: the image is resized, its centre cropped, and normalised. One rule for all encoders.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Crop, Interpolation, View};
 
-/// What happens before the middle of `size` pixels is cut out.
+/// The resize before the centre crop of `size` pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
-    /// torchvision's evaluation, whatever the encoder: the short side becomes 8/7 of the size (256 for 224). Below [`SMALL`] pixels it
-    /// becomes the size, so that small images keep their borders.
+    /// torchvision's evaluation for any encoder: the short side becomes 8/7 of the size (256 for 224). Below [`SMALL`] pixels it becomes
+    /// the size, so that small images keep their borders.
     Auto,
-    /// The short side gets so many pixels.
+    /// The short side becomes this many pixels.
     Short(usize),
-    /// The whole image becomes a square of the size, whatever its shape; nothing is cut off.
+    /// The whole image becomes a square of the size; nothing is cropped.
     Whole,
-    /// The whole image becomes a square of so many pixels, whatever its shape.
+    /// The whole image becomes a square of this many pixels.
     Square(usize),
 }
 
-/// Views from this many pixels on are cut out of a larger image by [`Resize::Auto`].
+/// From this size on [`Resize::Auto`] crops the view out of a larger image.
 pub const SMALL: usize = 128;
 
 impl Resize {
@@ -40,13 +40,13 @@ impl View {
         View { size, interpolation, flip: 0.0, gray: 0.0, mean, std, crop, jitter: None, blur: None, solarize: None }
     }
 
-    /// Is this the image itself, resized, cut and normalised?
+    /// Whether this is an un-augmented view.
     pub fn is_plain(&self) -> bool {
         let nothing = self.jitter.is_none() && self.blur.is_none() && self.solarize.is_none();
         nothing && self.flip == 0.0 && self.gray == 0.0 && !matches!(self.crop, Crop::Random { .. })
     }
 
-    /// What an un-augmented view is, in one line.
+    /// An un-augmented view in one line.
     pub fn seen(&self) -> String {
         let &View { size, interpolation, mean, std, ref crop, .. } = self;
         let filter = if interpolation == Interpolation::Bicubic { "bicubic" } else { "bilinear" };
@@ -77,7 +77,7 @@ impl<'de> Deserialize<'de> for Resize {
     }
 }
 
-/// What comes before the pixels of [`Resize::Square`].
+/// Prefix of [`Resize::Square`] in recipes.
 const WHOLE: &str = "whole:";
 
 struct AnyResize;

@@ -1,4 +1,4 @@
-//! The policies that have a name.
+//! Named policies.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +13,14 @@ pub const CIFAR100: [[f32; 3]; 2] = [[0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 
 pub const SVHN: [[f32; 3]; 2] = [[0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]];
 pub const STL10: [[f32; 3]; 2] = [[0.4914, 0.4823, 0.4466], [0.2470, 0.2430, 0.2610]];
 pub const MNIST: [[f32; 3]; 2] = [[0.1307; 3], [0.3081; 3]];
-/// CIFAR-10's in the released code of SSLMem and much other code: the standard deviations are means of those of single images.
+/// CIFAR-10's in the released code of SSLMem and much other code, where the deviations are means of the deviations of single images.
 pub const SSLMEM: [[f32; 3]; 2] = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]];
 /// Values in [-1, 1].
 pub const HALF: [[f32; 3]; 2] = [[0.5; 3], [0.5; 3]];
 /// Values in [0, 1]: no normalisation.
 pub const UNIT: [[f32; 3]; 2] = [[0.0; 3], [1.0; 3]];
 
-/// What kind of views: a name in [`POLICIES`], or all of its parameters.
+/// A kind of view: a name in [`POLICIES`], or all of its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Policy {
@@ -88,12 +88,12 @@ pub fn policy(name: &str, size: usize) -> Option<View> {
     POLICIES.iter().find(|(known, _)| *known == name).map(|(_, make)| make(size))
 }
 
-/// What torchvision trains its classifiers with (references/classification/presets.py): a crop and a flip.
+/// The views of torchvision's classifier training (references/classification/presets.py): a crop and a flip.
 fn supervised(size: usize) -> View {
     View { flip: 0.5, ..plain(size, random(0.08), IMAGENET) }
 }
 
-/// No augmentation, as the recipes show images to encoders where nothing else is said.
+/// No augmentation, with the default settings of recipes.
 fn original(size: usize) -> View {
     View::plain(size, Resize::Auto, Interpolation::Bilinear, CIFAR10)
 }

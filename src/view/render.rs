@@ -5,7 +5,7 @@ use super::resize::{Taps, resize, short_side, weighted};
 use super::tone::{Tone, apply, finish, gray, luma_sum};
 use super::{Crop, Drawn, View};
 
-/// Room that `render` works in; it grows with the largest image and view seen, and is kept.
+/// Buffers of `render`. They grow with the largest image and view, and are reused.
 #[derive(Debug, Default)]
 pub struct Scratch {
     rows: Taps,
@@ -18,9 +18,9 @@ pub struct Scratch {
 
 /// Renders one view.
 ///
-/// `pixels` is [height, width, 3] in 8 bits, `out` is [size, size, 3] in f32, normalised. The result is a
-/// function of the arguments alone: the same bits on every machine and for any state of `scratch`.
-/// Equal to torchvision's v2 transforms on float images up to rounding; an image without augmentation is resized as Pillow does it.
+/// `pixels` is [height, width, 3] in 8 bits, `out` is [size, size, 3] in f32, normalised. The result is a function of the arguments alone:
+/// the same bits on every machine and for any state of `scratch`. Equal to torchvision's v2 transforms on float images up to rounding;
+/// un-augmented images are resized to Pillow's bytes.
 ///
 /// # Panics
 /// When a slice does not have the size that its shape says, or the drawn box leaves the image.
@@ -90,7 +90,7 @@ fn run(view: &View, drawn: &Drawn, pixels: &[u8], pitch: usize, box_width: usize
     let line = &mut scratch.line[..];
     resize(pixels, pitch, (&scratch.rows, &scratch.columns), drawn.flip, &mut line[..box_width * 3 + 1], [red, green, blue]);
 
-    // Contrast needs the mean of the whole image as it is then: what comes before goes first.
+    // Contrast needs the mean of the whole image at that point, so the operations before it run first.
     let steps = tones(view, drawn);
     let before = steps.clone().take_while(|t| !matches!(t, Tone::Contrast(_))).count();
     let mut after = 0;
@@ -157,7 +157,7 @@ fn smooth(kernel: &[f32], size: usize, padded: &mut [f32], line: &mut [f32], pla
     }
 }
 
-/// Which of `size` places a place in the padded axis stands for.
+/// The position in an axis of `size` that a position in the padded axis reflects.
 fn reflect(at: usize, radius: usize, size: usize) -> usize {
     let distance = at.abs_diff(radius);
     if distance < size { distance } else { 2 * (size - 1) - distance }

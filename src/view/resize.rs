@@ -3,7 +3,7 @@
 use super::{Interpolation, pillow};
 use crate::data::{Image, LIMIT};
 
-/// Which inputs one axis of the output reads, and their weights.
+/// The inputs that each output along one axis reads, and their weights.
 #[derive(Debug, Default)]
 pub struct Taps {
     spans: Vec<Span>,
@@ -33,7 +33,7 @@ impl Taps {
         self.weights.clear();
         for index in offset..offset + window {
             let center = (scale as f64 * (index as f64 + 0.5)) as f32;
-            // `as usize` brings what lies before the first pixel to it.
+            // `as usize` clamps negative positions to the first pixel.
             let first = ((center - support) as f64 + 0.5) as usize;
             let end = (((center + support) as f64 + 0.5) as usize).min(input);
             let weight = self.weights.len();
@@ -70,7 +70,7 @@ pub fn resampling(input: usize, output: usize) -> Vec<f32> {
 /// The image with its short side `side` pixels long: torchvision's `Resize(side)` of a PIL image, bilinear, byte for byte.
 ///
 /// # Errors
-/// A long side so long that the result would be larger than an image may be.
+/// The long side would make the result larger than an image may be.
 pub fn resized(image: Image, side: usize) -> Result<Image, String> {
     let (height, width) = short_side(image.height, image.width, side);
     if (height, width) == (image.height, image.width) {
@@ -144,7 +144,7 @@ pub fn weighted<T: Copy + Into<f32>>(weights: &[f32], source: &[T], pitch: usize
     blocks::<1, T>(weights, source, pitch, out, at);
 }
 
-/// As many blocks of N values as there are from `at` on; the sums of a block stay in registers.
+/// All whole blocks of N values from `at` on; the sums of a block stay in registers.
 #[inline(always)]
 fn blocks<const N: usize, T: Copy + Into<f32>>(weights: &[f32], source: &[T], pitch: usize, out: &mut [f32], mut at: usize) -> usize {
     while at + N <= out.len() {

@@ -1,4 +1,4 @@
-//! Views to look at and to take elsewhere: a contact sheet, and a file with the views and what was drawn.
+//! Views for inspection: a contact sheet, and a file with the views and their drawn parameters.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,12 +18,12 @@ use crate::tensors::{self, Entry};
 const CELL: usize = 96;
 const GAP: usize = 4;
 const PAPER: Rgb<u8> = Rgb([255; 3]);
-/// Samples rendered at once by `export`: what bounds its memory.
+/// Samples rendered at once by `export`; bounds its memory.
 const BATCH: usize = 32;
 
-/// Draws and renders views `0..views` of a sample: those that scoring with this seed compares.
+/// Draws and renders views `0..views` of a sample, the same that scoring with this seed compares.
 ///
-/// Returns what was drawn for each and the values [views, size, size, 3].
+/// Returns the drawn parameters and the values [views, size, size, 3].
 ///
 /// # Errors
 /// When the sample cannot be decoded.
@@ -88,12 +88,11 @@ fn fit(Image { height, width, pixels }: Image, sample: usize, cell: usize) -> Re
     Ok(imageops::resize(&image, side(width), side(height), filter))
 }
 
-/// Writes the views of n samples and what was drawn for each, as safetensors.
+/// Writes the views of n samples and their drawn parameters, as safetensors.
 ///
-/// Tensors, with K = `views`: `views` `[n, K, size, size, 3]` f32, normalised; `samples` `[n]` u32; `crop`
-/// [n, K, 4] u32 (top, left, height, width); `factors` [n, K, 4] f32 (brightness, contrast, saturation,
-/// hue); `sigma` [n, K] f32; `order` [n, K, 4], `flip`, `jitter`, `gray`, `solarize` [n, K] u8. Metadata:
-/// `policy` as JSON, and `seed`. Memory does not grow with n but for 46 bytes a view.
+/// Tensors, with K = `views`: `views` `[n, K, size, size, 3]` f32, normalised; `samples` `[n]` u32; `crop` [n, K, 4] u32 (top, left,
+/// height, width); `factors` [n, K, 4] f32 (brightness, contrast, saturation, hue); `sigma` [n, K] f32; `order` [n, K, 4], `flip`,
+/// `jitter`, `gray`, `solarize` [n, K] u8. Metadata: `policy` as JSON, and `seed`. Memory grows by only 46 bytes per view.
 ///
 /// The file appears whole or not at all.
 ///
@@ -138,7 +137,7 @@ pub fn export(source: &dyn Source, view: &View, samples: &[usize], views: usize,
     file.commit()
 }
 
-/// The head of the file; the views are never in memory all at once.
+/// The header of the file. Views are written as they are rendered, never held all at once.
 fn header(view: &View, n: usize, k: usize, seed: u64) -> Vec<u8> {
     let size = view.size;
     // Not through `Value`, which would write 0.4 in single precision as 0.4000000059604645.

@@ -32,7 +32,7 @@ pub fn gray(r: &mut [f32], g: &mut [f32], b: &mut [f32]) {
     each(r, g, b, |r, g, b| [luma(r, g, b); 3]);
 }
 
-/// Sum of the gray values of a row, over sixteen lanes: the same on every machine.
+/// Sum of the gray values of a row, over sixteen lanes on every machine, so that it rounds alike.
 #[inline(always)]
 pub fn luma_sum(r: &[f32], g: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0f32; 16];
@@ -133,7 +133,7 @@ fn turn(r: f32, g: f32, b: f32, shift: f32) -> [f32; 3] {
     ]
 }
 
-/// `f32::max` also settles NaN, which costs two more instructions.
+/// Without the NaN handling of `f32::max`, which costs two more instructions.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }

@@ -1,4 +1,4 @@
-//! Files of weights that lie: nothing is run, nothing grows without end, and there is one sentence for each.
+//! Hostile files of weights: nothing is run, memory stays bounded, and each gives an error of one sentence.
 
 use sslmem::checkpoint::{Checkpoint, Format};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What Hugging Face's transformers and lightly wrote themselves gives the features that they compute from it.
+//! Files saved by Hugging Face's transformers and lightly give the features that these libraries compute.
 
 use crate::ops::golden::{Golden, close, formula, signed};
 use sslmem::checkpoint::{Checkpoint, TensorRole};

@@ -1,4 +1,4 @@
-//! Encoders of others: what PyTorch wrote, in whose wrapper, under whose names, and what comes out of it.
+//! Foreign checkpoints in every layout: recognised library, translated names, and features.
 
 mod hostile;
 pub mod libraries;

@@ -1,4 +1,4 @@
-//! Recipes: layers, there and back, what is refused and what is suggested.
+//! Recipes: layers, TOML out and in, refusals and suggestions.
 
 mod presets;
 

@@ -1,4 +1,4 @@
-//! Presets that are named after someone's code are held to what that code has, key by key, and their deviations to what they say.
+//! Presets named after someone's code are compared with that code, key by key, and with their own list of deviations.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! The kernels on a card: what the emulator checks, and what only a card has. Without one the tests say so and pass; with
-//! SSLMEM_REQUIRE_CUDA=1 they fail, with SSLMEM_EMULATE=1 the emulator stands in for the card, to try the tests themselves.
+//! The kernels on a card: the emulator's checks, and checks that need a card. Without one the tests say so and pass; with
+//! SSLMEM_REQUIRE_CUDA=1 they fail. With SSLMEM_EMULATE=1 the emulator stands in for the card, to try the tests themselves.
 
 use super::large;
 use super::survive::{self, Check};

@@ -1,5 +1,5 @@
-//! The host's side of the CUDA device without a card: a driver and a compiler that pretend (`cuda/driver.cpp`) stand in for the
-//! real ones in processes of their own; places, messages and the cache need not even those.
+//! The host's side of the CUDA device without a card: a mock driver and compiler (`cuda/driver.cpp`) stand in for the real ones in
+//! processes of their own. Search paths, messages and the cache are tested without them.
 
 mod card;
 mod large;

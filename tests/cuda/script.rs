@@ -1,4 +1,4 @@
-//! benches/gpu.sh, with small scripts in place of the programs, and the table that it ends with: what fails is seen and stops nothing.
+//! benches/gpu.sh with small scripts in place of the programs: a failure shows in its final table and stops nothing.
 
 #[path = "../../benches/gpu/cold.rs"]
 pub mod cold;

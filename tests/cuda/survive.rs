@@ -1,5 +1,5 @@
-//! Many checks of a card in one test, of which none hides another: each that fails is a line. An error that ends the card's context (an
-//! illegal address) and a kernel that never ends cost their check alone, for the rest goes on in a new process.
+//! Runs many checks of a card in one test, with a line for each failure. After an error that ends the card's context (an illegal address)
+//! or a kernel that never ends, the remaining checks run in a new process.
 
 use sslmem::device::signature::MAP;
 use sslmem::device::{Capabilities, GpuDevice, Launch, Matrix, Replay};

@@ -1,4 +1,4 @@
-//! SVHN, STL-10 and MNIST: files of other programs are read right, damaged ones are refused in a sentence.
+//! SVHN, STL-10 and MNIST: files of other programs are read correctly, damaged ones are refused in a sentence.
 
 use std::fs;
 use std::io::Write;

@@ -1,8 +1,8 @@
-//! Memory that is not to be had: whatever it is refused to, an image is bad or an error is a sentence, and nothing ends the process.
+//! Refused memory: whichever allocation fails, the result is a bad image or an error in a sentence, and the process goes on.
 //!
-//! Rust ends a process where an infallible allocation is refused, and decoders make such. This binary's allocator counts what is
-//! taken and refuses what would be too much, so that this is met wherever it can happen. It leaves small allocations alone: they are made
-//! everywhere, in the standard library, too, and a system that has none of these has nothing at all.
+//! Rust ends a process if an infallible allocation fails, and decoders make such allocations. This binary's allocator counts the memory
+//! taken and refuses requests above a limit, so that every place where it can happen is tested. It never refuses small allocations: the
+//! standard library makes them everywhere.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;

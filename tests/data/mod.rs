@@ -1,4 +1,4 @@
-//! Data sets: what is read, in which order, and what is said when it cannot be read.
+//! Data sets: rows, their order, and errors.
 
 mod binary;
 mod decode;

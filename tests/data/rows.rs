@@ -1,4 +1,4 @@
-//! Rows, labels and pixels as the library of each format gives them, and what is left out by name: inputs that once went wrong.
+//! Rows, labels, pixels and left-out entries as in each format's own library, on inputs that once went wrong.
 
 use std::fs;
 use std::path::Path;

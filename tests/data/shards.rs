@@ -1,4 +1,4 @@
-//! WebDataset, Parquet, lists and packs: what others read from the same files, broken files, what is kept between openings.
+//! WebDataset, Parquet, lists and packs: agreement with other readers, broken files, cached indices.
 
 use std::fs;
 

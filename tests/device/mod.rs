@@ -1,5 +1,5 @@
-//! The seam to a GPU, with a device that keeps its memory in a list: programs and weights work through its
-//! five functions alone, and what is missing is said in a sentence.
+//! The seam to a GPU, with a device that keeps its memory in a list: programs and weights work through its functions alone, and a missing
+//! feature is an error in a sentence.
 
 pub mod replay;
 mod signature;

@@ -1,4 +1,4 @@
-//! What each kernel takes is read from its source, and a call that does not fit is refused.
+//! A kernel's parameters are read from its source, and a call that does not match is refused.
 
 use sslmem::device::kernels::Source;
 use sslmem::device::signature::{self, ArgKind};

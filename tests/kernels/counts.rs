@@ -1,6 +1,6 @@
-//! What kernels ask of memory, counted by the emulator and held to: bytes against the floor, sectors per request of global memory,
-//! passes over the banks of shared memory, matrix instructions against the operations of the op. The counts are exact, so a change of a
-//! kernel that costs bandwidth fails here, on a machine without a GPU. `cargo test --release counts -- --nocapture` prints the tables.
+//! The emulator's counts for each kernel, with bounds: bytes against the floor, sectors per request of global memory, passes over the banks
+//! of shared memory, matrix instructions against the operations of the op. The counts are exact, so a change of a kernel that costs
+//! bandwidth fails here, on a machine without a GPU. `cargo test --release counts -- --nocapture` prints the tables.
 
 use crate::emulated::Emulated;
 use crate::kernels::record;

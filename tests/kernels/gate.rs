@@ -1,6 +1,6 @@
-//! The compile gate: the compiler that users run builds every kernel for every architecture, without a card. Spills,
-//! stack frames and waits that the compiler adds are refused; registers and shared memory are in `kernels/usage.tsv`, so
-//! that a change of them is seen in review (`SSLMEM_BLESS=1` writes it anew).
+//! The compile gate: the users' compiler builds every kernel for every architecture, without a card. Spills, stack frames and waits added
+//! by the compiler are refused. Registers and shared memory are recorded in `kernels/usage.tsv`, so that a change shows in review
+//! (`SSLMEM_BLESS=1` writes it anew).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Every kernel against the meaning of its op: each case of `ops::ALL` is recorded for the CPU and for a GPU, and goes call by call,
-//! so that a difference is that of one call and names it. `T` is f32 or bf16.
+//! Every kernel against the CPU: each case of `ops::ALL` is recorded for both devices and runs call by call, so that a difference belongs
+//! to one call and names it. `T` is f32 or bf16.
 
 pub mod augment;
 pub mod conformance;

@@ -1,5 +1,5 @@
-//! What the kernels bound by memory ask of it, counted by the emulator. The numbers are exact, so that a kernel that reads something
-//! once more is seen without a card.
+//! Memory traffic of the kernels bound by memory, counted by the emulator. The numbers are exact, so one extra read of an operand fails
+//! without a card.
 
 use crate::emulated::Emulated;
 use crate::kernels::record;

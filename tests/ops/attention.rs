@@ -1,5 +1,5 @@
-//! Attention against its definition in f64, whatever else is in the batch and however many threads there are; and what its kernels ask of
-//! memory and of the matrix units, counted by the emulator.
+//! Attention against its definition in f64, for any batch and number of threads; and the traffic and matrix instructions of its kernels,
+//! counted by the emulator.
 
 use crate::emulated::Emulated;
 use crate::kernels::counts::{counted, wasteful};

@@ -1,5 +1,5 @@
-//! Which kernel each kind of card takes: the choices are in a table, `tests/golden/choices.txt`, so that a change of them is seen in review.
-//! Sums are split alike on every card, or results would differ.
+//! The kernel choices for each kind of card, recorded in `tests/golden/choices.txt`, so that a change shows in review. Sums are split alike
+//! on every card, or results would differ.
 
 use sslmem::device::conv::{Activation, Conv};
 use sslmem::device::{Capabilities, Launch};

@@ -1,4 +1,4 @@
-//! Every case of every op: its gradient against central differences, and that it adds where it must.
+//! Every case of every op: the gradient against central differences, and its accumulation if a variable has several readers.
 
 mod attention;
 mod choose;

@@ -1,4 +1,4 @@
-//! The pieces of a vision transformer against PyTorch, masks and stochastic depth against what they promise.
+//! The pieces of a vision transformer against PyTorch, masks and stochastic depth against their documentation.
 
 use crate::emulated::Emulated;
 use crate::ops::dot_with;

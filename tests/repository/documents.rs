@@ -1,5 +1,4 @@
-//! The documents are held to the program: links and paths exist, commands name verbs and flags that there are, the page of recipe keys is
-//! made of them.
+//! Documents match the program: links and paths exist, commands use existing verbs and flags, the page of recipe keys is generated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! What comments and documents point at is there: files and folders of this repository that they name.
+//! Files and folders of this repository that comments and documents name exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;

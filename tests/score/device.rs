@@ -1,4 +1,4 @@
-//! A GPU that is lost while a job scores: what it had scored stays, and the job goes on with another one.
+//! A GPU lost during a job: finished blocks stay, and the job resumes on another one.
 
 use std::cell::Cell;
 use std::fs;

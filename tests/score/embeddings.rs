@@ -1,4 +1,4 @@
-//! `score --also embeddings`: the bytes of `embed`, from the same pass as the scores, whatever happens to it.
+//! `score --also embeddings`: the bytes of `embed`, from the same pass as the scores, also after stops and crashes.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Scoring jobs and what is around them: what is not theirs stays, what has changed is noticed, what stops them costs little.
+//! Scoring jobs: foreign files stay, changed data is noticed, a stop costs little.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

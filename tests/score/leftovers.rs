@@ -1,4 +1,4 @@
-//! What killed processes left is taken up or taken away by the same command, and what a disk will not tell is no answer.
+//! Leftovers of killed processes are resumed or removed by the same command, and an error of the disk never counts as "no file".
 
 use std::fs;
 use std::path::Path;

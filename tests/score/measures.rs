@@ -1,4 +1,4 @@
-//! What scoring measures beside the alignment: the confidence of classifiers, against features and a softmax written again.
+//! Measures beside the alignment: the confidence of classifiers, against a softmax recomputed from the features.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Where results are written: two processes at once, file systems that keep no locks, and a disk that is full.
+//! Places of results: two processes at once, file systems without locks, and a full disk.
 
 use std::fs;
 use std::path::Path;

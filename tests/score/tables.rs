@@ -1,4 +1,4 @@
-//! What a scoring pass writes: a table per layer, tables for NumPy, the page of both ends; and images of any size.
+//! Outputs of a scoring pass: a table per layer, tables for NumPy, the page of both ends; and images of any size.
 
 use std::fs;
 use std::process::Command;

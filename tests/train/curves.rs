@@ -1,4 +1,4 @@
-//! A short SimCLR training on a device follows that of the CPU: as closely as the CPU follows itself from weights rounded otherwise.
+//! A short SimCLR training on a device follows the CPU's, as closely as the CPU follows itself from weights with other rounding.
 
 use crate::emulated::Emulated;
 use emulator::Options;

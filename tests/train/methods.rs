@@ -1,4 +1,4 @@
-//! Every method from its recipe: a crash changes no bit, a GPU follows the CPU, collapse and loss of numbers are noticed.
+//! Every method from its recipe: a crash changes no bit, a GPU follows the CPU, collapse and NaN are noticed.
 
 use crate::emulated::Emulated;
 use emulator::Options;

@@ -1,5 +1,4 @@
-//! Training and scoring end to end on small things: the loss falls, a crash costs nothing, scores depend on
-//! nothing but what they should.
+//! Training and scoring end to end on small inputs: the loss falls, a crash costs nothing, scores depend only on seed, image and encoders.
 
 mod accumulate;
 pub mod curves;

@@ -1,4 +1,4 @@
-//! How weights start and rates go where authors differ, and what training keeps beside the encoder.
+//! Initial weights and learning-rate schedules where authors differ, and the heads that training keeps.
 
 use std::path::Path;
 use std::process::Command;
