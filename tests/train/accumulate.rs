@@ -1,5 +1,6 @@
 //! A step in micro-batches: the gradients of one batch, in the memory of a part of it.
 
+use super::Crash;
 use super::methods::tiny;
 use crate::emulated::Emulated;
 use emulator::Options;
@@ -26,10 +27,14 @@ fn recipe(method: &str, accumulate: usize) -> Recipe {
 }
 
 fn learn(recipe: &Recipe, samples: u32, device: &Device, dir: &Path) -> (Vec<Point>, Vec<f32>) {
+    learn_until(recipe, samples, device, dir, &mut Silent)
+}
+
+fn learn_until(recipe: &Recipe, samples: u32, device: &Device, dir: &Path, progress: &mut dyn Progress) -> (Vec<Point>, Vec<f32>) {
     let source = data::open("synthetic:64@1", OnBadImage::Fail).unwrap();
     let samples: Vec<u32> = (0..samples).collect();
     let job = Job { seed: 3, checkpoint: Duration::ZERO, device, ..Job::new(recipe, &*source, &samples, "f", dir).unwrap() };
-    let curve = train(&job, &mut Silent).unwrap();
+    let curve = train(&job, progress).unwrap();
     let mut weights = Weights::new(0);
     weights.load(&dir.join("f.safetensors"), "").unwrap();
     let names = ["patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.1.mlp.fc2.bias", "norm.weight"];
@@ -68,8 +73,8 @@ fn the_gradients_of_micro_batches_add_up_to_those_of_the_batch() {
 }
 
 #[test]
-fn the_same_parts_give_the_same_bytes() {
-    let [one, two] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+fn the_same_parts_give_the_same_bytes_after_a_crash_too() {
+    let [one, two, broken] = [0, 1, 2].map(|_| tempfile::tempdir().unwrap());
     let recipe = recipe("mae", 2);
     let read = |dir: &Path| {
         learn(&recipe, 32, &Device::Cpu, dir);
@@ -77,6 +82,9 @@ fn the_same_parts_give_the_same_bytes() {
     };
     let first = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| read(one.path()));
     assert!(first == read(two.path()));
+    let crashed = std::panic::catch_unwind(|| learn_until(&recipe, 32, &Device::Cpu, broken.path(), &mut Crash(3)));
+    assert!(crashed.is_err() && !broken.path().join("f.safetensors").exists());
+    assert!(first == read(broken.path()));
 }
 
 /// What is said of a training.

@@ -1,5 +1,6 @@
 //! Every method from its recipe: a crash changes no bit, a GPU follows the CPU, collapse and NaN are noticed.
 
+use super::Crash;
 use crate::emulated::Emulated;
 use emulator::Options;
 use rayon::prelude::*;
@@ -30,19 +31,6 @@ decoder = [32, 1, 2]\n[train]\nepochs = 2\nbatch = 8\n[optim]\nwarmup_epochs = 0
 
 fn job<'a>(recipe: &'a Recipe, source: &'a dyn Source, samples: &'a [u32], dir: &'a Path, device: &'a Device) -> Job<'a> {
     Job { seed: 3, checkpoint: Duration::ZERO, device, ..Job::new(recipe, source, samples, "f", dir).unwrap() }
-}
-
-/// Stops like a crash, after a number of reports.
-struct Crash(usize);
-
-impl Progress for Crash {
-    fn start(&mut self, _: &str, _: u64, _: &str) {}
-    fn advance(&mut self, _: u64, _: &str) {
-        assert!(self.0 > 0, "crash");
-        self.0 -= 1;
-    }
-    fn done(&mut self) {}
-    fn line(&mut self, _: &str) {}
 }
 
 #[test]

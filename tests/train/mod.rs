@@ -51,7 +51,7 @@ fn the_loss_falls_and_the_embeddings_stay_apart() {
 }
 
 /// Stops like a crash, after a number of reports.
-struct Crash(usize);
+struct Crash(pub usize);
 
 impl Progress for Crash {
     fn start(&mut self, _: &str, _: u64, _: &str) {}
