@@ -90,7 +90,7 @@ template <int D> DEVICE void attend(T *y, float *log_sums, const T *qkv, int tok
 #pragma unroll
     for (int j = 0; j < BK / 8; j++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) out[i][0][j][e] *= __fdividef(1.f, sum[e / 2]);  // sum >= 1: that of the largest score
+      for (int e = 0; e < 4; e++) out[i][0][j][e] *= __fdividef(1.f, sum[e / 2]);  // sum >= 1: the largest score contributes 1
   write_strip(out, 1.f, slots, (T *)to.from, to, b.first, 0);
 }
 

@@ -111,7 +111,7 @@ DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int he
       for (int o = 1; o < 4; o *= 2) sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], o);
       const int row = mine + g + h * 8;
       if (row < tokens && q == 0) log_sums[(u64)pair * tokens + row] = (top[h] + __log2f(sum[h])) * LN2;
-      const float inverse = __fdividef(1.f, sum[h]);  // sum >= 1: that of the largest score
+      const float inverse = __fdividef(1.f, sum[h]);  // sum >= 1: the largest score contributes 1
 #pragma unroll
       for (int i = 0; i < SLABS; i++)
 #pragma unroll

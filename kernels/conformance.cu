@@ -1,7 +1,7 @@
 // One kernel per primitive of ptx.cuh that writes out what every lane got. Tests compare it with the PTX manual, emulated and on a card.
 #include "prelude.cuh"
 
-// --- ldmatrix: 64 rows of 16 bytes, of which lane i gives the address of row rows[i] ------------------------------------------
+// --- ldmatrix: 64 rows of 16 bytes; lane i gives the address of row rows[i] ---------------------------------------------------
 
 DEVICE u32 row_address(u32 (&tile)[256], const u32 *from, const u32 *rows) {
   for (int i = threadIdx.x; i < 256; i += 32) tile[i] = from[i];
@@ -42,7 +42,7 @@ KERNEL void __launch_bounds__(32) conformance_ldmatrix_x4_trans(u32 *out, const 
   write_lane(out, r);
 }
 
-// --- mma: a block per tile, each lane brings its fragments of A, B and C and writes that of D ---------------------------------
+// --- mma: a block per tile; each lane loads its fragments of A, B and C and writes its fragment of D --------------------------
 
 KERNEL void __launch_bounds__(32) conformance_mma_m16n8k16(float *out, const u32 *a, const u32 *b, const float *c) {
   const int at = blockIdx.x * 32 + threadIdx.x;

@@ -2,7 +2,8 @@
 #include "random.cuh"
 #include "rows.cuh"
 
-// Of group i: view i / m of sample i % m. `first` holds the purpose and the layer of the first view; the next is 256 further.
+// The factor of group i, which is view i / m of sample i % m. `first` is the stream number of the first view: purpose, view and layer. Each
+// further view adds 256.
 DEVICE float factor_of(const u32 *keys, int i, int m, u32 seed_low, u32 seed_high, u32 first, float rate) {
   const u32 *key = keys + 2 * (i % m);
   u32 words[4];
@@ -10,7 +11,7 @@ DEVICE float factor_of(const u32 *keys, int i, int m, u32 seed_low, u32 seed_hig
   return uniform(words[0]) < rate ? 0.f : 1.f / (1.f - rate);
 }
 
-// Values of a group that a block takes, eight pieces for each thread. A multiple of VEC, so that pieces stay aligned.
+// Values of a group per block, 64 per thread. A multiple of VEC, so that 16-byte accesses stay aligned.
 constexpr int PART = 64 * THREADS;
 
 template <int N> DEVICE void piece(T *y, const T *x, const T *residual, float factor, int add) {

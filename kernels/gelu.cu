@@ -1,4 +1,4 @@
-// y = GELU(x) by itself, where no product stands before it. dx = dy GELU'(x).
+// y = GELU(x) as a pass of its own; behind a product the epilogue applies it. dx = dy GELU'(x).
 #include "gelu.cuh"
 #include "rows.cuh"
 

@@ -2,7 +2,7 @@
 #pragma once
 #include "prelude.cuh"
 
-// Phi(x), and e = exp(-x^2 / 2), of which the slope is made.
+// Phi(x), and e = exp(-x^2 / 2), which the slope needs.
 DEVICE float normal_below(float x, float &e) {
   const float t = __fdividef(1.f, fmaf(0.3275911f * 0.70710678f, fabsf(x), 1.f));
   e = __expf(-0.5f * x * x);

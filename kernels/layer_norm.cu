@@ -37,7 +37,7 @@ DEVICE void normalise(Y *y, float *saved, const X *x, const float *weight, const
   if ((threadIdx.x & 31) == 0) saved[0] = mean, saved[1] = rstd;
 }
 
-// One row of any length: three sweeps over it, of which the later find it in the cache.
+// One row of any length: three sweeps; the second and third hit the cache.
 template <class X, class Y>
 DEVICE void normalise_any(Y *y, float *saved, const X *x, const float *weight, const float *bias, int cols, float eps) {
   const int lane = threadIdx.x & 31;
@@ -180,8 +180,8 @@ KERNEL void __launch_bounds__(32 * WARPS, 2)
   backward<32 / VEC>(dx, partial, dy, x, saved, weight, add, chunk, rows, cols);
 }
 
-// Rows of any length: the whole block takes one after the other and keeps its sums in `partial`, where each thread has columns of
-// its own. Floor: x, dy and dx once; it also reads x and dy twice and partial with every row, from the cache.
+// Rows of any length: the block takes row after row and keeps its sums in `partial`, where each thread owns columns. Floor: x, dy and dx
+// once. It also reads x and dy again, and partial with every row, from the cache.
 KERNEL void __launch_bounds__(32 * WARPS)
     layer_norm_bwd_any(T *__restrict__ dx, float *__restrict__ partial, const T *__restrict__ dy, const T *__restrict__ x,
                        const float *__restrict__ saved, const float *__restrict__ weight, int add, int chunk, int rows, int cols) {

@@ -8,7 +8,7 @@
 KERNEL void __launch_bounds__(THREADS)
     mask(u32 *ids, u32 *place, const u32 *keys, int tokens, int keep, u32 seed_low, u32 seed_high, u32 view) {
   SHARED_DYN(smem);
-  u32 *noise = (u32 *)smem;  // [tokens]: the bits of which the uniform number is made
+  u32 *noise = (u32 *)smem;  // [tokens]: random bits, in the order of the uniform numbers that they give
   const int image = blockIdx.x;
   const Stream stream = {{seed_low, seed_high}, keys[2 * image + 1], keys[2 * image], view};
   for (int block = threadIdx.x; block * 4 < tokens; block += THREADS) {

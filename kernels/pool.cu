@@ -76,7 +76,7 @@ template <int N> DEVICE void max_pool_back(T *dx, const T *dy, const T *x, int a
         }
       }
       load(dy + at((image * high + s) * wide + t, c, column), g);
-      // Pixel (2p, 2q) lies at (1, 1) of window (p, q), at (1, -1) of window (p, q + 1), which is nowhere, and so on.
+      // Pixel (2p, 2q) is element (1, 1) of window (p, q); in window (p, q + 1) it would be (1, -1), so it is not part of it; and so on.
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         const int row = k / 2 + 1 - 2 * (s - p), col = k % 2 + 1 - 2 * (t - q), here = row < 0 || col < 0 ? -2 : 3 * row + col;
@@ -90,8 +90,8 @@ template <int N> DEVICE void max_pool_back(T *dx, const T *dy, const T *x, int a
   }
 }
 
-// The first maximum of a window, in reading order, gets its gradient. A thread makes pixels (2p, 2q) to (2p + 1, 2q + 1) of dx:
-// only windows (p, q) to (p + 1, q + 1) hold them.
+// The first maximum of a window, in reading order, gets its gradient. A thread computes pixels (2p, 2q) to (2p + 1, 2q + 1) of dx, which
+// only windows (p, q) to (p + 1, q + 1) contain.
 // Floor: 1 pass over x, dy and dx (2 if it is added to); 36 comparisons per value of dy.
 KERNEL void __launch_bounds__(THREADS, 2)
     max_pool_bwd(T *__restrict__ dx, const T *__restrict__ dy, const T *__restrict__ x, int add, int n, int h, int w, int c) {
@@ -101,7 +101,7 @@ KERNEL void __launch_bounds__(THREADS, 2)
     max_pool_back<1>(dx, dy, x, add, n, h, w, c);
 }
 
-// A thread makes the pixels of one window; of an odd map also those that no window holds.
+// A thread computes the pixels of one window, and on an odd map the pixels at the border that no window contains.
 template <int N> DEVICE void max_pool_2_back(T *dx, const T *dy, const T *x, int add, int n, int h, int w, int c) {
   const int high = (h + 1) / 2, wide = (w + 1) / 2, column = first_column(N);
   if (column >= c) return;

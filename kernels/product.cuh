@@ -130,7 +130,8 @@ template <int MI, int NI> DEVICE void clear(float (&acc)[MI][NI][4]) {
 // copies of the step AHEAD steps later with `load(slot, step)`, and calls `use(slot)`. The load stands between the two so that
 // asynchronous products (wgmma), started by `begin`, run while threads compute addresses.
 //
-// One barrier per step is enough: a thread past it has finished step s - 1, so the slot of step s - (STAGES - AHEAD) may be overwritten.
+// One barrier per step is enough: behind it all threads have finished step s - 1, so the slot of step s - (STAGES - AHEAD) may be
+// overwritten.
 // STAGES - AHEAD is 1 where `use` finishes its products, 2 where it leaves one step of them in flight. No copy is in flight at the end.
 template <int STAGES, int BYTES, int AHEAD, class Load, class Begin, class Use>
 DEVICE void pipeline(u8 *slots, int steps, Load load, Begin begin, Use use) {

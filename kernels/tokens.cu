@@ -1,4 +1,4 @@
-// Between images and sequences of tokens: copies whose rows are found through tables, and sums over images.
+// Between images and sequences of tokens: copies that gather rows through tables, and sums over images.
 #include "rows.cuh"
 
 // --- patches: images [n, h, w, c] to y [n, count, c p p], columns (channel, i, j) -------------------------------------------------

@@ -32,7 +32,7 @@ DEVICE void turn(float (&v)[3], float shift) {
   v[2] = i < 2.0f ? p : i < 3.0f ? t : i < 5.0f ? high : i < 6.0f ? q : p;
 }
 
-// Steps from..to of the jitter on a thread's pixels. `mean` is that of the gray image, which contrast alone needs.
+// Steps from..to of the jitter on a thread's pixels. `mean` is the mean of the gray image, which only contrast needs.
 template <int N> DEVICE void jitter(float (&v)[N][3], const Drawn &d, int from, int to, float mean) {
   for (int step = from; step < to; step++) {
     const int tone = d.steps[step];

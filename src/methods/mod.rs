@@ -75,7 +75,7 @@ impl Metric {
             Metric::TeacherEntropy(v) | Metric::Accuracy(v) => v,
         }
     }
-    /// The same, measured in `v` [1].
+    /// The same, measured in `v` `[1]`.
     pub fn of(self, v: Var) -> Metric {
         match self {
             Metric::TeacherEntropy(_) => Metric::TeacherEntropy(v),

@@ -105,6 +105,7 @@ impl Call for Forward {
         let kernel = |activations: &'static str, f32: &'static str| if self.x_f32 { f32 } else { activations };
         let (count, kept) = (self.pairs.len(), views * cols.next_multiple_of(4) * 4);
         if kept <= g.capabilities().shared {
+            // Shared memory: the sample's views, [views, cols rounded up to 4] f32.
             let launch = Launch { shared: kept as u32, ..Launch::blocks(kernel("alignment_fwd", "alignment_fwd_f32"), n) };
             return g.launch(&launch, &[y.into(), x.into(), table.into(), n.into(), views.into(), cols.into(), count.into()]);
         }

@@ -124,12 +124,13 @@ pub fn numbers(view: &View) -> [u32; WORDS] {
 /// The strips in which a block processes its view: `rows` rows of `tile` columns, plus `halo` pixels on each side for a blur.
 #[derive(Debug, PartialEq)]
 struct Strips {
-    tile: usize,
-    rows: usize,
-    halo: usize,
-    /// Floats for the source rows of a strip.
+    tile: usize, // pixels of the view
+    rows: usize, // pixels of the view
+    halo: usize, // pixels: the blur's radius, or 0
+    /// Floats for the source rows of a strip, `[source rows, tile + 2 halo, 3]`; fewer rows are resized in several passes.
     capacity: usize,
     threads: usize,
+    /// Dynamic shared memory of a block, bytes: `capacity` floats, then for a blur its weights and a window `[rows + 2 halo, tile, 3]` f32.
     shared: usize,
 }
 
@@ -152,7 +153,7 @@ impl Strips {
         let most = (PIXELS * threads / width).min(size);
         (1..=most).rev().find_map(|rows| {
             let blur = if halo == 0 { 0 } else { 2 * halo + 1 + PADDING + (rows + 2 * halo).min(size) * tile * 3 };
-            // Up to a scale of 1.5 a strip's source rows fit at once; more would only keep other blocks away.
+            // Room for all source rows of a strip up to a scale of 1.5. More memory would cost occupancy.
             let capacity = floats.checked_sub(blur)?.min((rows * 3 / 2 + 8) * width * 3) / 4 * 4;
             let shared = 4 * (capacity + blur);
             // The pixels of a strip, with the gaps between runs that a blur needs against bank conflicts.

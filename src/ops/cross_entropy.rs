@@ -47,7 +47,7 @@ impl Scope<'_> {
 #[derive(Clone, Copy)]
 struct CrossEntropySize {
     rows: usize,
-    /// Labels: row r has that of r mod n.
+    /// Number of labels; row r has label r mod n.
     n: usize,
     classes: usize,
 }

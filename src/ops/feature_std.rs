@@ -55,6 +55,7 @@ impl Call for Forward {
     fn gpu(&self, g: &Gpu) {
         let Forward { y, x, rows, cols, partials, chunk } = *self;
         let chunks = rows.div_ceil(chunk);
+        // Shared memory: 1 / length of each row of the chunk, [chunk] f32.
         let launch = Launch { shared: 4 * chunk as u32, ..Launch::blocks("feature_std_moments", chunks) };
         g.launch(&launch, &[partials.into(), x.into(), chunk.into(), rows.into(), cols.into()]);
         let launch = Launch { kernel: "feature_std_fwd", grid: [1, 1, 1], block: [1024, 1, 1], shared: 0 };

@@ -8,7 +8,7 @@ use crate::tape::{Call, Cost, Mode, Operands, Scope, Tape};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
-/// The patches of each image in a random order, of which the first `keep` are seen.
+/// A random order of each image's patches; the first `keep` are seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Masking {
     /// `[n, keep]` u32: the patches that are seen, in the order of their noise.
@@ -62,7 +62,7 @@ impl Call for Mask {
         });
     }
     fn gpu(&self, g: &Gpu) {
-        let launch = Launch { shared: 4 * self.tokens as u32, ..Launch::blocks("mask", self.n) };
+        let launch = Launch { shared: 4 * self.tokens as u32, ..Launch::blocks("mask", self.n) }; // [tokens] u32: the noise
         let pointers = [self.ids.into(), self.place.into(), self.keys.into(), self.tokens.into(), self.keep.into()];
         let words = [self.seed as u32, (self.seed >> 32) as u32, (Purpose::Mask as u32) << 24].map(Arg::from);
         g.launch(&launch, &[&pointers[..], &words].concat());

@@ -178,6 +178,7 @@ impl Call for Pack {
         let parts = self.0.parts.borrow();
         let count: usize = parts.iter().map(|p| blocks(&p.size).count()).sum();
         let most = parts.iter().map(|p| run(&p.size).min(p.size.channels) * p.size.kernel * p.size.kernel).max().unwrap_or(0);
+        // Shared memory: a block's weights, [OUTPUTS, run * kernel * kernel + 1] f32; the extra column keeps the banks apart.
         let launch = Launch { kernel: "pack", grid: [count as u32, 1, 1], block: [256, 1, 1], shared: (4 * OUTPUTS * (most + 1)) as u32 };
         g.launch(&launch, &[(*self.0.table.borrow()).into()]);
     }

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 impl Scope<'_> {
     /// Max pooling with stride 2: x `[n, h, w, c]` to y `[n, h', w', c]`. A `kernel` of 3 has padding 1, which never wins, and rounds h' = h / 2
-    /// up; one of 2 has none and rounds down. Gradient: dy goes to the first maximum of each window in reading order, as in PyTorch.
+    /// up; one of 2 has none and rounds down. A NaN never wins, where PyTorch passes it on. Gradient: dy goes to the first maximum of each
+    /// window in reading order, as in PyTorch.
     /// Kernels: `pool.cu`.
     ///
     /// # Panics

@@ -210,6 +210,7 @@ pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, part
     let (taps, parts) = (c.kernel * c.kernel, choose::parts(c));
     let run = c.channels.min(128);
     let grid = [c.outputs as u32, c.channels.div_ceil(run) as u32, 1];
+    // Shared memory: the transposed sums, [run, taps] f32.
     let launch = Launch { kernel: "conv_bwd_w_sum", grid, block: [256, 1, 1], shared: (4 * taps * run) as u32 };
     let sizes = [parts, c.outputs, c.channels, taps, run].map(Arg::from);
     g.launch(&launch, &[&[dw.var.into(), partial.into(), dw.add.into()][..], &sizes].concat());

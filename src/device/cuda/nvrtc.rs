@@ -1,4 +1,4 @@
-//! The compiler of the kernels, NVRTC: found on the machine, loaded and called by this file alone.
+//! NVRTC, the compiler of the kernels. Only this file finds, loads and calls it.
 
 use super::super::kernels::Source;
 use libloading::Library;
@@ -6,11 +6,11 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The variable that names the library, or the folder it is in, when it must not be looked for.
+/// The variable that names the library or its folder, instead of a search.
 pub const PLACE: &str = "SSLMEM_NVRTC";
-/// The library of CUDA 13 or 12: what `sm_90a` and these kernels need.
+/// The library of CUDA 13 or 12; older ones do not know `sm_90a`.
 const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
-/// Why a place that holds nothing is of no use.
+/// The finding for a place without a library.
 pub const NOT_THERE: &str = "not there";
 
 type Program = *mut std::ffi::c_void;
@@ -30,46 +30,46 @@ struct Api {
     ptx: Output,
 }
 
-/// A size and the bytes of that size.
+/// The functions that return the size of an output, and the output.
 struct Output {
     size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     bytes: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
 }
 
-/// The compiler, ready.
+/// The loaded compiler.
 pub struct Nvrtc {
     api: Api,
     pub path: PathBuf,
     /// Major and minor.
     pub version: (i32, i32),
-    /// What it compiles for, as in 80.
+    /// The architectures that it knows, such as 80.
     pub architectures: Vec<i32>,
 }
 
-/// A place that was looked at, and what was there.
+/// A place of the search, and the finding.
 pub struct Looked {
     pub place: PathBuf,
-    /// The version, or why it is of no use.
+    /// The version, or why it cannot be used.
     pub found: Result<(i32, i32), String>,
 }
 
-/// What came of looking for the compiler.
+/// The outcome of the search for the compiler.
 pub struct Search {
     pub nvrtc: Option<Nvrtc>,
     pub looked: Vec<Looked>,
 }
 
-/// What the compiler made of a source.
+/// A compiled source.
 pub struct Compiled {
     /// CUBIN of a real architecture (`sm_90a`), PTX with a zero at its end of a virtual one (`compute_80`).
     pub image: Vec<u8>,
-    /// What it said: with `--ptxas-options=-v` the registers of each kernel.
+    /// The compiler's log; with `--ptxas-options=-v` it has the registers of each kernel.
     pub log: String,
 }
 
 impl Search {
-    /// Looks everywhere until a library opens that is no newer than CUDA `newest`, which is what the driver knows:
-    /// a driver does not load what a later CUDA made.
+    /// Searches until a library opens that is no newer than CUDA `newest`, the driver's version: a driver does not load code of a later
+    /// CUDA.
     pub fn new(newest: Option<i32>) -> Search {
         let mut looked = vec![];
         for place in places(|name| std::env::var(name).ok().filter(|value| !value.is_empty())) {
@@ -91,8 +91,8 @@ impl Search {
     }
 }
 
-/// Where the library may be, by what the environment's variables say: the named place alone, or what the system
-/// finds by itself, then CUDA's folders, then the wheels of every Python that is near.
+/// The places to search, by the environment's variables: the named place alone, or the system's search path, then CUDA's folders, then the
+/// wheels of every Python nearby.
 pub fn places(variable: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     if let Some(named) = variable(PLACE) {
         let named = PathBuf::from(named);
@@ -135,7 +135,7 @@ fn packages(prefix: &Path) -> Vec<PathBuf> {
     pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name))).collect()
 }
 
-/// What is in a folder, by name; nothing, if it cannot be read.
+/// The entries of a folder, by name; none if it cannot be read.
 fn inside(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     found.sort();
@@ -146,15 +146,15 @@ impl Nvrtc {
     /// Loads one library.
     ///
     /// # Errors
-    /// It is not there, or it is not NVRTC; in a few words.
+    /// It is missing, or it is not NVRTC.
     pub fn open(path: &Path) -> Result<Nvrtc, String> {
         let bare = path.parent().is_none_or(|folder| folder.as_os_str().is_empty());
         if !bare && !path.exists() {
             return Err(NOT_THERE.into());
         }
-        // The wheel of 13.0 does not say where its other half is: whoever opens that first has it.
+        // The wheel of 13.0 does not say where its second library (builtins) is, so open that first.
         for builtins in path.parent().map(inside).unwrap_or_default().iter().filter(|p| is_builtins(p)) {
-            // What does not open here is reported by the compiler when it is missed.
+            // If it does not open here, the compiler reports it when it needs it.
             let _ = load(builtins);
         }
         let library = load(path).map_err(|why| if bare { NOT_THERE.into() } else { why })?;
@@ -262,7 +262,7 @@ unsafe fn symbol<T: Copy>(library: &'static Library, name: &str) -> Result<T, St
     unsafe { library.get::<T>(name) }.map(|symbol| *symbol).map_err(|_| format!("it is not NVRTC: it has no {name}"))
 }
 
-/// A library that stays loaded until the program ends: what it registered to run at exit must still be there.
+/// A library that is never unloaded: its exit handlers must still exist when the program ends.
 fn load(path: &Path) -> Result<&'static Library, String> {
     static LOADED: OnceLock<std::sync::Mutex<Vec<(PathBuf, &'static Library)>>> = OnceLock::new();
     let mut loaded = LOADED.get_or_init(Default::default).lock().expect("nothing panics while it holds this");

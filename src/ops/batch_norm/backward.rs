@@ -14,13 +14,13 @@ impl Norm {
     fn mask(&self) -> Arg {
         if self.masked() { self.y.into() } else { Arg::None }
     }
-    /// Only then does the mask need y; otherwise it follows from x.
+    /// Whether the mask needs y: only with a ReLU behind a residual. Otherwise it follows from x.
     fn masked(&self) -> bool {
         self.relu && self.residual.is_some()
     }
 }
 
-/// A gradient as a pointer and whether to add to it.
+/// The kernel's arguments for a gradient: a pointer, null if it is not wanted, and whether to add to it.
 fn optional(gradient: Option<Grad>) -> (Arg, Arg) {
     (gradient.map(|g| g.var).into(), gradient.is_some_and(|g| g.add).into())
 }

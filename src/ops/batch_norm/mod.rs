@@ -107,7 +107,7 @@ struct Norm {
 }
 
 pub static CASES: &[Case] = &[
-    // Of two rows the gradient is what cancellation leaves.
+    // Not two rows: their gradient cancels to rounding errors.
     Case { name: "batch_norm/three_rows", mode: Mode::Train, inputs: &[&[3, 3]], build: |s, x| s.at("bn").batch_norm(x[0], None, false) },
     Case { name: "batch_norm/ragged", mode: Mode::Train, inputs: &[&[41, 19]], build: |s, x| s.at("bn").batch_norm(x[0], None, true) },
     Case {

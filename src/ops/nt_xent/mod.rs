@@ -52,12 +52,14 @@ struct Forward {
     cols: usize,
 }
 
-/// On a GPU: the side of a tile of similarities; columns of the gradient per block; stages of the pipeline.
+/// On a GPU: the side of a tile of similarities.
 const TILE: usize = 64;
+/// On a GPU: columns of the gradient per block.
 const COLUMNS: usize = 128;
+/// Shared memory of the pipeline, bytes: four stages of two tiles of 64 rows x 64 bytes.
 const SLOTS: u32 = 4 * 2 * 64 * 64;
 
-/// unit = z over its length; `keep` gets the number of each row and 1/length.
+/// unit `[rows, cols]` = z / |z| per row; `keep` gets the number of each row and 1 / |z|.
 fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], mut keep: impl FnMut(usize, f32)) {
     for (i, (u, z)) in unit.chunks_exact_mut(cols).zip(z.chunks_exact(cols)).enumerate() {
         let inverse = inverse_length(z);
@@ -66,7 +68,7 @@ fn scale_to_unit(z: &[f32], cols: usize, unit: &mut [f32], mut keep: impl FnMut(
     }
 }
 
-/// The gradient of z from that of the unit vectors.
+/// The gradient through the normalisation: dz = (back - unit (back · unit)) / |z| per row, where `back` is the gradient of `unit`.
 fn through_unit(dz: &mut [f32], add: bool, back: &[f32], unit: &[f32], saved: &[f32], cols: usize) {
     for (i, dz) in dz.chunks_exact_mut(cols).enumerate() {
         let (du, u) = (&back[i * cols..][..cols], &unit[i * cols..][..cols]);
@@ -88,7 +90,8 @@ fn tiles(kernel: &'static str, rows: usize) -> Launch {
     Launch { kernel, grid: [rows.div_ceil(TILE) as u32, 1, 1], block: [128, 1, 1], shared: SLOTS }
 }
 
-/// The same for 128 columns of the gradient: a tile of g [64, 64] and one of the unit vectors [64, 128] lie beside the slots.
+/// Blocks that each take 64 rows and 128 columns of the gradient. Beside the slots, shared memory holds a tile of g [64, 64] and one of the
+/// unit vectors [64, 128].
 fn gradient_tiles(g: &Gpu, kernel: &'static str, rows: usize, cols: usize) -> Launch {
     let shared = SLOTS + (TILE * (TILE + COLUMNS) * g.dtype().bytes()) as u32;
     Launch { kernel, grid: [rows.div_ceil(TILE) as u32, cols.div_ceil(COLUMNS) as u32, 1], block: [128, 1, 1], shared }

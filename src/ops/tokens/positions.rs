@@ -106,7 +106,7 @@ impl Call for Sums {
     }
 }
 
-/// Both gradients from `partial` [chunks, len], of which the first `d` are also the class token's.
+/// Launches the sum of both gradients from `partial` [chunks, len]. The first `d` sums are also the class token's gradient.
 pub(super) fn sum(g: &Gpu, dpositions: Option<Grad>, dclass: Option<Grad>, partial: Var, chunks: usize, len: usize, d: usize) {
     let pointer = |gradient: Option<Grad>| -> (Arg, Arg) { (gradient.map(|g| g.var).into(), gradient.is_some_and(|g| g.add).into()) };
     let ((dpositions, add), (dclass, add_class)) = (pointer(dpositions), pointer(dclass));

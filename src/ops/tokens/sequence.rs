@@ -128,7 +128,7 @@ impl Call for Backward {
     }
 }
 
-/// Tokens with weights of their own: masked to as many as there are of `patches`.
+/// A sequence of x's tokens with class token and positions as weights; x holds k of `patches` patches, masked if k is smaller.
 fn embedded(s: &mut Scope, x: Var, class: bool, patches: usize) -> Var {
     let &[n, k, d] = s.shape(x).dims() else { panic!("a case of [n, k, d]") };
     let class = class.then(|| s.param("cls_token", [1, 1, d], Init::Normal(0.5)));
