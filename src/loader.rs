@@ -140,7 +140,7 @@ pub struct BatchPart<'a> {
     pub places: &'a [usize],
     /// Those that cannot be decoded.
     pub bad: &'a [Bad],
-    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
+    /// For each place the BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
 }
 

@@ -37,7 +37,7 @@ pub struct Embedded<'a> {
     pub width: usize,
     /// Samples between these places that cannot be decoded.
     pub bad: &'a [Bad],
-    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
+    /// For each place the BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
 }
 
