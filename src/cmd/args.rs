@@ -151,7 +151,7 @@ impl Origin {
         self.request(flags).over(layers)
     }
 
-    /// The recipe for the encoder in a file; what was guessed is said.
+    /// The recipe for the encoder in a file, with a warning for each guess.
     pub fn resolve_for(&self, path: &Path, flags: &Flags) -> error::Result<Recipe> {
         let Known { recipe, warnings } = self.request(flags).encoder(path)?;
         warnings.iter().for_each(|text| warn(text));

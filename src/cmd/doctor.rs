@@ -59,7 +59,7 @@ fn cache(found: &Survey) -> String {
     }
 }
 
-/// Lines of a name and what there is to say.
+/// Lines of (name, text).
 #[derive(Default)]
 struct Page {
     text: String,
