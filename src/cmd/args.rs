@@ -10,7 +10,7 @@ use crate::config::{Keys, Known, Layers, Recipe, Request};
 use crate::data::{OnBadImage, Source};
 use crate::error::{self, line};
 
-/// A whole number on the command line, with words of ours for what is none.
+/// A whole number on the command line, with our own error for other text.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().map_err(|_| if digits { "the number is too large" } else { "a whole number belongs there" }.to_string())

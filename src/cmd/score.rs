@@ -176,7 +176,7 @@ fn recognised(manifest: &Manifest) -> String {
     encoders.concat() + &parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// As a shell takes it for one word.
+/// The text quoted as one word of a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@+=".contains(c);
     if word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
