@@ -159,7 +159,7 @@ impl Origin {
     }
 }
 
-/// Opens the data of a recipe, and says what is left out of them.
+/// Opens the data of a recipe, and reports the entries left out.
 pub fn open(recipe: &Recipe, global: &Global) -> error::Result<Box<dyn Source>> {
     opened(recipe, recipe.data.on_bad_image, global)
 }

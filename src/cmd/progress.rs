@@ -97,12 +97,12 @@ struct Work {
     unit: String,
     total: u64,
     done: u64,
-    /// What was done before the first second of this process: a resumed training starts in the middle.
+    /// Units done by an earlier process: a resumed training starts in the middle.
     before: Option<u64>,
     note: String,
     started: Instant,
     said: Instant,
-    /// What was done when it was said last.
+    /// Units done at the last report.
     told: Option<u64>,
 }
 

@@ -87,7 +87,7 @@ pub struct Embed<'a> {
 }
 
 impl Embed<'_> {
-    /// Which samples the rows are.
+    /// The samples of the rows.
     pub fn samples_path(&self) -> PathBuf {
         self.out.with_extension("parquet")
     }

@@ -24,7 +24,7 @@ pub struct Task<'a> {
     pub protocol: &'a Protocol,
     pub source: &'a dyn Source,
     pub device: &'a Device,
-    /// What to do with an image that cannot be decoded.
+    /// Treatment of an image that cannot be decoded.
     pub on_bad: OnBadImage,
     /// Also return the features of the un-augmented images.
     pub features: bool,
