@@ -1,7 +1,7 @@
-// For each sample the l2 distances between pairs of its views, scaled to unit length: direct differences in f32.
+// y [n, pairs]: for each sample the l2 distances between pairs of its views, normalised to unit length. Differences are taken directly, in f32.
 //
-// x [views * n, cols] with row v * n + i for view v of sample i. `pairs` holds a pair of views in each word, a << 16 | b. A warp
-// takes rows 4 columns per lane at a time, so that sums have one order however the values are fetched.
+// x [views * n, cols], where row v * n + i is view v of sample i. `pairs` [pairs] u32 holds views a << 16 | b. A warp goes through a row
+// with 4 columns per lane, in all kernels alike: so the sum has the same order whether views come from shared memory or from caches.
 #include "rows.cuh"
 
 constexpr int WARP = 32, WARPS = THREADS / WARP, AHEAD = 4;
@@ -35,14 +35,14 @@ DEVICE float inverse_length(float squares) {
   return length > 0 ? 1 / length : length;
 }
 
-// The scale is rounded by itself, so that scaled values may also be kept.
+// Rounds the product by itself (no FMA with the later difference), so that scaled values kept in shared memory give the same bits.
 DEVICE void scale4(float (&v)[4], float s) {
 #pragma unroll
   for (float &e : v) e = __fmul_rn(e, s);
 }
 
-// The distances of pairs first, first + 1, ... below `end`, at most AHEAD of them, by one warp. fetch(view, c, v) gives four
-// values of a view, scale(view) what they are multiplied with.
+// One warp: the distances of pairs first, first + 1, ... below `end`, at most AHEAD. fetch(view, c, v) gives four values of a view,
+// scale(view) their factor.
 template <class Fetch, class Scale>
 DEVICE void distances(float *y, const u32 *pairs, int first, int end, int cols, Fetch fetch, Scale scale) {
   float sum[AHEAD] = {}, scale_a[AHEAD], scale_b[AHEAD];
@@ -113,7 +113,7 @@ KERNEL void __launch_bounds__(THREADS, 4)
 // The same of f32 features.
 KERNEL void __launch_bounds__(THREADS, 4)
     alignment_fwd_f32(float *__restrict__ y, const float *__restrict__ x, const u32 *__restrict__ pairs, int n, int views, int cols,
-                        int count) {
+                      int count) {
   staged(y, x, pairs, n, views, cols, count);
 }
 
@@ -141,7 +141,7 @@ KERNEL void __launch_bounds__(THREADS)
   lengths(inverse, x, rows, cols);
 }
 
-// Then the distances, AHEAD * WARPS pairs of one sample per block; what its warps share the caches hold.
+// Then the distances, AHEAD * WARPS pairs of one sample per block. Views that its warps share come from the L1.
 template <class E> DEVICE void wide(float *y, const E *x, const float *inverse, const u32 *pairs, int n, int cols, int count) {
   const int tiles = (count + AHEAD * WARPS - 1) / (AHEAD * WARPS), sample = blockIdx.x / tiles;
   const int first = AHEAD * (blockIdx.x % tiles * WARPS + warp());
@@ -160,6 +160,6 @@ KERNEL void __launch_bounds__(THREADS)
 }
 KERNEL void __launch_bounds__(THREADS)
     alignment_wide_f32(float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ inverse,
-                         const u32 *__restrict__ pairs, int n, int cols, int count) {
+                       const u32 *__restrict__ pairs, int n, int cols, int count) {
   wide(y, x, inverse, pairs, n, cols, count);
 }

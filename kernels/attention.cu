@@ -1,11 +1,11 @@
-// Self-attention, softmax(q kᵀ scale) v, with the scores of a query in registers, tile by tile (Dao et al. 2022).
+// Self-attention, softmax(q kᵀ scale) v, with the scores in registers, tile by tile, and an online softmax (FlashAttention, Dao et al. 2022).
 //
 // Floor: 4 tokens^2 size FLOP per head; qkv once, y once. Keys and values are read by every block of a head: once up to 128 tokens, and
 // beyond that from the L2.
 #include "attention.cuh"
 
-// A step of the softmax: scores of tokens `other` and on become exp2(score - top), with `top` and `sum` of each row carried along;
-// returns by what earlier results of a row must be multiplied. FULL: there are as many tokens as columns.
+// One step of the online softmax: the scores of tokens `other` and on become exp2(score - top), where `top` is the row's largest so far
+// and `sum` its running sum. `shrink` is the factor by which the row's earlier results must be multiplied. FULL: every column is a token.
 template <bool FULL, int NI> DEVICE void soften(float (&s)[1][NI][4], float (&top)[2], float (&sum)[2], float (&shrink)[2], int other,
     int tokens, float scale, int pairs) {
   const int q = (threadIdx.x & 3) * 2;
@@ -34,7 +34,7 @@ template <bool FULL, int NI> DEVICE void soften(float (&s)[1][NI][4], float (&to
   }
 }
 
-// A step of 64 keys, or what registers allow: out += p v, rescaled. FULL: known to the compiler, so that no instruction asks for it.
+// One step of COLS keys: out = shrink out + p v. FULL is a template argument, so that full steps spend no instruction on masking.
 template <bool FULL, int D> DEVICE void meet(float (&out)[D / BK][1][BK / 8][4], float (&top)[2], float (&sum)[2], const u8 *strips, int rows,
     const u8 *slot, int other, int tokens, float scale) {
   constexpr int COLS = Tile<D>::COLS;

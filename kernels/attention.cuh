@@ -1,9 +1,9 @@
-// What attention's kernels share: tiles of one head in shared memory, and products whose left side is a block of scores in registers.
+// Shared by the attention kernels: tiles of one head in shared memory, and products whose left operand is a block of scores in registers.
 //
-// A tile holds tokens of one head as slabs of [rows][ROW bytes], BK values of the head each, in the layout of `KMajor`. The same bytes are
-// an operand of both kinds of product: with its tokens as M or N (scores), or as K (what is summed over tokens).
+// A tile holds tokens of one head as slabs [D / BK][rows][BK], each in the swizzled layout of `KMajor`. The same bytes serve both kinds of
+// product: with tokens as M or N (q kᵀ), and with tokens as K (p v, through a transposing ldmatrix).
 //
-// A warp has 16 tokens of its own and meets all others COLS at a time. D is the size of a head, filled up with zeros.
+// A warp owns 16 tokens and loops over all others, COLS at a time. D is the head's size, padded with zeros.
 #pragma once
 #include "product.cuh"
 #include "rows.cuh"
@@ -13,7 +13,7 @@ constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 #define NONE __uint_as_float(0xff800000u)  // less than any score
 
-// Blocks that are to share a multiprocessor: f32, and what the compiler makes for sm_100, take too many registers for two.
+// Blocks per multiprocessor. In f32, and as the compiler builds for sm_100, two would not fit into the registers.
 #if BF16 && !(__CUDA_ARCH__ >= 1000)
 constexpr int BLOCKS = 2;
 #else
@@ -21,22 +21,22 @@ constexpr int BLOCKS = 1;
 #endif
 
 template <int D> struct Tile {
-  static constexpr int COLS = D <= 64 ? 64 : 64 / sizeof(T);  // tokens of a step: 64, or what registers allow
+  static constexpr int COLS = D <= 64 ? 64 : 64 / sizeof(T);  // tokens of a step: 64, or fewer where registers are short
   static constexpr int SLABS = D / BK, BYTES = COLS * D * sizeof(T);
 };
 
-// What a block is for: the same head of one image, tokens first .. first + rows - 1.
+// The work of a block: tokens first .. first + rows - 1 of one head of one image.
 struct Block {
   int rows, first, head, image;
 
-  // Blocks of one head beside each other: they read the same tokens.
+  // Blocks of one head are neighbours: they read the same tokens, which then come from the L2.
   MEMBER Block(int tokens, int heads, int rows) : rows(rows) {
     const int blocks = (tokens + rows - 1) / rows, pair = blockIdx.x / blocks;
     first = blockIdx.x % blocks * rows, head = pair % heads, image = pair / heads;
   }
 };
 
-// One head of one image: its tokens lie `stride` values apart.
+// One head of one image [tokens, size] in qkv or y; its tokens lie `stride` values apart.
 struct Head {
   const T *from;
   int stride, tokens, size;
@@ -45,8 +45,8 @@ struct Head {
       : from(rows + (u64)b.image * tokens * parts * heads * size + (part * heads + b.head) * size), stride(parts * heads * size),
         tokens(tokens), size(size) {}
 
-  // Copies tokens first .. first + count - 1 to a tile of `rows` tokens; zeros past the last token and past the head. WHOLE: `size` is
-  // known to be a multiple of VEC.
+  // Copies tokens first .. first + count - 1 to a tile of `rows` tokens; zeros past the last token and past the head. WHOLE: the caller
+  // knows that `size` is a multiple of VEC, so the slow path is not compiled.
   template <int D, bool WHOLE = false> MEMBER void load(u8 *tile, int rows, int first, int count) const {
     const int c = threadIdx.x & 3;
     for (int r = threadIdx.x / 4; r < count; r += blockDim.x / 4) {
@@ -65,14 +65,14 @@ struct Head {
       }
     }
   }
-  // Tokens of the step that begins at `first`, in steps of 16.
+  // Copies the COLS tokens of a step, as many as exist, rounded up to 16.
   template <int D> MEMBER void load_step(u8 *tile, int step) const {
     constexpr int COLS = Tile<D>::COLS;
     load<D>(tile, COLS, step * COLS, min(COLS, (tokens - step * COLS + 15) / 16 * 16));
   }
 };
 
-// scores = a bᵀ for the strip of this warp in a tile of `rows` tokens, and the first 16 `pairs` tokens of the tile b.
+// s = a bᵀ: the warp's 16 tokens of a tile of `rows` tokens, against the first 16 `pairs` tokens of the tile b.
 template <int D> DEVICE void scores(float (&s)[1][Tile<D>::COLS / 8][4], const u8 *a, int rows, const u8 *b, int pairs) {
   clear(s);
 #pragma unroll
@@ -80,7 +80,7 @@ template <int D> DEVICE void scores(float (&s)[1][Tile<D>::COLS / 8][4], const u
     multiply<KMajor, KMajor>(s, a + i * rows * ROW, b + i * Tile<D>::COLS * ROW, (threadIdx.x >> 5) * STRIP, 0, pairs);
 }
 
-// 16 x 16 values as the left side of a product: in bf16 the fragment of an instruction, in f32 what a lane would hold of two blocks of 16 x 8.
+// A 16 x 16 left operand in registers. In bf16 it is an A fragment of mma, in f32 the lane's share of two 16 x 8 accumulators.
 struct Left {
 #if BF16
   u32 x[4];
@@ -88,7 +88,7 @@ struct Left {
   float x[8];
 #endif
   MEMBER Left() {}
-  // From the left and the right half of a block of sums.
+  // From the two 16 x 8 halves of a block of accumulators: their layout is that of the fragment, so no lane exchanges anything.
   MEMBER Left(const float (&l)[4], const float (&r)[4]) {
 #if BF16
     x[0] = pack_bf16(l[0], l[1]), x[1] = pack_bf16(l[2], l[3]), x[2] = pack_bf16(r[0], r[1]), x[3] = pack_bf16(r[2], r[3]);
@@ -99,12 +99,12 @@ struct Left {
   }
 };
 
-// Sixteen tokens of a tile as one operand of mma. The part of an address that depends on the lane is computed once, for all tokens and tiles:
-// computed for each fragment, it would take as many instructions as the products.
+// Sixteen tokens of a tile as an operand of mma. The part of the address that depends on the lane is computed once for all tokens and
+// tiles. Computed per fragment it would cost as many instructions as the products.
 struct Tokens16 {
 #if BF16
-  // This lane's row in shared memory, chunk 0 or 1, as two products take it: that over the head's values as their right side, and that over
-  // tokens or as a left side. Chunks 2 and 3 differ from it in a bit.
+  // Address of this lane's row and chunk 0 or 1. `along`: for a right operand summed over the head's values (q kᵀ). `across`: for one
+  // summed over tokens (p v), and for a left operand. Chunks 2 and 3 differ from it in one bit.
   u32 along, across;
 #else
   const u8 *rows;
@@ -120,7 +120,7 @@ struct Tokens16 {
     rows = tile;
 #endif
   }
-  // The tokens that lie so many bytes further.
+  // The tokens `bytes` further on in shared memory.
   MEMBER Tokens16 further(int bytes) const {
     Tokens16 other = *this;
     other.offset += bytes;
@@ -187,7 +187,7 @@ template <int SLABS> DEVICE void weigh_16(float (&acc)[SLABS][1][BK / 8][4], con
 #endif
 }
 
-// acc += p b for a block of scores p in registers, and the tile b of the tokens that p's columns are.
+// acc += p b: a block of scores p in registers, and the tile b of the tokens that are p's columns.
 template <int SLABS, int NI> DEVICE void weigh(float (&acc)[SLABS][1][BK / 8][4], const float (&p)[1][NI][4], const u8 *b, int pairs) {
   const Tokens16 tokens(b);
 #pragma unroll
@@ -204,8 +204,8 @@ template <int SLABS> DEVICE void clear(float (&acc)[SLABS][1][BK / 8][4]) {
   for (int s = 0; s < SLABS; s++) clear(acc[s]);
 }
 
-// Writes the strip of this warp, times `scale`, to tokens first and on; `to` is token 0 of the head. `slabs` has room for all warps.
-// WHOLE: as in `Head::load`.
+// Writes the warp's 16 rows, times `scale`, to tokens from `first` on. `to` is token 0 of the head. `slabs` [warps][16][...] f32 is scratch
+// for the transposition of by_rows. WHOLE: as in `Head::load`.
 template <bool WHOLE = false, int SLABS>
 DEVICE void write_strip(const float (&acc)[SLABS][1][BK / 8][4], float scale, u8 *slabs, T *to, const Head &like, int first, int add) {
   const int warp = threadIdx.x >> 5;

@@ -1,11 +1,11 @@
-// The gradient of self-attention. With p = exp(score - log_sum) made again and delta = sum(dy y) of a query, the gradient of a score is
-// ds = p (dy vᵀ - delta) scale; then dv = pᵀ dy, dk = dsᵀ q, dq = ds k. One kernel sums over keys, one over queries: every sum is in the
-// order of tokens, in registers of one warp.
+// The gradient of self-attention. p = exp(score - log_sum) is recomputed, and delta = sum(dy y) of a query. The gradient of a score is
+// ds = p (dy vᵀ - delta) scale; then dv = pᵀ dy, dk = dsᵀ q, dq = ds k. One kernel sums over keys (dq), one over queries (dk, dv). Each sum
+// lives in one warp's registers and runs in the order of tokens, so no atomics are needed and the bits never change.
 //
-// Floor: 10 tokens^2 size FLOP per head, here 14, because both kernels make the scores and dy vᵀ; qkv, y and dy once, dqkv once.
+// Floor: 10 tokens^2 size FLOP per head, here 14, because both kernels compute the scores and dy vᵀ; qkv, y and dy once, dqkv once.
 #include "attention.cuh"
 
-// delta of the two rows of this lane, and to memory: the four lanes of a row take 16 bytes each of every slab.
+// delta of this lane's two rows, also written to memory. The four lanes of a row read 16 bytes each of every slab.
 template <int D> DEVICE void deltas(float (&own)[2], float *delta, const u8 *strip, const Block &b, const Head &y) {
   const int lane = threadIdx.x & 31, c = lane & 3, warp = (threadIdx.x >> 5) * STRIP;
 #pragma unroll
@@ -32,7 +32,7 @@ template <int D> DEVICE void deltas(float (&own)[2], float *delta, const u8 *str
   }
 }
 
-// A step of 64 keys, or what registers allow: out += ds k. FULL: known to the compiler, so that no instruction asks for it.
+// One step of COLS keys: out += ds k. FULL is a template argument, so that full steps spend no instruction on masking.
 template <bool FULL, int D> DEVICE void meet_keys(float (&out)[D / BK][1][BK / 8][4], const float (&log_sum)[2], const float (&own)[2],
     const u8 *strip_q, const u8 *strip_dy, int rows, const u8 *slot, int other, int tokens, float scale) {
   constexpr int COLS = Tile<D>::COLS;
@@ -51,7 +51,7 @@ template <bool FULL, int D> DEVICE void meet_keys(float (&out)[D / BK][1][BK / 8
   weigh(out, s, slot, pairs);
 }
 
-// The same of queries: sum_k += dsᵀ q, sum_v += pᵀ dy. Behind the tiles of q and dy lie their log_sums and delta, [COLS] each.
+// One step of COLS queries: sum_k += dsᵀ q, sum_v += pᵀ dy. Behind the tiles of q and dy lie their log_sums and delta, [COLS] f32 each.
 template <bool FULL, int D> DEVICE void meet_queries(float (&sum_k)[D / BK][1][BK / 8][4], float (&sum_v)[D / BK][1][BK / 8][4],
     const u8 *strip_k, const u8 *strip_v, int rows, const u8 *slot, int other, int tokens, float scale) {
   constexpr int COLS = Tile<D>::COLS, BYTES = Tile<D>::BYTES;
@@ -60,7 +60,7 @@ template <bool FULL, int D> DEVICE void meet_queries(float (&sum_k)[D / BK][1][B
   float p[1][COLS / 8][4], ds[1][COLS / 8][4];
   scores<D>(p, strip_k, rows, slot, pairs);
   scores<D>(ds, strip_v, rows, slot + BYTES, pairs);
-  // Past the last query everything that was copied is zero, so that ds is and p meets a zero.
+  // No mask is needed past the last query: q and dy are zeros there, so ds is zero and p is multiplied by zero.
 #pragma unroll
   for (int j = 0; j < COLS / 8; j++)
     if (j / 2 < pairs) {
@@ -75,7 +75,7 @@ template <bool FULL, int D> DEVICE void meet_queries(float (&sum_k)[D / BK][1][B
   weigh(sum_k, ds, slot, pairs);
 }
 
-// dq, and delta[image][head][token] for the other kernel. The tiles of q and dy stay, keys and values come by.
+// dq, and delta [images, heads, tokens] for the other kernel. The block keeps its tiles of q and dy and streams keys and values.
 template <int D> DEVICE void queries(T *dqkv, float *delta, const T *qkv, const T *y, const T *dy, const float *log_sums, int add, int tokens,
     int heads, int size, float scale) {
   SHARED_DYN(shared);
@@ -112,7 +112,7 @@ template <int D> DEVICE void queries(T *dqkv, float *delta, const T *qkv, const 
   if (mine < tokens) write_strip(out, scale, slots, (T *)to.from, to, b.first, add);
 }
 
-// dk and dv. The tiles of keys and values stay; queries come by, with dy, log_sums and delta.
+// dk and dv. The block keeps its tiles of keys and values and streams queries with dy, log_sums and delta.
 template <int D> DEVICE void keys(T *dqkv, const T *qkv, const T *dy, const float *log_sums, const float *delta, int add, int tokens, int heads,
     int size, float scale) {
   SHARED_DYN(shared);

@@ -1,11 +1,12 @@
-// The gradient of self-attention over so few tokens that a head's queries, keys, values and dy lie in shared memory together, with the
-// gradients of all its scores. With the names of attention_bwd.cu: a warp keeps 16 keys and meets all queries, for dv and dk, and leaves ds
-// in shared memory; then it keeps 16 queries, for dq = ds k. Every sum is in the order of tokens, in registers of one warp.
+// The gradient of self-attention over few tokens: queries, keys, values and dy of a head fit into shared memory, with ds of all its scores.
+// In the notation of attention_bwd.cu, a warp first owns 16 keys and loops over the queries for dv and dk, and leaves ds in shared memory.
+// Then it owns 16 queries, for dq = ds k. So the scores are computed once, where attention_bwd.cu computes them twice. Each sum lives in
+// one warp's registers and runs in the order of tokens.
 //
-// Floor: 10 tokens^2 size FLOP per head, and no more here; qkv, y and dy once, dqkv once.
+// Floor: 10 tokens^2 size FLOP per head, which this kernel reaches; qkv, y and dy once, dqkv once.
 #include "attention.cuh"
 
-// 16 tokens of a tile of ROWS as the left side of products over the head.
+// 16 tokens of a tile of ROWS tokens as the left operand of products over the head's values.
 template <int D, int ROWS> struct Strip {
 #if BF16
   u32 x[D / 16][4];
@@ -30,12 +31,12 @@ template <int D, int ROWS> struct Strip {
   }
 };
 
-// Gradients of scores lie as [ROWS queries / VEC][ROWS keys][VEC]: 16 bytes of eight keys are in different banks, written in the layout of a left
-// side with keys as rows, and read turned.
+// ds in shared memory, [ROWS queries / VEC][ROWS keys][VEC]. It is written as left operands whose rows are keys, and read transposed. In this
+// layout the 16 bytes of eight neighbouring keys lie in different banks.
 template <int ROWS> struct Changes {
   static MEMBER u32 at(int key, int query) { return (query / VEC * ROWS + key) * 16 + query % VEC * (int)sizeof(T); }
 
-  // Keys `key` and on; `query`: this lane's first, which is lane % 4 * 2 past a multiple of 16.
+  // Stores a block of keys from `key` on; `query` is this lane's first query, a multiple of 16 plus lane % 4 * 2.
   static MEMBER void keep(const Left &a, u8 *all, int key, int query) {
     const int lane = threadIdx.x & 31;
     u8 *to = all + at(key + (lane >> 2), 0) + at(0, query);
@@ -51,12 +52,12 @@ template <int ROWS> struct Changes {
 #endif
       }
   }
-  // Keys that are none have no gradient; their warp has written anything there.
+  // Zeroes ds of keys past the last token, where the warp has written arbitrary values.
   static MEMBER void mask(u8 *all, int key, int query, int tokens) {
     const int lane = threadIdx.x & 31;
     for (int row = tokens + (lane >> 4); row < key + 16; row += 2) *(T *)(all + at(row, query + (lane & 15))) = from_f32(0.f);
   }
-  // The same block turned: rows are queries.
+  // The same block transposed: rows are queries.
   static MEMBER Left turned(const u8 *all, int key, int query) {
     const int lane = threadIdx.x & 31;
     Left a;
@@ -70,7 +71,7 @@ template <int ROWS> struct Changes {
   }
 };
 
-// For up to ROWS tokens, with a warp per 16 of them, and heads of up to D that fill 16 bytes.
+// For up to ROWS tokens, one warp per 16 of them, and heads of up to D values that are a multiple of VEC.
 template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T *y, const T *dy, const float *log_sums, int add, int tokens, int heads,
     int size, float scale) {
   SHARED_DYN(shared);
@@ -89,7 +90,7 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
   value.load<D, true>(tile_v, ROWS, 0, rows);
   change.load<D, true>(tile_dy, ROWS, 0, rows);
   cp_async_commit();
-  // delta of two rows of each lane: the four lanes of a row take 16 bytes each of every slab.
+  // delta of each lane's two rows. The four lanes of a row read 16 bytes each of every slab.
   float own[2][SLABS][VEC];
 #pragma unroll
   for (int h = 0; h < 2; h++)
@@ -119,8 +120,8 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
     if (c == 0) logs[row] = log_sum, deltas[row] = delta;
   }
   __syncthreads();
-  // The sixteen queries of a step. Tiles follow each other in shared memory, so dy, keys and values of the same tokens lie BYTES, 2 BYTES and
-  // 3 BYTES further.
+  // The 16 queries of a step. The tiles follow each other in shared memory, so dy, keys and values of the same tokens lie BYTES, 2 BYTES and
+  // 3 BYTES further on.
   Tokens16 other(tile_q);
   const Strip<D, ROWS> own_k(other.further(2 * BYTES + mine * ROW)), own_v(other.further(3 * BYTES + mine * ROW));
   float sum_k[SLABS][1][BK / 8][4], sum_v[SLABS][1][BK / 8][4];
@@ -129,7 +130,7 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
   for (int n = q; n < rows; n += 16, other.next()) {
     float p[1][2][4], ds[1][2][4];
     own_k.times(p, other);
-    // Past the last query everything that was copied is zero, so that ds is and p meets a zero.
+    // No mask is needed past the last query: q and dy are zeros there, so ds is zero and p is multiplied by zero.
 #pragma unroll
     for (int j = 0; j < 2; j++) {
       const float2 log_sum = *(const float2 *)(logs + n + j * 8);
@@ -153,7 +154,7 @@ template <int D, int ROWS> DEVICE void gradients(T *dqkv, const T *qkv, const T 
     for (int n = 0; n < rows; n += 16) Changes<ROWS>::mask(tile_ds, mine, n, tokens);
   }
   __syncthreads();
-  // Results leave through the tiles of queries and dy, which are no longer needed.
+  // The results are transposed in the tiles of queries and dy, which are no longer needed.
   write_strip<true>(sum_k, scale, shared, (T *)to_k.from, to_k, 0, add);
   write_strip<true>(sum_v, 1.f, shared, (T *)to_v.from, to_v, 0, add);
   float sum_q[SLABS][1][BK / 8][4];

@@ -1,6 +1,6 @@
-// Self-attention over so few tokens that a head's keys and values lie in shared memory together. They are read once; a warp takes every so
-// many strips of 16 queries and meets a head's keys in a few parts that the compiler knows, with all scores of a part in registers: what it
-// sums is scaled anew once or twice, not every 64 keys, and no instruction asks how many keys there are.
+// Self-attention over few tokens: all keys and values of a head fit into shared memory, so they are read once. A warp takes strips of 16
+// queries in turn and goes through the keys in one to three parts of compile-time size, with all scores of a part in registers. The
+// online softmax then rescales once or twice instead of every 64 keys, and no instruction checks the number of keys.
 //
 // Floor: as in attention.cu, and qkv is read once.
 #include "attention.cuh"
@@ -22,12 +22,13 @@ template <int D, int ROWS, int EACH> DEVICE void scores_part(float (&s)[1][EACH 
 #endif
 }
 
-// y, and log_sums[image][head][token] as in attention.cu. For 16 WHOLE + 1 to 16 GROUPS tokens, and heads of up to D that fill 16 bytes.
+// y, and log_sums [images, heads, tokens] as in attention.cu. For 16 WHOLE + 1 to 16 GROUPS tokens, and heads of up to D values that are a
+// multiple of VEC.
 template <int D, int GROUPS, int WHOLE>
 DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int heads, int size, float scale) {
   SHARED_DYN(shared);
   constexpr int ROWS = GROUPS * 16, BYTES = ROWS * D * sizeof(T), SLABS = D / BK;
-  constexpr int PARTS = (GROUPS + 6) / 7, EACH = (GROUPS + PARTS - 1) / PARTS;  // 16 keys at a time, of a part
+  constexpr int PARTS = (GROUPS + 6) / 7, EACH = (GROUPS + PARTS - 1) / PARTS;  // EACH: groups of 16 keys in a part
   const Block b(tokens, heads, tokens);
   const Head query(qkv, 3, 0, b, tokens, heads, size), key(qkv, 3, 1, b, tokens, heads, size), value(qkv, 3, 2, b, tokens, heads, size);
   u8 *keys = shared, *values = shared + BYTES, *queries = shared + 2 * BYTES;
@@ -40,13 +41,13 @@ DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int he
   cp_async_commit();
   cp_async_wait<1>();
   __syncthreads();
-  const Tokens16 of_keys(keys);  // the values of the same tokens lie BYTES further, the queries twice as far
-  bool waits = true;  // for the values, which are not needed before a warp's first scores
+  const Tokens16 of_keys(keys);  // the values lie BYTES further on, the queries 2 BYTES
+  bool waits = true;  // the values are still being copied while a warp computes its first scores
 #pragma unroll 1
   for (int mine = (threadIdx.x >> 5) * STRIP; mine < tokens; mine += blockDim.x / 32 * STRIP) {
     float top[2] = {NONE, NONE}, sum[2] = {0.f, 0.f}, out[SLABS][1][BK / 8][4];
     clear(out);
-    // Which keys are none is asked anew for every strip: kept, the answers would take a register each.
+    // The shuffle makes the compiler recompute the mask for each strip. Kept across strips, it would take a register per key.
     const int limit = __shfl_sync(0xffffffffu, tokens - q, lane);
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
@@ -99,7 +100,7 @@ DEVICE void attend_short(T *y, float *log_sums, const T *qkv, int tokens, int he
           weigh_16(out, Left(s[0][2 * j], s[0][2 * j + 1]), of_keys.further(BYTES + (first + j) * 16 * ROW), ROWS * ROW);
         }
     }
-    // The result leaves through the strip's own queries, which no other warp reads. Where to is asked anew, as which keys are none.
+    // The result is transposed in the strip's own queries, which no other warp reads. The address is recomputed, like the mask above.
     const u32 pair = __shfl_sync(0xffffffffu, blockIdx.x, lane);
     T *to = y + ((u64)(pair / heads) * tokens * heads + pair % heads) * size;
     u8 *strip = queries + mine * ROW;

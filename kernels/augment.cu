@@ -1,8 +1,8 @@
 // Augmented views from 8-bit images, one block per view: crop, resize, flip, jitter, gray, blur, solarize, normalise.
 //
-// A view goes by in strips whose pixels are in registers; shared memory holds the source rows of a strip and, for a blur, the rows that
-// its kernel spans, so a large source needs no more memory than a small one. Two blocks of 256 threads fill a multiprocessor; views
-// of up to 2048 pixels are one strip and take a thread for every eight pixels. The source is read again from L1 or L2.
+// A view is processed in strips whose pixels stay in registers. Shared memory holds the source rows of a strip and, for a blur, the rows
+// that its kernel spans, so it does not grow with the source. Two blocks of 256 threads fill a multiprocessor. Views of up to 2048 pixels
+// are one strip, with one thread per eight pixels. Source rows that two strips need are read again, from L1 or L2.
 //
 // Bytes of a view of 224 pixels from a photo of 375 x 500, in bf16: 562,500 in, 301,056 out; before a contrast, pixels wait in the output
 // and 602,112 more pass through L2. Of 260,000 clocks per view (a million per second on 132 multiprocessors at 1.98 GHz), the
@@ -27,7 +27,7 @@ struct Strip {
   int x, y, width, rows;
 };
 
-// What the block works with, in shared memory: registers are for pixels. Loops take what they read into registers first.
+// The block's parameters, in shared memory because registers are for pixels. Loops copy what they need to registers first.
 struct Block {
   int size;       // of the view
   const u8 *box;  // its first pixel
@@ -85,9 +85,9 @@ DEVICE void resize(float (&v)[PIXELS][3], const Block &b, const Strip &s, bool f
   });
 }
 
-// Before the contrast, pixels wait in the output for the mean of all, which is cheaper than to resize them again: in f32 as they are,
-// in bf16 as 16 bits of [-0.5, 1.5], which holds what bicubic resizing overshoots. A row of the view has its three channels one after
-// the other then, so that neighbouring threads are neighbours in memory.
+// The contrast needs the mean of the whole view first. Until then pixels wait in the output, which is cheaper than resizing twice: in f32 as
+// they are, in bf16 as 16-bit fixed point over [-0.5, 1.5], which covers the overshoot of bicubic resizing. Each row then holds its three
+// channels one after the other, so that neighbouring threads write neighbouring addresses.
 #if BF16
 DEVICE T park(float v) { return T{(u16)__float2uint_rn(__saturatef(v * 0.5f + 0.25f) * 65535.0f)}; }
 DEVICE float parked(T v) { return (float)v.bits * (2.0f / 65535.0f) - 0.5f; }
@@ -138,8 +138,8 @@ DEVICE void gaussian(float *kernel, int width, float sigma) {
   __syncthreads();
 }
 
-// RUN blurred values along an axis of `size` places, the first at place `at`. value(p - low) is what place p holds; low .. high are at
-// hand. Kernel and values move through registers: 8 loads of values and 2 of weights for 64 products.
+// RUN blurred values along an axis of `size` places, the first at place `at`. value(p - low) reads place p, for p in low .. high. Weights
+// and values slide through registers: 8 loads of values and 2 of weights for 64 products.
 template <class F>
 DEVICE void blur(const float *kernel, int width, int size, int at, int low, int high, float (&sum)[RUN], F value) {
   float k[2 * RUN - 1] = {};
@@ -153,7 +153,7 @@ DEVICE void blur(const float *kernel, int width, int size, int at, int low, int 
 #pragma unroll
     for (int i = 0; i < RUN; i++) {
       int p = at + i;
-      if (!inside) {  // reflected; places that no value wants are brought to some place at hand
+      if (!inside) {  // reflected at the borders; places that no result needs are clamped to a valid one
         p = abs(p);
         p = p < size ? p : 2 * (size - 1) - p;
         p = min(max(p, low), high - 1);

@@ -8,7 +8,7 @@ constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;
 // Kernels that merge chunks: 8 columns (32 bytes of a row) by 128 parts of the chunks.
 constexpr int MERGE_COLS = 8, MERGE_PARTS = 128;
 
-// y = scale x + shift per column. Forward and backward must agree on the bits: the sign of y decides what passes.
+// y = scale x + shift per column. The backward recomputes y for its ReLU mask, so both directions must round alike.
 template <int N>
 DEVICE void load_affine(float (&scale)[N], float (&shift)[N], const float *saved, const float *gamma, const float *beta, int cols,
                         int column) {
@@ -59,8 +59,8 @@ template <int N> DEVICE void moments(float *partials, const T *x, int chunk, int
   });
 }
 
-// Per chunk of rows and column the mean and the sum of squared deviations. Deviations are taken from the chunk's first row,
-// which can cost a factor of at most the chunk's rows in rounding: m2 is never below that row's own square.
+// Per chunk of rows and column: mean and sum of squared deviations, shifted by the chunk's first row. The shift amplifies rounding
+// by at most the number of rows of a chunk, because m2 is never below that row's own squared deviation.
 // Floor: 1 pass over x; 3 operations per value.
 KERNEL void __launch_bounds__(THREADS)
     batch_norm_moments(float *__restrict__ partials, const T *__restrict__ x, int chunk, int rows, int cols) {
@@ -129,7 +129,7 @@ KERNEL void __launch_bounds__(THREADS)
     apply<1>(y, x, residual, saved, gamma, beta, relu, rows, cols);
 }
 
-// What of dy passes the relu. With a residual the output y says so; without one it is made again from x, which is read anyway.
+// The mask of the ReLU. With a residual it is read from the output y; without one y is recomputed from x, which is read anyway.
 struct Mask {
   bool from_x;
   const T *y;  // null: the output is not asked
@@ -175,8 +175,8 @@ DEVICE void backward_sums(float *partials, const T *dy, const T *x, const T *y, 
   });
 }
 
-// Per chunk of rows the sums of g and g xhat, where g is the part of dy that passes. `y` is null unless there is a residual
-// and a relu. Two blocks per multiprocessor: ptxas would aim at more, and spill.
+// Per chunk of rows the sums of g and g xhat, with g = dy masked by the ReLU. `y` is null unless there are a residual and a ReLU. Two
+// blocks per multiprocessor: ptxas would aim at more, and spill.
 // Floor: 1 pass over dy, x and, with a residual, y; 4 operations per value.
 KERNEL void __launch_bounds__(THREADS, 2)
     batch_norm_bwd_sums(float *__restrict__ partials, const T *__restrict__ dy, const T *__restrict__ x, const T *__restrict__ y,
@@ -245,7 +245,8 @@ DEVICE void backward(T *dx, T *dresidual, const T *dy, const T *x, const T *y, c
   }
 }
 
-// dx = a g + b x + c per column, which with the batch's statistics is the whole derivative; dresidual = g. Null: not wanted.
+// dx = a g + b x + c per column: the derivative through the batch's statistics, with a, b and c from the two sums. dresidual = g. Null
+// pointers: not wanted.
 // Floor: 1 pass over dy, x, each gradient (2 if it is added to) and, with a residual, y.
 KERNEL void __launch_bounds__(THREADS)
     batch_norm_bwd(T *__restrict__ dx, T *__restrict__ dresidual, const T *__restrict__ dy, const T *__restrict__ x,

@@ -1,4 +1,4 @@
-// Rows of several matrices, one below the other: y[first ..] = x, and back. 16 bytes at once where both sides lie on them.
+// Concatenates matrices along their rows: y[first ..] = x, and back. 16 bytes at once where both addresses are aligned.
 #include "rows.cuh"
 
 template <int N> DEVICE void copy(T *to, const T *from, int add, int i) {

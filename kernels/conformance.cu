@@ -1,4 +1,4 @@
-// A kernel per primitive of ptx.cuh that writes out what every lane got: tests hold it against the PTX manual, emulated and on a card.
+// One kernel per primitive of ptx.cuh that writes out what every lane got. Tests compare it with the PTX manual, emulated and on a card.
 #include "prelude.cuh"
 
 // --- ldmatrix: 64 rows of 16 bytes, of which lane i gives the address of row rows[i] ------------------------------------------

@@ -1,4 +1,4 @@
-// What conformance.cu is for ptx.cuh, for hopper.cuh: the products of wgmma, whose tiles arrive byte by byte as the test has laid them out.
+// As conformance.cu, for hopper.cuh. The tiles of wgmma arrive byte by byte as the test has laid them out.
 #include "hopper.cuh"
 
 // out [128 threads][64 registers] = a [64, 64] b [64, 128], in four steps of K. With MN_MAJOR, rows of both tiles run along M and N: pieces of

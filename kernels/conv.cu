@@ -1,14 +1,16 @@
 // Convolution and matrix product, forward and gradient of the input: y = activation(gather(x) w + shift + residual), NHWC.
 //
-// A row of the product is a pixel of the result, its K runs over taps and channels: taps are gathered from x while they are copied, so
-// the matrix of neighbourhoods never exists in memory. The gradient of the input is the same gather over dy with the taps turned
-// round; with a stride it is one launch per parity of the pixel, each with the taps that reach it. A linear layer has maps of one pixel.
+// An implicit GEMM: M is the pixels of the result, N the output channels, K the taps times the input channels. The windows are gathered
+// while they are copied to shared memory, so the im2col matrix never exists in global memory. The gradient of the input is the same
+// product over dy with the taps reversed. With stride s it takes s^2 launches, one for each residue of the pixel, because each residue is
+// reached by other taps. A linear layer is a convolution of maps of one pixel.
 //
 // Floor: 2 rows outputs taps channels FLOP; x, w and y (and the residual) once. A step of 128 x 256 x 32 reads 24 KB into shared memory
 // for 2.1 MFLOP, 87 FLOP per byte, and a warp reads 4 KB of fragments for 32 mma.
 #include "conv.cuh"
 
-// The same value by value, for channels that do not fill chunks. Where the pixels lie is kept in shared memory, [ROWS].
+// As Pixels, one value at a time, for channels that are no multiple of VEC. Registers would not hold the windows' positions of all rows,
+// so shared memory does: base, top and left, [ROWS] each.
 template <int ROWS, int THREADS> struct AnyPixels {
   const T *x;
   const Gather &g;

@@ -1,20 +1,21 @@
-// What the kernels of convolutions share: where pixels lie, how neighbourhoods are gathered, the epilogue.
+// Shared by the convolution kernels: the geometry (Gather), the implicit im2col (Pixels), and the epilogue.
 #pragma once
 #include "gelu.cuh"
 #include "product.cuh"
 
-// Where the pixels of the result lie in x and in y. A parameter: `Gather` in src/ops/product.rs.
+// The geometry of one launch: pixel (i, j) of the result reads a window of x and is written to one pixel of y. The gradient of the
+// input uses it too: with a stride its result is every stride-th pixel of y. Passed by value; `Gather` in src/ops/product.rs.
 struct Gather {
   int batch, height, width, channels;  // x [batch, height, width, channels]
   int outputs;                         // w [outputs, taps_h, taps_w, channels]
-  int taps_h, taps_w;
-  int stride, from_h, from_w;          // pixel (i, j) starts at row i stride + from_h of x
-  int out_h, out_w;                    // pixels of an image that this launch makes
-  int map_h, map_w, out_stride, at_h, at_w;  // y [batch, map_h, map_w, outputs]; pixel (i, j) lies at (i out_stride + at_h, j out_stride + at_w)
+  int taps_h, taps_w;                  // window, pixels
+  int stride, from_h, from_w;          // its first pixel in x: (i stride + from_h, j stride + from_w); may be negative (padding)
+  int out_h, out_w;                    // pixels per image that this launch computes
+  int map_h, map_w, out_stride, at_h, at_w;  // y [batch, map_h, map_w, outputs]; written at (i out_stride + at_h, j out_stride + at_w)
 
-  MEMBER int rows() const { return batch * out_h * out_w; }
-  MEMBER int depth() const { return taps_h * taps_w * channels; }
-  // Row of y, as a matrix [batch map_h map_w, outputs].
+  MEMBER int rows() const { return batch * out_h * out_w; }             // M of the product
+  MEMBER int depth() const { return taps_h * taps_w * channels; }       // K of the product
+  // The row of y as a matrix [batch map_h map_w, outputs] that row `row` of the product is written to.
   MEMBER int place(int row) const {
     if (out_stride == 1 && out_w == map_w && out_h == map_h) return row;
     const int j = row % out_w, i = row / out_w % out_h, n = row / out_w / out_h;
@@ -22,18 +23,19 @@ struct Gather {
   }
 };
 
-// No row of x.
+// The first row of a window that lies outside of x whatever the tap.
 constexpr int NOWHERE = -(1 << 29);
 
-// Copies the neighbourhoods of ROWS pixels. A thread has one chunk of a step's K, so it counts taps and channels along. channels is
-// a multiple of VEC. Places in x count chunks of 16 bytes, of which 32 GB are 2^31.
+// Implicit im2col: copies a K-major tile [ROWS pixels][BK], gathered from x. Each thread always copies the same chunk of a step, so it
+// advances its tap and channel by addition instead of dividing k anew. channels is a multiple of VEC. Offsets into x count 16-byte
+// chunks, so an int reaches 32 GiB.
 template <int ROWS, int THREADS> struct Pixels {
   static constexpr int EACH = ROWS * CHUNKS / THREADS, APART = THREADS / CHUNKS;
   const T *x;
-  int height, width, line, taps_h, taps_w;  // a pixel is a line of chunks
-  int base[EACH];              // the first tap's first chunk; may lie outside of x
-  int top[EACH], left[EACH];   // of the neighbourhood
-  int tap_i, tap_j, chunk;     // of the thread's chunk in the next step
+  int height, width, line, taps_h, taps_w;  // line: chunks of a pixel
+  int base[EACH];              // first chunk of each window; may lie outside of x
+  int top[EACH], left[EACH];   // first row and column of each window
+  int tap_i, tap_j, chunk;     // tap, and chunk within its pixel, that the thread copies in the next step
 
   MEMBER Pixels(const T *x_, const Gather &g, int first)
       : x(x_), height(g.height), width(g.width), line(g.channels / VEC), taps_h(g.taps_h), taps_w(g.taps_w), tap_i(0), tap_j(0) {
@@ -71,28 +73,29 @@ template <int ROWS, int THREADS> struct Pixels {
 // As `Activation` in src/device/product/mod.rs.
 enum Activation { NOTHING, RELU, GELU };
 
-// What is done to a result before it is written, and the statistics of what is written. A parameter: `EpilogueParams` in src/ops/product.rs.
+// y = activation(product + shift + residual + y's old value if `add`). Passed by value; `EpilogueParams` in src/ops/product.rs.
 struct EpilogueParams {
-  T *y;
-  T *pre_activation;   // like y, what the activation is given; or null
-  float *moments;      // [tiles, 2, outputs]: mean and sum of squared deviations over the rows of a tile; or null
-  const float *shift;  // [outputs] or null
+  T *y;                // [rows of y, outputs]
+  T *pre_activation;   // like y, or null: the activation's argument, which its gradient needs
+  float *moments;      // [tiles, 2, outputs], or null: mean and sum of squared deviations of each tile's rows, for batch norm
+  const float *shift;  // [outputs], or null: a bias, or a folded norm
   const T *residual;   // like y, or null
-  int add;             // y holds something already
-  int activation;
+  int add;             // accumulate into y
+  int activation;      // Activation
 };
 
+// A block's tile of BM rows and BN columns, a warp's of WM and WN, and DEEP stages of the pipeline.
 template <int BM, int BN, int WM, int WN, int DEEP = 4> struct Tile {
   static constexpr int WARPS = BM / WM * (BN / WN), THREADS = WARPS * 32, STAGES = DEEP;
   static constexpr int BYTES = (BM + BN) * ROW;  // of a stage
-  static constexpr int MI = WM / 16, NI = WN / 8, SLAB = 16 * (WN + 8);
-  // Statistics of a warp [3][VEC][PITCH]: column l VEC + e of the warp lies at [e][l]. PITCH is an odd multiple of four, so that neither lanes
-  // l nor neighbouring columns share a bank.
+  static constexpr int MI = WM / 16, NI = WN / 8, SLAB = 16 * (WN + 8);  // SLAB: floats of a warp's slab [16][WN + 8]
+  // A warp's statistics [3: pivot, sum, squares][VEC][PITCH] f32: its column l VEC + e is element [e][l]. PITCH is an odd multiple of
+  // four, so that neither lanes l nor neighbouring columns share a bank.
   static constexpr int LANES = WN / VEC, PITCH = LANES % 8 == 4 ? LANES : LANES + 4, KIND = VEC * PITCH;
   static_assert(WARPS * (SLAB + 3 * KIND) * 4 <= STAGES * BYTES, "the epilogue works where the stages were");
 };
 
-// Reads VEC neighbouring values of a row. `whole`: all exist and are aligned to 16 bytes; else `left` of them exist, and the others are 0.
+// Reads VEC neighbours of a row, 16 bytes at once if `whole`. Otherwise the row is unaligned or ends after `left` values; the rest are 0.
 DEVICE Vec16 get(const T *y, bool whole, int left) {
   if (whole) return *(const Vec16 *)y;
   float v[VEC];
@@ -110,15 +113,16 @@ DEVICE void put(T *y, const float (&v)[VEC], bool whole, int left) {
   }
 }
 
-// What an epilogue is compiled for, so that none pays for what another does: a layer of a network takes the same one for each of its tiles.
+// The epilogue is compiled once per use, because one general epilogue holds registers for everything that it might do. All tiles of
+// a launch take the same one.
 enum EpilogueKind {
   EPILOGUE_PLAIN,    // shift, residual, what y holds, relu
   EPILOGUE_GELU,     // shift, GELU
   EPILOGUE_MOMENTS,  // statistics alone
 };
 
-// Sums of the differences to a value that is close, and of their squares, of VEC columns: they add up without a division, and differences
-// to another value follow from them.
+// Shifted sums of VEC columns: sum of (v - pivot) and of (v - pivot)^2, with a pivot near the mean. The shift avoids the cancellation
+// of E[v^2] - E[v]^2. Unlike Welford's update it needs no division, and sums with different pivots can be merged.
 struct Sums {
   float pivot[VEC], sum[VEC], squares[VEC];
 
@@ -132,7 +136,7 @@ struct Sums {
   }
 };
 
-// Writes the tile of a block with one kind of epilogue. `smem` is free.
+// Writes the block's tile. The pipeline is done, so `smem` holds the slabs [WARPS][16][WN + 8] f32, then statistics [WARPS][3][VEC][PITCH].
 template <class S, int BM, int BN, int WM, int WN, bool ANY, EpilogueKind EPI>
 DEVICE void epilogue_as(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather &g, const EpilogueParams &to, int tile, int n0) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, rows = g.rows();
@@ -148,11 +152,11 @@ DEVICE void epilogue_as(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gat
     shift[e] = EPI != EPILOGUE_MOMENTS && to.shift && mine + e < g.outputs ? to.shift[mine + e] : 0.f;
     seen.sum[e] = seen.squares[e] = 0.f;
   }
-  // What is added is fetched for all of a slab's rows before the first is written: one wait for memory instead of one for each.
-  constexpr int EACH = 16 * LANES / 32, APART = 32 / LANES;  // rows of a slab that a lane writes, and between them
+  // Residuals of all rows of a slab are fetched before the first is used: their latencies overlap instead of adding up.
+  constexpr int EACH = 16 * LANES / 32, APART = 32 / LANES;  // rows of a slab that a lane writes, and the distance between them
   const T *added = EPI != EPILOGUE_PLAIN ? nullptr : to.residual ? to.residual : to.add ? to.y : nullptr;
   Vec16 more[EACH];
-  int place[EACH];  // row of y, or less than 0
+  int place[EACH];  // row of y; -1: beyond the result
   auto fetch = [&](int i) {
 #pragma unroll
     for (int r = 0; r < EACH; r++) {
@@ -163,7 +167,7 @@ DEVICE void epilogue_as(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gat
   };
   by_rows(acc, slab, fetch, [&](int i, int r, float(&v)[VEC]) {
     if (EPI == EPILOGUE_MOMENTS && i == 0 && r == 0) {
-      // The warp's first row is close to the others, and the same for all lanes of a column.
+      // The pivot is the warp's first row: near the other rows, and the same for every lane of a column.
       read_row(seen.pivot, slab + lane % LANES * VEC);
 #pragma unroll
       for (int e = 0; e < VEC; e++) seen.pivot[e] = to_f32(from_f32(seen.pivot[e]));
@@ -200,7 +204,7 @@ DEVICE void epilogue_as(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gat
   });
   if (EPI != EPILOGUE_MOMENTS) return;
 
-  // Lanes with the same columns, then the warps above each other, in order.
+  // Merge in a fixed order: first the lanes that hold the same columns, then the warps that hold other rows of them.
 #pragma unroll
   for (int o = LANES; o < 32; o *= 2) {
 #pragma unroll
@@ -242,7 +246,8 @@ DEVICE void epilogue(const float (&acc)[S::MI][S::NI][4], u8 *smem, const Gather
   else epilogue_as<S, BM, BN, WM, WN, ANY, EPILOGUE_PLAIN>(acc, smem, g, to, tile, n0);
 }
 
-// Which tile number `at` is: GROUP tiles of rows go through all columns before the next GROUP, so that what they share stays in the L2.
+// The row tile and first column of tile number `at`. GROUP row tiles visit all columns before the next GROUP begins: blocks that run
+// at the same time share rows of A and B, which stay in the L2.
 template <int BM, int BN, int GROUP = 8> DEVICE void place_of_tile(u32 at, int rows, int outputs, int &tile, int &n0) {
   const int across = (outputs + BN - 1) / BN, down = (rows + BM - 1) / BM;
   const int group = at / (GROUP * across), high = min(GROUP, down - group * GROUP), in = at - group * GROUP * across;

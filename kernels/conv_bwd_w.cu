@@ -1,12 +1,12 @@
 // Gradient of a convolution's weights: dw = dy^T gather(x), summed over the pixels of the batch.
 //
-// The product's K are the pixels, so both tiles lie across K and are transposed while fragments are loaded. The pixels are shared out
-// to `splits` blocks per tile, whose partial sums a second kernel adds in order: no atomics, the same bits always.
+// An implicit GEMM whose K is the pixels, so both tiles are MN-major and ldmatrix transposes them. K is long and dw is small, so K is
+// split over `splits` blocks per tile (split-K). A second kernel adds their partial sums in order: without atomics the bits never change.
 //
 // Floor: 2 pixels outputs taps channels FLOP; dy and x once, the partial sums written and read once.
 #include "conv_bwd_w.cuh"
 
-// The same value by value. A warp takes a pixel, so that where it lies is computed once for its columns.
+// As Seen, one value at a time. A warp takes one pixel, so its position is computed once for all columns.
 template <int COLS, int THREADS> DEVICE void seen_any(u8 *tile, const T *x, const Window &g, int first, int pixel, int end) {
   for (int k = threadIdx.x >> 5; k < BK; k += THREADS / 32) {
     const int p = pixel + k, j = p % g.out_w * g.stride - g.pad, rest = p / g.out_w, i = rest % g.out_h * g.stride - g.pad, n = rest / g.out_h;
@@ -57,9 +57,9 @@ KERNEL void __launch_bounds__(128, 3) conv_bwd_w_any(float *partial, const T *dy
   weights<64, 64, 32, 32, true>(partial, dy, x, g, run);
 }
 
-// dw [outputs, channels, taps] from partial [splits, outputs, taps, channels], added up in the order of the splits. A block has one
-// output and `run` channels, and turns them round in shared memory [run, taps]: the
-// taps of a square of odd width are odd, so that neighbouring channels lie in different banks.
+// dw [outputs, channels, taps] = sum of partial [splits, outputs, taps, channels] in the order of the splits. A block takes one output and
+// `run` channels, and transposes them in shared memory [run, taps] f32. The number of taps is odd for a square of odd width, so
+// neighbouring channels lie in different banks.
 KERNEL void __launch_bounds__(256) conv_bwd_w_sum(float *dw, const float *partial, int add, int splits, int outputs, int channels, int taps, int run) {
   SHARED_DYN(bytes);
   float *turned = (float *)bytes;

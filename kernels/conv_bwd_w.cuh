@@ -1,8 +1,8 @@
-// What the kernels of the gradient of a convolution's weights share: how both factors are gathered, and how the sums go out.
+// Shared by the kernels of a convolution's weight gradient: the loaders of both factors, and the store of the partial sums.
 #pragma once
 #include "product.cuh"
 
-// A convolution and the sizes of its maps. A parameter: `Window` in src/ops/product.rs.
+// A convolution and the sizes of its maps. Passed by value; `Window` in src/ops/product.rs.
 struct Window {
   int batch, height, width, channels;  // x
   int outputs, taps, stride, pad;      // w [outputs, channels, taps, taps]
@@ -12,10 +12,10 @@ struct Window {
   MEMBER int depth() const { return taps * taps * channels; }
 };
 
-// Copies rows of dy: BK pixels from `pixel` on, COLS outputs from `first` on.
+// Copies an MN-major tile [BK pixels from `pixel` on][COLS outputs from `first` on] of dy; pixels from `end` on are zeros.
 template <int COLS, int THREADS> struct Outputs {
   static constexpr int LINE = COLS / VEC, EACH = BK * LINE / THREADS, APART = THREADS / LINE;
-  const T *dy;
+  const T *dy;  // [pixels, outputs]
   int outputs, first, end;
 
   MEMBER void load(u8 *tile, int pixel) const {
@@ -35,17 +35,17 @@ template <int COLS, int THREADS> struct Outputs {
   }
 };
 
-// Copies of x what BK pixels see through COLS (tap, channel) columns. A thread's columns stay, its pixels move on by BK a step. Places
-// in x count chunks of 16 bytes, of which 32 GB are 2^31.
+// Implicit im2col of x, MN-major [BK pixels][COLS of (tap, channel)]. A thread keeps its column and moves on by BK pixels a step, with
+// additions and two carries (row, image) instead of divisions. Offsets into x count 16-byte chunks, so an int reaches 32 GiB.
 template <int COLS, int THREADS> struct Seen {
   static constexpr int LINE = COLS / VEC, EACH = BK * LINE / THREADS, APART = THREADS / LINE;
-  const T *x;
+  const T *x;                       // [batch, height, width, channels]
   int height, width, end;
-  bool in_depth;
-  int h[EACH], w[EACH], at[EACH];   // what the next step's pixels see: row, column and place
-  int down, right, on;              // BK pixels further
-  int last_w, row, next_row;        // past the last column; what goes back by a row of the result, and where the next begins
-  int last_h, map, next_map;        // the same of a map
+  bool in_depth;                    // the thread's column exists
+  int h[EACH], w[EACH], at[EACH];   // row, column and offset in x that the next step copies
+  int down, right, on;              // what BK pixels add to them
+  int last_w, row, next_row;        // carry to the next row: from which w on, what w loses, what the offset gains
+  int last_h, map, next_map;        // carry to the next image: the same for h
   int stride;                       // as in Window
 
   MEMBER Seen(const T *x_, const Window &g, int first, int begin, int end_) : x(x_), height(g.height), width(g.width), end(end_) {
@@ -78,8 +78,8 @@ template <int COLS, int THREADS> struct Seen {
   }
 };
 
-// Writes the sums of a warp, whose first is that of output `o0` and (tap, channel) column `c0`. Four lanes fill a sector of 32 bytes, so
-// they can go straight to memory.
+// Writes a warp's sums to partial [splits, outputs, taps, taps, channels], from output `o0` and (tap, channel) column `c0` on. Four lanes
+// fill a 32-byte sector, so the accumulators need no detour through shared memory.
 template <bool ANY, int MI, int NI> DEVICE void put_sums(float *partial, const float (&acc)[MI][NI][4], const Window &g, int o0, int c0) {
   const int lane = threadIdx.x & 31;
   float *to = partial + (u64)blockIdx.y * g.outputs * g.depth();

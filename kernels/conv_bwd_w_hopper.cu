@@ -1,5 +1,5 @@
-// The product of conv_bwd_w.cu on Hopper, in bf16, for 16 bytes of channels and outputs at a time: both tiles lie across K, which wgmma reads
-// as they are.
+// The product of conv_bwd_w.cu on Hopper, in bf16, for channels and outputs that are multiples of eight (16 bytes). wgmma reads
+// MN-major tiles without a transposition.
 //
 // Floor: as in conv_bwd_w.cu; shared memory as in conv_hopper.cu.
 #include "product_hopper.cuh"

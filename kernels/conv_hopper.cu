@@ -1,12 +1,12 @@
-// The product of conv.cu on Hopper, in bf16, for 16 bytes of channels and outputs at a time.
+// The product of conv.cu on Hopper, in bf16, for channels and outputs that are multiples of eight (16 bytes).
 //
-// Floor: as in conv.cu. A step of 128 x 128 x 64 writes 32 KB to shared memory and wgmma reads 48 KB there for 2.1 MFLOP, which take 512
-// cycles: 160 bytes per cycle of the 128 that shared memory has, so the tensor cores can be busy four fifths of the time. A step of
-// 128 x 256 x 64 writes 48 KB and reads 80 KB for twice the products: 128 bytes per cycle.
+// Floor: as in conv.cu. Shared memory limits the narrow tile: a step of 128 x 128 x 64 writes 32 KB and wgmma reads 48 KB for 2.1 MFLOP,
+// 512 tensor-core cycles. That asks for 160 bytes per cycle where shared memory has 128, so the tensor cores are busy at most 80 % of
+// the time. A step of 128 x 256 x 64 writes 48 KB and reads 80 KB for twice the FLOP: 128 bytes per cycle.
 #include "product_hopper.cuh"
 #include "conv.cuh"
 
-// S: the tile, of BN columns. UNDER_WAY as in product_hopper.cuh.
+// S: the Tile, BN columns wide. UNDER_WAY as in product_hopper.cuh.
 template <class S, int BN, int UNDER_WAY> DEVICE void conv(const EpilogueParams &to, const T *x, const T *w, const Gather &g) {
   SHARED_DYN(smem);
   int tile, n0;

@@ -1,31 +1,31 @@
 // A network's first convolution: y = relu(conv(x) + shift) of images of three channels, NHWC, and the statistics of y.
 //
-// A block makes `run` tiles of 128 pixels, which follow each other across rows and images. It copies all rows of x that they see, once, and
-// keeps the weights of 64 outputs in registers, those of 32 outputs per warp; a warp then makes a tile after the other without any barrier. The
-// columns of its products are ordered so that a lane ends with eight neighbouring outputs of a pixel: 16 bytes, stored from registers.
+// A block computes `run` consecutive tiles of 128 pixels, across rows and images. It copies all rows of x that they need once, and keeps
+// the weights of 64 outputs in registers, 32 outputs per warp. Each warp then computes tile after tile without a barrier. The columns of
+// its products are permuted so that a lane ends up with eight neighbouring outputs of a pixel: 16 bytes, stored without a transposition.
 //
 // Floor: x read and y written once; 2 pixels outputs 176 FLOP for 7x7 (147 taps), 32 for 3x3 (27). A tile of 128 pixels and 64 outputs
-// of 7x7 takes 704 mma and as many loads of a word by all lanes, no two of which share a bank.
+// of 7x7 takes 704 mma and 704 word loads per warp, without bank conflicts.
 #include "conv_stem.cuh"
 
 constexpr int TILE = 128;      // pixels whose statistics are one row of `moments`
 constexpr int OUTPUTS = 64;    // of a block
 constexpr int BLOCK = 128;     // threads: two halves of the outputs, and two warps that take tiles in turn
 
-// The windows of SIDE rows as K. Eight values of K at a time, a word for each of four lanes, lie in one row of the window, so that where they
-// are is known to the compiler: of 7x7 three times eight values in each row, 21 of them taps. Of 3x3 eight values in each row, and what is left
-// of the three rows together.
+// The window's SIDE rows as K of the product, eight values at a time (a word for each of four lanes). Each eight lies in one row of the
+// window, so its offset is a compile-time constant. 7x7: three eights per row, with 21 taps among 24 values. 3x3: one eight per row, and
+// one eight for the rest of all three rows.
 template <int SIDE> struct Windows : Stem<SIDE> {
   static constexpr int EIGHTS = SIDE == 7 ? 21 : 4, STEPS = (EIGHTS + 1) / 2;
-  // Row of the window, and the value in it, of word q of eight.
+  // Row of the window, and value in that row, of word q of an eight.
   static MEMBER int row(int eight, int q) { return SIDE == 7 ? eight / 3 : eight < 3 ? eight : min(q, 2); }
   static MEMBER int value(int eight, int q) { return SIDE == 7 ? eight % 3 * 8 + q * 2 : eight < 3 ? q * 2 : 8; }
   static MEMBER bool none(int eight, int q) { return eight >= EIGHTS || (SIDE == 3 && eight == 3 && q == 3); }
-  // Pixel of a group of 32 that rows g + 8 h of fragment i are; with two parities a fragment has columns of one.
+  // Which of a group's 32 pixels is row g + 8 h of fragment i. With two parities, each fragment holds columns of one parity.
   static MEMBER int pixel(int i, int h, int g) { return Stem<SIDE>::PARITIES == 2 ? h * 16 + g * 2 + i : i * 16 + h * 8 + g; }
 };
 
-// Halves v: a lane keeps the half that `high` says, and adds what the lane `by` away has of it.
+// One step of a butterfly reduction that halves v: a lane keeps one half (the upper if `high`) and adds that half of the lane `by` away.
 template <int N> DEVICE void halve(float (&v)[8], int by, bool high) {
 #pragma unroll
   for (int e = 0; e < N; e++) {
@@ -39,7 +39,7 @@ DEVICE void read_eight(float (&v)[8], const float *from) {
   v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
-// Writes eight neighbours; they become what was written.
+// Writes eight neighbours and rounds v to what was written, so that statistics are of the stored values.
 DEVICE void put_eight(T *to, float (&v)[8], bool in) {
 #if BF16
   const uint4 bits = pack16(v);
@@ -50,7 +50,7 @@ DEVICE void put_eight(T *to, float (&v)[8], bool in) {
 #endif
 }
 
-// The eight outputs of a lane for a tile's first pixel, to which deviations are taken, as in batch_norm.cu: they are values of T.
+// A lane's eight outputs of a tile's first pixel: the shift of the tile's statistics, as in batch_norm.cu. Stored as T to save registers.
 struct Pivot {
 #if BF16
   u32 bits[4];
@@ -84,12 +84,12 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
   SHARED_DYN(smem);
   T *weights = (T *)smem;                                           // [OUTPUTS, TAPS]
   float *add = (float *)(smem + OUTPUTS * S::TAPS * sizeof(T));     // [OUTPUTS]: the shift
-  int *place = (int *)(add + OUTPUTS);                              // [run TILE]: where the pixels' windows begin in `rows`, bytes
-  u8 *rows = (u8 *)(place + run * TILE);                            // [rows, pitch]
+  int *place = (int *)(add + OUTPUTS);                              // [run TILE]: offset of each pixel's window in `rows`, bytes
+  u8 *rows = (u8 *)(place + run * TILE);                            // [rows, pitch] bytes
   const int pixels = batch * out_h * out_w, first = blockIdx.x * run * TILE, count = min(run * TILE, pixels - first);
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, n0 = blockIdx.y * OUTPUTS;
 
-  // Images lie below each other as if each had all rows that its pixels see: `tall` of them.
+  // Rows are counted through all images as if each had `tall` rows: those that its pixels read, padding included.
   const int tall = S::STRIDE * (out_h - 1) + SIDE, image = first / out_w / out_h, top = first / out_w % out_h;
   {
     const int last = (first + count - 1) / out_w, rows_seen = (last / out_h - image) * tall + (last % out_h - top) * S::STRIDE + SIDE;
@@ -210,7 +210,7 @@ DEVICE void stem(T *y, float *moments, const T *x, const T *w, const float *shif
             }
           }
         }
-      // Eight lanes have the same outputs: each ends with the sums of one, since the registers of all would be too many beside the weights.
+      // Eight lanes hold the same outputs. After the butterfly each holds the sums of one: all eight would not fit beside the weights.
       if (moments) {
         halve<4>(sum, 16, lane & 16), halve<2>(sum, 8, lane & 8), halve<1>(sum, 4, lane & 4);
         halve<4>(squares, 16, lane & 16), halve<2>(squares, 8, lane & 8), halve<1>(squares, 4, lane & 4);

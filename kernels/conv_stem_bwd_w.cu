@@ -1,9 +1,9 @@
 // Gradient of the weights of a network's first convolution: dw = dy^T windows(x), summed over the pixels of the batch.
 //
-// A block goes down `run` rows of dy. Rows of dy and of x arrive some rows ahead; those of x stay in a ring of shared memory as long as they are
-// seen, so each is read once per block. The sums of 64 outputs and all taps are in registers. The product's K are pixels, in steps of 16, and a
-// fragment of B has a pair of pixels for a tap: two words, of the two pixels, hold the pairs of two neighbouring taps. Blocks leave parts
-// of the sum, which a second kernel adds in order: no atomics, the same bits always.
+// A block goes down `run` rows of dy. Rows of dy and x are copied ahead; rows of x stay in a ring in shared memory while they are needed, so
+// each is read once per block. The sums of 64 outputs and all taps stay in registers. K of the product is the pixels, 16 per step. A B fragment
+// wants two pixels of one tap, while a word of shared memory holds two taps of one pixel: two words, permuted, give the fragments
+// of two taps. Blocks write partial sums (split-K), which a second kernel adds in order: without atomics the bits never change.
 //
 // Floor: dy and x read once; 2 pixels outputs 160 FLOP for 7x7 (147 taps), 32 for 3x3 (27). 16 pixels and 64 outputs of 7x7 take 80 mma, 80
 // loads of a word by all lanes and 8 ldmatrix.
@@ -12,7 +12,7 @@
 constexpr int OUTPUTS = 64;  // of a block
 constexpr int BLOCK = 128;   // threads: two halves of the outputs, and of the taps or, where columns are of two kinds, of the columns
 
-// The windows of SIDE rows as the N of the product, in words of two values, eight of them a tile.
+// The window's SIDE rows as N of the product, in words of two values; a tile is eight words.
 template <int SIDE> struct Taps : Stem<SIDE> {
   typedef Stem<SIDE> Base;
   static constexpr int WORDS = Base::LINE / 2 + 1, ALL = SIDE * WORDS;                       // of a row, and of all
@@ -22,11 +22,11 @@ template <int SIDE> struct Taps : Stem<SIDE> {
   static constexpr int RING = SIDE == 7 ? 16 : 32;  // rows of x: those that AHEAD + 1 rows of dy see, also across images of two rows
   static_assert(SPLIT * TILES * 8 >= ALL, "every word has its place");
 
-  // Row of a slot where column j of dy lies: the columns of a kind together.
+  // Row of a slot that holds column j of dy: columns of one parity are together.
   static MEMBER int slot(int j) { return Base::PARITIES == 2 ? (j & ~31) + (j & 1) * 16 + (j & 31) / 2 : j; }
 };
 
-// The order of eight pixels in K: with it the words that a warp loads at once lie in 17 neighbouring banks, and leave room for a second row.
+// The order of eight pixels in K. With it one load of a warp touches 17 neighbouring banks, which leaves banks for a second row.
 DEVICE int ordered(int k) { return k / 2 + k % 2 * 4; }
 
 template <int SIDE>
@@ -41,7 +41,7 @@ DEVICE void stem_weights(float *partial, const T *dy, const T *x, int batch, int
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3;
   const int mine = (warp >> 1) * 32, other = warp & 1, parity = S::PARITIES == 2 ? other : 0, word0 = S::SPLIT == 2 ? other * S::TILES * 8 : 0;
 
-  // Rows of x are counted from the first that the block sees, as if each image had all that its pixels see.
+  // Rows of x are counted from the block's first, as if each image had all rows that its pixels read, padding included.
   int next = first % out_h, next_top = 0, copied = 0, filled = 0;
   const T *image = x + (long long)(first / out_h) * height * width * 3;
   auto load = [&](int step) {
@@ -136,7 +136,7 @@ DEVICE void stem_weights(float *partial, const T *dy, const T *x, int batch, int
   }
   cp_async_wait<0>();
 
-  // Neighbouring sums are those of lanes that are apart: they go through shared memory, where those of both kinds of columns meet.
+  // Neighbouring sums are in distant lanes, so they are transposed in shared memory. There the sums of both parities are added, too.
   __syncthreads();
   float *sums = (float *)smem;  // [PARITIES][OUTPUTS, TAPS]
 #pragma unroll

@@ -1,8 +1,8 @@
 // Losses over the correlations of columns: Barlow Twins and VICReg. The products are those of conv.cu and conv_bwd_w.cu.
 #include "rows.cuh"
 
-// Sums of f(row, v) over all rows, v the N columns of this thread: `sums` gets those of the block's columns, by the column's place
-// in the block. All threads call it.
+// Two sums per column over all rows: f(row, a, b) adds to this thread's N columns; first and second [MOST] get the totals, by the
+// column's position in the block. All threads call it.
 constexpr int MOST = 128;  // columns of a block
 
 template <int N, class F> DEVICE void over_rows(float (&first)[MOST], float (&second)[MOST], int rows, int cols, F f) {
@@ -52,13 +52,14 @@ template <int N> DEVICE void normalise(T *y, float *std, const T *x, int scaled,
   }
 }
 
-// Columns without their mean, and if scaled over their standard deviation. Floor: 2 passes over rows x cols; two more are the cache's.
+// Columns minus their mean, and divided by their standard deviation if `scaled`. Floor: 2 passes over rows x cols; two more hit the cache.
 KERNEL void __launch_bounds__(THREADS) decorrelation_columns(T *y, float *std, const T *x, int scaled, int rows, int cols, float eps) {
   if (cols % VEC == 0) normalise<VEC>(y, std, x, scaled, rows, cols, eps);
   else normalise<1>(y, std, x, scaled, rows, cols, eps);
 }
 
-// From c = n C the gradient of C, as weights of both products, and each tile's part of the loss. A block takes a tile of 32 x 32.
+// From c = n C: dL/dC in both orientations, the weights of the two backward products, and each tile's part of the loss. A block takes a
+// tile of 32 x 32.
 // Floor: c once, the weights once.
 KERNEL void __launch_bounds__(THREADS)
     barlow_twins_loss_fwd(T *of_a, T *of_b, float *losses, const float *c, int rows, int cols, float lambda) {
@@ -114,18 +115,19 @@ DEVICE void through_columns(T *dx, const float *dloss, const T *back, const T *u
   }
 }
 
-// The gradient through the normalised columns; back / n is theirs. Floor: 3 passes over rows x cols; two more are the cache's.
+// The gradient through the normalisation; back / n is the gradient of the normalised columns. Floor: 3 passes over rows x cols; two more
+// hit the cache.
 KERNEL void __launch_bounds__(THREADS)
     barlow_twins_loss_bwd(T *dx, const float *dloss, const T *back, const T *unit, const float *std, int add, int rows, int cols, float scale) {
   if (cols % VEC == 0) through_columns<VEC>(dx, dloss, back, unit, std, add, rows, cols, scale);
   else through_columns<1>(dx, dloss, back, unit, std, add, rows, cols, scale);
 }
 
-// From c = (n - 1) covariances one row of their gradient dcov, a weight of the product with the centred columns, and its loss: off
-// the diagonal that of the squared covariances, on it that of relu(1 - std). Floor: c once, the weights once.
+// One row of dcov from c = (n - 1) cov, and the row's loss. Off the diagonal is the covariance term, on it the variance term relu(1 - std).
+// dcov is the weight of the backward product with the centred columns. Floor: c once, the weights once.
 KERNEL void __launch_bounds__(THREADS)
     vicreg_loss_fwd(T *dcov, float *losses, const float *c, const float *std, int rows, int cols, float variance,
-                            float covariance) {
+                    float covariance) {
   const int i = blockIdx.x;
   const float inverse = 1.f / (rows - 1), hinge = fmaxf(1 - std[i], 0.f);
   float sum = 0;

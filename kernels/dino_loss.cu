@@ -1,16 +1,16 @@
 // DINO's loss between a student [crops * n, k] and a teacher [2 * n, k]; row v * n + i is view v of sample i. One block per row.
-// Softmaxes are never stored: a row's log of the sum of exponentials makes them again.
+// Softmaxes are never stored: they are recomputed from each row's logsumexp.
 //
-// Floor of the loss: student and teacher once. The teacher is read twice, and by the student's rows of its sample from the L2, for
-// which they are neighbouring blocks. Floor of the gradient: as much, and the gradient once.
+// Floor of the loss: student and teacher once. The teacher is read once for its entropy and again by the student's rows of its sample;
+// these are neighbouring blocks, so that they find it in the L2. Floor of the gradient: as much, and the gradient once.
 #include "rows.cuh"
 #include "schedule.cuh"
 
 constexpr int VIEWS = 2;
 #define NONE __uint_as_float(0xff800000u)  // less than any logit
 
-// A sum of exponentials relative to the largest logit so far, and that of the distances from it times them: the entropy is then a sum
-// of positive parts.
+// An online softmax with entropy: the largest logit so far, the sum of e = exp(x - top), and the sum of (top - x) e. The entropy,
+// ln(sum) + weighted / sum, then has no cancellation, because both terms are positive.
 struct Running {
   float top, sum, weighted;
 };
@@ -31,7 +31,7 @@ template <int N> DEVICE void take(Running &r, const float (&z)[N]) {
     r.sum += e, r.weighted = fmaf(e, top - z[i], r.weighted);
   }
 }
-// The block's.
+// Merges the threads' values; every thread gets the block's.
 DEVICE Running merge(Running r) {
   r = raised(r, block_max(r.top));
   return {r.top, block_sum(r.sum), block_sum(r.weighted)};
@@ -54,10 +54,10 @@ template <int N> DEVICE Running teacher_row(const T *teacher, const float *cente
   return merge(r);
 }
 
-// Of each of the teacher's rows the log of the sum, and the entropy.
+// logsumexp and entropy of each teacher row.
 KERNEL void __launch_bounds__(THREADS)
     dino_loss_teacher(float *log_sums, float *entropies, const T *teacher, const float *center, const float *schedule, const u32 *step,
-                    int rows, int k) {
+                      int rows, int k) {
   const int row = blockIdx.x;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   teacher += at(row, k, 0);
@@ -66,7 +66,7 @@ KERNEL void __launch_bounds__(THREADS)
   log_sums[row] = r.top + logf(r.sum), entropies[row] = logf(r.sum) + r.weighted / r.sum;
 }
 
-// The teacher's rows that a student's is compared with.
+// The teacher rows that a student row is compared with: the other views of its sample.
 struct Partners {
   const T *row[VIEWS];
   float log_sum[VIEWS];
@@ -104,10 +104,10 @@ DEVICE void student_row(Running &r, float &across, const T *student, const Partn
   }
 }
 
-// Of each of the student's rows the log of the sum, and its loss: the sum over its partners. Blocks go sample by sample.
+// logsumexp and loss of each student row; the loss is the sum over its partners. Blocks of one sample are neighbours.
 KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_fwd(float *log_sums, float *losses, const T *student, const T *teacher, const float *center, const float *of_teacher,
-                const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
+                  const float *schedule, const u32 *step, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE);
   const Partners p = partners(teacher, of_teacher, crop, sample, n, k);
@@ -144,10 +144,10 @@ DEVICE void gradient_row(T *ds, const T *student, const Partners &p, const float
   }
 }
 
-// log_sums: the teacher's, then the student's.
+// log_sums [(2 + crops) n]: the teacher's rows, then the student's.
 KERNEL void __launch_bounds__(THREADS, 4)
     dino_loss_bwd(T *ds, const float *dloss, const T *student, const T *teacher, const float *center, const float *log_sums,
-                const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
+                  const float *schedule, const u32 *step, int add, int n, int crops, int k, float temperature) {
   const int sample = blockIdx.x / crops, crop = blockIdx.x % crops, row = crop * n + sample;
   const float cold = 1 / scheduled(schedule, step, TEMPERATURE), own = log_sums[VIEWS * n + row];
   const float scale = dloss[0] / (temperature * ((float)(VIEWS * crops - VIEWS) * n));

@@ -1,7 +1,7 @@
 // The mean distance of paired rows, scaled to unit length: direct differences in f32. One block per pair.
 #include "rows.cuh"
 
-// f(c) for the first of each N columns that this thread takes.
+// Calls f(c) for each group of N columns of this thread; c is the group's first column.
 template <int N, class F> DEVICE void columns(int cols, F f) {
   for (int c = threadIdx.x * N; c < cols; c += THREADS * N) f(c);
 }
@@ -35,14 +35,14 @@ template <int N> DEVICE void forward(float *saved, const T *a, const T *b, int n
 }
 
 // saved [3, n]: distance, 1/|a|, 1/|b|.
-// Floor: 2 passes over n x cols; the second look at a row is the cache's.
+// Floor: 2 passes over n x cols; the second read of a row hits the cache.
 KERNEL void __launch_bounds__(THREADS) distance_fwd(float *saved, const T *a, const T *b, int n, int cols) {
   const u64 row = at(blockIdx.x, cols, 0);
   if (cols % VEC == 0) forward<VEC>(saved, a + row, b + row, n, cols);
   else forward<1>(saved, a + row, b + row, n, cols);
 }
 
-// In the gradient of a side the factors of the difference of the unit vectors and of its own.
+// With unit vectors u (own side) and v: the gradient is apart (u - v) - along u. The second term is the projection of l2_normalize.
 struct Factors {
   float apart, along;
 };

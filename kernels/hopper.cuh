@@ -1,19 +1,19 @@
-// The PTX of Hopper (sm_90a) that products use, each primitive twice, as in ptx.cuh: matrices multiplied by a warpgroup of four warps,
-// asynchronously, from shared memory (the PTX manual, "Asynchronous Warpgroup Level Matrix Instructions"), and copies of boxes by TMA, which
-// mbarriers wait for.
+// Inline PTX for Hopper (sm_90a), each primitive twice as in ptx.cuh: the instruction, and its emulation. wgmma multiplies matrices in
+// shared memory, asynchronously, by a warpgroup of four warps (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions"). TMA copies
+// boxes of a matrix; mbarriers signal their arrival.
 #pragma once
 #include "prelude.cuh"
 
-// Describes an operand of wgmma at `address`. swizzle: 0 none, 1 of 128 bytes, 2 of 64, 3 of 32, by address bits 4 to 6 and 7 to 9, so
-// that a swizzled tile begins at a multiple of eight rows. Where rows run along K (of M or N): `stride` bytes lie between groups of eight
-// rows, `leading` counts only without swizzle. Where they run along M or N (of K): `leading` bytes lie between pieces as wide as the
-// swizzle, `stride` between groups of eight rows.
+// The matrix descriptor of a wgmma operand at `address`. swizzle: 0 none, 1 of 128 bytes, 2 of 64, 3 of 32. The hardware XORs address
+// bits 4 to 6 with bits 7 to 9, so a swizzled tile must begin at a multiple of eight rows.
+//   K-major:  `stride` bytes between groups of eight rows; `leading` counts only without swizzle.
+//   MN-major: `leading` bytes between pieces as wide as the swizzle, `stride` bytes between groups of eight rows.
 DEVICE u64 wgmma_desc(u32 address, u32 leading, u32 stride, u32 swizzle) {
   const u64 start = (address & 0x3ffffu) >> 4, lead = (leading & 0x3ffffu) >> 4, step = (stride & 0x3ffffu) >> 4;
   return start | lead << 16 | step << 32 | (u64)swizzle << 62;
 }
 
-// A CUtensorMap on the GPU; the emulator has its own fields in the 128 bytes.
+// A CUtensorMap by value. The emulator keeps its own fields in the 128 bytes.
 struct alignas(64) TensorMap {
   u64 opaque[16];
 };
@@ -53,17 +53,18 @@ template <int TA, int TB> DEVICE void wgmma_k16(float (&d)[32][4], u64 a, u64 b,
 
 #else
 
-// --- mbarriers: 8 bytes of shared memory whose phases end when as many have arrived as it was made for, and all announced bytes ---------
+// --- mbarriers: 8 bytes of shared memory. A phase completes when the expected arrivals and all announced bytes are there. ---------------
 
 DEVICE void mbar_init(u32 bar, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory"); }
-// Makes new mbarriers visible to TMA; a barrier tells the other threads.
+// Makes new mbarriers visible to TMA. The other threads still need a __syncthreads.
 DEVICE void mbar_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void mbar_arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
-// Arrives, and announces bytes that TMA will bring in this phase.
+// Arrives, and announces the bytes that TMA will bring in this phase.
 DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
-// Waits until the phase of this parity is over. The phase before the first has parity 1 and is over.
+// Waits until the phase of this parity is complete. The phase before the first counts as complete and has parity 1, so a producer's
+// first wait does not block.
 DEVICE void mbar_wait(u32 bar, u32 parity) {
   asm volatile(
       "{\n.reg .pred over;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
@@ -73,8 +74,8 @@ DEVICE void mbar_wait(u32 bar, u32 parity) {
 
 // --- TMA -----------------------------------------------------------------------------------------------------------------------------------
 
-// Starts to copy the box of the map at column c0 and row c1 to shared memory; what lies outside of the matrix becomes zeros. The whole
-// box counts for the bytes that `bar` waits for. One thread.
+// Starts to copy the box at column c0 and row c1 to shared memory. Elements outside of the matrix become zeros, and count towards the
+// bytes that `bar` waits for. Called by one thread.
 DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to),
                "l"(map), "r"(bar), "r"(c0), "r"(c1)
@@ -82,7 +83,7 @@ DEVICE void tma_load_2d(u32 to, const TensorMap *map, u32 bar, int c0, int c1) {
 }
 DEVICE void tma_prefetch_desc(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-// The registers of each thread from here on. All warps of a warpgroup.
+// Sets the registers per thread from here on. Executed by all warps of a warpgroup.
 template <int N> DEVICE void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> DEVICE void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -95,18 +96,18 @@ DEVICE void stmatrix_x4(u8 *row, const u32 (&r)[4]) {
 
 // --- wgmma ---------------------------------------------------------------------------------------------------------------------------------
 
-// Makes what this thread wrote to shared memory, by stores and by copies that it has waited for, visible to wgmma, once a barrier has told
-// the threads that issue it.
+// Makes this thread's writes to shared memory (stores, and cp.async copies that it has waited for) visible to wgmma. A barrier must
+// follow before another thread issues the wgmma.
 DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Before the first wgmma, and after registers that one reads or adds to were written by anything else.
+// Needed before the first wgmma, and again after anything else wrote registers that a wgmma uses.
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most the last N groups are under way. Until then neither d nor the operands may be touched.
+// Waits until at most the last N groups are in flight. Before that, neither d nor the operands of a group may be touched.
 template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 
-// d = scale d + a b, a 64 x 16 and b 16 x 128 or 16 x 256 in bf16, d in f32, scale 0 or 1. Of d a warp has 16 rows, in pieces of 16 x 8 that
-// lie as those of mma_m16n8k16. TA, TB: rows of the tile run along M or N instead of along K. All 128 threads.
+// d = scale d + a b: a [64, 16] and b [16, 128] or [16, 256] in bf16, d in f32, scale 0 or 1. Each warp holds 16 rows of d, as 16 x 8 pieces
+// with the layout of mma_m16n8k16. TA, TB: the operand's tile is MN-major. All 128 threads.
 template <int TA, int TB> DEVICE void wgmma_k16(float (&d)[16][4], u64 a, u64 b, int scale = 1) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"

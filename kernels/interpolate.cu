@@ -1,4 +1,4 @@
-// Positions of one grid of patches read at another: y = matrix x, all f32. Small and rare: the products are plain sums.
+// Position embeddings of one patch grid, interpolated to another: y = matrix x, all f32. Small and rare, so plain sums suffice.
 #include "prelude.cuh"
 
 // One thread per value of y; the weight is the same for a whole block. Floor: matrix, x and y once; most weights are 0.

@@ -57,7 +57,7 @@ template <int N> DEVICE void backward(T *dx, const T *dy, const T *y, float inve
 // dx = (dy - y (y . dy)) / |x|. Floor: dy, y and dx once (dx twice if it is added to).
 KERNEL void __launch_bounds__(THREADS)
     l2_normalize_bwd(T *__restrict__ dx, const T *__restrict__ dy, const T *__restrict__ y, const float *__restrict__ inverse, int add, int rows,
-             int cols) {
+                     int cols) {
   const int row = blockIdx.x * ROWS + (threadIdx.x >> 5);
   if (row >= rows) return;
   const u64 i = at(row, cols, 0);

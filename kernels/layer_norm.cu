@@ -74,7 +74,7 @@ KERNEL void __launch_bounds__(THREADS)
 // The same with a result in f32. Floor: x and y once.
 KERNEL void __launch_bounds__(THREADS)
     layer_norm_fwd_to_f32(float *__restrict__ y, float *__restrict__ saved, const T *__restrict__ x, const float *__restrict__ weight,
-                         const float *__restrict__ bias, int rows, int cols, float eps) {
+                          const float *__restrict__ bias, int rows, int cols, float eps) {
   forward(y, saved, x, weight, bias, rows, cols, eps);
 }
 

@@ -1,8 +1,8 @@
-// Linear layers, and convolutions of one pixel in steps of one, on Hopper, in bf16, for 16 bytes of depth and outputs at a time: the product
-// of product_tma.cuh with each of the epilogues that networks take. The same bits as conv_hopper.
+// Linear layers, and 1x1 convolutions with stride 1, on Hopper, in bf16, for depth and outputs that are multiples of eight (16 bytes): the
+// product of product_tma.cuh, compiled with each epilogue that the networks use. The same bits as conv_hopper.
 //
-// Floor: bytes and operations as in conv.cu. A step of 128 x 256 x 64 takes 1024 cycles of the tensor cores; meanwhile TMA writes 48 KB to
-// shared memory and wgmma reads 80 KB there, as many bytes as there are at 128 per cycle.
+// Floor: bytes and operations as in conv.cu. A step of 128 x 256 x 64 takes 1024 tensor-core cycles. Meanwhile TMA writes 48 KB to shared
+// memory and wgmma reads 80 KB: 128 bytes per cycle, all that shared memory has.
 #include "product_tma.cuh"
 
 KERNEL void __launch_bounds__(384, 1) linear_256(T *y, T *pre_activation, GRID_CONSTANT TensorMap x, GRID_CONSTANT TensorMap w,

@@ -16,11 +16,11 @@ DEVICE Patch patch_of(const T *images, int image, int l, int height, int width, 
   return {images + pixel * channels, patch * channels, width * channels, patch * patch * channels};
 }
 
-// Of each hidden patch its loss, the mean and 1/std of its pixels; 0 and 1 where they stay as they are.
+// Per hidden patch: its loss, and in `saved` the mean and 1/std of its pixels (0 and 1 without normalisation).
 // Floor: hidden rows of pred and their pixels once.
 KERNEL void __launch_bounds__(THREADS)
     mae_loss_fwd(float *losses, float *saved, const T *pred, const T *images, const u32 *place, int n, int height, int width,
-                    int channels, int patch, int keep, int normalize) {
+                 int channels, int patch, int keep, int normalize) {
   const int patches = (height / patch) * (width / patch), at = warp_of_grid(), lane = threadIdx.x & 31;
   if (at >= n * patches) return;
   float mean = 0, inverse = 1, loss = 0;
@@ -50,7 +50,7 @@ KERNEL void __launch_bounds__(THREADS)
 // Floor: hidden rows of pred and their pixels once, the gradient once.
 KERNEL void __launch_bounds__(THREADS)
     mae_loss_bwd(T *dpred, const float *dloss, const T *pred, const T *images, const float *saved, const u32 *place, int add, int n,
-                    int height, int width, int channels, int patch, int keep) {
+                 int height, int width, int channels, int patch, int keep) {
   const int patches = (height / patch) * (width / patch), row = warp_of_grid(), lane = threadIdx.x & 31;
   if (row >= n * (patches + 1)) return;
   const int image = row / (patches + 1), l = row % (patches + 1) - 1, at = image * patches + l, cols = patch * patch * channels;

@@ -1,4 +1,4 @@
-// Which patches of an image are seen: those with the smallest noise. One block per image.
+// Random masking as in MAE: the patches with the smallest noise are seen. One block per image.
 //
 // Floor: 4 (tokens + keep) bytes written. Ranks are counted: tokens^2 comparisons of numbers in shared memory, which all lanes read
 // together.

@@ -1,4 +1,4 @@
-// What a card can do at best, for the benchmarks to divide by: copying memory, reading from the L2 cache, multiplying matrices.
+// A card's peak rates, which the benchmarks divide by: memory copies, reads from the L2, tensor-core products.
 #include "prelude.cuh"
 
 // words of 16 bytes. With none it is the cheapest launch there is.
@@ -8,8 +8,8 @@ KERNEL void __launch_bounds__(256) measure_copy(u32 *__restrict__ to, const u32 
   for (u32 i = blockIdx.x * 256 + threadIdx.x; i < words; i += step) ((uint4 *)to)[i] = ((const uint4 *)from)[i];
 }
 
-// Reads `words` of 16 bytes `passes` times; a block meets other words in each pass, so that its own L1 cache does not help it. Each
-// thread writes the exclusive or of what it read.
+// Reads `words` of 16 bytes `passes` times. A block reads other words in each pass, so its L1 does not help. Each thread writes the XOR of
+// all that it read, so that the compiler keeps the reads.
 KERNEL void __launch_bounds__(256) measure_read(u32 *out, const u32 *from, u32 words, int passes) {
   const u32 first = blockIdx.x * 256 + threadIdx.x, step = gridDim.x * 256;
   u32 x = 0;
@@ -32,7 +32,7 @@ KERNEL void __launch_bounds__(256) measure_mma(float *out, int rounds) {
   const u32 b[2] = {pack_bf16(0.125f, x), pack_bf16(x, -0.25f)};
   float d[8][4];
 #pragma unroll
-  for (int i = 0; i < 32; i++) d[i / 4][i % 4] = (float)i;  // equal chains would be made one
+  for (int i = 0; i < 32; i++) d[i / 4][i % 4] = (float)i;  // the compiler would merge equal chains
   for (int round = 0; round < rounds; round++)
 #pragma unroll
     for (int chain = 0; chain < 8; chain++) mma_m16n8k16(d[chain], a, b);

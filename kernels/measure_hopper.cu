@@ -1,4 +1,4 @@
-// What a Hopper card can do at best, as measure.cu: matrices multiplied by wgmma from shared memory.
+// A Hopper card's peak rate, as in measure.cu: wgmma on operands in shared memory.
 #include "hopper.cuh"
 
 // Two warpgroups of a block multiply 64 x 64 by 64 x 128 `rounds` times: 2097152 rounds floating point operations and no memory but shared.

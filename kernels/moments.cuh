@@ -1,7 +1,7 @@
 // Means and variances of columns from the moments of chunks of rows.
 //
-// partials[chunk][0] holds means, partials[chunk][1] sums of squared deviations from them; every chunk has `chunk` rows, the
-// last what is left. Merged in f64 relative to the first mean, which is what Chan et al. (1979) come to, without divisions.
+// partials [chunks, 2, cols] holds means and sums of squared deviations; each chunk has `chunk` rows, the last one the rest. They are
+// merged in f64 as deviations from the first mean. This equals the pairwise update of Chan et al. (1979), without its divisions.
 #pragma once
 #include "prelude.cuh"
 

@@ -1,7 +1,8 @@
-// NT-Xent (Chen et al. 2020, Eq. 1) and InfoNCE without the matrix of similarities: tiles of it are made, used and forgotten.
+// NT-Xent (Chen et al. 2020, Eq. 1) and InfoNCE (van den Oord et al. 2018). The matrix of similarities is never stored: its tiles are
+// computed, used and dropped, as in FlashAttention.
 //
-// NT-Xent is between the rows of one matrix, of which row i's partner is the other view and i itself does not count; InfoNCE between
-// the rows of `queries` and those of `keys`, of which row i's partner is i, and only the queries want a gradient. PAIRS: NT-Xent.
+// NT-Xent (PAIRS) compares the rows of one matrix: row i's positive is its sample's other view, and i itself does not count. InfoNCE compares
+// `queries` with `keys`: row i's positive is key i, and only the queries get a gradient.
 //
 // Floor, forward: 2 rows^2 cols FLOP, unit vectors once per block (they stay in the L2: 2 MB for 8192 x 128). Backward twice that.
 #include "product.cuh"
@@ -37,8 +38,8 @@ template <bool PAIRS> DEVICE int partner_of(int row, int rows) {
   return row < rows / 2 ? row + rows / 2 : row - rows / 2;
 }
 
-// Of each row: saved[1] = log of the sum over k (!= i) of exp(s / temperature), and its loss. The sum is kept relative to the largest
-// term so far, so that no temperature is too cold.
+// Per row i: saved[1] = log sum over k (!= i for NT-Xent) of exp(s / temperature), and the loss. The running sum is relative to the largest
+// term so far, so no temperature overflows.
 template <bool PAIRS>
 DEVICE void forward(u8 *slots, float *saved, float *losses, const T *queries, const T *keys, float temperature, int rows, int cols) {
   const int lane = threadIdx.x & 31, first = blockIdx.x * TILE, q = (lane & 3) * 2;
@@ -71,7 +72,7 @@ DEVICE void forward(u8 *slots, float *saved, float *losses, const T *queries, co
       top[h] = largest;
     }
   }
-  // The four lanes of a row.
+  // Merge the four lanes that share a row.
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int row = mine + h * 8;
@@ -102,10 +103,11 @@ KERNEL void __launch_bounds__(THREADS)
   forward<false>(slots, saved, losses, queries, keys, temperature, rows, cols);
 }
 
-// Gradient of the unit vectors of 64 rows, COLS columns: the sum over k of g(i, k) key(k), where of InfoNCE
-// g = dloss / (temperature rows) (exp(s - log_sum(i)) - [k is the partner]) is row i's own softmax, and of NT-Xent
-// g = dloss / (temperature rows) (exp(s - log_sum(i)) + exp(s - log_sum(k)) - 2 [k is the partner]) also its part in every other
-// row's. s and g are made tile by tile; g goes through shared memory to become an operand.
+// The gradient of the unit vectors of 64 rows, COLS columns at a time: sum over k of g(i, k) key(k), with
+//   InfoNCE: g = dloss / (temperature rows) (exp(s - log_sum(i)) - [k is the positive])
+//   NT-Xent: g = dloss / (temperature rows) (exp(s - log_sum(i)) + exp(s - log_sum(k)) - 2 [k is the positive])
+// NT-Xent's second term is there because row i is also a key of every other row. s and g are computed tile by tile; g goes through shared
+// memory to become an operand of mma.
 constexpr int COLS = 128;
 
 template <bool PAIRS>
@@ -178,7 +180,8 @@ KERNEL void __launch_bounds__(THREADS)
 }
 
 // dz = (back - unit (back . unit)) / |z|. One warp per row.
-KERNEL void __launch_bounds__(THREADS) nt_xent_bwd_normalize(T *dz, const float *back, const T *unit, const float *saved, int add, int rows, int cols) {
+KERNEL void __launch_bounds__(THREADS) nt_xent_bwd_normalize(T *dz, const float *back, const T *unit, const float *saved, int add, int rows,
+                                                                   int cols) {
   const int row = blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
   if (row >= rows) return;
   const u64 at = (u64)row * cols;

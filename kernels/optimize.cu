@@ -5,16 +5,16 @@
 constexpr int THREADS = 256, WORDS = 7;
 constexpr u32 DECAYS = 1, MATRIX = 2, FIXED = 4;
 
-// A row of the table: up to CHUNK values of one weight. A weight has one dimension or is a matrix.
+// A row of the table: up to 8192 values of one weight.
 struct Chunk {
-  float *w;
-  const float *g;
-  float *first, *second;  // moments; second: Adam's
+  float *w;               // [len]
+  const float *g;         // [len]
+  float *first, *second;  // [len] moments; second: Adam's
   int len;
-  u32 flags;
-  int begin, count;  // the chunks of the same weight
-  float rate;        // the learning rate if FIXED, else what the schedule's is multiplied with
-  u32 from;          // the first step that moves it
+  u32 flags;         // DECAYS, MATRIX (more than one dimension), FIXED
+  int begin, count;  // the weight's chunks: row numbers of the table
+  float rate;        // the learning rate if FIXED, else a factor of the schedule's
+  u32 from;          // the first step that updates the weight
 };
 
 DEVICE Chunk load_chunk(const u64 *chunks) {
@@ -30,8 +30,8 @@ DEVICE float decay_of(const Chunk &c, const float *schedule, const u32 *step) {
   return c.flags & DECAYS ? scheduled(schedule, step, WEIGHT_DECAY) : 0;
 }
 
-// What the gradient of the whole weight is multiplied with, so that it is no longer than `clip`. All threads call it.
-// gradients [chunks]: sums of its squares; null if nothing is clipped.
+// The factor that clips the norm of the weight's whole gradient to `clip`. All threads call it.
+// gradients [chunks]: each chunk's sum of squares; null if nothing is clipped.
 DEVICE float clipped(const Chunk &c, const float *gradients, float clip) {
   if (!gradients) return 1;
   double squares = 0;
@@ -40,7 +40,7 @@ DEVICE float clipped(const Chunk &c, const float *gradients, float clip) {
   return scale < 1 ? scale : 1;
 }
 
-// move4(i) for four values from i on, which lie on 16 bytes, then move1(i) for the rest.
+// move4(i) for groups of four values, aligned to 16 bytes, then move1(i) for the rest.
 template <class Four, class One> DEVICE void for_each(int len, Four move4, One move1) {
   for (int i = 4 * threadIdx.x; i + 3 < len; i += 4 * THREADS) move4(i);
   for (int i = len / 4 * 4 + threadIdx.x; i < len; i += THREADS) move1(i);
@@ -110,7 +110,7 @@ DEVICE void move(float &w, float g, float &m, float &v, const Adam &a) {
   w -= a.rate * m / (sqrtf(v) * a.root + a.eps);
 }
 
-// 1 - beta^t, which is far below 1 for small t: f64.
+// Adam's bias correction 1 - beta^t. In f64, because beta^t is close to 1 for small t.
 DEVICE double correction(float beta, u32 t) {
   double power = 1, square = beta;
   for (; t > 0; t >>= 1) {
@@ -127,7 +127,7 @@ KERNEL void __launch_bounds__(THREADS)
   SHARED(double, corrections, [2]);
   const Chunk c = load_chunk(chunks);
   if (*step < c.from) return;
-  // Two warps: f64 is slow on cards for games.
+  // One lane in each of two warps: consumer cards compute f64 at 1/64 of the rate of f32, so no thread does both.
   if (threadIdx.x % 32 == 0 && threadIdx.x < 64) corrections[threadIdx.x / 32] = correction(threadIdx.x ? beta2 : beta1, *step - c.from + 1);
   __syncthreads();
   const float rate = rate_of(c, schedule, step), decay = decay_of(c, schedule, step), scale = clipped(c, gradients, clip);

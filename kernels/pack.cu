@@ -1,7 +1,7 @@
-// Weights as the products read them: f32 [outputs, channels, k, k] to T, for all weights of a program in one launch.
+// Packs the weights for the products: f32 [outputs, channels, k, k] to T, all weights of a program in one launch.
 //
-// forward: [outputs, k, k, channels], times the norm's scale where a norm is folded in, which also gives the shift.
-// backward: for the gradient of the input, per residue of the tap by the stride [channels, taps_h, taps_w, outputs], taps turned round.
+// forward:  [outputs, k, k, channels]. A folded batch norm scales it and gives the shift.
+// backward: for the gradient of the input, one block [channels, taps_h, taps_w, outputs] per residue of the tap by the stride, taps reversed.
 //
 // Floor: 4 bytes read and 2 sizeof(T) written per weight.
 #include "prelude.cuh"

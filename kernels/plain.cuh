@@ -1,11 +1,11 @@
-// An image without augmentation, resized as Pillow does it: src/view/pillow.rs. Weights have 22 bits behind the point, columns come first,
-// pixels are rounded to 8 bits after the columns and again after the rows.
+// An image without augmentation, resized to Pillow's bytes: src/view/pillow.rs. Weights are fixed-point with 22 fractional bits. Columns
+// come first; pixels are rounded to 8 bits after the columns and again after the rows.
 //
-// Weights are computed where they are used, in double precision: one view among many, of 64 taps per pixel at half the size.
+// Weights are computed where they are used, in f64: this is one view among many.
 #pragma once
 #include "draw.cuh"
 
-// What makes one place of an axis.
+// The source places and weights of one place of an axis.
 struct Place {
   int first, count;
   double center, inverse, sum;
@@ -20,7 +20,7 @@ DEVICE double filtered(bool cubic, double x) {
 
 DEVICE double raw_weight(const Place &s, bool cubic, int i) { return filtered(cubic, (s.first + i - s.center + 0.5) * s.inverse); }
 
-// Place `at` of the `to` that `from` pixels become.
+// Place `at` of an axis resized from `from` to `to` pixels.
 DEVICE Place place_of(bool cubic, int from, int to, int at) {
   Place s;
   const double scale = (double)from / to, wide = scale > 1.0 ? scale : 1.0, support = cubic ? 2.0 * wide : wide;

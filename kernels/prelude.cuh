@@ -1,4 +1,4 @@
-// What every kernel starts from: conversions, 16-byte access and sums in a fixed order. Includes the types and the PTX.
+// Included by every kernel: conversions, 16-byte accesses and reductions in a fixed order, with the types and the PTX.
 #pragma once
 #include "ptx.cuh"
 

@@ -1,11 +1,12 @@
-// The matrix product that convolutions, linear layers and the contrastive loss share: tiles in shared memory, a pipeline of
-// asynchronous copies, mma.sync on bf16 (plain multiply-adds on f32, which is there to verify with).
+// The tiled matrix product (GEMM) that convolutions, linear layers and the contrastive loss share: tiles in shared memory, a pipeline
+// of asynchronous copies, mma.sync on bf16. In f32, which exists to verify the bf16 kernels, it uses plain multiply-adds.
 //
-// A block multiplies a tile A [M rows, K] by a tile B [N rows, K] in steps of BK. A tile is either K-major (a row of M or N is ROW
-// bytes) or MN-major (a row of K is a run of M or N). Chunks of 16 bytes are exchanged by an exclusive or with the row, so that the
-// eight rows of an ldmatrix lie in different banks and every access is without conflict.
+// A block multiplies a tile A [M, K] by a tile B [N, K] in steps of BK. A tile is stored K-major (each row of M or N is ROW bytes of
+// K) or MN-major (each row of K is a run of M or N). The swizzle XORs a chunk's number (16 bytes) with its row: the eight rows that one
+// ldmatrix reads then lie in different banks, so no access has a bank conflict.
 //
-// A file that defines HOPPER has its tiles as wgmma reads them (hopper.cuh): rows of 128 bytes, swizzled by 128 bytes.
+// A file that defines HOPPER gets the layout that wgmma reads (hopper.cuh): rows of 128 bytes with the 128-byte swizzle.
+// docs/kernels.md walks through all of it with a drawing.
 #pragma once
 #ifndef HOPPER
 #define HOPPER 0
@@ -18,25 +19,25 @@
 
 #define MEMBER __device__ __forceinline__
 
-constexpr int ROW = HOPPER ? 128 : 64;  // bytes of a row along K
-constexpr int BK = ROW / sizeof(T);     // K of a step: 32 or 16, on Hopper 64
-constexpr int CHUNKS = ROW / 16;        // of a row
+constexpr int ROW = HOPPER ? 128 : 64;  // bytes of a row of a K-major tile
+constexpr int BK = ROW / sizeof(T);     // K of one step: 32 in bf16, 16 in f32, 64 on Hopper
+constexpr int CHUNKS = ROW / 16;        // 16-byte chunks of a row
 
-// A tile whose rows, of M or N, run along K: [rows][BK].
+// K-major tile [rows of M or N][BK].
 struct KMajor {
   static MEMBER u32 chunk(int row, int c) { return row * ROW + ((c ^ (HOPPER ? row & 7 : row >> 1 & 3)) << 4); }
   static MEMBER u32 at(int row, int k) { return chunk(row, k / VEC) + k % VEC * sizeof(T); }
 #if HOPPER
-  // For wgmma: rows `first` and on, values k to k + 15 of K.
+  // wgmma descriptor of the rows from `first` on, K from k to k + 15.
   static constexpr int MN_MAJOR = 0;
   static MEMBER u64 operand(u32 tile, int first, int k) { return wgmma_desc(tile + first * ROW + k * 2, 0, 8 * ROW, 1); }
 #elif BF16
-  // Rows m to m + 15, values k to k + 15 of K: a fragment of A.
+  // The A fragment [16 rows from m, 16 of K from k].
   static MEMBER void load_a(u32 (&a)[4], u32 tile, int m, int k) {
     const int lane = threadIdx.x & 31;
     ldmatrix_x4(a, tile + chunk(m + (lane & 15), k / 8 + (lane >> 4)));
   }
-  // Rows n to n + 15: two fragments of B.
+  // Two B fragments: rows n to n + 7 and n + 8 to n + 15.
   static MEMBER void load_b(u32 (&b)[4], u32 tile, int n, int k) {
     const int lane = threadIdx.x & 31;
     ldmatrix_x4(b, tile + chunk(n + (lane & 7) + (lane >> 4 << 3), k / 8 + (lane >> 3 & 1)));
@@ -44,13 +45,13 @@ struct KMajor {
 #endif
 };
 
-// A tile whose rows are K and run along M or N: [BK][COLS], on Hopper [COLS / 64][BK][64].
+// MN-major tile [BK][COLS of M or N]; on Hopper [COLS / 64][BK][64], because the 128-byte swizzle spans 64 bf16.
 template <int COLS> struct MnMajor {
   static_assert(COLS * sizeof(T) >= 128, "a row has at least the eight chunks that are exchanged");
   static MEMBER u32 chunk(int k, int c) {
     return HOPPER ? (c / 8 * BK + k) * 128 + ((c % 8 ^ (k & 7)) << 4) : k * COLS * sizeof(T) + ((c ^ (k & 7)) << 4);
   }
-  // chunk(k + by, c), where `by` is known to the compiler: the exchange repeats after eight rows.
+  // chunk(k + by, c) for a `by` known at compile time. The swizzle repeats every eight rows, so a multiple of eight costs one addition.
   static MEMBER u32 below(int k, int c, int by) { return by % 8 ? chunk(k + by, c) : chunk(k, c) + chunk(by, 0); }
   static MEMBER u32 at(int col, int k) { return chunk(k, col / VEC) + col % VEC * sizeof(T); }
 #if HOPPER
@@ -68,8 +69,9 @@ template <int COLS> struct MnMajor {
 #endif
 };
 
-// acc += A B for one step of K. A warp owns the rows m0 .. m0 + 16 MI and the columns n0 .. n0 + 8 NI; of each 16 x 8 a lane holds
-// (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1) with g = lane / 4, q = lane % 4 * 2. Only the first 16 `pairs` columns are made.
+// acc += A B^T for one step of K. The warp owns rows m0 .. m0 + 16 MI and columns n0 .. n0 + 8 NI of the block's tile. acc[i][j] is the
+// lane's share of a 16 x 8 piece: (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1) with g = lane / 4, q = lane % 4 * 2. Only the first
+// 16 `pairs` columns are computed, so that a ragged tile costs no more than it holds.
 template <class A, class B, int MI, int NI>
 DEVICE void multiply(float (&acc)[MI][NI][4], const u8 *a, const u8 *b, int m0, int n0, int pairs = NI / 2) {
 #if BF16
@@ -124,10 +126,12 @@ template <int MI, int NI> DEVICE void clear(float (&acc)[MI][NI][4]) {
       for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
 }
 
-// Runs `begin(slot)` and `use(slot)` on the data of steps 0 .. steps - 1, which `load(slot, step)` starts to copy AHEAD steps ahead, in
-// order: between the two, so that what `begin` has started goes on while addresses are made. One barrier per step: when all threads are past
-// it, the slot of STAGES - AHEAD steps before is free: the last one, or the one before that where `use` leaves what it began under way. Ends
-// with no copy under way.
+// A software pipeline over STAGES slots of BYTES each in shared memory. Each step waits for its slot, calls `begin(slot)`, starts the
+// copies of the step AHEAD steps later with `load(slot, step)`, and calls `use(slot)`. The load stands between the two so that
+// asynchronous products (wgmma), started by `begin`, run while threads compute addresses.
+//
+// One barrier per step is enough: a thread past it has finished step s - 1, so the slot of step s - (STAGES - AHEAD) may be overwritten.
+// STAGES - AHEAD is 1 where `use` finishes its products, 2 where it leaves one step of them in flight. No copy is in flight at the end.
 template <int STAGES, int BYTES, int AHEAD, class Load, class Begin, class Use>
 DEVICE void pipeline(u8 *slots, int steps, Load load, Begin begin, Use use) {
 #pragma unroll
@@ -156,13 +160,14 @@ template <int STAGES, int BYTES, class Load, class Use> DEVICE void pipeline(u8 
   pipeline<STAGES, BYTES, STAGES - 1>(slots, steps, load, [](const u8 *) {}, use);
 }
 
-// Copies a tile of ROWS rows along K from a matrix [rows, depth]; `whole`: depth is a multiple of VEC.
+// Copies a K-major tile [ROWS][BK] from a matrix [rows, depth]. Rows and depth beyond the matrix become zeros.
 template <int ROWS, int THREADS> struct Rows {
-  static constexpr int EACH = ROWS * CHUNKS / THREADS;  // chunks of 16 bytes per thread and step
-  static constexpr int APART = THREADS / CHUNKS;        // rows between them
-  const T *from;
+  static constexpr int EACH = ROWS * CHUNKS / THREADS;  // 16-byte chunks per thread and step
+  static constexpr int APART = THREADS / CHUNKS;        // rows between two chunks of a thread
+  const T *from;  // [rows, depth]
   int rows, depth, first;
 
+  // Asynchronous, 16 bytes at a time: depth is a multiple of VEC.
   MEMBER void load(u8 *tile, int step) const {
     const int row = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS, k = step * BK + c * VEC;
     const u32 to = smem_u32(tile);
@@ -172,7 +177,7 @@ template <int ROWS, int THREADS> struct Rows {
       cp_async<16>(to + KMajor::chunk(r, c), from + (u64)(first + r) * depth + k, first + r < rows && k < depth);
     }
   }
-  // The same value by value, for any depth.
+  // One value at a time, for a depth whose rows are not aligned to 16 bytes.
   MEMBER void load_any(u8 *tile, int step) const {
     for (int e = threadIdx.x; e < ROWS * BK; e += THREADS) {
       const int r = e / BK, k = e % BK;
@@ -182,8 +187,8 @@ template <int ROWS, int THREADS> struct Rows {
   }
 };
 
-// VEC neighbours from shared memory. Eight lanes of a warp are served at a time: of eight values each, every other four lanes take the
-// second half first, so that the eight lie in different banks.
+// Reads VEC neighbours from shared memory. A 16-byte read is served eight lanes at a time. In bf16 a lane reads eight floats, so lanes
+// 4 to 7 of each eight read their second half first: the eight lanes then touch different banks.
 DEVICE void read_row(float (&v)[4], const float *from) { load16(from, v); }
 DEVICE void read_row(float (&v)[8], const float *from) {
   const bool turned = threadIdx.x & 4;
@@ -194,9 +199,10 @@ DEVICE void read_row(float (&v)[8], const float *from) {
   for (int e = 0; e < 4; e++) v[e] = turned ? second[e] : first[e], v[e + 4] = turned ? first[e] : second[e];
 }
 
-// Hands the accumulators of a warp out row by row: `store(i, r, v)` gets VEC neighbours of row r (32 / LANES) + lane / LANES of slab i, where
-// LANES = 8 NI / VEC lanes share a row, so that memory is written 16 bytes at a time. `begin(i)` comes before the first of a slab. `slab`
-// [16][8 NI + 8] f32 is the warp's own; the eight more keep the banks apart.
+// Transposes a warp's accumulators through shared memory, so that each lane can write 16 bytes of one row: in registers a lane holds
+// only pairs. A slab is 16 rows of the warp's tile. `begin(i)` runs before slab i; `store(i, r, v)` gets VEC neighbours of its row
+// r (32 / LANES) + lane / LANES, where LANES = 8 NI / VEC lanes share a row. `slab` [16][8 NI + 8] f32 belongs to the warp; the eight
+// extra columns shift each row to other banks.
 template <int MI, int NI, class Begin, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Begin begin, Store store) {
   constexpr int LD = NI * 8 + 8, LANES = NI * 8 / VEC;
   const int lane = threadIdx.x & 31, g = lane >> 2, q = (lane & 3) * 2;
@@ -217,7 +223,7 @@ template <int MI, int NI, class Begin, class Store> DEVICE void by_rows(const fl
     }
   }
 }
-// The same where `store(row, col, v)` wants the place, counted from the warp's first row and column.
+// The same with `store(row, col, v)`, relative to the warp's first row and column.
 template <int MI, int NI, class Store> DEVICE void by_rows(const float (&acc)[MI][NI][4], float *slab, Store store) {
   constexpr int LANES = NI * 8 / VEC;
   const int lane = threadIdx.x & 31;

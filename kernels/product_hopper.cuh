@@ -1,19 +1,21 @@
 // The product on Hopper: the tiles, copies and epilogue of product.cuh around wgmma instead of mma.sync.
 //
-// A block of two warpgroups makes 128 x 128, each 64 rows, and two blocks share a multiprocessor: while one waits at its barrier, begins or
-// writes its result, the other's products keep the tensor cores busy. Or it makes 128 x 256 alone there, which needs fewer bytes of shared
-// memory and of the L2 per product. All threads copy, with the same gathers as the portable kernels. TMA
-// would spare them the addresses, about 100 of the 160 instructions of a step, and takes a map from the driver for every tensor.
+// A block has two warpgroups, each with 64 of the tile's 128 rows. Tiles of 128 x 128 run two blocks on a multiprocessor: while one waits
+// at a barrier or writes its result, the other keeps the tensor cores busy. A tile of 128 x 256 has the multiprocessor to itself and moves
+// fewer bytes of shared memory and L2 per FLOP.
+//
+// All threads copy, with the gathers of the portable kernels. TMA would save the addresses, about 100 of the 160 instructions that a
+// warp issues per step, but takes a tensor map from the driver for every tensor (product_tma.cuh does so for linear layers).
 #pragma once
 #define HOPPER 1
 #include "product.cuh"
 
-// Adds the products of steps 0 .. steps - 1 to acc, of which a warpgroup makes 64 rows of 8 NI columns. `load(slot, step)` starts to copy both
-// tiles, A with 128 rows first; the copies of a later step begin while the tensor cores work. With UNDER_WAY 1 a step's products are waited for
-// in the next step: a block that has a multiprocessor to itself leaves the tensor cores no gap at its barrier, for a slot more.
+// acc += A B^T over all steps; acc is the warpgroup's [64 rows, 8 NI columns]. `load(slot, step)` starts the copies of both tiles: A, 128
+// rows, then B, 8 NI rows. They run while the tensor cores work. UNDER_WAY 1 waits for a step's products only in the next step, at the
+// price of one slot: a block alone on its multiprocessor then leaves the tensor cores no gap at its barrier.
 template <class A, class B, int STAGES, int UNDER_WAY, int NI, class Load>
 DEVICE void multiply_warpgroups(float (&acc)[1][NI][4], u8 *slots, int steps, Load load) {
-  // The same in all lanes, which the compiler sees by the shuffle: descriptors are uniform registers.
+  // The shuffle tells the compiler that all lanes hold the same value, so descriptors stay in uniform registers.
   const int rows = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0) * 64;
   auto begin = [&](const u8 *slot) {
     const u32 a = smem_u32(slot), b = a + 128 * ROW;

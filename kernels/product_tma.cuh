@@ -1,11 +1,12 @@
-// The product of two plain matrices on Hopper: y [rows, outputs] = x [rows, depth] w [outputs, depth]^T, what follows it included.
+// A persistent, warp-specialised matrix product on Hopper with its epilogue: y [rows, outputs] = x [rows, depth] w [outputs, depth]^T.
 //
-// A block stays on its multiprocessor and makes one tile of 128 x COLS after another. Its first warpgroup fetches: one thread starts two
-// copies by TMA for each step of 64 values of K, as many steps ahead as there are slots. The other two multiply, 64 rows each, and write
-// their part of the result while the slots fill with the next tile. No thread computes an address of an operand.
+// A block stays on its multiprocessor and computes one tile of 128 x COLS after another. The first warpgroup is the producer: one
+// thread starts two TMA copies per step of 64 values of K, as many steps ahead as there are slots. The two other warpgroups are the
+// consumers: they multiply, 64 rows each, and write their results while the slots fill for the next tile. No thread computes an
+// operand's address.
 //
-// A slot has two mbarriers. `full` ends a phase when both boxes are there: one arrival, which announces the bytes. `empty` ends one when
-// all eight multiplying warps have seen their last wgmma on the slot end. Both sides count slots and phases over all tiles of the block.
+// A slot has two mbarriers. `full` completes a phase when both boxes have arrived: one arrival announces their bytes. `empty` completes
+// one when all eight consumer warps have finished their wgmma on the slot. Both sides count slots and phases across all tiles of the block.
 #pragma once
 #include "product_hopper.cuh"
 #include "conv.cuh"
@@ -13,11 +14,11 @@
 template <int COLS> struct Wide {
   static constexpr int NI = COLS / 8, STAGES = COLS == 256 ? 4 : 6;
   static constexpr int BYTES = (128 + COLS) * ROW;  // of a slot: 128 rows of x, COLS rows of w
-  static constexpr int SLAB = 16 * 256;             // of a multiplying warp, for its epilogue: 16 rows of 128 values of bf16
-  static constexpr int BARRIERS = STAGES * BYTES + 8 * SLAB;
+  static constexpr int SLAB = 16 * 256;             // bytes of a consumer warp's epilogue slab [16][128] bf16
+  static constexpr int BARRIERS = STAGES * BYTES + 8 * SLAB;  // offset of the mbarriers: full [STAGES], empty [STAGES] u64
 };
 
-// The slot of the next step; the parity of its phase turns with every round.
+// The slot of the next step, and the parity of its phase, which flips each time the ring wraps.
 template <int STAGES> struct Ring {
   int slot = 0;
   u32 parity = 0;
@@ -27,19 +28,19 @@ template <int STAGES> struct Ring {
   }
 };
 
-// What the result is and what is done to it before it is written.
+// y = activation(product + shift + more). Which parts are present is compiled into the kernel.
 struct LinearEpilogue {
   T *y;                // [rows, outputs]
-  T *pre_activation;   // like y: what the activation is given
-  const float *shift;  // [outputs] or null
-  const T *more;       // like y: a residual, or y itself where it is added to
+  T *pre_activation;   // like y: the activation's argument, which its gradient needs
+  const float *shift;  // [outputs] or null: a bias
+  const T *more;       // like y: a residual, or y itself to accumulate into it
   int rows, outputs;
 };
 
-// Where chunk c, of 16 bytes, of a row of a slab lies: neighbouring rows begin in other banks.
+// Offset of 16-byte chunk c of a slab's row, swizzled: eight neighbouring rows lie in different banks.
 DEVICE u32 in_slab(int row, int c) { return row * 256 + ((c ^ (row & 7)) << 4); }
 
-// Chunks of 16 bytes of a slab's rows, two rows at a time: `each(chunk of the slab, place in y, whether that exists)`.
+// Visits a slab two rows at a time, 16 bytes per lane: `each(chunk in the slab, element of y, whether that element exists)`.
 template <class Each> DEVICE void slab_rows(u8 *slab, int lane, const LinearEpilogue &out, int row, int col, Each each) {
   const int c = lane & 15, left = col + c * 8 < out.outputs ? out.rows - row - (lane >> 4) : 0;
   u64 at = (u64)(row + (lane >> 4)) * out.outputs + col + c * 8;
@@ -50,16 +51,17 @@ template <class Each> DEVICE void slab_rows(u8 *slab, int lane, const LinearEpil
   }
 }
 
-// The number of the lane, anew by a shuffle: places made of it would else be kept in registers, beside the accumulators, from one use to the next.
+// The lane's number, through a shuffle. The compiler cannot tell that it is the same each time, so it recomputes addresses instead of
+// keeping them in registers beside the accumulators.
 DEVICE int lane_anew() { return __shfl_sync(0xffffffffu, (int)threadIdx.x & 31, (int)threadIdx.x & 31); }
 
-// Starts to copy 16 rows of 128 values of `more` to the slab, zeros where there are none.
+// Starts to copy `more` [16 rows, 128 columns] to the slab; zeros beyond the result.
 DEVICE void fetch_more(u8 *slab, const LinearEpilogue &out, int row, int col) {
   slab_rows(slab, lane_anew(), out, row, col, [&](u8 *chunk, u64 at, bool in) { cp_async<16>(smem_u32(chunk), out.more + at, in); });
   cp_async_commit();
 }
 
-// Writes 16 rows of 128 values, of which value(j, e) is element e of a lane's piece j of 16 x 8, through the slab.
+// Writes [16 rows, 128 columns] through the slab. value(j, e) is element e of the lane's share of the 16 x 8 piece j.
 template <class Value> DEVICE void write_rows(u8 *slab, T *to, const LinearEpilogue &out, int row, int col, Value value) {
   const int lane = lane_anew();
   __syncwarp();
@@ -75,8 +77,7 @@ template <class Value> DEVICE void write_rows(u8 *slab, T *to, const LinearEpilo
   });
 }
 
-// What happens to a warp's 16 rows, from `row` and `col` on, before they are written: the shift, what is added, the activation. As `epilogue`
-// in conv.cuh, to the same bits.
+// The epilogue of a warp's 16 rows, from `row` and `col` on. Gives the bits of `epilogue` in conv.cuh.
 template <int NI, int ACTIVATION, bool MORE, bool KEEP>
 DEVICE void linear_epilogue(float (&acc)[NI][4], u8 *slab, const LinearEpilogue &out, int row, int col) {
   const int lane = lane_anew(), q = (lane & 3) * 2;
@@ -112,12 +113,12 @@ DEVICE void linear_epilogue(float (&acc)[NI][4], u8 *slab, const LinearEpilogue 
   }
 }
 
-// Eight, or for wide tiles sixteen tiles of rows: as many rows of x as of w are fetched for the tiles that are made at a time.
+// Groups of COLS / 16 row tiles (8 or 16): tiles in flight then share about as many rows of x as of w.
 template <int COLS> DEVICE void place_of(u32 at, const LinearEpilogue &out, int &tile, int &n0) {
   place_of_tile<128, COLS, COLS / 16>(at, out.rows, out.outputs, tile, n0);
 }
 
-// All of the kernel: 384 threads, and shared memory for Wide<COLS>. Boxes of x are 128 rows, those of w COLS, of 64 values.
+// The whole kernel: 384 threads, shared memory as Wide<COLS> lays it out. TMA boxes are [128, 64] of x and [COLS, 64] of w.
 template <int COLS, int ACTIVATION, bool MORE, bool KEEP>
 DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const LinearEpilogue &out, int depth) {
   typedef Wide<COLS> S;
@@ -125,7 +126,7 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const LinearEpil
   const u32 slots = smem_u32(smem), full = slots + S::BARRIERS, empty = full + 8 * S::STAGES;
   const int steps = (depth + BK - 1) / BK;
   const u32 tiles = (out.rows + 127) / 128 * ((out.outputs + COLS - 1) / COLS);
-  // The same in all lanes, which the compiler sees by the shuffle: descriptors are uniform registers.
+  // The shuffle tells the compiler that all lanes hold the same value, so descriptors stay in uniform registers.
   const int warp = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0);
   if (threadIdx.x == 0) {
     tma_prefetch_desc(&x);
@@ -158,7 +159,7 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const LinearEpil
   }
 
   setmaxnreg_inc<240>();
-  const u32 half = (warp / 4 - 1) * 64 * ROW;  // where the warpgroup's rows of x lie in a slot
+  const u32 half = (warp / 4 - 1) * 64 * ROW;  // offset of the warpgroup's rows of x in a slot
   const bool speaks = (threadIdx.x & 31) == 0;
   u8 *slab = smem + S::STAGES * S::BYTES + (warp - 4) * S::SLAB;
   float acc[S::NI][4];
@@ -167,7 +168,7 @@ DEVICE void product_tma(const TensorMap &x, const TensorMap &w, const LinearEpil
     place_of<COLS>(at, out, tile, n0);
     const int row = tile * 128 + (warp - 4) * 16;
     if (MORE && row < out.rows) fetch_more(slab, out, row, n0);
-    u32 last = 0;  // `empty` of the step before
+    u32 last = 0;  // `empty` mbarrier of the previous step's slot, freed once its wgmma is done
     for (int step = 0; step < steps; step++) {
       const u32 a = slots + ring.slot * S::BYTES + half, b = slots + ring.slot * S::BYTES + 128 * ROW;
       mbar_wait(full + 8 * ring.slot, ring.parity);

@@ -92,9 +92,9 @@ DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Starts copying BYTES (4, 8 or 16, both sides aligned to them) from global to shared memory; zeros if not `in`, and then `from` is
-// not touched. What was started belongs to the next commit; cp_async_wait<N> waits until at most the last N commits of this thread
-// are under way. Other threads see the data only after a barrier that follows the wait.
+// Starts to copy BYTES (4, 8 or 16, both addresses aligned to them) from global to shared memory. If not `in`, it writes zeros and
+// does not touch `from`. The copy belongs to the next commit. cp_async_wait<N> waits until at most the last N commits of this thread are
+// in flight. Other threads see the data only after a barrier that follows the wait.
 template <int BYTES> DEVICE void cp_async(u32 to, const void *from, bool in) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
   const auto source = __cvta_generic_to_global(from);
@@ -107,7 +107,7 @@ template <int BYTES> DEVICE void cp_async(u32 to, const void *from, bool in) {
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-// Barrier `id` (1 to 15; 0 is __syncthreads) of `threads` threads, a multiple of 32: wait at it, or only be counted.
+// Named barrier `id` (1 to 15; 0 is __syncthreads) of `threads` threads, a multiple of 32. bar_sync waits, bar_arrive only counts.
 DEVICE void bar_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void bar_arrive(u32 id, u32 threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 

@@ -1,8 +1,8 @@
 // Antialiased resizing of a box of an 8-bit image, separable, columns first: src/view/resize.rs.
 //
-// The CPU adds up rows first. Here columns go first, straight from the bytes: a source row is turned into a row of the view's width
-// once, and what is kept in shared memory does not grow with the source. Weights are evaluated where they are used, for four source
-// rows at a time: a table of them would grow with the source.
+// The CPU resizes the rows first. Here columns go first, straight from the bytes: each source row is resized once to the view's width, so
+// shared memory does not grow with the source. Weights are computed where they are used, for four source rows at a time, because a table
+// of them would grow with the source.
 #pragma once
 #include "draw.cuh"
 
@@ -13,7 +13,7 @@ struct Axis {
   int offset;  // of the view in what the box becomes
   int cubic;
 };
-// What a pixel of the view reads.
+// The source pixels that one pixel of the view reads.
 struct Span {
   int first, end, cubic;
   float center, inverse;

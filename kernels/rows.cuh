@@ -1,12 +1,12 @@
-// Kernels over rows x cols of which every thread takes some columns of some rows; src/device/rows.rs launches them.
+// Helpers of kernels over a matrix [rows, cols] whose threads each take some columns of some rows; src/device/rows.rs launches them.
 //
 // A thread takes a group of N columns at once: VEC of them (16 bytes of T) where the width is a multiple of that, else one;
 // kernels choose by `cols % VEC == 0`.
-// Threads along x are groups, along y rows; blocks along y are tiles of groups, along x whatever a kernel makes of the rows.
+// threadIdx.x counts groups, threadIdx.y rows; blockIdx.y counts tiles of groups, blockIdx.x chunks of rows as each kernel divides them.
 #pragma once
 #include "prelude.cuh"
 
-// Threads of a block at most.
+// Most threads of a block.
 constexpr int THREADS = 256;
 
 // N neighbouring values; N > 1: aligned to 16 bytes.
@@ -41,7 +41,7 @@ template <class E, int N> DEVICE void store(E *p, const float (&v)[N]) {
   }
 }
 
-// A gradient is written, or added to what is there.
+// Writes a gradient, or adds it to the one that is there.
 template <class E, int N> DEVICE void store_gradient(E *p, float (&v)[N], int add) {
   if (add) {
     float old[N];
@@ -52,17 +52,17 @@ template <class E, int N> DEVICE void store_gradient(E *p, float (&v)[N], int ad
   store(p, v);
 }
 
-// The first column of this thread, of groups of n; it may lie beyond the last.
+// The first column of this thread's group of n; may lie beyond the last column.
 DEVICE int first_column(int n) { return (blockIdx.y * blockDim.x + threadIdx.x) * n; }
-// Where rows do not depend on each other a thread takes rows first, first + step, ...
+// A thread takes rows first_row, first_row + step, ... where rows are independent.
 DEVICE int first_row() { return blockIdx.x * blockDim.y + threadIdx.y; }
 DEVICE int row_step() { return gridDim.x * blockDim.y; }
 
-// Element (row, column): rows x cols may pass 2^31.
+// Index of element (row, column), in 64 bits: rows x cols may exceed 2^31.
 DEVICE u64 at(int row, int cols, int column) { return (u64)row * cols + column; }
 
-// Adds a and b up over the rows of the block, in their order, and calls f(column, sum of a, sum of b) for every column of
-// the block's tile, one thread each. All threads call it.
+// Sums a and b over the block's rows, in order, and calls f(column, sum of a, sum of b) for each column of the block's tile, in one
+// thread each. All threads call it.
 template <int N, class F> DEVICE void column_sums(const float (&a)[N], const float (&b)[N], int cols, F f) {
   SHARED(float, part, [2][N][THREADS]);
   const int wide = blockDim.x, high = blockDim.y, thread = threadIdx.y * wide + threadIdx.x;

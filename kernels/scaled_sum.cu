@@ -1,4 +1,4 @@
-// The sum of the parts of a loss: one block, in f64.
+// y = scale times the sum of a loss's parts: one block, in f64.
 #include "prelude.cuh"
 
 // Floor: values once.

@@ -1,5 +1,5 @@
-// What goes past the block of a ResNet that halves the map and doubles the channels: every other pixel of x [n, h, w, c], and in
-// y [n, h / 2, w / 2, 2 c] zeros for half of the new channels before them and half behind.
+// The parameter-free shortcut of a ResNet block that halves the map and doubles the channels (He et al. 2015, option A): every other
+// pixel of x [n, h, w, c], with c / 2 zero channels before and after, in y [n, h / 2, w / 2, 2 c].
 #include "rows.cuh"
 
 // N neighbouring columns from `column` on of the c that begin at p, and zeros where there are none. Where N divides half of c,

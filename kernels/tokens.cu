@@ -145,7 +145,7 @@ DEVICE void unmask(T *y, const T *x, const float *token, const float *positions,
 // Floor: x and y once; positions come from the L2.
 KERNEL void __launch_bounds__(THREADS)
     unmask_tokens_fwd(T *__restrict__ y, const T *__restrict__ x, const float *__restrict__ token, const float *__restrict__ positions,
-                const u32 *__restrict__ place, int n, int patches, int keep, int d) {
+                      const u32 *__restrict__ place, int n, int patches, int keep, int d) {
   if (d % VEC == 0) unmask<VEC>(y, x, token, positions, place, n, patches, keep, d);
   else unmask<1>(y, x, token, positions, place, n, patches, keep, d);
 }
@@ -189,7 +189,7 @@ DEVICE void sum_hidden(float *partial, const T *dy, const u32 *place, int chunk,
 // The gradient of the mask token: partial [chunks of `chunk` patches, d] of the sums over hidden ones. Floor: their rows of dy once.
 KERNEL void __launch_bounds__(THREADS)
     unmask_tokens_bwd_mask(float *__restrict__ partial, const T *__restrict__ dy, const u32 *__restrict__ place, int chunk, int n, int patches,
-                     int keep, int d) {
+                           int keep, int d) {
   if (d % VEC == 0) sum_hidden<VEC>(partial, dy, place, chunk, n, patches, keep, d);
   else sum_hidden<1>(partial, dy, place, chunk, n, patches, keep, d);
 }

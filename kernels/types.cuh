@@ -9,7 +9,7 @@ typedef unsigned long long u64;
 
 #define KERNEL extern "C" __global__
 #define DEVICE static __device__ __forceinline__
-// Of a parameter that is a structure by value.
+// A kernel parameter that is a structure passed by value.
 #define GRID_CONSTANT const __grid_constant__
 // An array in shared memory, at function scope: SHARED(float, part, [32]). Its contents are undefined at first.
 #define SHARED(type, name, dims) __shared__ __align__(128) type name dims
@@ -22,7 +22,7 @@ struct bf16 {
   u16 bits;
 };
 
-// What activations are: every .cu is compiled once with each.
+// T is the type of activations; every .cu is compiled once for each.
 #if BF16
 typedef bf16 T;
 #else

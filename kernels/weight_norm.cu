@@ -1,4 +1,4 @@
-// y = u / |v| for each column, where u = x . v, and its gradients: what is left of DINO's last layer behind the product.
+// The weight-normalised last layer of DINO's head, after its product: y = u / |v| per column, where u = x . v, and its gradients.
 #include "rows.cuh"
 
 constexpr int ROWS = THREADS / 32;

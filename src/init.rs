@@ -1,20 +1,20 @@
-//! How weights start.
+//! Initialisers of weights.
 
 use crate::random::Stream;
 use crate::var::Shape;
 
-/// How a weight starts. Numbers come from a stream of their own per name, so a weight's start does not
-/// depend on what else a network has.
+/// The initialiser of a weight. Each name has a random stream of its own, so a weight's start does not depend on the rest of the
+/// network.
 #[derive(Clone, Copy, Debug)]
 pub enum Init {
     Constant(f32),
     /// Standard deviation.
     Normal(f32),
-    /// Standard deviation of a normal that is drawn again beyond two of them.
+    /// Standard deviation of a normal, redrawn beyond two standard deviations.
     Truncated(f32),
     /// Uniform in [-bound, bound).
     Uniform(f32),
-    /// What the shape alone decides: a table of positions.
+    /// A function of the shape alone, such as a table of positions.
     Table(fn(Shape) -> Vec<f32>),
 }
 

@@ -9,12 +9,12 @@ use bytemuck::Pod;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// How much memory a program needs, known before its first run. Bytes.
+/// The memory that a program needs, bytes, known before its first run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Weights and other named memory, shared with the programs that use the same weights.
     pub named: usize,
-    /// What the host writes and reads.
+    /// Memory that the host writes and reads.
     pub fixed: usize,
     /// Intermediate results and gradients, after reuse.
     pub temporary: usize,
@@ -31,14 +31,14 @@ pub struct Program {
     memory: Memory,
     plan: Plan,
     mode: Mode,
-    /// Calls that run once have run, and nothing was written to the weights through this program since.
+    /// The [`Call::once`] calls have run, and nothing was written to the weights through this program since.
     fresh: bool,
     replay: Option<Replay>,
     /// The first run is done.
     warm: bool,
 }
 
-/// The places as the calls of a device see them.
+/// The variables' memory, as the calls of a device see it.
 enum Memory {
     Host(Host),
     Gpu(Gpu),
@@ -48,7 +48,10 @@ impl Plan {
     pub fn total(&self) -> usize {
         self.named + self.fixed + self.temporary
     }
-    /// Refuse before anything is allocated what this machine cannot hold. A GPU speaks for itself.
+    /// Refuses what this machine cannot hold, before anything is allocated. On a GPU the allocation itself fails.
+    ///
+    /// # Errors
+    /// The plan needs more memory than is free; `work` names the job, `remedy` the advice.
     pub fn must_fit(&self, device: &Device, work: &str, remedy: &str) -> Result<()> {
         let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
         match crate::device::available_memory().filter(|_| matches!(device, Device::Cpu)) {
@@ -60,7 +63,7 @@ impl Plan {
     }
 }
 
-/// What a device makes of the types and sides of a recording.
+/// The properties of a device that decide the size of each variable.
 struct Target {
     dtype: Dtype,
     without: Residence,
@@ -79,7 +82,7 @@ impl Target {
 }
 
 impl Tape {
-    /// How much memory the program will need on `device`.
+    /// The memory that the program will need on `device`.
     pub fn plan(&self, device: &Device) -> Plan {
         let target = Target::of(device);
         let (_, sizes) = assign(self, &target);
@@ -95,10 +98,13 @@ impl Tape {
         plan
     }
 
-    /// Plan the memory and take what is named from `weights`, where it is made if it is new, on their device.
+    /// Plans the memory and allocates it on the device of `weights`. Named variables are taken from `weights`, which creates new ones.
     ///
     /// # Errors
     /// The device has too little memory.
+    ///
+    /// # Panics
+    /// A call reads a variable before any call wrote it, or a named variable is in use with another shape.
     pub fn compile(self, weights: &mut Weights) -> Result<Program> {
         let device = weights.device().clone();
         let (plan, target, mode) = (self.plan(&device), Target::of(&device), self.mode());
@@ -113,7 +119,7 @@ impl Tape {
                 (SlotKind::Named { name, init, .. }, _) => weights.buffer(&name, slot.shape, slot.dtype, init)?,
                 (SlotKind::Temporary, Some(room)) => buffers[room].clone(),
                 (SlotKind::Temporary, None) => Buffer::shared(&device, 0)?,
-                // Images, for which there is room as for the largest.
+                // Pixels of images: the shape is that of the largest images, so memory is allocated as they come.
                 (SlotKind::Fixed(_), _) if dtype == Dtype::U8 => Buffer::growing(&device, bytes)?,
                 (SlotKind::Fixed(data), _) => {
                     let buffer = Buffer::shared(&device, bytes)?;
@@ -136,8 +142,8 @@ impl Tape {
     }
 }
 
-/// Give every temporary a room: rooms are reused as soon as their last reader is done. Best fit, in the
-/// order of the calls. Returns the room of each variable and the bytes of each room.
+/// Assigns every temporary a room (a shared buffer), which is free again after the variable's last use. Best fit, in the order of the
+/// calls; if no free room is large enough, the largest one grows. Returns the room of each variable and the bytes of each room.
 fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
     let operands: Vec<_> = tape.calls.iter().map(|c| c.operands()).collect();
     let mut last = vec![0; tape.slots.len()];
@@ -181,9 +187,11 @@ impl Program {
     pub fn shape(&self, v: Var) -> Shape {
         self.places[v.index()].shape
     }
-    /// Every call, in order. In evaluation what is derived from weights alone is made in the first run, and again after a write
-    /// to them through this program; it does not follow another program that trains them. On a GPU the first run launches kernel
-    /// by kernel (which compiles them), the second makes one graph of them, later ones replay it.
+    /// Runs every call, in order.
+    ///
+    /// In evaluation, calls that depend on weights alone ([`Call::once`]) run in the first run, and again after a write to weights through this
+    /// program. They do not notice another program that trains the same weights. On a GPU the first run launches kernel by kernel,
+    /// which compiles them; the second captures a graph; later ones replay it.
     ///
     /// # Errors
     /// The GPU failed, or a call has no kernel. A CPU cannot fail.
@@ -229,20 +237,38 @@ impl Program {
     pub fn plan(&self) -> Plan {
         self.plan
     }
-    /// Write the first `data.len()` elements of `to`.
+    /// Writes the first `data.len()` elements of `to`; f32 becomes bf16 where activations are that.
+    ///
+    /// # Errors
+    /// The device has too little memory, or the copy failed.
+    ///
+    /// # Panics
+    /// T is not the type of `to`, or `data` is longer.
     pub fn write<T: Pod>(&mut self, to: Var, data: &[T]) -> Result<()> {
         self.fresh &= !self.named[to.index()];
         self.places[to.index()].write(data)
     }
-    /// Read a whole variable. Temporaries hold something only if [`Tape::keep`] was called for them.
+    /// Reads all elements of a variable; bf16 becomes f32. Temporaries hold their value only if [`Tape::keep`] was called for them.
+    ///
+    /// # Errors
+    /// The copy failed.
+    ///
+    /// # Panics
+    /// T is not the type of `from`.
     pub fn read<T: Pod>(&self, from: Var) -> Result<Vec<T>> {
         self.places[from.index()].read()
     }
-    /// The calls of a run with what they read and write: for checks that go call by call.
+    /// Name and operands of every call, for checks that go call by call.
     pub fn calls(&self) -> Vec<(&'static str, Operands)> {
         self.calls.iter().map(|c| (c.name(), c.operands())).collect()
     }
-    /// Only call `i`.
+    /// Runs only call `i`.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    ///
+    /// # Panics
+    /// There is no call `i`.
     pub fn run_call(&mut self, i: usize) -> Result<()> {
         match &self.memory {
             Memory::Host(m) => {
@@ -255,11 +281,14 @@ impl Program {
             }
         }
     }
-    /// Does `v` exist on this device? Scratch of the other one does not.
+    /// Whether `v` exists on this device: scratch of the other one does not.
     pub fn holds(&self, v: Var) -> bool {
         self.here[v.index()]
     }
-    /// Run once and time every call: (name, seconds, floor of its work).
+    /// Runs once and times every call: (name, seconds, floor of its work).
+    ///
+    /// # Errors
+    /// As [`Program::run`].
     pub fn profile(&mut self) -> Result<Vec<(&'static str, f64, Cost)>> {
         if !self.warm {
             self.run()?;

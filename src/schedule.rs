@@ -1,5 +1,5 @@
-//! Everything that changes from step to step, as a table made before the first step: row = step. Calls read
-//! their row through a counter that lives beside it, so running a step needs nothing from the host.
+//! Values that change from step to step (learning rate, temperature, ...), as a table with one row per step. Calls read their row through a
+//! counter on the device, so a step needs nothing from the host and can be captured as one graph.
 
 use crate::device::Host;
 use crate::init::Init;
@@ -11,9 +11,9 @@ use crate::var::{Dtype, Var};
 pub enum ScheduleColumn {
     LearningRate,
     WeightDecay,
-    /// How much of itself a moving average keeps: [`Tape::ema`].
+    /// m of to = m to + (1 - m) from in [`Tape::ema`].
     Momentum,
-    /// Of a teacher: [`crate::tape::Scope::dino_loss`].
+    /// The teacher's softmax temperature in [`crate::tape::Scope::dino_loss`].
     Temperature,
 }
 
@@ -23,7 +23,7 @@ pub const COLUMNS: usize = 4;
 /// The table and the counter. The counter is named memory, so a checkpoint carries it.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    table: Var,    // [steps, COLUMNS]
+    table: Var,    // [steps, COLUMNS] f32
     pub step: Var, // [1] u32
 }
 
@@ -34,7 +34,7 @@ impl Schedule {
         let step = tape.root().state("schedule.step", [1], Dtype::U32, Init::Constant(0.0));
         Schedule { table, step }
     }
-    /// The variables a call reads when it asks for a value.
+    /// The variables that a call reads to look up a value: table and counter.
     pub(crate) fn vars(&self) -> [Var; 2] {
         [self.table, self.step]
     }

@@ -1,8 +1,8 @@
-//! Recording a network: calls over variables, with the backward demanded beside each forward.
+//! Recording a network: calls over variables, each forward together with its backward.
 //!
-//! A network is recorded once as a flat list of calls; `backward` reverses the list; [`crate::program`]
-//! plans the memory and runs it. Whether a gradient is written or added is known while recording: the first
-//! use writes, later ones add, so nothing is ever zeroed.
+//! A network is recorded once as a flat list of calls. [`Tape::backward`] appends the calls of the backward, in reverse order.
+//! [`crate::program`] plans the memory and runs the list. Whether a gradient is written or accumulated is known while recording: the
+//! first use writes, later ones add, so no gradient is ever zeroed.
 
 use crate::device::{Gpu, Host};
 use crate::init::Init;
@@ -16,25 +16,25 @@ use std::rc::Rc;
 pub trait Call {
     /// The kernel's name: `<op>_fwd`, `<op>_bwd`, ...
     fn name(&self) -> &'static str;
-    /// What it reads and what it writes, for planning memory. A gradient that is added to is both.
+    /// The variables that it reads and writes, for planning memory. A gradient that is added to is both.
     fn operands(&self) -> Operands;
-    /// The meaning, on the CPU.
+    /// Computes it on the CPU. This is the definition of the op; kernels are tested against it.
     fn cpu(&self, m: &Host);
-    /// The same as launches of kernels.
+    /// Launches the kernels that compute the same.
     fn gpu(&self, g: &Gpu) {
         g.missing(self.name());
     }
-    /// What must be written to the GPU's memory once, before the first run: tables of addresses.
+    /// Writes tables of addresses to the GPU's memory, once before the first run: addresses do not change afterwards.
     fn prepare(&self, _: &Gpu) {}
-    /// What it writes depends on weights alone and stays true while they do not change: in evaluation it runs
-    /// once, and its outputs must be [`Tape::fixed`].
+    /// Whether its outputs depend on weights alone. In evaluation such a call runs once, so its outputs must be [`Tape::fixed`].
     fn once(&self) -> bool {
         false
     }
-    /// The floor of its work, which the profiler divides by. `element` are the bytes of one value of an activation.
+    /// The floor of its work, which the profiler divides by. `element`: bytes of one activation.
     fn cost(&self, element: u64) -> Cost;
 }
 
+/// The variables that a call reads and writes.
 #[derive(Default)]
 pub struct Operands {
     pub reads: Vec<Var>,
@@ -45,6 +45,7 @@ impl Operands {
     pub fn new(writes: &[Var], reads: &[Var]) -> Operands {
         Operands { reads: reads.to_vec(), writes: writes.to_vec() }
     }
+    /// Adds a gradient: written, and also read if it is added to.
     pub fn grad(mut self, g: Grad) -> Operands {
         self.writes.push(g.var);
         if g.add {
@@ -61,27 +62,27 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// Where a gradient goes, and whether something is there already.
+/// The destination of a gradient: written, or accumulated into if `add`.
 #[derive(Clone, Copy, Debug)]
 pub struct Grad {
     pub var: Var,
     pub add: bool,
 }
 
-/// Batch statistics and gradients, or running statistics and folded norms.
+/// Training: batch statistics and gradients. Evaluation: running statistics, folded norms, no gradients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     Train,
     Eval,
 }
 
-/// What a variable is to the planner.
+/// The lifetime of a variable's memory.
 pub(crate) enum SlotKind {
-    /// Lives from its first write to its last use; its memory is used again afterwards.
+    /// From its first write to its last use; other temporaries reuse the memory.
     Temporary,
-    /// Lives as long as the program; written or read by the host.
+    /// As long as the program; the host writes or reads it.
     Fixed(Vec<f32>),
-    /// Lives in [`crate::weights::Weights`] under a name.
+    /// In [`crate::weights::Weights`], under a name that several programs may share.
     Named { name: String, init: Init, trained: bool },
 }
 
@@ -92,7 +93,7 @@ pub(crate) struct Slot {
     pub residence: Residence,
 }
 
-/// Which devices need a variable: scratch of one way to compute something is no memory of the other.
+/// The devices that need a variable. Scratch of the GPU's algorithm takes no memory on the CPU, and vice versa.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Residence {
     Both,
@@ -113,11 +114,12 @@ pub struct Tape {
     grads: HashMap<Var, Var>,
     names: BTreeMap<String, Var>,
     taps: BTreeMap<String, Var>,
-    /// What calls of one kind collect over the whole recording.
+    /// State that calls of one kind share over the whole recording, by type; see [`Tape::common`].
     common: HashMap<TypeId, Rc<dyn Any>>,
 }
 
 impl Tape {
+    /// An empty recording.
     pub fn new(mode: Mode) -> Tape {
         Tape {
             slots: vec![],
@@ -135,6 +137,7 @@ impl Tape {
     pub fn mode(&self) -> Mode {
         self.mode
     }
+    /// The scope without a name, in which a network is recorded.
     pub fn root(&mut self) -> Scope<'_> {
         Scope { tape: self, path: String::new(), frozen: false }
     }
@@ -144,34 +147,34 @@ impl Tape {
         self.cut.push(None);
         Var(self.slots.len() as u32 - 1)
     }
-    /// An activation: f32 on the CPU, on a GPU what the device says.
+    /// An activation: f32 on the CPU, bf16 or f32 on a GPU, as [`crate::device::GpuDevice::dtype`] says.
     pub fn var(&mut self, shape: impl Into<Shape>) -> Var {
         self.slot(shape.into(), Dtype::Activation, SlotKind::Temporary)
     }
-    /// An intermediate result that is f32 everywhere: a loss, a statistic.
+    /// An intermediate result that is f32 on every device: a loss, a statistic.
     pub fn f32(&mut self, shape: impl Into<Shape>) -> Var {
         self.slot(shape.into(), Dtype::F32, SlotKind::Temporary)
     }
-    /// `v` is scratch that only the CPU's side of a call uses.
+    /// Marks `v` as scratch of [`Call::cpu`]: it takes no memory on a GPU.
     pub fn cpu_only(&mut self, v: Var) -> Var {
         self.slots[v.index()].residence = Residence::Cpu;
         v
     }
-    /// `v` is scratch that only the GPU's side of a call uses.
+    /// Marks `v` as scratch of [`Call::gpu`]: it takes no memory on the CPU.
     pub fn gpu_only(&mut self, v: Var) -> Var {
         self.slots[v.index()].residence = Residence::Gpu;
         v
     }
-    /// Scratch bytes, for the packed forms and partial results of kernels.
+    /// Scratch of kernels, on a GPU only: packed weights, partial sums.
     pub fn scratch(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
         let v = self.slot(shape.into(), dtype, SlotKind::Temporary);
         self.gpu_only(v)
     }
-    /// Change how large a table is that grows while calls are recorded.
+    /// Changes the shape of a table that grows while calls are recorded.
     pub(crate) fn reshape(&mut self, v: Var, shape: impl Into<Shape>) {
         self.slots[v.index()].shape = shape.into();
     }
-    /// What calls of one kind collect over a whole recording: made when first asked for.
+    /// The state T that calls of one kind share over a whole recording, made on first use. [`crate::ops`] packs all weights by it in one call.
     pub(crate) fn common<T: Default + 'static>(&mut self) -> Rc<T> {
         let any = self.common.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(T::default())).clone();
         any.downcast().expect("the key is the type")
@@ -180,29 +183,35 @@ impl Tape {
     pub fn fixed(&mut self, shape: impl Into<Shape>, dtype: Dtype) -> Var {
         self.slot(shape.into(), dtype, SlotKind::Fixed(vec![]))
     }
-    /// Memory of the host's like `v`.
+    /// [`Tape::fixed`] with the shape and type of `v`.
     pub fn fixed_like(&mut self, v: Var) -> Var {
         self.slot(self.shape(v), self.slots[v.index()].dtype, SlotKind::Fixed(vec![]))
     }
-    /// Like [`Tape::fixed`], holding `data` from the start.
+    /// Like [`Tape::fixed`], f32, holding `data` from the start.
+    ///
+    /// # Panics
+    /// `data` has not as many values as the shape.
     pub fn constant(&mut self, shape: impl Into<Shape>, data: Vec<f32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "a constant of shape {shape:?} got {} values", data.len());
         self.slot(shape, Dtype::F32, SlotKind::Fixed(data))
     }
-    /// Whole numbers that are there from the start.
+    /// Like [`Tape::fixed`], u32, holding `data` from the start.
+    ///
+    /// # Panics
+    /// `data` has not as many values as the shape.
     pub fn words(&mut self, shape: impl Into<Shape>, data: Vec<u32>) -> Var {
         let shape = shape.into();
         assert_eq!(shape.len(), data.len(), "words of shape {shape:?} got {} values", data.len());
         self.slot(shape, Dtype::U32, SlotKind::Fixed(bytemuck::cast_vec(data)))
     }
-    /// Keep an intermediate result until the host has read it.
+    /// Keeps an intermediate result in memory of its own, so that the host can read it after a run.
     pub fn keep(&mut self, v: Var) {
         if let SlotKind::Temporary = self.slots[v.index()].kind {
             self.slots[v.index()].kind = SlotKind::Fixed(vec![]);
         }
     }
-    /// Keep every intermediate result, each in memory of its own: for checks that look at all of them.
+    /// Keeps every intermediate result, for checks that look at all of them.
     pub fn keep_all(&mut self) {
         let written: Vec<Var> = self.calls.iter().flat_map(|c| c.operands().writes).collect();
         written.into_iter().for_each(|v| self.keep(v));
@@ -210,12 +219,12 @@ impl Tape {
     pub fn shape(&self, v: Var) -> Shape {
         self.slots[v.index()].shape
     }
-    /// Append a call that no gradient passes: a measurement, an update, a part of a backward. To ask for the gradient of what it
-    /// makes of something that wants one is an error; [`Scope::record`] appends calls that have a gradient.
+    /// Appends a call that no gradient passes: a measurement, an update, a part of a backward. Asking later for a gradient through it panics,
+    /// so that no gradient is lost in silence. [`Scope::record`] appends calls with a gradient.
     pub fn no_grad(&mut self, call: impl Call + 'static) {
         self.push(call, None);
     }
-    /// Append a call; no gradient flows through what it writes besides `to`.
+    /// Appends a call, and marks its outputs besides `to` as cut if a gradient would have flowed through them.
     fn push(&mut self, call: impl Call + 'static, to: Option<Var>) {
         let Operands { reads, writes } = call.operands();
         if reads.iter().any(|x| self.requires_grad(*x) || self.cut[x.index()].is_some()) {
@@ -226,7 +235,7 @@ impl Tape {
         }
         self.calls.push(Box::new(call));
     }
-    /// Refuses to lose the gradient of `x`.
+    /// Panics if a gradient of `x` would be lost.
     fn not_cut(&self, x: Var) {
         if let Some(op) = self.cut[x.index()] {
             panic!("a gradient is asked through `{op}`, which was recorded without one; what is a target says so by `Tape::stop_gradient`");
@@ -243,13 +252,13 @@ impl Tape {
         self.names.insert(name.to_string(), v);
         v
     }
-    /// The weight `v` starts so instead.
+    /// Replaces the initialiser of the weight `v`.
     pub fn start(&mut self, v: Var, start: Init) {
         if let SlotKind::Named { init, .. } = &mut self.slots[v.index()].kind {
             *init = start;
         }
     }
-    /// Where the gradient of `x` goes; `None`: nobody asks for it.
+    /// The destination of the gradient of `x`, of its shape and type; `None` if nobody wants it.
     ///
     /// # Panics
     /// A call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
@@ -265,16 +274,16 @@ impl Tape {
         self.grads.insert(x, var);
         Some(Grad { var, add: false })
     }
-    /// Ask for the gradient of a variable that is not a weight (an input).
+    /// Asks for the gradient of a variable that is no weight (an input).
     pub fn require_grad(&mut self, x: Var) {
         self.requires_grad[x.index()] = true;
     }
-    /// No gradient flows into `x`, whatever is recorded: it is a target.
+    /// No gradient flows into `x`, whatever is recorded: it is a target, as by PyTorch's `detach`.
     pub fn stop_gradient(&mut self, x: Var) {
         self.requires_grad[x.index()] = false;
         self.cut[x.index()] = None;
     }
-    /// Does a gradient flow to `x`?
+    /// Whether a gradient flows to `x`.
     pub fn requires_grad(&self, x: Var) -> bool {
         self.requires_grad[x.index()]
     }
@@ -282,10 +291,11 @@ impl Tape {
     pub fn gradient(&self, x: Var) -> Option<Var> {
         self.grads.get(&x).copied()
     }
-    /// Record the backward of everything that `loss` `[1]` depends on.
+    /// Records the backward of everything that `loss` `[1]` depends on.
     ///
     /// # Panics
-    /// Nothing that wants a gradient leads to `loss`, or a call without one lies between ([`Tape::no_grad`]).
+    /// `loss` is not one number; the recording is one for evaluation; nothing that wants a gradient leads to `loss`; or a call without a
+    /// gradient lies between ([`Tape::no_grad`]).
     pub fn backward(&mut self, loss: Var) {
         assert_eq!(self.shape(loss).len(), 1, "a loss is one number");
         assert!(self.mode == Mode::Train, "a recording for evaluation has no backward");
@@ -298,7 +308,7 @@ impl Tape {
         self.seed(loss, one);
         self.reverse();
     }
-    /// `gradient`, like `x`, is or already holds the gradient of `x`: what is recorded next adds to it.
+    /// Makes `gradient`, of the shape of `x`, the gradient of `x`. Calls recorded later add to it.
     ///
     /// # Panics
     /// The shapes differ, or a call without a gradient lies between `x` and what wants one ([`Tape::no_grad`]).
@@ -307,7 +317,7 @@ impl Tape {
         assert_eq!(self.shape(x), self.shape(gradient), "a gradient has the shape of its variable");
         self.grads.insert(x, gradient);
     }
-    /// Record the backward of everything recorded so far, from the gradients that were seeded.
+    /// Records the backward of everything recorded so far, from the gradients that were seeded.
     pub fn reverse(&mut self) {
         while let Some(undo) = self.undo.pop() {
             undo(self);
@@ -321,11 +331,11 @@ impl Tape {
         });
         named.filter_map(|(name, v)| Some((name, v, self.gradient(v)?))).collect()
     }
-    /// Outputs of layers by their names: those below `prefix`, without it.
+    /// The tapped outputs of layers below `prefix`, by their names without it.
     pub fn taps(&self, prefix: &str) -> BTreeMap<String, Var> {
         self.taps.iter().filter_map(|(n, v)| Some((n.strip_prefix(prefix)?.to_string(), *v))).collect()
     }
-    /// Names and shapes of the named variables below `prefix`: what [`crate::weights::Weights::check`] looks for.
+    /// Names and shapes of the named variables below `prefix`, for [`crate::weights::Weights::check`].
     pub fn shapes_below(&self, prefix: &str) -> Vec<(String, Shape)> {
         self.below(prefix).into_iter().map(|(name, v)| (name, self.shape(v))).collect()
     }
@@ -343,25 +353,26 @@ pub struct Scope<'t> {
 }
 
 impl Scope<'_> {
+    /// The scope `name` below this one: `layer1` below `encoder` is `encoder.layer1`.
     pub fn at(&mut self, name: impl Display) -> Scope<'_> {
         let path = self.name(&name.to_string());
         Scope { tape: self.tape, path, frozen: self.frozen }
     }
-    /// Like [`Scope::at`]; the weights below want no gradient.
+    /// Like [`Scope::at`]; the weights below get no gradient.
     pub fn frozen(&mut self, name: impl Display) -> Scope<'_> {
         Scope { frozen: true, ..self.at(name) }
     }
     fn name(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
-    /// Do the weights below want gradients?
+    /// Whether the weights below get gradients.
     pub fn trains(&self) -> bool {
         !self.frozen
     }
     pub fn path(&self) -> &str {
         &self.path
     }
-    /// Give the output of a layer this scope's name, under which it can be scored.
+    /// Registers `x` as the output of this scope's layer, so that it can be scored under the scope's name.
     pub fn tap(&mut self, x: Var) -> Var {
         self.tape.taps.insert(self.path.clone(), x);
         x
@@ -375,19 +386,25 @@ impl Scope<'_> {
     pub fn shape(&self, v: Var) -> Shape {
         self.tape.shape(v)
     }
-    /// A trained weight; the same name is the same weight.
+    /// A trained weight, f32 on every device; the same name is the same weight.
+    ///
+    /// # Panics
+    /// The name was recorded with another shape.
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Var {
         let (name, trained) = (self.name(name), !self.frozen);
         self.tape.named(&name, shape.into(), Dtype::F32, init, trained)
     }
-    /// Memory that persists between runs and gets no gradient: statistics, moments, queues.
+    /// Memory that persists between runs and gets no gradient: running statistics, moments, centres.
+    ///
+    /// # Panics
+    /// The name was recorded with another shape.
     pub fn state(&mut self, name: &str, shape: impl Into<Shape>, dtype: Dtype, init: Init) -> Var {
         let name = self.name(name);
         self.tape.named(&name, shape.into(), dtype, init, false)
     }
-    /// Append `forward`, which makes `to` from `from`, and remember what undoes it: a call that has a gradient is recorded with it.
-    /// `backward` gets the gradient of `to`, which is complete when it is called. What `forward` reads besides `from` is a target or
-    /// a constant of the op: no gradient flows into it.
+    /// Appends `forward`, which computes `to` from `from`, together with its `backward`. [`Tape::backward`] calls `backward` with the gradient of
+    /// `to`, once that is complete; it records the calls that compute the gradients of `from`. Other variables that `forward` reads are
+    /// targets or constants: no gradient flows into them. Returns `to`.
     pub fn record(&mut self, from: &[Var], to: Var, forward: impl Call + 'static, backward: impl FnOnce(&mut Tape, Var) + 'static) -> Var {
         let tape = &mut *self.tape;
         tape.push(forward, Some(to));

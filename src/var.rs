@@ -1,6 +1,6 @@
-//! The words that both sides of the device seam share: a place in memory, its shape, its type.
+//! The types that both sides of the device seam share: a variable, its shape, its element type.
 
-/// A place in memory, decided when the network is recorded. An index into the tape's slots.
+/// A variable: a place in memory, decided when the network is recorded. An index into the tape's slots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Var(pub(crate) u32);
 
@@ -10,10 +10,10 @@ impl Var {
     }
 }
 
-/// What one element is.
+/// The type of an element.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
-    /// An activation, while the network is recorded: f32 on the CPU, on a GPU what the device says.
+    /// An activation, while the network is recorded: it becomes f32 on the CPU, f32 or bf16 on a GPU.
     Activation,
     F32,
     Bf16,
@@ -22,7 +22,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// What it is on a device whose activations are `dtype`.
+    /// The type on a device whose activations are `dtype`.
     pub fn with(self, dtype: Dtype) -> Dtype {
         if self == Dtype::Activation { dtype } else { self }
     }
@@ -36,7 +36,7 @@ impl Dtype {
             Dtype::U8 => 1,
         }
     }
-    /// As safetensors calls it.
+    /// The name of the type in safetensors.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::Activation => "ACTIVATION",
@@ -48,8 +48,8 @@ impl Dtype {
     }
 }
 
-/// Up to four extents of a contiguous block, channels last. Anything is also `rows x cols`: cols is the
-/// last extent and rows the product of the others, so an image batch [n, h, w, c] is n*h*w rows of c.
+/// One to four extents of a contiguous row-major block, channels last. Every shape is also `rows x cols`: cols is the last extent, rows the
+/// product of the others. A batch of images `[n, h, w, c]` is n h w rows of c.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     dims: [usize; 4],
@@ -77,7 +77,7 @@ impl Shape {
     pub fn cols(&self) -> usize {
         self.dims[self.rank - 1]
     }
-    /// The same with another last extent.
+    /// This shape with another last extent.
     pub fn with_cols(mut self, cols: usize) -> Shape {
         self.dims[self.rank - 1] = cols;
         self

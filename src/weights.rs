@@ -20,11 +20,11 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Empty, on the CPU; what a program asks for is made on demand from `seed`.
+    /// No weights yet, on the CPU. A program that asks for a new name gets it initialised from `seed`.
     pub fn new(seed: u64) -> Weights {
         Weights::on(Device::Cpu, seed)
     }
-    /// The same on another device: programs run where their weights are.
+    /// [`Weights::new`] on another device. Programs run where their weights are.
     pub fn on(device: Device, seed: u64) -> Weights {
         Weights { seed, device, entries: BTreeMap::new() }
     }
@@ -32,7 +32,7 @@ impl Weights {
         &self.device
     }
 
-    /// The buffer of `name`, made if it is new.
+    /// The buffer of `name`, created and initialised if it is new.
     pub(crate) fn buffer(&mut self, name: &str, shape: Shape, dtype: Dtype, init: Init) -> Result<SharedBuffer> {
         if let Some(e) = self.entries.get(name) {
             assert_eq!((e.shape, e.dtype), (shape, dtype), "{name} is in use with another shape");
@@ -54,13 +54,13 @@ impl Weights {
         self.entries.get(name).filter(|e| e.dtype == Dtype::F32).map(Place::read).transpose()
     }
 
-    /// Overwrite or create one named f32 buffer.
+    /// Overwrites or creates one named f32 buffer.
     ///
     /// # Errors
     /// The device has too little memory.
     ///
     /// # Panics
-    /// There are not as many values as the shape has, or `name` is there with another shape.
+    /// `values` has not as many values as the shape, or `name` is in use with another shape.
     pub fn set(&mut self, name: &str, shape: impl Into<Shape>, values: &[f32]) -> Result<()> {
         let shape = shape.into();
         let buffer = self.buffer(name, shape, Dtype::F32, Init::Constant(0.0))?;
@@ -68,12 +68,12 @@ impl Weights {
         buffer.borrow_mut().set(values)
     }
 
-    /// Write what lies below `prefix` as safetensors, names without the prefix, whole or not at all.
+    /// Writes the variables below `prefix` as safetensors, under their names without the prefix. The file appears whole or not at all.
     pub fn save(&self, path: &Path, prefix: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         self.save_named(path, |name| name.strip_prefix(prefix), metadata)
     }
 
-    /// Write what `named` has a name for in the file, whole or not at all.
+    /// Writes the variables for which `named` returns a name, under that name. The file appears whole or not at all.
     pub fn save_named(&self, path: &Path, named: impl Fn(&str) -> Option<&str>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let chosen: Vec<_> = self.entries.iter().filter_map(|(n, p)| Some((named(n)?, p))).collect();
         let entries: Vec<Entry> =
@@ -92,9 +92,9 @@ impl Weights {
         file.commit()
     }
 
-    /// Read an encoder from a safetensors or PyTorch file, each name put below `prefix`: under whatever names and in whatever wrapper
-    /// others keep it ([`crate::checkpoint`]), or the tensors of a safetensors file as they are where it has no encoder that is known.
-    /// Returns what is known of the encoder.
+    /// Reads an encoder from a safetensors or PyTorch file and puts its names below `prefix`. [`crate::checkpoint`] translates the names and
+    /// wrappers of other libraries; the tensors of a safetensors file without a known encoder are read as they are. Returns the
+    /// metadata of the encoder.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`Checkpoint::verify`] and [`Checkpoint::identify`]; NaN and infinite values, which would otherwise surface as a
@@ -118,10 +118,10 @@ impl Weights {
         Ok(found.facts.into_iter().collect())
     }
 
-    /// Read one of the heads in a file of `sslmem train`, each name put below `prefix`.
+    /// Reads one head from a file of `sslmem train` and puts its names below `prefix`.
     ///
     /// # Errors
-    /// As [`Weights::load`]; a head that is not there is what [`Weights::check`] finds.
+    /// As [`Weights::load`]. A missing head is found by [`Weights::check`].
     pub fn load_head(&mut self, path: &Path, prefix: &str, head: &str) -> Result<()> {
         let file = Checkpoint::open(path)?;
         file.verify()?;
@@ -153,7 +153,8 @@ impl Weights {
         Ok(())
     }
 
-    /// Check that every name of `wanted`, all below `prefix`, is here with its shape, before a program that needs them is compiled.
+    /// Checks that every name of `wanted`, all below `prefix`, is present with its shape. Call it before a program that needs them is
+    /// compiled, because compiling would initialise missing weights at random.
     ///
     /// # Errors
     /// A tensor is missing or has another shape: `path` is not of this architecture.
@@ -182,8 +183,7 @@ impl Weights {
     }
 }
 
-/// FNV-1a, to give every name a stream of its own. A teacher starts as its student, so it has the stream of the name
-/// without `teacher.`.
+/// FNV-1a of a name, the number of its random stream. The prefix `teacher.` is ignored, so that a teacher starts equal to its student.
 fn hash(name: &str) -> u32 {
     let name = name.strip_prefix("teacher.").unwrap_or(name);
     name.bytes().fold(0x811C_9DC5, |h, b| (h ^ b as u32).wrapping_mul(0x0100_0193))

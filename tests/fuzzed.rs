@@ -1,6 +1,9 @@
 //! Replays the fuzzer's corpora and findings, and mutations of them, through the fuzz targets. It needs no nightly compiler.
 
+use flate2::read::GzDecoder;
+use flate2::{Compression, GzBuilder};
 use sslmem::random::{Purpose, Stream};
+use std::io::Read;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +13,46 @@ mod targets;
 /// Changed files that each target gets in all.
 const CHANGES: usize = 4_000;
 
-fn files(folder: &str, name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(name);
-    let Ok(entries) = std::fs::read_dir(&folder) else { return vec![] };
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// Paths of the files in a folder, by name; none where there is no folder.
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    paths
+}
+
+/// The files of a corpus. It lies in an archive of its name in `fuzz/corpus`; `cargo fuzz` works in a folder of that name beside it, and
+/// `SSLMEM_BLESS=1` makes the archive anew of the folder.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let (folder, archive) = (fuzz().join("corpus").join(name), fuzz().join(format!("corpus/{name}.tar.gz")));
+    if std::env::var_os("SSLMEM_BLESS").is_some() && folder.exists() {
+        std::fs::write(&archive, packed(&folder)).unwrap();
+    }
+    let mut archive = tar::Archive::new(GzDecoder::new(std::fs::File::open(&archive).expect("the archive of the target's corpus")));
+    let read = |mut entry: tar::Entry<_>| {
+        let mut bytes = vec![];
+        entry.read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    archive.entries().unwrap().map(|entry| read(entry.unwrap())).collect()
+}
+
+/// The archive of a folder: its bytes are those of names and contents, without times, owners and permissions.
+fn packed(folder: &Path) -> Vec<u8> {
+    let mut archive = tar::Builder::new(GzBuilder::new().mtime(0).write(vec![], Compression::best()));
+    for path in listed(folder) {
+        let bytes = std::fs::read(&path).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        archive.append_data(&mut header, path.file_name().unwrap(), &bytes[..]).unwrap();
+    }
+    archive.into_inner().unwrap().finish().unwrap()
 }
 
 /// Runs a target; should it panic, its bytes are kept for whoever looks into it.
@@ -28,9 +65,10 @@ fn run(name: &str, target: fn(&[u8]), bytes: &[u8]) {
 }
 
 fn all(name: &str, target: fn(&[u8])) {
-    let corpus = files("corpus", name);
-    assert!(!corpus.is_empty(), "fuzz/corpus/{name} is empty");
-    let seeds = [files("found", name), corpus].concat();
+    let corpus = corpus(name);
+    assert!(!corpus.is_empty(), "the corpus of {name} is empty");
+    let found = listed(&fuzz().join("found").join(name)).into_iter().map(|path| std::fs::read(path).unwrap());
+    let seeds: Vec<Vec<u8>> = found.chain(corpus).collect();
     for (number, seed) in seeds.iter().enumerate() {
         run(name, target, seed);
         let mut stream = Stream::new(17, Purpose::Statistics, 0, number as u32, 0);
@@ -138,4 +176,24 @@ fn webp() {
 #[test]
 fn tiff() {
     all("tiff", targets::tiff);
+}
+
+#[test]
+fn an_archive_is_a_function_of_names_and_contents() {
+    let make = |names: [&str; 2]| {
+        let folder = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| std::fs::write(folder.path().join(name), name).unwrap());
+        packed(folder.path())
+    };
+    assert_eq!(make(["b", "a"]), make(["a", "b"]));
+    assert_ne!(make(["a", "b"]), make(["a", "c"]));
+    let mut text = String::new();
+    let mut bytes = vec![];
+    GzDecoder::new(&make(["b", "a"])[..]).read_to_end(&mut bytes).unwrap();
+    for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        text += &format!("{}=", entry.path().unwrap().display());
+        entry.read_to_string(&mut text).unwrap();
+    }
+    assert_eq!(text, "a=ab=b");
 }

@@ -467,7 +467,7 @@ impl Checkpoint {
 
     /// Whether our own training wrote the file. Its tensors have our names already, and some have types that encoders lack (U32, U8).
     pub fn is_ours(&self) -> bool {
-        self.metadata.contains_key("fingerprint")
+        self.metadata.contains_key("identity")
             || self.tensors.values().any(|t| matches!(t.dtype, Dtype::U32 | Dtype::U8)) && self.format == super::Format::Safetensors
     }
 }

@@ -135,7 +135,7 @@ fn write(file: &Checkpoint, layout: &EncoderLayout, facts: &BTreeMap<String, Str
     metadata.insert("source".into(), file.path().file_name().unwrap_or_default().to_string_lossy().into_owned());
     metadata.insert("sslmem".into(), env!("CARGO_PKG_VERSION").into());
     // These describe the file as trained, which the new file is not.
-    metadata.remove("fingerprint");
+    metadata.remove("identity");
     metadata.remove(SEAL);
     let entries: Vec<Entry> =
         layout.sources.iter().map(|(name, source)| Entry { name, dtype: "F32", shape: source.shape.clone() }).collect();

@@ -2,6 +2,7 @@
 
 mod check;
 mod encoder;
+mod keys;
 mod layers;
 mod normalize;
 mod presets;
@@ -24,6 +25,7 @@ use crate::view::{self, Interpolation, Policy, Resize, View};
 pub use crate::methods::Options as Method;
 pub use check::nearest;
 pub use encoder::{Keys, Known, Request};
+pub use keys::KEYS;
 pub use layers::Layers;
 pub use normalize::{Normalize, Statistics};
 pub use presets::{DEFAULT, PRESETS, Preset, preset};
@@ -129,103 +131,6 @@ pub struct Score {
     pub batch: usize,
     pub view: Policy,
 }
-
-/// Every key of a recipe and what it means. A test holds it equal to the structures above.
-pub const KEYS: &[(&str, &str)] = &[
-    ("seed", "of everything random; pair p of encoders uses seed + p"),
-    ("pairs", "pairs of encoders (f, g) to train and average over"),
-    ("data.source", "which images: see `sslmem show data`"),
-    ("data.on_bad_image", "fail, or skip and list what was skipped; score, embed and probe skip unless told otherwise"),
-    ("data.max_bad", "share of bad images above which the exit status is 1, with everything kept"),
-    ("data.exif", "orientation of image files: ignore it, as torchvision does, or turn the images upright"),
-    ("data.max_pixels", "an image with more is a bad one; at most 178956970 (512 MiB), where Pillow refuses, too"),
-    ("split.shared", "S_S, both encoders see it: a fraction (0.8) or a count (40000)"),
-    ("split.candidate", "S_C, only f sees it: what is tested for memorization"),
-    ("split.independent", "S_I, only g sees it, in place of S_C"),
-    ("split.external", "S_E, nobody sees it; \"candidates\" is as many as S_C"),
-    (
-        "split.order",
-        "ordered: by index, as in the paper; stratified: each class's share in each subset, at random by the seed; auto: ordered for data sets \
-         with a name, stratified for files of one's own; or the seed of a random order",
-    ),
-    ("encoder.arch", "see `sslmem show encoders`"),
-    ("encoder.stem", "cifar: 3x3 and no max-pool; cifar_wide: the same padded by 2, as solo-learn's; imagenet: 7x7, stride 2, max-pool"),
-    ("encoder.patch", "of ViTs: height and width of a patch, pixels"),
-    ("encoder.positions", "of ViTs: learned, or sincos (fixed)"),
-    ("encoder.heads", "of ViTs: heads of the attention; 0: the usual, 64 columns to a head in those of ImageNet"),
-    ("encoder.norm_eps", "of ViTs: what layer norms add to the variance"),
-    ("encoder.drop_path", "of ViTs: rate at which the last block's branches are left out in training"),
-    ("encoder.zero_init_residual", "of ResNets: the scale of the last norm in each residual block starts at 0 instead of 1"),
-    (
-        "encoder.trained_size",
-        "of ViTs: pixels of the images whose patches have positions, if not encoder.size; others are interpolated; 0: the same",
-    ),
-    ("encoder.size", "height and width of the views, pixels"),
-    (
-        "encoder.resize",
-        "of images without augmentation: the short side in pixels before the middle is cut out; whole: nothing is cut off; whole:256: of all sides; auto: 8/7 of the size, below 128 the size",
-    ),
-    ("encoder.interpolation", "of images without augmentation: bilinear or bicubic"),
-    (
-        "encoder.normalize",
-        "channel statistics of views with a name: cifar10, cifar100, svhn, stl10, mnist, imagenet, sslmem (CIFAR-10 in the released code of SSLMem), half (-1..1), unit (0..1), or { mean = [r, g, b], std = [r, g, b] }",
-    ),
-    ("method.name", "see `sslmem show methods`"),
-    ("method.temperature", "simclr, mocov3: of the softmax over similarities; dino: of the student"),
-    ("method.projector", "widths of the projector's layers"),
-    ("method.head_norm", "batch norm in the heads"),
-    (
-        "method.head_end",
-        "simclr, byol: the heads end in a linear layer with a bias (bias), one without (plain), or that and batch norm without offset (norm)",
-    ),
-    ("method.predictor", "simsiam, byol, mocov3: widths of the predictor's layers"),
-    ("method.fixed_predictor", "simsiam: the predictor's rate does not decay"),
-    ("method.momentum", "byol, mocov3, dino: of the teacher's average; [first, last] with a cosine between"),
-    ("method.teacher_temperature", "dino: a number, or [first, last] with a line between over teacher_warmup_epochs"),
-    ("method.teacher_warmup_epochs", "dino: epochs until the teacher's temperature is the last"),
-    ("method.prototypes", "dino: outputs of the last layer"),
-    ("method.center_momentum", "dino: of the teacher's centre"),
-    ("method.freeze_last_layer", "dino: epochs in which the last layer does not move"),
-    ("method.lambda", "barlow: weight of the off-diagonal"),
-    ("method.scale", "simclr, barlow: of the whole loss"),
-    ("method.weights", "vicreg: of invariance, variance and covariance"),
-    ("method.mask", "mae: share of the patches that are hidden"),
-    ("method.norm_pix", "mae: predict patches normalised one by one"),
-    ("method.decoder", "mae: width, blocks and heads of the decoder"),
-    ("method.alignment_limit", "lambda of Eq. 3: the loss is (1 - lambda) loss - lambda distance of two views"),
-    ("method.view", "what training sees: a name (`sslmem show policies`) or a table"),
-    ("method.second_view", "the same for the second view of a sample; \"same\": as the first"),
-    ("method.local_view", "dino: the same for the small crops"),
-    ("method.local_crops", "dino: how many small crops"),
-    ("method.local_size", "dino: height and width of the small crops, pixels"),
-    ("optim.name", "sgd, adam, adamw, lars (as in MoCo v3 and MAE), lars_classic (as in SimCLR) or lars_clipped (as in solo-learn)"),
-    ("optim.lr", "peak learning rate, before scaling"),
-    ("optim.lr_scaling", "none; linear: times batch / 256; sqrt: times the root of batch / 256"),
-    ("optim.lr_end", "learning rate at the end of the cosine, as a share of the peak"),
-    ("optim.lr_bias", "factor for norms and biases (tensors with one dimension)"),
-    ("optim.warmup_epochs", "epochs of linear rise to the peak"),
-    ("optim.schedule", "after the warm-up: cosine (to lr_end), cosine_epochs (its value at the start of the epoch) or constant"),
-    ("optim.weight_decay", "decoupled in adamw, part of the gradient elsewhere; [first, last] with a cosine between"),
-    ("optim.decay_all", "norms and biases decay, too"),
-    ("optim.clip", "largest l2 norm of one tensor's gradient; 0: no limit"),
-    ("optim.momentum", "of sgd and lars"),
-    ("optim.betas", "of adam and adamw"),
-    ("optim.eps", "of adam and adamw"),
-    ("optim.trust", "of lars"),
-    ("train.epochs", "passes over the samples of an encoder"),
-    ("train.batch", "samples in a step; what is left of an epoch is not used"),
-    (
-        "train.accumulate",
-        "micro-batches of a step, whose gradients are added: memory is that of batch / accumulate samples. The gradient is the same but for rounding; \
-         batch norm sees one micro-batch at a time. Only for methods whose loss looks at each sample by itself: mae, supervised, byol, simsiam",
-    ),
-    ("score.views", "K, augmented views of each sample"),
-    ("score.pairs", "all: every pair of views (Eq. 1); original: the image against each view (the released code)"),
-    ("score.features", "pooled: after average pooling, or the class token; mean: over places; map: the whole map, or all tokens"),
-    ("score.layer", "score the whole output of this layer instead (see `sslmem show layers`); empty: the end"),
-    ("score.batch", "samples at a time; scores do not depend on it"),
-    ("score.view", "what scoring sees: a name or a table"),
-];
 
 impl Default for Recipe {
     /// The preset [`DEFAULT`].

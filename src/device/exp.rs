@@ -1,7 +1,7 @@
-//! The exponential as a loop can have it in vectors.
+//! An exponential that the compiler can vectorise inside a loop.
 
-/// 2^x to 1.2e-7 of its value: 2^(nearest integer) times a polynomial (Cephes' exp2f) on what is left. Below -126 it is 2^-126; a NaN
-/// stays a NaN. `FUSED`: multiply-adds round once; false where the machine has none, which would be calls.
+/// 2^x with a relative error of 1.2e-7: 2^(nearest integer) times a polynomial (Cephes' exp2f) of the rest. Below -126 it is 2^-126; a NaN
+/// stays a NaN. `FUSED` uses fused multiply-adds; without the instruction these would be library calls, so it is false there.
 #[inline(always)]
 pub fn exp2<const FUSED: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12582912.0; // 1.5 * 2^23: adding it leaves an integer in the lowest bits

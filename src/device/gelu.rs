@@ -30,7 +30,7 @@ pub fn apply(y: &mut [f32]) {
     }
 }
 
-/// dx = dy GELU'(x), or is added to, on one thread.
+/// dx = dy GELU'(x), added to dx if `add`, on one thread.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], add: bool) {
     const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)

@@ -1,7 +1,6 @@
-//! The seam to a GPU: what a driver must do, and the launch of a call through it.
+//! The seam to a GPU: the trait [`GpuDevice`], and launches through it.
 //!
-//! Nothing here knows a driver. A card's driver is one implementation of [`GpuDevice`]; running the kernel
-//! sources on the CPU, in tests, is another.
+//! A CUDA card is one implementation of [`GpuDevice`]. The emulator of the tests, which runs the kernel sources on the CPU, is another.
 
 use super::capabilities::Capabilities;
 use super::host::Place;
@@ -12,53 +11,80 @@ use bytemuck::Pod;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// What a driver must do. Work is done in the order it is given.
+/// A GPU: memory, copies, launches, capture. Work is done in the order in which it is given.
 pub trait GpuDevice {
-    /// What activations are here: [`Dtype::F32`] or [`Dtype::Bf16`], the `T` of the kernels.
+    /// The type of activations, `T` of the kernels: [`Dtype::F32`] or [`Dtype::Bf16`].
     fn dtype(&self) -> Dtype;
-    /// What it can do. Without a default: a device around another one that forgot to ask it would choose other kernels.
+    /// The properties by which kernels are chosen. There is no default, because a wrapper around another device that forgot to forward it
+    /// would choose other kernels.
     fn capabilities(&self) -> Capabilities;
-    /// A map of a matrix at this address, in bf16, from which boxes of 64 columns are copied to rows of 128 bytes, swizzled by as many.
+    /// A tensor map (`CUtensorMap`) of a bf16 matrix at this address: boxes of 64 columns, copied to rows of 128 bytes with the 128-byte
+    /// swizzle.
+    ///
+    /// # Errors
+    /// The driver refuses the map, or the device has no TMA.
     fn map(&self, address: u64, matrix: &Matrix) -> Result<[u64; MAP]>;
-    /// What computes, for people and manifests.
+    /// The device's name, for people and manifests.
     fn name(&self) -> String {
         "a GPU".into()
     }
-    /// Memory for `bytes`, aligned to 256 bytes; its address. What it holds is not defined.
+    /// Allocates `bytes`, aligned to 256 bytes, and returns the address. The contents are undefined.
+    ///
+    /// # Errors
+    /// The device has too little memory.
     fn alloc(&self, bytes: usize) -> Result<u64>;
+    /// Frees an allocation.
     fn free(&self, address: u64);
-    /// `to` may lie inside an allocation.
+    /// Copies host memory to `to`, which may lie inside an allocation.
+    ///
+    /// # Errors
+    /// The copy, or work before it, failed.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
+    /// Copies device memory to the host, after all work before it.
+    ///
+    /// # Errors
+    /// The copy, or work before it, failed.
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
-    /// Start a kernel. Addresses, integers and floats stand in `words` as their bits, one per parameter; a map is [`MAP`] words,
-    /// a structure as many as it fills.
+    /// Starts a kernel. `words` are the parameters: one word with the bits of each address, integer or float, [`MAP`] words for a tensor map,
+    /// as many as it fills for a structure.
+    ///
+    /// # Errors
+    /// The kernel does not compile, or the driver refuses the launch.
     fn launch(&self, launch: &Launch, words: &[u64]) -> Result<()>;
-    /// Make everything that `work` launches one thing that can be replayed; `None`: replay by working again.
+    /// Captures everything that `work` launches as one graph. `None`: the device has no graphs, so the caller repeats the work.
+    ///
+    /// # Errors
+    /// `work` failed, or did something that a graph cannot hold (an allocation, a copy, a first launch).
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Replay>>;
-    /// Seconds that `work` takes by the device's own clock, from its first launch to the end of its last.
+    /// Seconds of `work` by the device's own clock, from its first launch to the end of its last.
+    ///
+    /// # Errors
+    /// `work` failed.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
 }
 
-/// What [`GpuDevice::capture`] made of a list of launches.
+/// Launches everything that [`GpuDevice::capture`] captured.
 pub type Replay = Box<dyn Fn() -> Result<()>>;
 
-/// Which kernel, and how many threads.
+/// A kernel and its launch configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     pub kernel: &'static str,
+    /// Blocks.
     pub grid: [u32; 3],
+    /// Threads of a block.
     pub block: [u32; 3],
-    /// Dynamic shared memory, bytes.
+    /// Dynamic shared memory of a block, bytes. Its layout stands where the kernel declares `SHARED_DYN`.
     pub shared: u32,
 }
 
-/// A matrix that is copied by TMA, box by box.
+/// A row-major matrix that TMA copies in boxes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matrix {
     pub rows: usize,
     /// A multiple of eight.
     pub columns: usize,
-    /// Rows of a box, at most 256.
+    /// Rows of a box, at most 256; a box has 64 columns.
     pub high: usize,
 }
 
@@ -68,9 +94,9 @@ pub enum Arg {
     Var(Var),
     /// The address of an element of a variable.
     Element(Var, usize),
-    /// A map of the matrix that begins at an element of a variable.
+    /// A tensor map of the matrix that begins at an element of a variable.
     Map(Var, usize, Matrix),
-    /// A pointer to nothing, for what is optional.
+    /// A null pointer, for an optional operand.
     None,
     I32(i32),
     U32(u32),
@@ -79,8 +105,8 @@ pub enum Arg {
     Struct(&'static str, Vec<(&'static str, Arg)>),
 }
 
-/// Declares a structure that kernels take by value, with the fields that it has in the text of the kernels, and makes it an [`Arg`]. Its
-/// layout follows from the fields; a launch compares their names and kinds with those of the kernel.
+/// Declares a structure that kernels take by value, and its conversion to an [`Arg`]. A launch compares names and kinds of the fields with
+/// those in the kernel's source, so host and kernel cannot drift apart.
 macro_rules! by_value {
     ($(#[$about:meta])* $visible:vis struct $name:ident { $($(#[$note:meta])* $field:ident: $kind:ty,)* }) => {
         $(#[$about])*
@@ -108,7 +134,7 @@ impl From<Option<Var>> for Arg {
     }
 }
 
-/// A size of a shape. Shapes are refused long before one does not fit.
+/// A size of a shape. Shapes of 2^31 and more are refused long before.
 impl From<usize> for Arg {
     fn from(n: usize) -> Arg {
         Arg::I32(i32::try_from(n).expect("a size below 2^31"))
@@ -139,7 +165,8 @@ impl From<f32> for Arg {
     }
 }
 
-/// What a call sees of a program on a GPU. The first error sticks until the program reports it.
+/// A program's variables and device, as its calls see them on a GPU. Methods do not return errors: the first one is kept until the program
+/// reports it.
 pub struct Gpu {
     device: Rc<dyn GpuDevice>,
     places: Rc<Vec<Place>>,
@@ -151,26 +178,29 @@ impl Gpu {
         Gpu { device, places, failed: RefCell::new(None) }
     }
 
-    /// What activations are here.
+    /// The type of activations.
     pub fn dtype(&self) -> Dtype {
         self.device.dtype()
     }
-    /// What the device can do.
+    /// The properties by which kernels are chosen.
     pub fn capabilities(&self) -> Capabilities {
         self.device.capabilities()
     }
-    /// Where a variable lies. Addresses do not change while the program lives.
+    /// The address of a variable. It does not change while the program lives.
     pub fn address(&self, v: Var) -> u64 {
         self.places[v.index()].buffer.borrow().address()
     }
-    /// Fill a variable from [`Call::prepare`](crate::tape::Call::prepare).
+    /// Writes the first elements of a variable, from [`Call::prepare`](crate::tape::Call::prepare).
+    ///
+    /// # Panics
+    /// T is not the variable's type, or `data` is longer.
     pub fn write<T: Pod>(&self, to: Var, data: &[T]) {
         if let Err(error) = self.places[to.index()].write(data) {
             self.fail(error);
         }
     }
 
-    /// Launch a kernel with the variables' addresses in place of the variables.
+    /// Launches a kernel, with addresses in place of variables. Arguments that do not match its signature are an error.
     pub fn launch(&self, launch: &Launch, args: &[Arg]) {
         if self.failed.borrow().is_some() {
             return;
@@ -225,12 +255,12 @@ impl Gpu {
         self.fail(Error::config(format!("`{name}` has no GPU kernel in this version"), "run on the CPU"));
     }
 
-    /// A launch cannot be made. The first such error counts.
+    /// Records an error; the first one counts.
     pub(crate) fn fail(&self, error: Error) {
         self.failed.borrow_mut().get_or_insert(error);
     }
 
-    /// What went wrong since the last time, if anything did.
+    /// Returns and clears the recorded error.
     pub(crate) fn finish(&self) -> Result<()> {
         self.failed.borrow_mut().take().map_or(Ok(()), Err)
     }

@@ -25,21 +25,21 @@ impl Drop for Buffer {
     }
 }
 
-/// Whole cache lines of the host. Bytes and not a type with this alignment: such memory is zeroed by writing to it, these are pages
-/// that the system has zeroed, which take none until they are written to.
+/// Host memory in whole cache lines. A byte Vec, not an aligned type: `vec![0u8; n]` uses calloc, so untouched pages cost no memory.
 pub struct Lines {
     bytes: Vec<u8>,
+    /// First byte that is aligned to [`LINE`].
     start: usize,
-    /// Bytes that it may be asked to hold, where it only takes what is written into it.
+    /// Most bytes that a growing buffer may hold; 0: the size is fixed.
     room: usize,
 }
 
 impl Lines {
-    /// None yet, but for `room` bytes: what is written brings its memory.
+    /// An empty buffer that may grow to `room` bytes; each write allocates what it needs.
     fn growing(room: usize) -> Lines {
         Lines { room, ..Lines::new(0) }
     }
-    /// Takes memory for the first `bytes`; what they held is lost.
+    /// Allocates memory for `bytes` if there is less. The old contents are lost, because a write replaces them.
     fn grow(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.end() - self.start && bytes <= self.room {
             let mut larger = vec![];
@@ -77,8 +77,8 @@ impl Buffer {
     pub fn shared(device: &Device, bytes: usize) -> Result<SharedBuffer> {
         Ok(Rc::new(RefCell::new(Buffer::new(device, bytes)?)))
     }
-    /// The same, but on the host it takes only as much memory as is written into it: pages that nothing is written to cost nothing, and
-    /// yet count where a process may have only so many.
+    /// Like [`Buffer::shared`], but on the host it allocates only what is written. Untouched pages cost no memory, yet they count against
+    /// limits of a process (`ulimit -v`).
     pub fn growing(device: &Device, bytes: usize) -> Result<SharedBuffer> {
         match device {
             Device::Cpu => Ok(Rc::new(RefCell::new(Buffer::Host(Lines::growing(bytes))))),
@@ -96,7 +96,7 @@ impl Buffer {
             }
         }
     }
-    /// Overwrite the first elements.
+    /// Overwrites the first `values.len()` elements.
     pub fn set<T: Pod>(&mut self, values: &[T]) -> Result<()> {
         match self {
             Buffer::Host(lines) => {
@@ -107,7 +107,7 @@ impl Buffer {
             Buffer::Gpu { device, address } => device.upload(*address, bytemuck::cast_slice(values)),
         }
     }
-    /// Bytes that there is memory for.
+    /// Bytes that are allocated.
     fn held(&self) -> usize {
         match self {
             Buffer::Host(lines) => lines.end() - lines.start,
@@ -138,8 +138,12 @@ impl Buffer {
     }
 }
 
-/// What a call sees of a program on the CPU. Borrowing a variable that the same call already borrows the
-/// other way panics: a call's outputs and inputs are never the same memory.
+/// A program's variables on the CPU, as its calls see them. Each accessor returns all elements of a variable in row-major order, as many as
+/// its [`Shape`] has.
+///
+/// # Panics
+/// All accessors panic if the variable has another type, or if the same call already borrows it the other way: a call's outputs and
+/// inputs are never the same memory.
 pub struct Host {
     places: Rc<Vec<Place>>, // by variable
 }
@@ -162,23 +166,27 @@ impl Host {
     pub fn shape(&self, v: Var) -> Shape {
         self.places[v.index()].shape
     }
+    /// Reads an f32 variable: `[shape.len()]`.
     pub fn f(&self, v: Var) -> Ref<'_, [f32]> {
         let place = self.place(v, Dtype::F32);
         Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len()))
     }
+    /// Writes an f32 variable: `[shape.len()]`.
     pub fn f_mut(&self, v: Var) -> RefMut<'_, [f32]> {
         let place = self.place(v, Dtype::F32);
         RefMut::map(place.buffer.borrow_mut(), |b| b.slice_mut(place.shape.len()))
     }
+    /// Reads a u32 variable: `[shape.len()]`.
     pub fn u(&self, v: Var) -> Ref<'_, [u32]> {
         let place = self.place(v, Dtype::U32);
         Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len()))
     }
+    /// Writes a u32 variable: `[shape.len()]`.
     pub fn u_mut(&self, v: Var) -> RefMut<'_, [u32]> {
         let place = self.place(v, Dtype::U32);
         RefMut::map(place.buffer.borrow_mut(), |b| b.slice_mut(place.shape.len()))
     }
-    /// As many as were written of a buffer that grows.
+    /// Reads a u8 variable: `[shape.len()]`, or the bytes written so far of a growing buffer.
     pub fn bytes(&self, v: Var) -> Ref<'_, [u8]> {
         let place = self.place(v, Dtype::U8);
         Ref::map(place.buffer.borrow(), |b| b.slice(place.shape.len().min(b.held())))
@@ -186,7 +194,10 @@ impl Host {
 }
 
 impl Place {
-    /// All elements; what is bf16 on the device is f32 on the host.
+    /// All elements; bf16 on the device becomes f32.
+    ///
+    /// # Panics
+    /// T is not the variable's type.
     pub fn read<T: Pod>(&self) -> Result<Vec<T>> {
         let (len, buffer) = (self.shape.len(), self.buffer.borrow());
         if self.dtype == Dtype::Bf16 {
@@ -197,7 +208,10 @@ impl Place {
         assert_eq!(self.dtype.bytes(), size_of::<T>(), "elements are {:?}", self.dtype);
         buffer.get(len)
     }
-    /// Write the first elements.
+    /// Writes the first `data.len()` elements; f32 becomes bf16 where the device has that.
+    ///
+    /// # Panics
+    /// T is not the variable's type, or `data` is longer than the variable.
     pub fn write<T: Pod>(&self, data: &[T]) -> Result<()> {
         assert!(data.len() <= self.shape.len(), "there is room for {} elements, not {}", self.shape.len(), data.len());
         if self.dtype == Dtype::Bf16 {
@@ -210,7 +224,7 @@ impl Place {
     }
 }
 
-/// To the nearest, ties to even; a NaN stays a NaN.
+/// Rounds to nearest, ties to even; a NaN stays a NaN.
 fn round_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16 }

@@ -1,4 +1,4 @@
-//! The texts of the kernels: embedded when the program is built, or read from a folder when it runs.
+//! The sources of the kernels: embedded in the binary, or read from a folder at run time.
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The folder to read kernels from instead, while one works on them.
+/// The variable that names a folder to read kernels from instead, for work on kernels without rebuilding.
 pub const FOLDER: &str = "SSLMEM_KERNELS";
 
 /// One file of kernels, or a header.
@@ -22,7 +22,7 @@ impl Source {
     pub fn is_header(&self) -> bool {
         self.name.ends_with(".cuh")
     }
-    /// Its kernels need `sm_90a` and multiply bf16: they are chosen where [`Capabilities::wgmma`](super::Capabilities::wgmma) says so.
+    /// Its kernels are for `sm_90a` in bf16 only; they are chosen if [`Capabilities::wgmma`](super::Capabilities::wgmma) is set.
     pub fn is_hopper(&self) -> bool {
         self.name.ends_with("_hopper.cu")
     }

@@ -23,7 +23,7 @@ pub(crate) use rows::{THREADS, chunk};
 use multiversion::{multiversion, target::match_target};
 use std::rc::Rc;
 
-/// The two kinds of machine in one binary.
+/// Where a program runs. One binary holds both: a GPU is found at run time.
 #[derive(Clone, Default)]
 pub enum Device {
     #[default]
@@ -32,7 +32,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// What computes, for people and manifests.
+    /// The device's name, for people and manifests.
     pub fn name(&self) -> String {
         match self {
             Device::Cpu => format!("cpu ({}{})", std::env::consts::ARCH, ["", ", AVX2", ", AVX-512"][instructions()]),
@@ -40,7 +40,7 @@ impl Device {
         }
     }
 
-    /// What computes and in which numbers, for identities: results of two that differ here may differ in their last digits.
+    /// Device and number format, for identities of results. Two devices that differ here may differ in the last digits of a result.
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu => format!("cpu ({})", std::env::consts::ARCH),
@@ -49,7 +49,7 @@ impl Device {
     }
 }
 
-/// The instructions that products and convolutions are made with here. Between sets of them the last digits of a score differ.
+/// The instruction set of products and convolutions on this machine. Different sets give scores that differ in their last digits.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 fn instructions() -> usize {
     match_target! {

@@ -1,4 +1,4 @@
-//! The small networks that methods put on top of an encoder. Scoring asks a classifier for its confidence, and passes over the others.
+//! The small networks that methods put on top of an encoder. Scoring can ask a classifier for its confidence; it ignores the others.
 
 use crate::init::Init;
 use crate::tape::Scope;
@@ -7,8 +7,7 @@ use crate::var::Var;
 /// The name of a classifier on an encoder's features: `classifier.weight` `[classes, width]` and `classifier.bias` `[classes]`.
 pub const CLASSIFIER: &str = "classifier";
 
-/// Linear layers with relu between them. A bias in front of a batch norm, which some authors have, does nothing and is
-/// left out.
+/// Linear layers with ReLU between them. Biases in front of a batch norm, which some authors have, are cancelled by it and left out.
 pub struct MlpHead<'a> {
     pub widths: &'a [usize],
     /// Batch norm before each relu.
@@ -22,14 +21,14 @@ pub enum Last {
     Linear {
         bias: bool,
     },
-    /// Batch norm, with a scale of its own or without; never with an offset.
+    /// Batch norm, with or without a learned scale; never with an offset.
     Norm {
         scale: bool,
     },
 }
 
 impl MlpHead<'_> {
-    /// x [n, in] to [n, last width].
+    /// Records the head: x `[n, in]` to `[n, last width]`.
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let mut h = x;
         for (i, &width) in self.widths.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::tape::Scope;
 use crate::var::Var;
 use serde::{Deserialize, Serialize};
 
-/// How a ResNet begins.
+/// The first layers of a ResNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
@@ -28,7 +28,7 @@ pub enum Stem {
     Imagenet,
 }
 
-/// What a ViT adds to its tokens to tell them apart.
+/// The position embeddings of a ViT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
@@ -37,7 +37,7 @@ pub enum Positions {
     Sincos,
 }
 
-/// What of an encoder's output is its representation.
+/// The part of an encoder's output that is its representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Features {
@@ -50,10 +50,10 @@ pub enum Features {
     Map,
 }
 
-/// What layer norms add to the variance in timm and MAE; Hugging Face's ViTs have 1e-12.
+/// eps of layer norms in timm and MAE; Hugging Face's ViTs have 1e-12.
 pub const NORM_EPS: f32 = 1e-6;
 
-/// How the weights of a ViT start.
+/// The initialisers of a ViT's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Truncated normal, .02.
@@ -62,30 +62,30 @@ pub enum Start {
     Mae,
     /// The same with queries, keys and values as matrices of their own.
     MoCoV3,
-    /// Normal, .02: what PyTorch's `trunc_normal_` is that cuts at -2 and 2, hundred standard deviations.
+    /// Normal, .02. This is PyTorch's `trunc_normal_` with its default bounds -2 and 2, which are 100 standard deviations.
     Dino,
 }
 
-/// How a network is built for its images.
+/// The settings of an encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderConfig {
     pub stem: Stem,
     /// Height and width of a ViT's patches in pixels.
     pub patch: usize,
     pub positions: Positions,
-    /// Height and width of the images whose patches have positions; images of another size interpolate them.
+    /// Side of the images for whose patches positions are stored, pixels. Images of another size interpolate them.
     pub size: usize,
-    /// Of a ViT's attention; 0: as its authors have, 64 columns to a head in the ViTs of ImageNet.
+    /// Heads of a ViT's attention; 0: its authors' number, 64 columns per head in the ViTs for ImageNet.
     pub heads: usize,
-    /// What layer norm adds to the variance.
+    /// eps of the layer norms.
     pub norm_eps: f32,
-    /// Leave out branches of residual blocks while training: the rate in the last block, and who draws.
+    /// Stochastic depth in training: the rate in the last block, and the identity of its random numbers.
     pub drop: Option<(f32, Drop)>,
-    /// Of ResNets: the scale of the last norm in each residual block starts at 0, so that the block starts as nothing (Goyal et al. 2017).
+    /// ResNets: the scale of the last norm in each residual block starts at 0, so that the block starts as the identity (Goyal et al. 2017).
     pub zero_init_residual: bool,
     /// Of ViTs.
     pub start: Start,
-    /// Do not train the patch embedding (MoCo v3, section 4).
+    /// Freeze the patch embedding (MoCo v3, section 4).
     pub frozen_patches: bool,
 }
 
@@ -107,18 +107,18 @@ pub trait Encoder: Sync {
     fn check(&self, _form: &EncoderConfig, _size: usize) -> Result<()> {
         Ok(())
     }
-    /// images [n, h, w, 3] to the last map [n, h', w', width], or to tokens [n, 1 + patches, width].
+    /// Records images `[n, h, w, 3]` to the last map `[n, h', w', width]`, or to tokens `[n, 1 + patches, width]`.
     fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var;
-    /// What `map` made, to features [n, width].
+    /// Records the output of `map` to features `[n, width]`.
     fn pool(&self, s: &mut Scope, map: Var) -> Var {
         s.average_pool(map)
     }
-    /// images [n, h, w, 3] to features [n, width]: what `pool` makes of the map, by no more work than that takes.
+    /// Records images `[n, h, w, 3]` to features `[n, width]`, equal to `pool` of `map`. An encoder may leave out work that `pool` does not need.
     fn features(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
         let map = self.map(s, config, images);
         self.pool(s, map)
     }
-    /// What `map` made, to its mean over places [n, width].
+    /// Records the output of `map` to its mean over positions `[n, width]`.
     fn mean(&self, s: &mut Scope, map: Var) -> Var {
         self.pool(s, map)
     }
@@ -136,7 +136,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Its name and what of its configuration it uses.
+    /// Its name and the settings that it uses.
     pub fn describe(&self) -> String {
         let EncoderConfig { stem, patch, size, norm_eps, .. } = self.config;
         match self.encoder.vit() {
@@ -154,20 +154,20 @@ impl Network {
             }
         }
     }
-    /// The same for views of which the first has this number: what is drawn for a view depends on it.
+    /// This network for views numbered from `first` on. Random numbers (stochastic depth) depend on a view's number.
     pub fn with_first_view(&self, first: usize) -> Network {
         let drop = self.config.drop.map(|(rate, drop)| (rate, Drop { view: first as u32, ..drop }));
         Network { config: EncoderConfig { drop, ..self.config }, ..*self }
     }
-    /// images [n, h, w, 3] to features [n, width].
+    /// Records images `[n, h, w, 3]` to features `[n, width]`.
     pub fn features(&self, s: &mut Scope, images: Var) -> Var {
         self.encoder.features(s, &self.config, images)
     }
-    /// images [n, h, w, 3] to the last map, or to all tokens; on the way every layer is tapped whole.
+    /// Records images `[n, h, w, 3]` to the last map, or to all tokens, and taps the whole output of every layer.
     pub fn map(&self, s: &mut Scope, images: Var) -> Var {
         self.encoder.map(s, &self.config, images)
     }
-    /// images [n, h, w, 3] to the representation that is asked for.
+    /// Records images `[n, h, w, 3]` to the representation that `features` names.
     pub fn represent(&self, s: &mut Scope, images: Var, features: Features) -> Var {
         match features {
             Features::Pooled => self.features(s, images),

@@ -24,7 +24,7 @@ pub struct ResNet {
     shortcut: Shortcut,
 }
 
-/// What goes past a block that changes the shape (He et al. 2015, section 4.1).
+/// The shortcut of a block that changes the shape (He et al. 2015, section 4.1).
 #[derive(Clone, Copy, PartialEq)]
 enum Shortcut {
     /// Option A: every other pixel, and zeros for the new channels.
@@ -115,7 +115,7 @@ impl ResNet {
     }
 }
 
-/// Behind the norm `last` of a residual block, whose scale may start at 0.
+/// Zeroes the scale of the norm `last` of a residual block at the start, if the settings ask for it.
 pub(super) fn end_block(s: &mut Scope, config: &EncoderConfig, last: &str, width: usize) {
     if config.zero_init_residual {
         let scale = s.at(last).param("weight", [width], Init::Constant(1.0));

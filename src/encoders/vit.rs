@@ -61,7 +61,8 @@ impl Encoder for Vit {
     fn map(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
         self.tokens(s, config, images, None)
     }
-    /// Behind its attention the last block goes on with the class token alone: of twelve blocks 6 % less work, the same numbers.
+    /// After its attention the last block computes the class token alone, because features need nothing else: 6 % less work in twelve
+    /// blocks, the same numbers.
     fn features(&self, s: &mut Scope, config: &EncoderConfig, images: Var) -> Var {
         let x = self.embed(s, config, images, None);
         let class = self.blocks(s, config, x, true);
@@ -85,14 +86,17 @@ impl Vit {
         if config.heads == 0 { self.heads } else { config.heads }
     }
 
-    /// images [n, h, w, 3] to tokens [n, 1 + patches, width], the class token first; where `masking` is given, of the patches alone
-    /// that it keeps.
+    /// Records images `[n, h, w, 3]` to tokens `[n, 1 + patches, width]`, the class token first. With `masking`, only of the patches that it
+    /// keeps.
+    ///
+    /// # Panics
+    /// images have not four dimensions, or their sides are no multiple of the patch.
     pub fn tokens(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
         let x = self.embed(s, config, images, masking);
         self.blocks(s, config, x, false)
     }
 
-    /// images [n, h, w, 3] to what goes into the blocks: [n, 1 + patches, width].
+    /// Records images `[n, h, w, 3]` to the input of the blocks, `[n, 1 + patches, width]`.
     fn embed(&self, s: &mut Scope, config: &EncoderConfig, images: Var, masking: Option<Masking>) -> Var {
         let &[_, high, wide, colours] = s.shape(images).dims() else { panic!("{}: a ViT wants images [n, h, w, c]", s.path()) };
         let (p, d) = (config.patch, self.width);
@@ -125,7 +129,7 @@ impl Vit {
         s.at("patch_embed").tap(x)
     }
 
-    /// tokens [n, t, width] through all blocks and the norm: to the same, or to [n, 1, width] if the class token is all that is wanted.
+    /// Records tokens `[n, t, width]` through all blocks and the norm: to `[n, t, width]`, or to `[n, 1, width]` for the class token alone.
     fn blocks(&self, s: &mut Scope, config: &EncoderConfig, mut x: Var, class_alone: bool) -> Var {
         for i in 0..self.depth {
             let share = i as f32 / (self.depth - 1).max(1) as f32;
@@ -150,12 +154,12 @@ pub struct Block {
     pub start: Start,
     /// Rate, and who draws for the first of the two branches.
     pub drop: Option<(f32, Drop)>,
-    /// Nothing but the class token goes on behind the attention.
+    /// After the attention, only the class token goes on.
     pub class_alone: bool,
 }
 
 impl Block {
-    /// x [n, t, width] to the same, or to [n, 1, width] of the class token.
+    /// Records the block: x `[n, t, width]` to `[n, t, width]`, or to the class token's `[n, 1, width]`.
     pub fn record(&self, s: &mut Scope, x: Var) -> Var {
         let width = s.shape(x).cols();
         let h = s.at("norm1").layer_norm(x, self.eps, false);
@@ -195,13 +199,16 @@ impl Block {
     }
 }
 
-/// Bound of a uniform start that keeps the variance from layer to layer.
+/// Bound of the uniform initialiser of Glorot and Bengio (2010): sqrt(6 / (inputs + outputs)).
 pub fn glorot(inputs: usize, outputs: usize) -> f32 {
     (6.0 / (inputs + outputs) as f32).sqrt()
 }
 
-/// Positions of a class token (zeros) and of a square grid of patches, row by row: the first half of the width is the
-/// column, the second the row; of each the first half is sines, the second cosines, with frequencies 10000^(-i / quarter).
+/// Fixed positions `[1, 1 + grid * grid, width]` of a class token (zeros) and a square grid of patches, row by row (He et al. 2022). The first
+/// half of the width encodes the column, the second the row; each half is sines, then cosines, with frequencies 10000^(-i / (width / 4)).
+///
+/// # Panics
+/// `shape` has not three extents.
 pub fn sine_cosine(shape: Shape) -> Vec<f32> {
     let &[_, tokens, width] = shape.dims() else { panic!("positions are [1, tokens, width], not {shape:?}") };
     let (grid, quarter) = ((tokens - 1).isqrt(), width / 4);

@@ -1,4 +1,4 @@
-//! dx += dy: a gradient that passes through a sum, where nothing cheaper will do.
+//! dx += dy: the gradient of a sum, for the case that another gradient of x is there already.
 
 use super::CHUNK;
 use crate::device::{Gpu, Host, Launch, THREADS};
@@ -7,8 +7,11 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Tape {
-    /// `dy`, which is complete and which nobody reads later, is one part of the gradient of `to`, whose shape it has. If it is the
-    /// first, it becomes that gradient and nothing is computed.
+    /// Adds `dy` to the gradient of `to`. If it is the first part, `dy` becomes that gradient and nothing is computed or copied: so `dy` must
+    /// be complete, and no later call may read it. Kernel: `add.cu`.
+    ///
+    /// # Panics
+    /// The shapes differ, or a call without a gradient lies between `to` and what wants one.
     pub fn pass_gradient(&mut self, to: Var, dy: Var) {
         if !self.requires_grad(to) {
             return;

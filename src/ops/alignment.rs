@@ -1,5 +1,5 @@
-//! The distances that the alignment loss averages (paper, Eq. 1): for each sample, the l2 distance between
-//! the unit-length representations of pairs of its views.
+//! The distances that the alignment loss averages (Wang et al. 2024, Eq. 1): for each sample, the l2 distance between the
+//! unit-length representations of pairs of its views.
 
 use super::Case;
 use super::reduce::{inverse_or_zero, sum_of};
@@ -30,14 +30,22 @@ impl Pairs {
 }
 
 impl Scope<'_> {
-    /// x [views * n, ..] with row v * n + i for view v of sample i, to distances [n, pairs] in [0, 2].
-    /// Rows are flattened, so an un-pooled map counts whole. Direct differences in f32: the usual
-    /// sqrt(2 - 2 cos) loses all digits for views that are close, which are the ones that matter.
+    /// y_ip = |x_a / |x_a| - x_b / |x_b||, where (a, b) is pair p of the views of sample i (Wang et al. 2024, Eq. 1).
+    ///
+    /// x is `[views * n, ..]`, where row v * n + i is view v of sample i; y is `[n, pairs]` f32, in 0 to 2. Rows are flattened, so an
+    /// un-pooled map counts whole. Differences are taken directly: the usual sqrt(2 - 2 cos) loses all digits for views that are
+    /// close, which are the ones that matter. No gradient: it measures. Kernels: `alignment.cu`.
+    ///
+    /// # Panics
+    /// The rows of x are no multiple of `views`, or there are more than 65,535 views.
     pub fn alignment(&mut self, x: Var, views: usize, pairs: Pairs) -> Var {
         self.alignment_of(x, views, &pairs.list(views))
     }
 
-    /// The same for some pairs of views.
+    /// [`Scope::alignment`] for a list of pairs of views.
+    ///
+    /// # Panics
+    /// As [`Scope::alignment`].
     pub fn alignment_of(&mut self, x: Var, views: usize, pairs: &[(usize, usize)]) -> Var {
         let shape = self.shape(x);
         let n = shape.dims()[0] / views;
@@ -63,10 +71,10 @@ struct Forward {
     views: usize,
     cols: usize,
     pairs: Rc<[(usize, usize)]>,
-    /// x is f32 everywhere.
+    /// x is f32 on every device.
     x_f32: bool,
-    inverse: Var, // [views * n] 1 / length, for views that do not fit into shared memory
-    table: Var,   // [pairs] the pairs, a << 16 | b
+    inverse: Var, // [views * n]: 1 / length, on a GPU if the views do not fit into shared memory
+    table: Var,   // [pairs] u32: a << 16 | b
 }
 
 impl Call for Forward {
@@ -91,7 +99,7 @@ impl Call for Forward {
     fn prepare(&self, g: &Gpu) {
         g.write(self.table, &self.pairs.iter().map(|&(a, b)| (a << 16 | b) as u32).collect::<Vec<_>>());
     }
-    /// Views that fit into shared memory are read once.
+    /// Views that fit into shared memory are read from global memory once. Otherwise the lengths come first, in a launch of their own.
     fn gpu(&self, g: &Gpu) {
         let Forward { y, x, n, views, cols, inverse, table, .. } = *self;
         let kernel = |activations: &'static str, f32: &'static str| if self.x_f32 { f32 } else { activations };

@@ -9,32 +9,32 @@ use crate::var::{Dtype, Var};
 use crate::view::{Crop, Interpolation, Jitter, Scratch, View, render};
 use rayon::prelude::*;
 
-/// Where a batch of images of any size lies, and who they are. The host fills it before a run.
+/// The input of a program: a batch of images of any size, and their identities. The host fills it before a run.
 #[derive(Clone, Copy)]
 pub struct Batch {
-    /// Decoded images, one after the other.
-    pub pixels: Var, // [capacity] u8, 16 more than the images need
-    /// Offset into `pixels`, height, width.
+    /// Decoded images `[height, width, 3]`, one after the other. The last 16 bytes stay free, because kernels read whole words.
+    pub pixels: Var, // [capacity] u8
+    /// Offset into `pixels` (bytes), height, width.
     pub table: Var, // [n, 3] u32
     /// Epoch and sample, which key the random numbers.
     pub keys: Var, // [n, 2] u32
-    /// Classes, for what learns from them or asks for them; [`NO_LABEL`] where a sample has none.
+    /// Class labels, for supervised losses and measures; [`NO_LABEL`] where a sample has none.
     pub labels: Option<Var>, // [n] u32
     pub n: usize,
     /// Bytes of `pixels`.
     pub capacity: usize,
 }
 
-/// No class has this number.
+/// The label of a sample without a class.
 pub const NO_LABEL: u32 = u32::MAX;
 
 impl Tape {
-    /// Room for `n` images of at most `largest` bytes each, and for the words that a kernel reads beyond the last pixel.
+    /// A batch of `n` images of at most `largest` bytes each, plus the 16 bytes that kernels may read beyond the last pixel.
     pub fn batch(&mut self, n: usize, largest: usize) -> Batch {
         self.batch_of(n, n * largest + 16)
     }
 
-    /// Room for `n` images of `capacity` bytes together, 16 of which stay free.
+    /// A batch of `n` images of `capacity` bytes together, 16 of which stay free.
     pub fn batch_of(&mut self, n: usize, capacity: usize) -> Batch {
         Batch {
             pixels: self.fixed([capacity], Dtype::U8),
@@ -51,8 +51,12 @@ impl Tape {
         Batch { labels: Some(self.fixed([batch.n], Dtype::U32)), ..batch }
     }
 
-    /// One view per policy of every image: [policies * n, size, size, 3], row v * n + i. All policies must
-    /// make views of one size. `first` is the number of the first view, which its random numbers depend on.
+    /// One view per policy of every image: `[policies * n, size, size, 3]`, where row v * n + i is view v of image i.
+    ///
+    /// `first` is the number of the first view, on which its random numbers depend. No gradient. Kernel: `augment.cu`.
+    ///
+    /// # Panics
+    /// There is no policy, or their views differ in size.
     pub fn augment(&mut self, batch: Batch, policies: Vec<View>, first: usize, seed: u64, purpose: Purpose) -> Var {
         let size = policies[0].size;
         assert!(policies.iter().all(|p| p.size == size), "views of one call have one size");
@@ -66,7 +70,7 @@ impl Tape {
 
 struct Augment {
     y: Var,       // [policies * n, size, size, 3]
-    numbers: Var, // [policies, WORDS] u32: the policies as the kernel reads them
+    numbers: Var, // [policies, WORDS] u32: a `Policy` of kernels/draw.cuh each
     batch: Batch,
     policies: Vec<View>,
     first: usize,
@@ -117,7 +121,7 @@ pub fn numbers(view: &View) -> [u32; WORDS] {
     words.try_into().expect("the fields of Policy")
 }
 
-/// How a block goes through its view: strips of `rows` rows and `tile` columns, beside which a blur reads `halo` pixels.
+/// The strips in which a block processes its view: `rows` rows of `tile` columns, plus `halo` pixels on each side for a blur.
 #[derive(Debug, PartialEq)]
 struct Strips {
     tile: usize,
@@ -130,7 +134,7 @@ struct Strips {
 }
 
 impl Strips {
-    /// For blocks that may use `shared` bytes. Prefers whole rows, and tall strips, which read fewer source rows twice.
+    /// The strips for blocks that may use `shared` bytes. Prefers whole rows, then tall strips, which read fewer source rows twice.
     fn new(size: usize, halo: usize, shared: usize) -> Option<Strips> {
         let threads = (size * size).div_ceil(PIXELS).next_multiple_of(32).min(THREADS);
         let half = ((shared + 1024) / BLOCKS).saturating_sub(1024);
@@ -151,7 +155,7 @@ impl Strips {
             // Up to a scale of 1.5 a strip's source rows fit at once; more would only keep other blocks away.
             let capacity = floats.checked_sub(blur)?.min((rows * 3 / 2 + 8) * width * 3) / 4 * 4;
             let shared = 4 * (capacity + blur);
-            // The pixels of a strip, and the gaps that a blur leaves between them.
+            // The pixels of a strip, with the gaps between runs that a blur needs against bank conflicts.
             (capacity >= rows * (3 * width + GAP * (width / RUN))).then_some(Strips { tile, rows, halo, capacity, threads, shared })
         })
     }
@@ -177,7 +181,7 @@ impl Call for Augment {
         });
     }
     fn prepare(&self, g: &Gpu) {
-        // A kernel reads whole words and four pixels at once, so also what no image has filled.
+        // A kernel reads four pixels in whole words, so it may read bytes that no image has filled.
         g.write(self.batch.pixels, &vec![0u8; self.batch.capacity]);
         g.write(self.numbers, &self.policies.iter().flat_map(numbers).collect::<Vec<u32>>());
     }

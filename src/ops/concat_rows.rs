@@ -1,4 +1,4 @@
-//! Rows of several variables, one below the other.
+//! Concatenation along the rows, as PyTorch's `cat` with `dim=0`.
 
 use super::Case;
 use crate::device::{Gpu, Host, Launch};
@@ -6,7 +6,12 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope, Tape};
 use crate::var::Var;
 
 impl Scope<'_> {
-    /// [rows, cols] each, to [all rows, cols]. One variable stays as it is.
+    /// y = the rows of all parts, one after the other: `[rows, cols]` each to `[all rows, cols]`. A single part is returned as it is.
+    ///
+    /// Gradient: each part gets its rows of dy. Kernels: `concat_rows.cu`.
+    ///
+    /// # Panics
+    /// There is no part, or they differ in `cols`.
     pub fn concat_rows(&mut self, parts: &[Var]) -> Var {
         if let &[one] = parts {
             return one;

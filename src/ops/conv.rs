@@ -1,5 +1,5 @@
-//! Convolution, weights [out, in, kernel, kernel] as in PyTorch, followed by batch norm: two calls in
-//! training, one with the norm folded into the epilogue in evaluation.
+//! Convolution, weights `[out, in, kernel, kernel]` as in PyTorch, followed by batch norm. In training these are two calls; in
+//! evaluation one, with the norm folded into weights and epilogue.
 
 use super::Case;
 use super::batch_norm::{EPS, Moments, Named};
@@ -12,7 +12,7 @@ use crate::init::Init;
 use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 
-/// What a convolution is besides its input.
+/// The hyperparameters of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub struct Filter {
     pub outputs: usize,
@@ -23,16 +23,24 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Padded by half of the kernel, so that a stride of 1 keeps height and width.
+    /// "Same" padding, half of the kernel: a stride of 1 keeps height and width.
     pub const fn same(outputs: usize, kernel: usize, stride: usize) -> Filter {
         Filter { outputs, kernel, stride, pad: kernel / 2 }
     }
 }
 
 impl Scope<'_> {
-    /// x [n, h, w, c] to relu(batch_norm(conv(x)) + residual); `names` are those of the convolution and of
-    /// the norm below this scope. No bias. Weights start as in torchvision's ResNet
-    /// (He et al. 2015, fan-out, normal).
+    /// y = relu(batch_norm(conv(x)) + residual); residual and ReLU are optional, the convolution has no bias.
+    ///
+    /// x is `[n, h, w, c]`, y and `residual` are `[n, h', w', outputs]` with h' = (h + 2 pad - kernel) / stride + 1. `names` are the
+    /// names of convolution and norm below this scope. Weights start as in torchvision's ResNet: normal, fan-out (He et al. 2015).
+    /// dx is a convolution of dy with reversed taps, dw a product over the pixels of the batch.
+    ///
+    /// Kernels: `conv.cu`, `conv_bwd_w.cu`, `batch_norm.cu`, for three channels `conv_stem.cu`; on Hopper `conv_hopper.cu` and
+    /// `conv_bwd_w_hopper.cu`. In training the convolution also leaves the statistics of its result, so the norm reads it once less.
+    ///
+    /// # Panics
+    /// x has not four dimensions, the norm gets a single row in training, or a weight of this name has another shape.
     pub fn conv_norm(&mut self, names: [&str; 2], x: Var, filter: Filter, residual: Option<Var>, relu: bool) -> Var {
         let &[batch, height, width, channels] = self.shape(x).dims() else { panic!("{}: a convolution wants [n, h, w, c]", self.path()) };
         let Filter { outputs, kernel, stride, pad } = filter;
@@ -78,7 +86,7 @@ struct Forward {
     w: Var, // [outputs, channels, kernel, kernel]
     norm: Option<Named>,
     packed: Packed,
-    moments: Option<Var>,  // [tiles, 2, outputs]: statistics for the norm that follows
+    moments: Option<Var>, // [tiles, 2, outputs]: mean and sum of squared deviations per tile of TILE rows, for the norm that follows
     residual: Option<Var>, // like y
     relu: bool,
     c: Conv,
@@ -134,7 +142,7 @@ struct BackwardData {
     dx: Grad,    // [batch, height, width, channels]
     dy: Var,     // [batch, out_height, out_width, outputs]
     w: Var,      // [outputs, channels, kernel, kernel]
-    packed: Var, // [weights], see `Packs::backward`
+    packed: Var, // [weights]: w per residue of the tap, reversed; see `Packs::backward`
     c: Conv,
 }
 
@@ -160,7 +168,7 @@ struct BackwardWeight {
     dw: Grad,     // [outputs, channels, kernel, kernel]
     dy: Var,      // [batch, out_height, out_width, outputs]
     x: Var,       // [batch, height, width, channels]
-    partial: Var, // [parts, weights]
+    partial: Var, // [parts, weights]: split-K sums, on a GPU
     c: Conv,
 }
 
@@ -207,7 +215,7 @@ pub static CASES: &[Case] = &[
         inputs: &[&[3, 6, 6, 8]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(16, 1, 2), None, false),
     },
-    // As solo-learn begins its ResNets for CIFAR: the map is larger than the image.
+    // The first convolution of solo-learn's ResNets for CIFAR: the map is larger than the image.
     Case {
         name: "conv/stem_wide",
         mode: Mode::Train,
@@ -220,14 +228,14 @@ pub static CASES: &[Case] = &[
         inputs: &[&[2, 17, 16, 3]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(8, 7, 2), None, true),
     },
-    // Rows of 16 bytes, more tiles than a block makes, images that end within a tile.
+    // Rows aligned to 16 bytes, more tiles than one block takes, images that end within a tile.
     Case {
         name: "conv/stem_whole",
         mode: Mode::Train,
         inputs: &[&[3, 48, 32, 3]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(8, 7, 2), None, true),
     },
-    // Rows that are not aligned, more outputs than a block makes.
+    // Unaligned rows, more outputs than one block takes.
     Case {
         name: "conv/stem_ragged",
         mode: Mode::Train,
@@ -258,7 +266,7 @@ pub static CASES: &[Case] = &[
         inputs: &[&[2, 4, 10, 3]],
         build: |s, x| s.conv_norm(["conv", "bn"], x[0], Filter::same(64, 3, 1), None, true),
     },
-    // Neighbouring columns of 3x3 are of two kinds, which rows of odd length mix up: only the gradient has a kernel of its own.
+    // Columns of 3x3 have two parities, which rows of odd length mix: here only the gradient has a stem kernel.
     Case {
         name: "conv/stem_odd",
         mode: Mode::Train,

@@ -1,4 +1,4 @@
-//! The mean cosine of paired rows: what BYOL and SimSiam maximise.
+//! The mean cosine similarity of paired rows, which BYOL (Grill et al. 2020) and SimSiam (Chen and He 2021, Eq. 1) maximise.
 
 use super::reduce::{inverse_length, sum_of};
 use super::{Case, scaled_sum};
@@ -8,8 +8,12 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The mean `[1]` over rows of the cosine of a's and b's row, both `[rows, c]`. b is a target and gets no gradient.
-    /// A row of zeros counts as 1e-12 long.
+    /// y `[1]` = mean over rows of a_i · b_i / (|a_i| |b_i|), for a and b `[rows, c]`. A row of zeros counts as 1e-12 long.
+    ///
+    /// Gradient: da_i = dy / (rows |a_i|) (b_i / |b_i| - cos_i a_i / |a_i|). b is a target and gets none. Kernels: `cosine.cu`.
+    ///
+    /// # Panics
+    /// a and b differ in shape.
     pub fn cosine(&mut self, a: Var, b: Var) -> Var {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: cosine pairs rows, so both sides have one shape", self.path());
@@ -32,7 +36,7 @@ struct Forward {
     cols: usize,
 }
 
-/// Blocks of eight warps, of which each takes a row.
+/// Blocks of eight warps, one row per warp.
 fn launch(kernel: &'static str, rows: usize) -> Launch {
     Launch::blocks(kernel, rows.div_ceil(8))
 }

@@ -9,19 +9,20 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
 
-/// What [`Scope::cross_entropy`] gives.
+/// The results of [`Scope::cross_entropy`].
 #[derive(Clone, Copy)]
 pub struct CrossEntropy {
     /// Mean over the rows, in nats.
     pub loss: Var, // [1]
     /// Share of rows whose largest logit is the label's.
     pub accuracy: Var, // [1]
-    /// By row: its loss (-ln of the probability of its label), the log of the sum of exponentials, and 1 where the largest logit is the label's.
+    /// Per row: its loss (-ln of the probability of its label, nats), the logsumexp of its logits, and 1 if the largest logit is the label's.
     pub rows: Var, // [3, rows]
 }
 
 impl Scope<'_> {
-    /// Logits `[views * n, classes]`, row v * n + i of view v of sample i, against the labels `[n]` u32 of the samples.
+    /// Logits `[views * n, classes]`, row v * n + i of view v of sample i, against the labels `[n]` u32 of the samples. Formula and gradient
+    /// are at the head of this module; kernels: `cross_entropy.cu`.
     ///
     /// A label that is no class gives a loss of NaN, so that it cannot pass for a sample that is learned.
     ///
@@ -60,12 +61,12 @@ struct Forward {
     size: CrossEntropySize,
 }
 
-/// Blocks of eight warps, of which each takes a row.
+/// Blocks of eight warps, one row per warp.
 fn launch(kernel: &'static str, rows: usize) -> Launch {
     Launch::blocks(kernel, rows.div_ceil(8))
 }
 
-/// Loss, log of the sum of exponentials, and 1 if no other logit is larger (nor an earlier one as large: the first of equals is PyTorch's argmax).
+/// Loss, logsumexp, and 1 if the label is the argmax. Of equal logits the first is the argmax, as in PyTorch.
 fn one(x: &[f32], label: u32) -> [f32; 3] {
     let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let log_sum = (top as f64 + sum_of([x], |[v]| (v - top).exp()).ln()) as f32;

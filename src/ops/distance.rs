@@ -1,4 +1,4 @@
-//! The mean distance of paired representations, as a loss: the alignment-limiting term of the paper (Eq. 3).
+//! The mean distance of paired representations, as a loss: the alignment-limiting term of the paper (Wang et al. 2024, Eq. 3).
 
 use super::reduce::{inverse_or_zero, sum_of};
 use super::{Case, scaled_sum};
@@ -8,8 +8,13 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The mean `[1]` over samples of the l2 distance between a's and b's representations, `[n, ..]` flattened and scaled to
-    /// unit length. Direct differences, as the scores take them. Where the distance is 0 so is the gradient.
+    /// y `[1]` = mean over samples of |u_i - v_i|, where u and v are a and b `[n, ..]`, flattened and divided by their lengths.
+    ///
+    /// Differences are taken directly, as the scores do. Gradient: with d = |u - v|, du = dy (u - v) / (n d), then through the normalisation;
+    /// 0 where d is 0. Kernels: `distance.cu`.
+    ///
+    /// # Panics
+    /// a and b differ in shape.
     pub fn distance(&mut self, a: Var, b: Var) -> Var {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: a distance is between representations of one shape", self.path());
@@ -22,7 +27,10 @@ impl Scope<'_> {
         })
     }
 
-    /// The same between the halves of x `[2n, ..]`.
+    /// [`Scope::distance`] between the halves of x `[2n, ..]`, without copying them.
+    ///
+    /// # Panics
+    /// The first extent of x is odd.
     pub fn distance_halves(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let n = shape.dims()[0] / 2;
@@ -42,14 +50,14 @@ fn backward(t: &mut Tape, pairs: Pairs, da: Option<Grad>, db: Option<Grad>, dy: 
     }
 }
 
-/// What is paired: variables, and the element at which each side begins.
+/// The pairs: a variable for each side, and the element at which the side begins.
 #[derive(Clone, Copy)]
 struct Pairs {
     a: (Var, usize), // [n, cols]
     b: (Var, usize), // [n, cols]
     n: usize,
     cols: usize,
-    saved: Var, // [3, n]: distance, 1/|a|, 1/|b|; of a row of zeros 0
+    saved: Var, // [3, n]: distance, 1/|a|, 1/|b|; 0 for a row of zeros
 }
 
 struct Forward {
@@ -91,12 +99,12 @@ impl Call for Forward {
 
 struct Backward {
     da: Option<Grad>, // like a
-    db: Option<Grad>, // like b; of two halves the same
+    db: Option<Grad>, // like b; the same variable as da for two halves
     dy: Var,          // [1]
     pairs: Pairs,
 }
 
-/// Factors of a pair's rows in the gradient of the first: of the difference of the unit vectors, and of its own.
+/// The gradient of the first of a pair, with unit vectors u (its own) and v, is f_0 (u - v) - f_1 u. Returns f_0 and f_1.
 fn factors(scale: f32, distance: f32, own: f32, other: f32) -> [f32; 2] {
     if distance == 0.0 {
         return [0.0; 2];

@@ -1,5 +1,5 @@
-//! Stochastic depth (Huang et al. 2016): the branch of a residual block is left out for some samples, and scaled for the others so
-//! that its mean stays.
+//! Stochastic depth (Huang et al. 2016), timm's `DropPath`: the branch of a residual block is left out for some samples, and scaled for the
+//! others so that its expectation stays.
 
 use super::Case;
 use crate::device::{Arg, Gpu, Host, Launch, THREADS};
@@ -8,7 +8,7 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
 
-/// Whose branches these are: their random numbers are functions of (seed, epoch, sample, view, layer) alone.
+/// The identity of the branches. Their random numbers are a function of (seed, epoch, sample, view, layer) alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Drop {
     /// [m, 2] u32: epoch and sample, as `Batch::keys`.
@@ -21,14 +21,20 @@ pub struct Drop {
 }
 
 impl Scope<'_> {
-    /// x `[n, t, d]`, each sample of each view zero with probability `rate` and divided by 1 - rate otherwise. In evaluation, and at
-    /// rate 0, it is x itself.
+    /// y = f x, where each sample of each view draws f = 0 with probability `rate`, else f = 1 / (1 - rate). x and y are `[n, t, d]`. In
+    /// evaluation, and at rate 0, it returns x itself. Gradient: dx = f dy. Kernels: `drop_path.cu`.
+    ///
+    /// # Panics
+    /// `rate` is not in 0 to 1 (exclusive), the rows are no multiple of the samples in `drop.keys`, or `drop.layer` is above 255.
     pub fn drop_path(&mut self, x: Var, rate: f32, drop: Drop) -> Var {
         if self.mode() == Mode::Eval || rate == 0.0 { x } else { self.dropped(x, None, rate, drop) }
     }
 
-    /// `residual + drop_path(x)` in one pass; `rate` is above 0. In evaluation and without drop path the sum belongs into
-    /// [`Dense::epilogue`](super::linear::Dense).
+    /// `residual + drop_path(x)` in one pass. In evaluation and at rate 0 the sum belongs into
+    /// [`Dense::epilogue`](super::linear::Dense), which needs no pass of its own.
+    ///
+    /// # Panics
+    /// As [`Scope::drop_path`]; in evaluation, or if `rate` is 0.
     pub fn add_dropped(&mut self, residual: Var, x: Var, rate: f32, drop: Drop) -> Var {
         assert!(self.mode() == Mode::Train && rate > 0.0, "{}: nothing is dropped here", self.path());
         self.dropped(x, Some(residual), rate, drop)
@@ -64,7 +70,7 @@ struct Path {
 }
 
 impl Path {
-    /// What group i is multiplied with.
+    /// The factor f of group i.
     fn factor(&self, keys: &[u32], i: usize) -> f32 {
         let (key, view) = (&keys[i % self.m * 2..], self.drop.view + (i / self.m) as u32);
         let mut stream = Stream::new(self.drop.seed, Purpose::Drop, key[0], key[1], view * 256 + self.drop.layer);

@@ -1,4 +1,4 @@
-//! Moving averages of weights: the teachers of BYOL, MoCo v3 and DINO.
+//! Exponential moving averages of weights: the teachers of BYOL, MoCo v3 and DINO.
 
 use super::CHUNK;
 use crate::device::{Arg, Gpu, Host, Launch};
@@ -8,12 +8,12 @@ use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Tape {
-    /// Append one call that moves the weights below `to` towards those of the same name below `from`:
-    /// to = m to + (1 - m) from, m the schedule's momentum. Only what is trained below `from` moves: running statistics are
-    /// those of each network, and what is frozen on one side starts the same on the other.
+    /// Appends one call: to = m to + (1 - m) from, for every weight below `to` and the one of the same name below `from`; m is the
+    /// schedule's momentum. Only weights that are trained below `from` are updated: running statistics belong to each network, and
+    /// frozen weights start equal on both sides. Kernel: `ema.cu`.
     ///
     /// # Panics
-    /// If no name below `from` is one below `to`.
+    /// No trained weight below `from` has its like below `to`, or two of one name differ in shape.
     pub fn ema(&mut self, from: &str, to: &str, schedule: Schedule) {
         let targets = self.below(&format!("{to}."));
         let sources = self.below(&format!("{from}.")).into_iter();
@@ -41,10 +41,10 @@ struct EmaPair {
 struct Ema {
     pairs: Vec<EmaPair>,
     schedule: Schedule,
-    table: Var, // [blocks, WORDS, 2] what each block of a GPU moves
+    table: Var, // [blocks, WORDS, 2] u32, on a GPU: two addresses and a length per block
 }
 
-/// Values of one weight that a block of a GPU moves.
+/// Values of one weight per GPU block.
 const PIECE: usize = 8192;
 /// 64-bit words in a row of the kernel's table: the two addresses and the length.
 const WORDS: usize = 3;

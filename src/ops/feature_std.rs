@@ -7,7 +7,8 @@ use crate::tape::{Call, Cost, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 
 impl Scope<'_> {
-    /// The collapse watch `[1]` of x `[rows, cols]`. No gradient: it watches, it does not train.
+    /// y `[1]` = sqrt(cols) times the mean over columns of std(x / |x|), for x `[rows, cols]`: about 1 for directions spread evenly, 0 at
+    /// collapse (Chen and He 2021, Fig. 2). No gradient: it is a measurement. Kernels: `feature_std.cu`.
     pub fn feature_std(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());

@@ -1,4 +1,4 @@
-//! y = x Φ(x) with the exact normal distribution, by itself: behind a product it is part of [`Dense`](super::linear::Dense).
+//! y = x Φ(x), with erf and not tanh, as an op of its own. Behind a product it is part of the epilogue of [`Dense`](super::linear::Dense).
 
 use super::{CHUNK, Case};
 use crate::device::{Gpu, Host, Launch, THREADS, gelu};
@@ -7,7 +7,8 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// GELU of every element; any shape.
+    /// y = x Φ(x) elementwise (Hendrycks and Gimpel 2016), Φ the normal distribution; any shape. Gradient: dx = dy (Φ(x) + x φ(x)).
+    /// Kernels: `gelu.cu`.
     pub fn gelu(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let y = self.tape.var(shape);
@@ -20,7 +21,7 @@ impl Scope<'_> {
     }
 }
 
-/// Blocks of which every thread takes eight values.
+/// Blocks with eight values per thread.
 fn launch(kernel: &'static str, rows: usize, cols: usize) -> Launch {
     Launch::blocks(kernel, (rows * cols).div_ceil(8 * THREADS))
 }
@@ -55,7 +56,7 @@ impl Call for Forward {
     }
 }
 
-/// Also that of a GELU behind a product.
+/// Also used by [`Dense`](super::linear::Dense) with a GELU.
 pub(super) struct Backward {
     pub dx: Grad, // [rows, cols]
     pub dy: Var,  // [rows, cols]

@@ -1,5 +1,5 @@
-//! Positions of a grid of patches read at another grid, bicubic and antialiased as timm resamples them
-//! (`resample_abs_pos_embed`, PyTorch's `interpolate` with `antialias`). A class token's stays.
+//! Position embeddings of one patch grid, resampled to another: bicubic and antialiased as in timm's `resample_abs_pos_embed` (PyTorch's
+//! `interpolate` with `antialias`). The class token's position stays as it is.
 
 use super::Case;
 use crate::device::{Gpu, Host, Launch};
@@ -9,7 +9,11 @@ use crate::view::resampling;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x [1, 1 + grid^2, d] of a square grid to [1, 1 + h * w, d].
+    /// y = M x, with the weights M of a bicubic resize: x `[1, 1 + grid * grid, d]` of a square grid to y `[1, 1 + high * wide, d]`, f32. Row 0,
+    /// the class token, is copied. Gradient: dx = Mᵀ dy. Kernels: `interpolate.cu`.
+    ///
+    /// # Panics
+    /// x has not three dimensions, or not 1 + grid * grid tokens.
     pub fn interpolate(&mut self, x: Var, grid: usize, [high, wide]: [usize; 2]) -> Var {
         let &[_, tokens, cols] = self.shape(x).dims() else { panic!("{}: positions are [1, tokens, d]", self.path()) };
         assert_eq!(tokens, 1 + grid * grid, "{}: positions of a class token and of {grid} x {grid} patches", self.path());

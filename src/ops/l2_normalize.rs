@@ -8,11 +8,12 @@ use crate::var::Var;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Rows of a block: one for each warp.
+/// Rows per block: one per warp.
 const ROWS: usize = 8;
 
 impl Scope<'_> {
-    /// Rows of x `[.., c]` to l2 length 1.
+    /// y = x / max(|x|, 1e-12) for each row, for x and y `[.., c]`, as PyTorch's `normalize`. Gradient: dx = (dy - y (y · dy)) / |x|.
+    /// Kernels: `l2_normalize.cu`.
     pub fn l2_normalize(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());

@@ -6,8 +6,11 @@ use crate::tape::{Call, Cost, Operands, Tape};
 use crate::var::{Dtype, Var};
 
 impl Tape {
-    /// Append the last call of a training step: `log` [rows, values] gets one number of each of `values`
-    /// `[1]` at row step % rows, then the step counts up. The host reads the log once in `rows` steps.
+    /// Appends the last call of a training step: row step % rows of `log` `[rows, values]` gets the numbers `values` (`[1]` each), then the
+    /// step counts up. The host reads the log once in `rows` steps, so that steps need not wait for it. Kernel: `log_step.cu`.
+    ///
+    /// # Panics
+    /// `log` has not one column per value.
     pub fn log_step(&mut self, schedule: Schedule, log: Var, values: &[Var]) {
         let rows = self.shape(log).rows();
         assert_eq!(self.shape(log).cols(), values.len(), "the log has one column per value");

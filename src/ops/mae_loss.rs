@@ -8,9 +8,14 @@ use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The loss `[1]` of pred `[n, 1 + L, patch * patch * c]` for images `[n, h, w, c]`: the mean over hidden patches of the mean squared
-    /// error. Patches go row by row over the image, columns of pred are (i, j, channel), token 0 is ignored. `normalize`: the
-    /// target is each patch over its own mean and standard deviation (unbiased, variance + 1e-6). The gradient goes to pred only.
+    /// y `[1]` = mean over hidden patches of mean((pred - target)^2) (He et al. 2022, section 3).
+    ///
+    /// pred is `[n, 1 + L, patch * patch * c]`, its columns are (i, j, channel), token 0 is ignored; images are `[n, h, w, c]`, L patches
+    /// row by row. With `normalize` the target is each patch, standardised by its own mean and its standard deviation sqrt(var + 1e-6), var
+    /// unbiased. Gradient: 2 (pred - target) / count for hidden patches, 0 elsewhere, to pred only. Kernels: `mae_loss.cu`.
+    ///
+    /// # Panics
+    /// images have not four dimensions, or pred or `masking` do not fit patches of this size.
     pub fn mae_loss(&mut self, pred: Var, images: Var, masking: Masking, patch: usize, normalize: bool) -> Var {
         let (shape, image) = (self.shape(pred), self.shape(images));
         let &[n, height, width, channels] = image.dims() else { panic!("{}: {image:?} are no images", self.path()) };
@@ -37,7 +42,7 @@ struct MaeSize {
     width: usize,
     channels: usize,
     patch: usize,
-    /// Patches that are seen, and so do not count.
+    /// Visible patches, which do not count.
     keep: usize,
     normalize: bool,
 }
@@ -46,7 +51,7 @@ impl MaeSize {
     fn patches(&self) -> usize {
         (self.height / self.patch) * (self.width / self.patch)
     }
-    /// Numbers of a patch.
+    /// Values of a patch.
     fn cols(&self) -> usize {
         self.patch * self.patch * self.channels
     }

@@ -1,4 +1,4 @@
-//! Which patches of an image are seen: those with the smallest of uniform random numbers, as in MAE (He et al. 2022).
+//! Random masking as in MAE (He et al. 2022): the patches with the smallest uniform noise are seen.
 
 use super::Case;
 use super::augment::Batch;
@@ -11,16 +11,19 @@ use rayon::prelude::*;
 /// The patches of each image in a random order, of which the first `keep` are seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Masking {
-    /// [n, keep] u32: which patches are seen, in the order of their noise.
+    /// `[n, keep]` u32: the patches that are seen, in the order of their noise.
     pub ids_keep: Var,
-    /// [n, patches] u32: the place of each patch in that order; it is seen if that is below `keep`.
+    /// `[n, patches]` u32: the rank of each patch's noise; ranks below `keep` are seen.
     pub ids_restore: Var,
     pub keep: usize,
 }
 
 impl Tape {
-    /// `keep` of the `tokens` patches of each image: noise is a function of (seed, epoch, sample, patch) alone, and the first of
-    /// equals wins.
+    /// Chooses `keep` of the `tokens` patches of each image. The noise is a function of (seed, epoch, sample, patch) alone; of equal noise
+    /// the first patch wins. No gradient. Kernel: `mask.cu`.
+    ///
+    /// # Panics
+    /// `keep` is 0 or larger than `tokens`.
     pub fn mask(&mut self, batch: Batch, tokens: usize, keep: usize, seed: u64) -> Masking {
         assert!(0 < keep && keep <= tokens, "{keep} of {tokens} patches are no choice");
         let (ids, place) = (self.fixed([batch.n, keep], Dtype::U32), self.fixed([batch.n, tokens], Dtype::U32));

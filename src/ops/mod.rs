@@ -1,5 +1,9 @@
-//! What a network is made of. One op per file: its method of `Scope`, its meaning on the CPU, its gradient
+//! The ops that networks are made of. One op per file: its method of [`Scope`], its meaning on the CPU, its gradient
 //! and the cases that check it. [`ALL`] is the table that feeds every check.
+//!
+//! Every method of `Scope` or `Tape` here records one op. Shapes are in row-major order, channels last; `rows` is the product of all
+//! extents but the last, `cols` the last. Wrong shapes are faults of the code that records a network, so they panic; the message begins
+//! with the scope's path. `*.cu` are files of `kernels/`.
 
 mod add;
 pub mod alignment;
@@ -43,7 +47,7 @@ pub mod weighted_sum;
 use crate::tape::{Mode, Scope};
 use crate::var::Var;
 
-/// One worked example of an op: what the checks and the benchmarks iterate over. Inputs are f32 in [-1, 1).
+/// One worked example of an op, which the checks iterate over. Inputs are f32, uniform in -1 to 1.
 pub struct Case {
     pub name: &'static str,
     pub mode: Mode,
@@ -86,11 +90,11 @@ pub static ALL: &[&[Case]] = &[
     weighted_sum::CASES,
 ];
 
-/// Values of a chunk of elementwise work: about 64 KB.
+/// Values per task of elementwise work on the CPU: 64 KiB.
 pub(crate) const CHUNK: usize = 16384;
 
-/// Rows per chunk of a reduction over rows: about 64 KB. A function of the width alone, so that a sum never
-/// depends on how many threads there are.
+/// Rows per chunk of a reduction over rows, about 64 KiB. It depends on the width alone, so a sum does not depend on the number of
+/// threads.
 pub(crate) fn chunk_rows(cols: usize) -> usize {
     (16384 / cols).max(1)
 }

@@ -1,4 +1,5 @@
-//! Weights as products read them, packed once for a whole program: the launches of `pack.cu`, and the CPU's panels. Not an op.
+//! Packed weights: the layouts that the products read, made for all weights of a program by one call. On a GPU that is `pack.cu`, on the
+//! CPU the panels of its matrix product. Not an op.
 
 use crate::device::conv::{self, Conv, Epilogue};
 use crate::device::{Gpu, Host, Launch};
@@ -18,7 +19,7 @@ struct PackedWeight {
     size: Conv,
 }
 
-/// A norm that goes into the weights, and the shift that is left of it.
+/// A batch norm folded into the weights: its scale multiplies them, its shift goes to the epilogue.
 #[derive(Clone, Copy)]
 struct Folded {
     shift: Var,     // [outputs] f32
@@ -28,12 +29,11 @@ struct Folded {
 /// The packed forms of a weight for the forward product.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed {
-    /// The GPU's: [outputs, kernel, kernel, channels].
-    pub gpu: Var,
-    /// What is left of a norm that was folded into the GPU's: [outputs].
-    pub shift: Option<Var>,
-    /// The CPU's, in evaluation. In training weights change with every step and are packed while they are multiplied.
-    host: Option<Var>,
+    pub gpu: Var, // [outputs, kernel, kernel, channels]
+    /// The shift of a norm that is folded into `gpu`.
+    pub shift: Option<Var>, // [outputs]
+    /// The CPU's panels, in evaluation only. In training weights change with every step, so they are packed while they are multiplied.
+    host: Option<Var>, // [conv::packed_len]
 }
 
 impl Packed {
@@ -41,7 +41,7 @@ impl Packed {
         [self.gpu].into_iter().chain(self.shift).chain(self.host)
     }
 
-    /// The forward product of x with `w`, whose packed forms these are, on the CPU.
+    /// y = epilogue(conv(x, w)) on the CPU, with the panels of w if there are some.
     pub fn forward(&self, m: &Host, c: &Conv, [y, x, w]: [Var; 3], epilogue: &Epilogue) {
         match self.host {
             Some(packed) => conv::forward_packed(c, &m.f(x), &m.f(packed), epilogue, &mut m.f_mut(y)),
@@ -113,7 +113,7 @@ impl Packs {
     }
 }
 
-/// First output, first channel and number of channels of each block: about 9,000 weights, so that they fit shared memory.
+/// First output, first channel and number of channels of each block. A block takes about 9,000 weights, which fit into shared memory.
 fn blocks(c: &Conv) -> impl Iterator<Item = (usize, usize, usize)> {
     let (outputs, channels, run) = (c.outputs, c.channels, run(c));
     (0..outputs).step_by(OUTPUTS).flat_map(move |o| (0..channels).step_by(run).map(move |c| (o, c, run)))

@@ -7,8 +7,12 @@ use crate::var::{Shape, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x [n, h, w, c] to half its height and width: rounded up with a `kernel` of 3, where padding never wins, rounded
-    /// down with one of 2.
+    /// Max pooling with stride 2: x `[n, h, w, c]` to y `[n, h', w', c]`. A `kernel` of 3 has padding 1, which never wins, and rounds h' = h / 2
+    /// up; one of 2 has none and rounds down. Gradient: dy goes to the first maximum of each window in reading order, as in PyTorch.
+    /// Kernels: `pool.cu`.
+    ///
+    /// # Panics
+    /// x has not four dimensions, or `kernel` is neither 2 nor 3.
     pub fn max_pool(&mut self, x: Var, kernel: usize) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: max_pool wants [n, h, w, c]", self.path()) };
         assert!(kernel == 2 || kernel == 3, "{}: max_pool looks at 2 x 2 or 3 x 3 pixels", self.path());
@@ -21,10 +25,14 @@ impl Scope<'_> {
         })
     }
 
-    /// x [n, h, w, c] to its mean over h and w, [n, c].
+    /// Global average pooling: x `[n, h, w, c]` to y `[n, c]`, the mean over h and w; in evaluation y is f32 on every device. Gradient:
+    /// dx = dy / (h w). Kernels: `pool.cu`.
+    ///
+    /// # Panics
+    /// x has not four dimensions.
     pub fn average_pool(&mut self, x: Var) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: average_pool wants [n, h, w, c]", self.path()) };
-        // In evaluation these are the features: scores are differences of them, so they stay f32.
+        // In evaluation these are features. Scores are differences of them, so bf16 would be too coarse.
         let y_f32 = self.mode() == Mode::Eval;
         let y = if y_f32 { self.tape.f32([n, c]) } else { self.tape.var([n, c]) };
         self.record(&[x], y, MeanForward { y, x, n, pixels: h * w, c, y_f32 }, move |t, dy| {
@@ -140,7 +148,7 @@ impl Call for MaxBackward {
             }
         });
     }
-    /// A thread makes two by two pixels of dx.
+    /// A thread computes 2 x 2 pixels of dx.
     fn gpu(&self, g: &Gpu) {
         let (map, pointers) = (self.map, [self.dx.var.into(), self.dy.into(), self.x.into(), self.dx.add.into()]);
         let kernel = if map.kernel == 3 { "max_pool_bwd" } else { "max_pool_2_bwd" };
@@ -159,7 +167,7 @@ struct MeanForward {
     n: usize,
     pixels: usize,
     c: usize,
-    /// y is f32 everywhere.
+    /// y is f32 on every device.
     y_f32: bool,
 }
 

@@ -1,5 +1,6 @@
-//! What convolutions and linear layers share on a GPU: the launches of the kernels of `conv.cu`, `conv_bwd_w.cu` and those of both for
-//! Hopper. Not an op: a linear layer is a convolution of maps of one pixel.
+//! The GPU launches that convolutions and linear layers share: `conv.cu`, `conv_bwd_w.cu` and their Hopper versions. Not an op.
+//!
+//! A linear layer is a convolution of maps of one pixel, so one set of kernels serves both. `docs/kernels.md` explains them.
 
 use super::choose::{self, EpilogueKind, TILE};
 use super::stem;
@@ -8,49 +9,49 @@ use crate::device::{Arg, Gpu, Launch, Matrix, by_value};
 use crate::tape::{Grad, Tape};
 use crate::var::{Dtype, Var};
 
-/// What happens to a result before it is written.
+/// The epilogue, fused so that the result crosses memory once: y = activation(product + shift + residual + old y if `add`).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue {
-    /// What the activation is given, like the result.
+    /// The activation's argument, which its gradient needs; like y.
     pub pre_activation: Option<Var>,
-    pub moments: Option<Var>, // [tiles, 2, outputs] f32
-    pub shift: Option<Var>,   // [outputs] f32
-    pub residual: Option<Var>,
+    pub moments: Option<Var>,  // [tiles, 2, outputs] f32: mean and sum of squared deviations of each tile's rows
+    pub shift: Option<Var>,    // [outputs] f32: a bias, or a folded norm
+    pub residual: Option<Var>, // like y
     pub add: bool,
     pub activation: Activation,
 }
 
 by_value! {
-    /// Where the pixels of a result lie in what is gathered and in memory: `Gather` in `conv.cuh`.
+    /// The geometry of one launch: `Gather` in `conv.cuh`. Pixel (i, j) of the result reads a window of x and is written to one pixel of y.
     struct Gather {
         batch: usize,
-        height: usize, // of what is gathered
+        height: usize, // x [batch, height, width, channels]
         width: usize,
         channels: usize,
-        outputs: usize,
-        taps_h: usize,
+        outputs: usize, // w [outputs, taps_h, taps_w, channels]
+        taps_h: usize,  // the window, pixels
         taps_w: usize,
-        stride: usize,
-        from_h: i32, // where the neighbourhood of the first pixel begins
+        stride: usize, // the window of pixel (i, j) begins at (i stride + from_h, j stride + from_w) of x
+        from_h: i32,   // negative: padding
         from_w: i32,
-        out_h: usize, // pixels that a launch makes
+        out_h: usize, // pixels per image that this launch computes
         out_w: usize,
-        map_h: usize, // and the map that they are in: pixel (i, j) at (i out_stride + at_h, j out_stride + at_w)
+        map_h: usize, // y [batch, map_h, map_w, outputs]
         map_w: usize,
-        out_stride: usize,
+        out_stride: usize, // pixel (i, j) is written to (i out_stride + at_h, j out_stride + at_w) of y
         at_h: usize,
         at_w: usize,
     }
 }
 
 by_value! {
-    /// What is done to a result before it is written: `EpilogueParams` in `conv.cuh`.
+    /// [`Epilogue`] with its result, as kernels take it: `EpilogueParams` in `conv.cuh`.
     struct EpilogueParams {
-        y: Var,
-        pre_activation: Option<Var>,
-        moments: Option<Var>,
-        shift: Option<Var>,
-        residual: Option<Var>,
+        y: Var,                      // [batch, map_h, map_w, outputs]
+        pre_activation: Option<Var>, // like y
+        moments: Option<Var>,        // [tiles, 2, outputs] f32
+        shift: Option<Var>,          // [outputs] f32
+        residual: Option<Var>,       // like y
         add: bool,
         activation: usize,
     }
@@ -59,7 +60,7 @@ by_value! {
 impl Gather {
     fn product(&self) -> choose::Product {
         let Gather { batch, height, width, channels, outputs, taps_h, taps_w, out_h, out_w, .. } = *self;
-        // Pixel and neighbourhood are one.
+        // Each window is its own pixel: a product of two plain matrices, which TMA can copy.
         let one = [taps_h, taps_w, self.stride, self.out_stride] == [1; 4]
             && [self.from_h, self.from_w] == [0; 2]
             && [self.at_h, self.at_w] == [0; 2];
@@ -68,7 +69,7 @@ impl Gather {
     }
 
     fn launch(&self, g: &Gpu, y: Var, x: Var, w: Var, first_weight: usize, to: &Epilogue) {
-        // The epilogues of `conv.cuh`: one that makes statistics does nothing else, one that applies GELU adds nothing.
+        // `conv.cuh` compiles three epilogues. The one with statistics does nothing else, the one with GELU adds nothing.
         let adds = to.residual.is_some() || to.add;
         let alone = !adds && to.shift.is_none() && to.pre_activation.is_none() && to.activation == Activation::Nothing;
         assert!(to.moments.is_none() || alone, "statistics are made of a product that nothing follows");
@@ -78,7 +79,7 @@ impl Gather {
             return;
         }
         let (on, dtype) = (g.capabilities(), g.dtype());
-        // One launch adds one thing and makes no statistics.
+        // The TMA kernels add at most one tensor and make no statistics.
         if to.moments.is_none() && !(to.residual.is_some() && to.add) {
             let kind = EpilogueKind { activation: to.activation, adds, keeps: to.pre_activation.is_some() };
             if let Some((launch, columns)) = choose::by_tma(&on, dtype, &product, kind) {
@@ -97,7 +98,7 @@ impl Gather {
     }
 }
 
-/// y = the product of the neighbourhoods of x and the packed weights.
+/// y `[batch, out_h, out_w, outputs]` = epilogue(conv(x)), with the weights as [`super::packs`] packs them for the forward.
 pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilogue) {
     if stem::forward(g, c, y, x, packed, to) {
         return;
@@ -125,7 +126,8 @@ pub(crate) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilo
     gather.launch(g, y, x, packed, 0, to);
 }
 
-/// The gradient of x: for every residue of a pixel by the stride a gather over dy with the taps that reach it.
+/// The gradient of x: a convolution of dy with reversed taps. A stride of s takes s² launches, one per residue of the pixel, because each
+/// residue is reached by other taps. This way no tap is multiplied by the zeros that a stride puts between pixels.
 pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
     let taps = |residue: usize| (c.kernel + c.stride - 1 - residue) / c.stride;
     let before = |residue: usize| (0..residue).map(taps).sum::<usize>();
@@ -135,7 +137,7 @@ pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
         if dx.add && count.contains(&0) {
             continue;
         }
-        // The pixels that see these taps: (pixel + pad) % stride = residue.
+        // These taps reach the pixels with (pixel + pad) % stride = residue.
         let at = [ri, rj].map(|r| (r + c.stride * c.pad - c.pad) % c.stride);
         let start = [0, 1].map(|k| ((at[k] + c.pad) / c.stride) as i32 - (count[k] as i32 - 1));
         let out =
@@ -164,7 +166,7 @@ pub(crate) fn backward_data(g: &Gpu, c: &Conv, dx: Grad, dy: Var, packed: Var) {
     }
 }
 
-/// Scratch for [`backward_weight`].
+/// Scratch `[parts, outputs * kernel * kernel * channels]` for [`backward_weight`], large enough for either of its kernels.
 pub(crate) fn partial_sums(t: &mut Tape, c: &Conv) -> Var {
     t.scratch([choose::parts(c).max(choose::stem_parts(c)), c.weight_len()], Dtype::F32)
 }
@@ -185,7 +187,7 @@ by_value! {
     }
 }
 
-/// The gradient of the weights, through `partial` [parts, outputs, kernel, kernel, channels].
+/// The gradient of the weights by split-K: partial sums to `partial` [parts, outputs, kernel, kernel, channels], then their sum in order.
 pub(crate) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) {
     if stem::backward_weight(g, c, dw, dy, x, partial) {
         return;

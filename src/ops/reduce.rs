@@ -4,7 +4,7 @@ use super::chunk_rows;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// The sum of `f` over the elements of `rows`, which are equally long: sixteen running sums, added up in f64.
+/// The sum of `f` over the elements of `rows`, all of one length. Sixteen running sums in f32 (a vector register), added up in f64.
 #[inline(always)]
 pub(crate) fn sum_of<const K: usize>(rows: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f64 {
     const LANES: usize = 16;
@@ -22,16 +22,16 @@ pub(crate) fn sum_of<const K: usize>(rows: [&[f32]; K], f: impl Fn([f32; K]) -> 
     lanes.iter().map(|v| *v as f64).sum()
 }
 
-/// 1 / length of a row; one of zeros has no direction and, like in PyTorch's normalize, counts as `SMALLEST` long. A NaN stays one.
+/// 1 / max(|row|, [`SMALLEST`]), as in PyTorch's `normalize`: a row of zeros has no direction. A NaN stays a NaN.
 pub(crate) fn inverse_length(row: &[f32]) -> f32 {
     let length = sum_of([row], |[v]| v * v).sqrt();
     (1.0 / if length < SMALLEST { SMALLEST } else { length }) as f32
 }
 
-/// The length of a row of zeros.
+/// The length that a row of zeros counts as.
 pub(crate) const SMALLEST: f64 = 1e-12;
 
-/// 1 / length of a row; 0 for one of zeros, which so stays at the origin. A NaN stays one.
+/// 1 / |row|, or 0 for a row of zeros, which then stays at the origin. A NaN stays a NaN.
 pub(crate) fn inverse_or_zero(row: &[f32]) -> f32 {
     let length = sum_of([row], |[v]| v * v).sqrt();
     if length > 0.0 { (1.0 / length) as f32 } else { length as f32 }

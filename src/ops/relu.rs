@@ -7,7 +7,7 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The positive part of every element; any shape.
+    /// y = max(x, 0) elementwise; any shape. A NaN stays a NaN. Gradient: dx = dy where y > 0, else 0. Kernels: `relu.cu`.
     pub fn relu(&mut self, x: Var) -> Var {
         let shape = self.shape(x);
         let y = self.tape.var(shape);
@@ -20,7 +20,7 @@ impl Scope<'_> {
     }
 }
 
-/// Blocks of which every thread takes eight values.
+/// Blocks with eight values per thread.
 fn launch(kernel: &'static str, rows: usize, cols: usize) -> Launch {
     Launch::blocks(kernel, (rows * cols).div_ceil(8 * THREADS))
 }

@@ -1,4 +1,4 @@
-//! How the parts of a loss become one number on a GPU. Not an op.
+//! The last step of a loss on a GPU: the sum of its parts. Not an op.
 
 use crate::device::{Arg, Gpu, Launch};
 use crate::var::Var;

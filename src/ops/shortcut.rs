@@ -1,5 +1,5 @@
-//! What goes past the block of a ResNet that halves the map and doubles the channels, without weights: every other pixel, with zeros
-//! for the new channels, half of them before and half behind (He et al. 2015, option A).
+//! The shortcut without weights of a ResNet block that halves the map and doubles the channels (He et al. 2015, option A): every other
+//! pixel, with zeros for the new channels, half of them before and half behind.
 
 use super::Case;
 use crate::device::{Gpu, Host, Launch};
@@ -8,7 +8,11 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x `[n, h, w, c]` to `[n, h / 2, w / 2, 2 c]`, halves rounded up; `c` is even.
+    /// y(i, j) = (0, x(2i, 2j), 0) with c / 2 zeros on each side: x `[n, h, w, c]` to y `[n, h / 2, w / 2, 2 c]`, halves rounded up. Gradient: dy's
+    /// middle channels to every other pixel, 0 elsewhere. Kernels: `shortcut.cu`.
+    ///
+    /// # Panics
+    /// x has not four dimensions, or c is odd.
     pub fn shortcut(&mut self, x: Var) -> Var {
         let &[n, h, w, c] = self.shape(x).dims() else { panic!("{}: a shortcut wants [n, h, w, c]", self.path()) };
         assert!(c % 2 == 0, "{}: the zeros beside {c} channels have no half", self.path());

@@ -1,4 +1,5 @@
-//! The launches of `conv_stem.cu` and `conv_stem_bwd_w.cu`: convolutions of images, whose three channels do not fill 16 bytes. Not an op.
+//! The launches of `conv_stem.cu` and `conv_stem_bwd_w.cu`. The first convolution needs kernels of its own because three channels do not fill
+//! 16 bytes. Not an op.
 
 use super::choose::{self, Stem};
 use super::product::Epilogue;
@@ -7,7 +8,7 @@ use crate::device::{Arg, Gpu, Launch};
 use crate::tape::Grad;
 use crate::var::Var;
 
-/// Launches the forward kernel, if there is one for this.
+/// Launches the forward kernel if one fits shape and epilogue; says whether it did.
 pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilogue) -> bool {
     let simple = to.pre_activation.is_none() && to.residual.is_none() && !to.add && to.activation != Activation::Gelu;
     let stem = choose::stem(&g.capabilities(), g.dtype(), c).filter(|_| simple);
@@ -19,7 +20,7 @@ pub(super) fn forward(g: &Gpu, c: &Conv, y: Var, x: Var, packed: Var, to: &Epilo
     true
 }
 
-/// Launches the gradient of weights through `partial` [parts, outputs, taps, 3], if there is a kernel for this.
+/// Launches the weight gradient through `partial` [parts, outputs, taps, 3] if a kernel fits; says whether it did.
 pub(super) fn backward_weight(g: &Gpu, c: &Conv, dw: Grad, dy: Var, x: Var, partial: Var) -> bool {
     let Some(Stem { launch, run, pitch }) = choose::stem_weights(&g.capabilities(), g.dtype(), c) else { return false };
     let sizes = [c.batch, c.height, c.width, c.outputs, c.out_height(), c.out_width(), run, pitch].map(Arg::from);

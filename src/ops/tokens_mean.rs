@@ -8,14 +8,21 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 impl Scope<'_> {
-    /// x `[n, t, d]` to the mean of these tokens, `[n, d]`; in evaluation these are features, f32 everywhere.
+    /// y = mean of these tokens: x `[n, t, d]` to y `[n, d]`; in evaluation y is f32 on every device, because these are features. Gradient:
+    /// dy / count for these tokens, 0 elsewhere. Kernels: `tokens_mean.cu`.
+    ///
+    /// # Panics
+    /// x has not three dimensions, or `tokens` is empty or ends beyond t.
     pub fn tokens_mean(&mut self, x: Var, tokens: Range<usize>) -> Var {
         let &[n, _, d] = self.shape(x).dims() else { panic!("{}: tokens_mean wants [n, t, d]", self.path()) };
         let y_f32 = self.mode() == Mode::Eval;
         self.mean_of(x, tokens, [n, d].into(), y_f32)
     }
 
-    /// The class token of x `[n, t, d]`, `[n, 1, d]` of x's type: for what goes on with it alone.
+    /// The class token (token 0) of x `[n, t, d]` as `[n, 1, d]` of x's type, for layers that go on with it alone. Kernels: `tokens_mean.cu`.
+    ///
+    /// # Panics
+    /// x has not three dimensions.
     pub fn class_token(&mut self, x: Var) -> Var {
         let &[n, _, d] = self.shape(x).dims() else { panic!("{}: class_token wants [n, t, d]", self.path()) };
         self.mean_of(x, 0..1, [n, 1, d].into(), false)

@@ -8,11 +8,16 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
-/// Rows of v of a block: one for each warp.
+/// Rows of v per block: one per warp.
 const ROWS: usize = 8;
 
 impl Scope<'_> {
-    /// u `[.., k]`, the products of some inputs with the rows of v `[k, c]`, over the lengths of those rows.
+    /// y = u / |v| per column: u and y are `[.., k]`, where u holds the products of some input with the rows of v `[k, c]` (Salimans and
+    /// Kingma 2016, Eq. 2, with gain 1). Gradient: du = dy / |v|; dv = -v (sum of dy u) / |v|^3, besides the one through u.
+    /// Kernels: `weight_norm.cu`.
+    ///
+    /// # Panics
+    /// The size of v is no multiple of the columns of u.
     pub fn weight_norm(&mut self, u: Var, v: Var) -> Var {
         let (shape, weight) = (self.shape(u), self.shape(v));
         let size = WeightNormSize { rows: shape.rows(), k: shape.cols(), c: weight.len() / shape.cols() };

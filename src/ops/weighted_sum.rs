@@ -6,7 +6,11 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 
 impl Scope<'_> {
-    /// The sum `[1]` of weight times value, over losses `[1]` that are f32 everywhere.
+    /// y `[1]` = sum of weight times loss, over losses `[1]` that are f32 on every device. Gradient: dy times the weight. Kernels:
+    /// `weighted_sum.cu`.
+    ///
+    /// # Panics
+    /// There is no term, or one is not a single number.
     pub fn weighted_sum(&mut self, terms: &[(Var, f32)]) -> Var {
         let t = &mut *self.tape;
         let scalars = terms.iter().all(|(x, _)| t.shape(*x).len() == 1 && t.slots[x.index()].dtype == Dtype::F32);
@@ -25,7 +29,7 @@ impl Scope<'_> {
     }
 }
 
-/// A few numbers are no work for more.
+/// One thread: there are only a few numbers.
 fn one_thread(kernel: &'static str) -> Launch {
     Launch { kernel, grid: [1; 3], block: [1; 3], shared: 0 }
 }

@@ -33,9 +33,9 @@ pub use assemble::features_digest;
 pub use blocks::BLOCK;
 pub use embed::{Embed, Embedded, Embedding};
 pub use job::{CLOSE, Job, JobReport};
-pub use measure::{Alignment, Confidence, Measure, classifier};
+pub use measure::{Alignment, Confidence, Measure, classifier, standard_error};
 pub use merge::merge;
-pub use scorer::{BatchScores, Scorer, Task, rehearse, standard_error};
+pub use scorer::{BatchScores, Scorer, Task, rehearse};
 pub use shard::{Shard, name as table_name};
 
 /// One encoder from a file, and the settings of its images.

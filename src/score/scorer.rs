@@ -235,34 +235,3 @@ fn numbers(program: &Program, measure: &dyn Measure, samples: usize, mut take: i
     }
     Ok(())
 }
-
-/// Standard error of the mean of `delta` over the draw of the views. `delta` has the values of the pairs in the order of [`Pairs::list`].
-///
-/// [`Pairs::Original`]: the image is fixed, so the values are independent and the error is their standard deviation over sqrt(n).
-///
-/// [`Pairs::All`]: the mean is a U-statistic of order 2 (Hoeffding 1948). With h(a, b) = m + e(a) + e(b) + r(a, b) its variance is 4 var(e)
-/// / K + 2 var(r) / (K (K - 1)). Both variances are estimated without bias, from the means by view and the residuals of the pairs. A
-/// negative var(e) counts as 0, so that no sample looks exact. The error is therefore too large with few views: on average 1.16 times the
-/// deviation over draws at K = 4, 1.11 at 5 and 1.01 at 8 for a pair of small encoders, 1.5 at K = 4 if views matter only in pairs (e = 0).
-/// With three views the pairs have no residuals, r counts as part of e, and the result is the jackknife's: at most twice too large. NaN
-/// below two values (`Original`) or three views (`All`).
-pub fn standard_error(kind: Pairs, delta: &[f64], views: usize) -> f64 {
-    let (n, k) = (delta.len() as f64, views as f64);
-    let mean = delta.iter().sum::<f64>() / n;
-    if kind == Pairs::Original {
-        return if delta.len() < 2 { f64::NAN } else { (delta.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt() };
-    }
-    if views < 3 {
-        return f64::NAN;
-    }
-    let pairs = kind.list(views);
-    let mut own = vec![0.0; views];
-    for (d, (a, b)) in delta.iter().zip(&pairs) {
-        own[*a] += (d - mean) / (k - 2.0);
-        own[*b] += (d - mean) / (k - 2.0);
-    }
-    let left: f64 = delta.iter().zip(&pairs).map(|(d, (a, b))| (d - mean - own[*a] - own[*b]).powi(2)).sum();
-    let joint = if views > 3 { left / (k * (k - 3.0) / 2.0) } else { 0.0 };
-    let own = own.iter().map(|e| e * e).sum::<f64>() / (k - 1.0) - joint / (k - 2.0);
-    ((4.0 * own.max(0.0) + 2.0 * joint / (k - 1.0)) / k).sqrt()
-}

@@ -28,6 +28,9 @@ fn download(e: &Emulator, address: u64, n: usize) -> Vec<u32> {
 
 #[test]
 fn words_of_a_stream_are_those_of_the_cpu() {
+    if crate::emulated::missing() {
+        return;
+    }
     let e = Emulator::new(Options::default());
     let counter = [0xDEAD_BEEF, 17, 123_456, 9, (Purpose::Score as u32) << 24 | 5];
     let blocks: Vec<u32> = (0..2000u32).map(|i| i.wrapping_mul(if i < 1000 { 1 } else { 0x9E37_79B9 })).collect();
@@ -70,6 +73,9 @@ fn busy(size: usize) -> View {
 
 #[test]
 fn draws_are_those_of_the_cpu_bit_for_bit() {
+    if crate::emulated::missing() {
+        return;
+    }
     let e = Emulator::new(Options::default());
     let some = View { jitter: Some(Jitter { brightness: 0.0, contrast: 1.5, saturation: 0.0, hue: 0.5, p: 1.0 }), ..busy(32) };
     let narrow = View { crop: Crop::Random { scale: [0.5, 0.5], ratio: [100.0, 200.0] }, ..busy(32) };
@@ -177,6 +183,9 @@ fn equals_the_cpu(size: usize, shared: usize, options: Options) {
 
 #[test]
 fn small_views_equal_the_cpu_s() {
+    if crate::emulated::missing() {
+        return;
+    }
     for size in [7, 16, 24, 96] {
         equals_the_cpu(size, SHARED_SM90, Options::default());
     }
@@ -194,6 +203,9 @@ fn small_views_equal_the_cpu_s() {
 /// Little memory: strips of few rows, source rows in pieces, and tiles of few columns.
 #[test]
 fn views_in_strips_and_tiles_equal_the_cpu_s() {
+    if crate::emulated::missing() {
+        return;
+    }
     for shared in [4096, 7000, 12_000] {
         equals_the_cpu(21, shared, Options::default());
     }
@@ -202,6 +214,9 @@ fn views_in_strips_and_tiles_equal_the_cpu_s() {
 /// A threshold other than a half makes a jump: values that rounding takes to its other side are wrong by the whole jump, and few.
 #[test]
 fn a_solarized_jump_is_missed_by_few_values() {
+    if crate::emulated::missing() {
+        return;
+    }
     let view = View { solarize: Some(Solarize { threshold: 0.3, p: 1.0 }), ..busy(24) };
     let all = [view, View { crop: Crop::Whole, ..view }];
     let wanted = views(Device::Cpu, &all, &SIZES).unwrap();
@@ -212,6 +227,9 @@ fn a_solarized_jump_is_missed_by_few_values() {
 
 #[test]
 fn views_do_not_depend_on_schedule_batch_and_order() {
+    if crate::emulated::missing() {
+        return;
+    }
     let all = [busy(20), policy("simclr", 20).unwrap(), View { crop: Crop::Whole, ..busy(20) }];
     let images = &SIZES[2..7];
     for (dtype, shared) in [(Dtype::F32, 6000), (Dtype::Bf16, SHARED_SM86)] {
@@ -239,6 +257,9 @@ fn views_do_not_depend_on_schedule_batch_and_order() {
 /// What ImageNet asks for: views of 224 pixels of a photo, in strips, on the smallest and the largest card.
 #[test]
 fn large_views_equal_the_cpu_s() {
+    if crate::emulated::missing() {
+        return;
+    }
     let always = View { blur: Some(Blur { sigma: [0.5, 2.0], kernel: Some(23), p: 1.0 }), ..policy("simclr_imagenet", 224).unwrap() };
     let all = [View { jitter: always.jitter.map(|j| Jitter { p: 1.0, ..j }), ..always }, policy("simclr", 224).unwrap()];
     for (shared, image) in [(SHARED_SM86, [375, 500]), (SHARED_SM90, [1500, 1000])] {
@@ -255,6 +276,9 @@ fn large_views_equal_the_cpu_s() {
 /// 1.98 GHz leave 260,000. `cargo test --release a_view_of_224 -- --nocapture` prints the tables.
 #[test]
 fn a_view_of_224_pixels_asks_little_of_memory() {
+    if crate::emulated::missing() {
+        return;
+    }
     let view = policy("simclr_imagenet", 224).unwrap();
     let (jitter, blur) = (view.jitter.map(|j| Jitter { p: 1.0, ..j }), view.blur.map(|b| Blur { p: 1.0, ..b }));
     let mut clocks = vec![];
@@ -275,6 +299,9 @@ fn a_view_of_224_pixels_asks_little_of_memory() {
 
 #[test]
 fn a_blur_that_fits_no_shared_memory_is_refused() {
+    if crate::emulated::missing() {
+        return;
+    }
     let wide = View { blur: Some(Blur { sigma: [80.0, 100.0], kernel: Some(799), p: 1.0 }), ..busy(400) };
     let error = views(emulated(Dtype::F32, 8192, Options::default()), &[wide], &SIZES[..1]).unwrap_err().to_string();
     assert!(error.contains("a blur of 799 pixels on views of 400 pixels needs more shared memory"), "{error}");

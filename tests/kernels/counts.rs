@@ -83,6 +83,9 @@ pub fn wasteful(launch: &LaunchCounts, kinds: &[Access]) -> Vec<String> {
 
 #[test]
 fn tables_of_all_shapes() {
+    if crate::emulated::missing() {
+        return;
+    }
     for case in CASES {
         println!("\n== {}", case.name);
         for launch in counted(case) {
@@ -95,6 +98,9 @@ fn tables_of_all_shapes() {
 /// residual once and writes its result and the statistics of its tiles, nothing more.
 #[test]
 fn forward_products_touch_the_bytes_of_their_floor() {
+    if crate::emulated::missing() {
+        return;
+    }
     let (t, f) = (2, 4); // bytes of bf16 and f32
     let expected = [
         ("linear", t * (256 * 128 + 512 * 128), t * 256 * 512),
@@ -114,6 +120,9 @@ fn forward_products_touch_the_bytes_of_their_floor() {
 
 #[test]
 fn products_read_fragments_without_bank_conflicts_and_memory_in_whole_sectors() {
+    if crate::emulated::missing() {
+        return;
+    }
     let names = ["linear", "conv 3x3, 64", "conv 3x3 stride 2", "conv 1x1 folded"];
     for (name, launches) in names.map(|name| [(name, counted(case(name))), (name, on_hopper(case(name)))]).into_iter().flatten() {
         let products: Vec<_> = launches.iter().filter(|l| l.kernel.starts_with("conv_") && l.kernel != "conv_bwd_w_sum").collect();
@@ -132,6 +141,9 @@ fn products_read_fragments_without_bank_conflicts_and_memory_in_whole_sectors() 
 /// weights into registers and sums out of them, is left out.
 #[test]
 fn images_are_read_without_bank_conflicts_and_multiplied_with_few_zeros() {
+    if crate::emulated::missing() {
+        return;
+    }
     for (name, pixels, depth) in [("stem 7x7", 512, [176, 160]), ("stem 3x3", 1024, [32, 32])] {
         let launches = counted(case(name));
         let products: Vec<_> = launches.iter().filter(|l| l.kernel.starts_with("conv_stem") && l.mma > 0).collect();
@@ -148,6 +160,9 @@ fn images_are_read_without_bank_conflicts_and_multiplied_with_few_zeros() {
 
 #[test]
 fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
+    if crate::emulated::missing() {
+        return;
+    }
     let launches = counted(case("linear"));
     let flops: Vec<(&str, u64)> = launches.iter().filter(|l| l.mma > 0).map(|l| (&l.kernel[..], l.mma_flops)).collect();
     let one = 2 * 256 * 128 * 512;

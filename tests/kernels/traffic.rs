@@ -224,6 +224,9 @@ fn check(counts: &[LaunchCounts], bytes: f64, floors: &[Floor]) {
 
 #[test]
 fn kernels_move_what_they_must_and_no_more() {
+    if crate::emulated::missing() {
+        return;
+    }
     let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     for (case, floors) in CASES {
         let mut program = record(case, false, Device::Gpu(gpu.clone()));
@@ -235,6 +238,9 @@ fn kernels_move_what_they_must_and_no_more() {
 
 #[test]
 fn optimizers_move_each_weight_once() {
+    if crate::emulated::missing() {
+        return;
+    }
     let gpu = Emulated::new(Dtype::Bf16, Options { counts: true, ..Options::default() });
     let adam = Algorithm::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true };
     let rules: [(Algorithm, &[Floor]); 3] = [

@@ -140,6 +140,9 @@ const NANO: Case =
 /// Nothing is read twice: few tokens lie in shared memory together, and otherwise up to 128 tokens a block holds a head's queries.
 #[test]
 fn kernels_touch_the_bytes_of_their_floor_once() {
+    if crate::emulated::missing() {
+        return;
+    }
     for (case, images, tokens, heads, head) in
         [(WHOLE, 2, 64, 2, 64), (VIT_TINY, 1, 65, 3, 64), (PHOTO, 1, 197, 1, 64), (NANO, 2, 17, 2, 32)]
     {
@@ -156,6 +159,9 @@ fn kernels_touch_the_bytes_of_their_floor_once() {
 
 #[test]
 fn shared_memory_is_read_without_bank_conflicts_and_memory_in_whole_sectors() {
+    if crate::emulated::missing() {
+        return;
+    }
     for (case, kernels) in [(WHOLE, 2), (VIT_TINY, 2), (PHOTO, 2), (NANO, 3)] {
         for launch in launches(&case, kernels) {
             let shared = [Access::CopyTo, Access::Ldmatrix, Access::SharedLoad, Access::SharedStore];
@@ -173,6 +179,9 @@ fn shared_memory_is_read_without_bank_conflicts_and_memory_in_whole_sectors() {
 /// to 16.
 #[test]
 fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
+    if crate::emulated::missing() {
+        return;
+    }
     for (case, tokens, size) in [(WHOLE, 64, 2 * 2 * 64), (VIT_TINY, 80, 3 * 64), (PHOTO, 208, 64), (NANO, 32, 2 * 2 * 32)] {
         let products: &[u64] = if case.name == NANO.name { &[4, 6, 8] } else { &[4, 10] };
         let flops: Vec<u64> = launches(&case, products.len()).iter().map(|launch| launch.mma_flops).collect();
@@ -183,6 +192,9 @@ fn matrix_instructions_do_the_operations_of_the_op_and_no_more() {
 /// Scores of about ±100 before the softmax, where an exponential of what was not brought below the maximum would overflow: few tokens, and many.
 #[test]
 fn scores_far_from_zero_neither_overflow_nor_vanish() {
+    if crate::emulated::missing() {
+        return;
+    }
     let build = |s: &mut Scope, x: &[Var]| {
         let qkv = Dense { outputs: 3 * 64, bias: false, weight: Init::Normal(4.0), shape: None, epilogue: Epilogue::Nothing };
         let qkv = s.at("qkv").dense(x[0], &qkv);

@@ -4,3 +4,4 @@ mod documents;
 mod examples;
 mod layers;
 mod paths;
+mod quick;

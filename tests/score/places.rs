@@ -78,8 +78,8 @@ fn a_file_system_without_locks_is_a_warning() {
     let folder = encoders();
     let f = folder.path();
     // A preloaded library whose flock answers as file systems without locks do.
-    fs::write(f.join("flock.cpp"), "#include <errno.h>\nextern \"C\" int flock(int, int) { errno = ENOLCK; return -1; }\n").unwrap();
-    let build = Command::new("g++").current_dir(f).args(["-shared", "-fPIC", "-o", "flock.so", "flock.cpp"]).status();
+    fs::write(f.join("flock.c"), "#include <errno.h>\nint flock(int file, int how) { errno = ENOLCK; return -1; }\n").unwrap();
+    let build = Command::new("cc").current_dir(f).args(["-shared", "-fPIC", "-o", "flock.so", "flock.c"]).status();
     assert!(build.unwrap().success());
     let mut job = command(f, "synthetic:50", "s.parquet", &[]);
     job.env("LD_PRELOAD", f.join("flock.so"));

@@ -1,8 +1,8 @@
-//! Convolutions of any kernel, stride and padding as matrix products over copied neighbourhoods.
+//! Convolutions of any kernel, stride and padding as matrix products over copied windows (im2col).
 //!
-//! A neighbourhood is a row of kernel² · channels numbers (NHWC: kernel runs of kernel · channels). Rows are
-//! copied some tens at a time into a tile that stays in the cache, so each input is read from memory about
-//! once and the copy costs 1 / (2 · outputs) of the product's operations in bytes moved.
+//! A window is a row of kernel² · channels floats (NHWC: kernel runs of kernel · channels). Some tens of rows at a time are
+//! copied into a tile that stays in the cache, so each input is read from memory about
+//! once. The copy moves one float per 2 · outputs operations of the product.
 
 use std::ops::Range;
 
@@ -13,9 +13,9 @@ use crate::device::product::{self, Epilogue, Left, Right, Rows};
 
 /// Columns of dw that one task sums.
 const COLUMNS: usize = 256;
-/// Outputs that are multiplied at a time for dw: the rows of their gradients stay in the second cache.
+/// Outputs that are multiplied at a time for dw: their gradients stay in the L2 cache.
 const OUTPUTS: usize = 96;
-/// Numbers of a panel of x that is multiplied for dw: half of the first cache.
+/// Floats of a panel of x that is multiplied for dw: half of the L1 cache.
 const NUMBERS: usize = 4096;
 
 pub(super) fn forward_len(c: &Conv) -> usize {
@@ -34,7 +34,7 @@ pub(super) fn pack_forward(c: &Conv, w: &[f32], out: &mut [f32]) {
     });
 }
 
-/// The neighbourhoods of x, one row per output pixel.
+/// The windows of x, one row per output pixel.
 struct Neighbourhoods<'a> {
     c: &'a Conv,
     x: &'a [f32],
@@ -87,7 +87,7 @@ impl Rows for Neighbourhoods<'_> {
     }
 }
 
-/// What the activation is given goes to `pre_activation`.
+/// `pre_activation` gets the activation's argument.
 pub(super) fn forward(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, pre_activation: Option<&mut [f32]>, y: &mut [f32]) {
     let rows = c.batch * c.out_height() * c.out_width();
     let depth = c.kernel * c.kernel * c.channels;
@@ -142,7 +142,7 @@ pub(super) fn pack_backward(c: &Conv, w: &[f32], mut out: &mut [f32]) {
     }
 }
 
-/// Gathers: each input pixel collects what reached it, so no two tasks write the same number.
+/// Gathers: each input pixel collects the gradients that reach it, so no two tasks write the same element.
 pub(super) fn backward_data(c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     if c.kernel == 1 && c.stride == 1 && c.pad == 0 {
         let reversed = c.reversed();
@@ -207,7 +207,7 @@ fn collect(c: &Conv, dy: &[f32], residue: &Residue, w: &[f32], pixels: &[(usize,
     });
 }
 
-/// `dw = dyᵀ · neighbourhoods`, in a number of parts that the shape alone decides.
+/// `dw = dyᵀ · windows`, in a number of parts that the shape alone decides.
 pub(super) fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: bool) {
     let rows = c.batch * c.out_height() * c.out_width();
     let width = c.kernel * c.kernel * c.channels;
@@ -245,7 +245,7 @@ fn sum_part(c: &Conv, x: &[f32], dy: &[f32], rows: Range<usize>, columns: Range<
     let width = columns.len();
     let panel = product::panel(width);
     let depth = NUMBERS / panel;
-    // A step that is not a multiple of a page, so that an output's numbers fall into different cache sets.
+    // A stride that is no multiple of a page, so that an output's values fall into different cache sets.
     let left_step = OUTPUTS + product::LANES;
     sums.fill(0.0);
     let sizes = (c.outputs.div_ceil(OUTPUTS) * depth * left_step, product::packed_len(depth, width));

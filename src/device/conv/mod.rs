@@ -1,8 +1,7 @@
 //! Convolutions of NHWC f32 activations with OIHW weights, forward and backward, on the CPU.
 //!
-//! A 3x3 convolution with stride 1 goes through Winograd's F(4x4, 3x3) (winograd.rs): 36 products for 16
-//! results instead of 144. Every other one is a matrix product over the copied neighbourhoods of the
-//! outputs (im2col.rs), which are made tile by tile.
+//! A 3x3 convolution with stride 1 uses Winograd's F(4x4, 3x3) (winograd.rs): 36 products for 16
+//! results instead of 144. Every other one is a matrix product over copied windows (im2col.rs), tile by tile.
 //!
 //! Floor of [`forward`]: 2 · batch · out_height · out_width · outputs · channels · kernel² operations, a
 //! quarter of them through Winograd, and one read of x and w and one write of y.
@@ -79,7 +78,7 @@ impl Conv {
     }
 }
 
-/// What the weights are packed for.
+/// The pass that weights are packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
     Forward,
@@ -96,7 +95,7 @@ fn winograd_of(c: &Conv, pass: Pass) -> Option<Conv> {
     winograd::fits(&like).then_some(like)
 }
 
-/// How many numbers [`pack`] writes.
+/// Floats that [`pack`] writes.
 pub fn packed_len(c: &Conv) -> usize {
     len_for(c, Pass::Forward)
 }
@@ -108,7 +107,7 @@ pub fn pack(c: &Conv, w: &[f32], out: &mut [f32]) {
     pack_for(c, w, Pass::Forward, out);
 }
 
-/// Whether weights that were packed for the one serve the other, which has as many: maps of different sizes may take different ways.
+/// Whether weights packed for one convolution serve the other, of as many weights. Maps of different sizes may use different algorithms.
 pub fn packs_alike(a: &Conv, b: &Conv) -> bool {
     winograd::fits(a) == winograd::fits(b)
 }
@@ -155,7 +154,7 @@ pub fn forward_packed(c: &Conv, x: &[f32], packed: &[f32], epilogue: &Epilogue, 
     }
 }
 
-/// [`forward`] of a linear layer; `pre_activation`, which is like y, keeps what the activation is given.
+/// [`forward`] of a linear layer; `pre_activation`, like y, gets the activation's argument.
 pub fn linear_keeping(c: &Conv, x: &[f32], w: &[f32], epilogue: &Epilogue, pre_activation: &mut [f32], y: &mut [f32]) {
     check(c, Some(x), Some(w), Some(y));
     assert_eq!(c.kernel, 1, "a linear layer");
@@ -193,7 +192,7 @@ pub fn backward_weight(c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], add: boo
     }
 }
 
-/// Panics unless the slices have the layer's lengths: callers plan their buffers from [`Conv`].
+/// Checks the lengths of the slices, which callers plan from [`Conv`]; panics on a wrong one.
 fn check(c: &Conv, x: Option<&[f32]>, w: Option<&[f32]>, y: Option<&[f32]>) {
     assert!(c.kernel > 0 && c.stride > 0, "a kernel and a stride of at least 1");
     assert!(x.is_none_or(|x| x.len() == c.input_len()), "x does not have the length of {c:?}");

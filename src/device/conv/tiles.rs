@@ -1,15 +1,15 @@
-//! Where the tiles of a Winograd convolution lie in x, in y and in the scratch of a task.
+//! The geometry of a Winograd convolution: its tiles in x, in y and in the scratch of a task.
 
 use super::Conv;
 use crate::device::product::{LANES, PANEL};
 
 /// Points of a tile: 6 x 6.
 pub(super) const POINTS: usize = 36;
-/// Stands for a pixel of the padding.
+/// The index of a pixel in the padding.
 pub(super) const OUTSIDE: usize = usize::MAX;
 pub(super) static ZEROS: [f32; PANEL] = [0.0; PANEL];
 
-/// A layer's tiles: tile rows are numbered through the batch.
+/// A layer's tiles; tile rows are counted through the whole batch.
 #[derive(Clone, Copy)]
 pub(super) struct Tiling<'a> {
     pub c: &'a Conv,
@@ -30,14 +30,14 @@ impl Tiling<'_> {
         self.c.batch * self.down
     }
 
-    /// The number of a tile's first output pixel in y and how many lines and columns of it lie inside.
+    /// The index of a tile's first output pixel in y, and the lines and columns of the tile that lie inside.
     pub fn outputs_of(&self, row: usize, column: usize) -> (usize, usize, usize) {
         let (y, x) = (row % self.down * 4, column * 4);
         let (height, width) = ((self.out_height - y).min(4), (self.out_width - x).min(4));
         (self.line(row) * self.out_width + x, height, width)
     }
 
-    /// The places in x of a tile's 6x6 pixels.
+    /// The indices in x of a tile's 6x6 pixels.
     pub fn inputs_of(&self, row: usize, column: usize) -> [[usize; 6]; 6] {
         let c = self.c;
         let (image, y, x) = (row / self.down, row % self.down * 4, column * 4);
@@ -60,7 +60,7 @@ impl Tiling<'_> {
     }
 }
 
-/// Points of one task: number `[point, tile, channel]` is at `point * step + tile * stride + channel`.
+/// The points of one task: element `[point, tile, channel]` is at `point * step + tile * stride + channel`.
 #[derive(Clone, Copy)]
 pub(super) struct TileLayout {
     pub step: usize,

@@ -3,7 +3,7 @@
 //! The points are 0, ±3/4, ±3/2 and infinity: exact in binary, and over 512 channels the largest error is a
 //! fifth of that with the common 0, ±1, ±2 (3.5e-6 of the largest output instead of 1.8e-5).
 
-// Counted loops over arrays of one length are what the compiler turns into whole vectors.
+// Counted loops over arrays of one length: the form that the compiler vectorises.
 #![allow(clippy::needless_range_loop)]
 
 use crate::device::product::LANES;
@@ -25,7 +25,7 @@ pub(super) type Vector = [f32; LANES];
 #[repr(align(64))]
 pub(super) struct Line<const M: usize>(pub [Vector; M]);
 
-/// Room for what [`columns`] has transformed in one direction.
+/// Scratch for the columns that [`columns`] has transformed.
 pub(super) type Half<const N: usize, const M: usize> = [[Line<M>; N]; 4];
 
 pub(super) const fn half<const N: usize, const M: usize>() -> Half<N, M> {
@@ -60,7 +60,7 @@ pub(super) fn columns<'a, const W: usize, const N: usize, const M: usize>(
     }
 }
 
-/// Transforms line i of what [`columns`] made of the v-th vector of channels.
+/// Transforms line i of the output of [`columns`], for the v-th vector of channels.
 #[inline(always)]
 pub(super) fn line<const N: usize, const M: usize>(half: &Half<N, M>, i: usize, v: usize, f: impl Fn([f32; N]) -> [f32; M]) -> Line<M> {
     let half = &half[v];

@@ -15,7 +15,7 @@ use super::tiles::{OUTSIDE, POINTS, TileLayout, Tiling, ZEROS, channels, odd_lin
 use super::transform::{self, Vector};
 use crate::device::product::{self, Epilogue, LANES, Left, PANEL, Right, TILE_ROWS, panel, with_scratch};
 
-/// Whether Winograd computes this layer: whole vectors of channels, and maps that do not waste the tiles.
+/// Whether Winograd computes this layer: its channels fill vectors, and its maps do not waste much of the tiles.
 pub(super) fn fits(c: &Conv) -> bool {
     let (oh, ow) = (c.out_height(), c.out_width());
     let tiles = oh.div_ceil(4) * ow.div_ceil(4);
@@ -28,8 +28,8 @@ pub(super) fn packed_len(c: &Conv) -> usize {
     c.outputs.div_ceil(panel) * POINTS * odd_lines(c.channels * panel)
 }
 
-/// Writes the weights at the 36 points as [panel, point, channel, column]; `at(output, channel)` lends nine
-/// weights, which are turned by 180 degrees if `turned`.
+/// Writes the weights at the 36 points as [panel, point, channel, column]. `at(output, channel)` lends nine
+/// weights; `turned` rotates them by 180 degrees, as the gradient of x needs.
 pub(super) fn pack<'a>(c: &Conv, at: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool, out: &mut [f32]) {
     let (channels, outputs) = (c.channels, c.outputs);
     let stride = panel(outputs);
@@ -116,7 +116,7 @@ fn input_square<const FUSED: bool, const W: usize>(
     }
 }
 
-/// Where the outputs of a task go: whole lines of y from the first tile row's on.
+/// The destination of a task: whole lines of y from the first tile row's on.
 struct Output<'a, 'b> {
     epilogue: &'a Epilogue<'b>,
     add: bool,
@@ -209,12 +209,12 @@ fn output_square<const FUSED: bool, const W: usize>(
     }
 }
 
-/// Numbers of V that a task's tiles may have: they should stay in a second cache of 1 MB.
+/// Floats of V (the transformed inputs) per task: 520 KB, which stay in an L2 cache of 1 MB.
 const TASK: usize = 130_000;
-/// Above this many numbers of weights at the points, a task's own read of all of them costs more than the
-/// way of V and M through the third cache.
+/// Floats of weights at the points above which tasks share them: for every task to read them all would cost more than V and M
+/// (the products) passing through the L3 cache.
 const SHARED_WEIGHTS: usize = 1_000_000;
-/// Numbers of V and M together that the tasks share at a time in that case.
+/// Floats of V and M together that the tasks share at a time in that case.
 const SHARED: usize = 8_000_000;
 
 /// About `tiles` tiles as tile rows, in whole register tiles where there are enough.

@@ -24,8 +24,8 @@ impl Cache {
         Cache { folder: files::cache_folder(variable) }
     }
 
-    /// What `compile` makes of these inputs: from the disk if it is there and whole, else made and put there.
-    /// A disk that cannot be written costs time, not the result.
+    /// The result of `compile` for these inputs: from the disk if it is there and intact, else compiled and stored. A disk that cannot be
+    /// written costs time, not the result.
     ///
     /// # Errors
     /// Those of `compile`.

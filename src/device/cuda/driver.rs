@@ -1,14 +1,14 @@
-//! The driver and its cards: whether they are there, and their errors in words.
+//! The driver and its cards: their presence, properties and errors.
 
 use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
-/// The oldest CUDA whose driver has all that is used here.
+/// The oldest CUDA whose driver has every function used here.
 const OLDEST: i32 = 12;
-/// The oldest cards that know the instructions of the kernels.
+/// The oldest compute capability with the instructions of the kernels.
 const OLDEST_CARD: (i32, i32) = (8, 0);
 
-/// The driver, started. There is no other way to a function of the driver's: without its library they panic.
+/// The initialised driver. cudarc panics when no driver is installed, so everything goes through [`Driver::start`], which checks first.
 #[derive(Clone, Copy, Debug)]
 pub struct Driver {
     /// The CUDA it is for: major and minor.
@@ -16,7 +16,7 @@ pub struct Driver {
     pub cards: usize,
 }
 
-/// What the driver says of a card.
+/// The driver's properties of a card.
 #[derive(Clone, Debug)]
 pub struct Card {
     pub name: String,
@@ -96,13 +96,13 @@ fn read(ordinal: usize) -> std::result::Result<Card, DriverError> {
     })
 }
 
-/// A driver or card that is not to be had.
+/// The error of a driver or card that is missing.
 fn absent(what: &str, error: DriverError) -> Error {
     Error::config(format!("{what}: {}", words(error)), "check nvidia-smi, or choose --device cpu")
 }
 
-/// A driver or card that failed at `what`. Kernels run later than they are launched, so that what is reported may be
-/// the failure of an earlier one.
+/// The error of a driver or card that failed at `what`. Kernels run after their launch returns, so the failure may be that of an earlier
+/// one.
 pub fn failed(what: impl std::fmt::Display, error: DriverError) -> Error {
     Error::device(format!("the GPU failed ({what}): {}", words(error)), "set CUDA_LAUNCH_BLOCKING=1 to learn which kernel did")
 }

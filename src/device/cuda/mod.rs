@@ -1,5 +1,5 @@
-//! An NVIDIA card behind [`GpuDevice`]. Only this folder knows the driver's bindings; no CUDA is needed to build it, and
-//! without a driver it says so in a sentence.
+//! An NVIDIA card as a [`GpuDevice`]. Only this folder uses cudarc. Building needs no CUDA: driver and NVRTC are loaded at run time, and
+//! their absence is an error with a remedy.
 
 mod cache;
 mod driver;
@@ -24,29 +24,29 @@ pub use driver::{Card, Driver};
 pub use modules::{architecture, image, options};
 pub use nvrtc::{Compiled, Looked, Nvrtc, PLACE as NVRTC, Search, places};
 
-/// A card and everything that was made on it. Fields are dropped in this order.
+/// A card and everything created on it. Fields are dropped in this order.
 pub struct Cuda {
     staging: staging::Staging,
     modules: modules::Modules,
-    /// All kernels run on it, one after the other. Not the default stream, which no graph can be made of.
+    /// All kernels run on this stream, in order. It is not the default stream, which cannot be captured.
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     card: Card,
     driver: Driver,
     dtype: Dtype,
-    /// Held to the kernels of all cards.
+    /// Restricted to the portable kernels.
     portable: bool,
-    /// A graph is being made: nothing may be allocated, copied or waited for.
+    /// A capture is in progress: nothing may be allocated, copied or waited for.
     capturing: Cell<bool>,
 }
 
-/// The variable that holds a Hopper card to the kernels of all cards, to compare the two.
+/// The variable that restricts a Hopper card to the portable kernels, to compare the two.
 pub const PORTABLE: &str = "SSLMEM_PORTABLE";
 
-/// The card of this number, ready to run programs whose activations are `dtype`.
+/// Opens card number `ordinal` for programs whose activations are `dtype`.
 ///
 /// # Errors
-/// There is no driver, card or compiler that suffices.
+/// Driver, card or compiler is missing or too old.
 pub fn open(ordinal: usize, dtype: Dtype) -> Result<Rc<dyn GpuDevice>> {
     Ok(Rc::new(Cuda::open(ordinal, dtype)?))
 }
@@ -69,12 +69,12 @@ impl Cuda {
         Ok(Cuda { staging, modules, stream, context, card, driver, dtype, portable, capturing: Cell::new(false) })
     }
 
-    /// Another card may have been used by this thread since.
+    /// Makes the card current on this thread, which may have used another since.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|error| driver::failed("turning to this card", error))
     }
 
-    /// Refuses what would spoil the graph that is being made.
+    /// Refuses operations that would invalidate the capture in progress.
     fn not_capturing(&self, what: &str) -> Result<()> {
         if self.capturing.get() {
             let what = format!("{what} while a graph is made");
@@ -101,7 +101,7 @@ fn compiler(driver: Driver) -> Result<Nvrtc> {
 /// Why there is no compiler, and where to get one.
 fn missing(looked: &[Looked], driver: Option<Driver>) -> Error {
     let package = if driver.is_some_and(|driver| driver.version.0 < 13) { "nvidia-cuda-nvrtc-cu12" } else { "nvidia-cuda-nvrtc" };
-    // The place that came nearest: a library that does not open says more than one that is not there.
+    // Report the place that came nearest: a library that does not open tells more than one that is missing.
     let why = |looked: &Looked| looked.found.as_ref().err().filter(|why| *why != nvrtc::NOT_THERE).cloned();
     let near = looked.iter().find_map(|l| Some(format!(" ({}: {})", l.place.display(), why(l)?))).unwrap_or_default();
     let what = match std::env::var(NVRTC) {
@@ -223,7 +223,7 @@ impl GpuDevice for Cuda {
         let worked = work();
         self.capturing.set(false);
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        // The work's own error says more than that of the graph it spoiled.
+        // The error of the work tells more than that of the capture that it invalidated.
         worked?;
         let Some(graph) = graph.map_err(wrong)? else { return Ok(None) };
         graph.upload().map_err(wrong)?;
@@ -243,7 +243,7 @@ impl GpuDevice for Cuda {
     }
 }
 
-/// What a machine has of what programs on a GPU need. Where something is missing stands why, and what to do.
+/// What this machine has for programs on a GPU. A missing part says why, and what to do.
 pub struct Survey {
     pub driver: Result<Driver>,
     pub cards: Vec<Result<Card>>,

@@ -1,4 +1,4 @@
-//! Kernels on a card: compiled for it when one of their file is first wanted, then kept.
+//! The compiled kernels of a card. A file is compiled when one of its kernels is first launched, then kept.
 
 use super::super::kernels::{Source, sources};
 use super::super::signature;
@@ -26,7 +26,7 @@ pub struct Modules {
     kernels: RefCell<HashMap<&'static str, CudaFunction>>,    // by name
 }
 
-/// What the compiler is told: the architecture, and what the kernels' `T` is.
+/// The compiler's options: the architecture, and the kernels' `T`.
 pub fn options(architecture: &str, dtype: Dtype) -> Vec<String> {
     // Line numbers change no instruction and let profilers and checkers name the line.
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "-lineinfo".into()];
@@ -34,8 +34,8 @@ pub fn options(architecture: &str, dtype: Dtype) -> Vec<String> {
     options
 }
 
-/// The architecture to compile for: the card's own, with what only it has; for cards later than the compiler, the one
-/// whose PTX their drivers translate.
+/// The architecture to compile for: the card's own, with its specific features (`sm_90a`). For a card that the compiler does not know, a
+/// virtual one, whose PTX the driver translates.
 pub fn architecture((major, minor): (i32, i32), known: &[i32]) -> String {
     match major * 10 + minor {
         card if !known.contains(&card) => "compute_80".into(),
@@ -44,7 +44,7 @@ pub fn architecture((major, minor): (i32, i32), known: &[i32]) -> String {
     }
 }
 
-/// Compiles a file, or finds it compiled.
+/// Compiles a file, or takes it from the cache.
 ///
 /// # Errors
 /// The compiler refuses it.
@@ -71,7 +71,7 @@ impl Modules {
         self.kernels.borrow().get(kernel).cloned()
     }
 
-    /// A kernel, made ready if it is new: it may ask for all the shared memory that a block can have.
+    /// A kernel, compiled and loaded on first use, and allowed to use all the dynamic shared memory of a block.
     ///
     /// # Errors
     /// There is no such kernel, or it cannot be compiled or loaded.
@@ -101,17 +101,17 @@ impl Modules {
         Ok(module)
     }
 
-    /// Everything loaded so far: a graph of kernels lives no longer than they do.
+    /// Everything loaded so far. A graph must keep these alive, because it refers to their kernels.
     pub fn all(&self) -> Vec<Arc<CudaModule>> {
         self.modules.borrow().values().cloned().collect()
     }
 
-    /// What is compiled for has wgmma.
+    /// Whether the target architecture has wgmma.
     pub fn hopper(&self) -> bool {
         self.options[0].ends_with("=sm_90a")
     }
 
-    /// The compiler and what it compiles for, for people.
+    /// Compiler and target architecture, for people.
     pub fn describe(&self) -> String {
         let (major, minor) = self.nvrtc.version;
         format!("NVRTC {major}.{minor}, {}", self.options[0].trim_start_matches("--gpu-architecture="))

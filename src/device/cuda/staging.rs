@@ -1,4 +1,4 @@
-//! Uploads that do not wait for the work before them: through pinned memory and a stream of their own, in pieces.
+//! Uploads that overlap with the work before them: in pieces, through pinned memory and a stream of their own.
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 use std::cell::RefCell;
@@ -41,8 +41,8 @@ impl Staging {
         Ok(Staging { context: context.clone(), copy: context.new_stream()?, ring: RefCell::default() })
     }
 
-    /// Sends `bytes` to address `to`, after what `stream` does already and before what it does next. Returns when the
-    /// host's memory may change.
+    /// Copies `bytes` to address `to`, ordered after the work already on `stream` and before later work. Returns when the host may reuse
+    /// `bytes`.
     pub fn upload(&self, stream: &CudaStream, to: u64, bytes: &[u8]) -> Result<()> {
         self.context.bind_to_thread()?;
         let mut ring = self.ring.borrow_mut();

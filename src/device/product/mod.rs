@@ -24,7 +24,7 @@ use rayon::prelude::*;
 pub const TILE_ROWS: usize = 6;
 /// Columns of one panel of the right matrix.
 pub const PANEL: usize = 64;
-/// Columns come in vectors of this many numbers.
+/// Floats of a vector: 512 bits.
 pub const LANES: usize = 16;
 
 /// A left matrix: element (row, depth) is `data[row * row_step + depth * depth_step]`.
@@ -36,8 +36,8 @@ pub struct Left<'a> {
 }
 
 /// A right matrix in panels of `panel` columns, [`PANEL`] or [`LANES`]: element (depth, column) is
-/// `data[column / panel * panel_step + depth * stride + column % panel]`. What lies beside the last column
-/// up to a multiple of [`LANES`] must be readable; its values do not matter.
+/// `data[column / panel * panel_step + depth * stride + column % panel]`. Columns are padded to a multiple of [`LANES`]; the padding must be
+/// readable, its values do not matter.
 #[derive(Clone, Copy)]
 pub struct Right<'a> {
     pub data: &'a [f32],
@@ -47,17 +47,17 @@ pub struct Right<'a> {
     pub stride: usize,
 }
 
-/// What happens to a result while it is in the cache: `activation(result * scale + shift + residual)`, each part
-/// optional. `scale` and `shift` have one value per column (output channel), `residual` the result's shape.
+/// The fused epilogue, `activation(result * scale + shift + residual)`, each part optional. It runs while the result is in registers or
+/// cache.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
-    pub scale: Option<&'a [f32]>,
-    pub shift: Option<&'a [f32]>,
-    pub residual: Option<&'a [f32]>,
+    pub scale: Option<&'a [f32]>,    // [width]
+    pub shift: Option<&'a [f32]>,    // [width]
+    pub residual: Option<&'a [f32]>, // [rows, width]
     pub activation: Activation,
 }
 
-/// What a result goes through last. The numbers are those of `kernels/conv.cu`.
+/// The activation of an epilogue. The numbers are those of `kernels/conv.cuh`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Activation {
     #[default]
@@ -67,7 +67,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// In the vectors of the function that calls it.
+    /// Applies it to each value. Inlined, so that it is compiled with the caller's vector instructions.
     #[inline(always)]
     pub fn apply(self, y: &mut [f32]) {
         match self {
@@ -86,21 +86,24 @@ impl Activation {
     }
 }
 
-/// Zero below zero. NaN stays NaN, so that it is seen where it does harm.
+/// max(x, 0). A NaN stays a NaN, so that it surfaces instead of becoming a zero.
 #[inline(always)]
 pub fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
 impl Epilogue<'_> {
-    /// Panics unless every part fits `rows` results of `width` columns.
+    /// Checks that every part fits a result `[rows, width]`.
+    ///
+    /// # Panics
+    /// One does not.
     pub fn check(&self, rows: usize, width: usize) {
         assert!(self.scale.is_none_or(|s| s.len() == width), "one scale per output channel");
         assert!(self.shift.is_none_or(|s| s.len() == width), "one shift per output channel");
         assert!(self.residual.is_none_or(|r| r.len() == rows * width), "a residual like the output");
     }
 
-    /// Applies all of it but the activation to columns of a row from `column` on: `at` is where they begin in the whole result.
+    /// Applies everything but the activation to y, some columns of a row from `column` on. `at`: index of the first of them in the whole result.
     #[inline(always)]
     fn add_up(&self, at: usize, column: usize, y: &mut [f32]) {
         let columns = column..column + y.len();
@@ -117,19 +120,22 @@ impl Epilogue<'_> {
 }
 
 /// `out[row * out_stride + column] (+)= sum over depth of left[row, depth] right[depth, column]`, on one thread.
-/// A depth of zero gives zeros. Panics when a slice is too short.
+/// A depth of zero gives zeros.
+///
+/// # Panics
+/// A slice is too short.
 pub fn multiply(left: Left, rows: usize, depth: usize, right: Right, out: &mut [f32], out_stride: usize, add: bool) {
     let epilogue = &Epilogue::default();
     multiply_to(left, [rows, depth], right, Target { out, stride: out_stride, add, epilogue, first: 0, pre_activation: None });
 }
 
-/// [`multiply`] with what follows it.
+/// [`multiply`] with an epilogue.
 fn multiply_to(left: Left, [rows, depth]: [usize; 2], right: Right, mut to: Target) {
     let width = right.width;
     if rows == 0 || width == 0 {
         return;
     }
-    // The last place that is touched, or usize::MAX if that does not fit.
+    // The last index that is touched, or usize::MAX on overflow.
     let last = |a: usize, a_step: usize, b: usize, b_step: usize| a.saturating_mul(a_step).saturating_add(b.saturating_mul(b_step));
     assert!(right.panel == PANEL || right.panel == LANES, "a panel of {PANEL} or {LANES} columns");
     let panels = width.div_ceil(right.panel);
@@ -181,10 +187,10 @@ unsafe fn multiply_unchecked(left: Left, [rows, depth]: [usize; 2], right: Right
                 (right, b) = (Right { data: strip, stride: LANES, ..right }, 0);
             }
             for row in (0..rows).step_by(TILE_ROWS) {
-                // Rows past the last repeat it: every tile runs the same code.
+                // Rows past the last repeat the last one, so that every tile runs the same code.
                 let a: [usize; TILE_ROWS] = std::array::from_fn(|r| (row + r).min(rows - 1) * left.row_step);
                 let size = [TILE_ROWS.min(rows - row), columns];
-                // What is added comes from memory while the sums are made: two ResNet-50 scored 1.72 instead of 1.63 samples/s.
+                // Prefetch the residual while the sums are computed: two ResNet-50 scored 1.72 instead of 1.63 samples/s.
                 if let Some(residual) = to.epilogue.residual {
                     let at = residual.as_ptr().wrapping_add((to.first + row) * to.stride + column);
                     for (r, j) in (0..size[0]).flat_map(|r| (0..columns).step_by(LANES).map(move |j| (r, j))) {
@@ -223,8 +229,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `work` a buffer of `len` numbers of unknown value that begins at a cache line. Each thread keeps its
-/// buffers; work inside work gets another one.
+/// Lends `work` a scratch buffer of `len` floats with undefined contents, aligned to a cache line. Each thread keeps and reuses its buffers;
+/// nested calls get different ones.
 pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH.with_borrow_mut(|pool| pool.pop()).unwrap_or_default();
     if buffer.len() < len + LANES {
@@ -236,24 +242,26 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-/// How many rows a task takes so that every thread gets some: between one tile and `most`. Any number gives
-/// the same results.
+/// Rows per task such that every thread gets some, between one tile and `most`. Results do not depend on it.
 pub fn rows_per_task(rows: usize, most: usize) -> usize {
     let share = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(TILE_ROWS);
     share.clamp(TILE_ROWS, most.max(TILE_ROWS))
 }
 
-/// Where [`rows_times`] puts its results.
+/// The destination of [`rows_times`].
 pub struct Output<'a> {
     pub y: &'a mut [f32], // [rows, width]
-    /// y holds something already, which is added to.
+    /// Accumulate into y.
     pub add: bool,
-    /// Gets what the activation is given.
+    /// Gets the activation's argument.
     pub pre_activation: Option<&'a mut [f32]>, // [rows, width]
 }
 
 /// `y[row, ..] = epilogue(left row · right)` for all `rows`, or `y[row, ..] += ...`, in parallel. `left` lends
-/// its rows where they lie in memory or copies them into a tile.
+/// its rows in place or copies them into a tile, as a convolution does with its windows.
+///
+/// # Panics
+/// `to` or a part of the epilogue has not the result's shape.
 pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epilogue: &Epilogue, to: Output) {
     let Output { y, add, pre_activation } = to;
     let width = right.width;
@@ -264,7 +272,7 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
         return;
     }
     let stride = depth.next_multiple_of(LANES) + LANES;
-    // A tile of half a megabyte leaves the second cache room for a panel.
+    // A tile of 512 KiB leaves room for a panel in the L2 cache.
     let per_task = rows_per_task(rows, (131_072 / stride / TILE_ROWS * TILE_ROWS).clamp(24, 96));
     let mut kept: Vec<Option<&mut [f32]>> = match pre_activation {
         Some(pre_activation) => pre_activation.chunks_mut(per_task * width).map(Some).collect(),
@@ -286,9 +294,9 @@ pub fn rows_times(left: &impl Rows, [rows, depth]: [usize; 2], right: Right, epi
     });
 }
 
-/// The rows of a left matrix, by their number.
+/// A left matrix that is stored, or computed row by row.
 pub trait Rows: Sync {
-    /// The rows where they lie, if they do.
+    /// `count` rows from `first` on in place, if they are stored.
     fn lend(&self, first: usize, count: usize) -> Option<Left<'_>>;
     /// Writes row `first + r` to `tile[r * stride ..]`.
     fn copy(&self, first: usize, count: usize, tile: &mut [f32], stride: usize);

@@ -1,4 +1,4 @@
-//! Right matrices in the panels that a product reads.
+//! Packs right matrices into the panels that a product reads.
 
 use super::{LANES, PANEL, Right, narrow};
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ pub fn panel(width: usize) -> usize {
     if narrow() { LANES } else { panel_stride(width) }
 }
 
-/// How many numbers [`pack`] writes.
+/// Floats that [`pack`] writes.
 pub fn packed_len(depth: usize, width: usize) -> usize {
     width.next_multiple_of(panel(width)) * depth
 }
@@ -29,7 +29,7 @@ pub fn pack(depth: usize, width: usize, out: &mut [f32], at: impl Fn(usize, usiz
     out.par_chunks_mut(depth * stride).enumerate().for_each(|(panel, out)| {
         let first = panel * stride;
         let columns = stride.min(width - first);
-        // Some steps of depth at a time: a weight's neighbours are read while their line is in the cache.
+        // Some steps of depth at a time, so that a weight's neighbours are read while their cache line is hot.
         for begin in (0..depth).step_by(LANES) {
             for column in 0..columns {
                 for k in begin..(begin + LANES).min(depth) {

@@ -1,6 +1,6 @@
-//! The register tile of a product, and what becomes of its sums before they leave the registers.
+//! The register tile of a product, and the epilogue that is applied before its sums leave the registers.
 
-// Counted loops over arrays of one length are what the compiler turns into whole vectors.
+// Counted loops over arrays of one length: the form that the compiler vectorises.
 #![allow(clippy::needless_range_loop)]
 
 use std::hint::black_box;
@@ -9,16 +9,16 @@ use multiversion::multiversion;
 
 use super::{Epilogue, Left, Right, TILE_ROWS};
 
-/// Where the sums of a product go: row r to `out[r * stride ..]`.
+/// The destination of a product: row r goes to `out[r * stride ..]`.
 pub(super) struct Target<'a, 'b> {
     pub out: &'a mut [f32],
     pub stride: usize,
-    /// `out` holds something already, which is added to.
+    /// Accumulate into `out`.
     pub add: bool,
     pub epilogue: &'a Epilogue<'b>,
-    /// The number of out's first row in the whole result, which has as many columns as `stride`; the residual is like that.
+    /// Number of out's first row in the whole result `[rows, stride]`, by which the residual is indexed.
     pub first: usize,
-    /// Gets what the activation is given, and is like `out`.
+    /// Gets the activation's argument; like `out`.
     pub pre_activation: Option<&'a mut [f32]>,
 }
 
@@ -39,11 +39,13 @@ pub(super) unsafe fn tile<const W: usize, const FUSED: bool>(
     let b = right.data.as_ptr().wrapping_add(b);
     let mut sums = [[0.0f32; W]; TILE_ROWS];
     for k in 0..depth {
+        // Places were checked before the product began. Checked again here, they took a third of its time.
+        let [b_step, a_step] = [right.stride, left.depth_step].map(|step| k.wrapping_mul(step));
         // SAFETY: k < depth, as the caller vouches.
-        let b = unsafe { &*b.add(k * right.stride).cast::<[f32; W]>() };
+        let b = unsafe { &*b.add(b_step).cast::<[f32; W]>() };
         for r in 0..TILE_ROWS {
             // SAFETY: k < depth, as the caller vouches.
-            let a = unsafe { *a[r].add(k * left.depth_step) };
+            let a = unsafe { *a[r].add(a_step) };
             for j in 0..W {
                 sums[r][j] = if FUSED { a.mul_add(b[j], sums[r][j]) } else { a * b[j] + sums[r][j] };
             }

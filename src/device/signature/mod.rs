@@ -1,5 +1,5 @@
-//! What each kernel takes, read from its source: a call that does not fit is refused before a driver sees it,
-//! for a driver would take any bytes for an address.
+//! The signature of each kernel, read from its source. A launch that does not match is refused before the driver sees it, because a
+//! driver takes any bytes for an address.
 
 pub mod parse;
 
@@ -11,7 +11,7 @@ use parse::{Field, places, with_headers, without_comments};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-/// What a kernel takes.
+/// A kernel's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
     pub kernel: &'static str,
@@ -25,29 +25,29 @@ pub struct Signature {
 pub struct Param {
     pub name: &'static str,
     pub kind: ArgKind,
-    /// What a pointer points at is only read.
+    /// A pointer to `const`.
     pub constant: bool,
 }
 
-/// What a parameter takes, or what an argument is.
+/// The kind of a parameter or of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArgKind {
     /// A pointer to activations (`T`, [`Dtype::Activation`]) or to elements of this type.
     Pointer(Dtype),
     /// A pointer to a table of 64-bit words.
     Words,
-    /// An argument only: a pointer to nothing.
+    /// A null pointer; only an argument is one.
     Null,
     I32,
     U32,
     F32,
-    /// A map of a matrix, which takes [`MAP`] words.
+    /// A tensor map, [`MAP`] words.
     Map,
-    /// A structure by value, which takes as many words as it fills.
+    /// A structure by value, as many words as it fills.
     Struct(Struct),
 }
 
-/// A structure that kernels take by value. Host and kernel each say what its fields are, and a launch compares them.
+/// A structure that kernels take by value. Host and kernel both declare its fields, and a launch compares the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Struct {
     pub name: &'static str,
@@ -55,7 +55,7 @@ pub struct Struct {
 }
 
 impl Struct {
-    /// Of each field the first byte and the size, and how many words all fill: as C++ lays them out.
+    /// First byte and size of each field, and the words that the structure fills, in C++'s layout.
     pub fn layout(&self) -> (Vec<(usize, usize)>, usize) {
         let size = |param: &Param| if matches!(param.kind, ArgKind::I32 | ArgKind::U32 | ArgKind::F32) { 4 } else { 8 };
         let sizes: Vec<usize> = self.fields.iter().map(size).collect();
@@ -75,7 +75,7 @@ pub fn find(kernel: &str) -> Option<&'static Signature> {
 /// Every kernel by its name.
 ///
 /// # Errors
-/// A kernel takes something that no call can give, two have one name, or the sources cannot be read.
+/// A kernel has a parameter that no call can give, two kernels have one name, or the sources cannot be read.
 pub fn table() -> Result<&'static BTreeMap<&'static str, Signature>> {
     static TABLE: OnceLock<BTreeMap<&'static str, Signature>> = OnceLock::new();
     if let Some(table) = TABLE.get() {
@@ -93,7 +93,7 @@ pub fn table() -> Result<&'static BTreeMap<&'static str, Signature>> {
     Ok(TABLE.get_or_init(|| table))
 }
 
-/// Refuses a launch whose arguments are not what its kernel takes, on a device whose activations are `dtype`.
+/// Refuses a launch whose arguments do not match its kernel's signature, on a device whose activations are `dtype`.
 ///
 /// # Errors
 /// There is no such kernel, or an argument more, less or of another kind.
@@ -105,7 +105,7 @@ pub fn check(launch: &Launch, dtype: Dtype, given: &[ArgKind]) -> Result<()> {
 }
 
 impl Signature {
-    /// Each parameter's first word among those of a launch, and how many words there are.
+    /// The first word of each parameter, and the number of words of a launch.
     pub fn words(&self) -> (Vec<usize>, usize) {
         let mut at = 0;
         let first = |param: &Param| {

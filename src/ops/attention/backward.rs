@@ -1,5 +1,5 @@
-//! The gradient of queries, keys and values. Probabilities are made again from the scores and the logs of their sums; with
-//! delta = sum(dy y) of a query, the gradient of its scores is p (dy vᵀ - delta) / sqrt(d).
+//! The gradients of queries, keys and values. The probabilities p are recomputed from scores and logsumexp. With delta = sum(dy y) of a
+//! query, the gradient of its scores is ds = p (dy vᵀ - delta) / sqrt(d); then dv = pᵀ dy, dk = dsᵀ q, dq = ds k.
 
 use super::forward::split;
 use super::{AttentionSize, HeadRows, Projection, right, rows_by_head, scores};
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 pub struct Backward {
     pub dqkv: Grad,    // [images, tokens, 3 * heads * head]
-    pub delta: Var,    // [images, heads, tokens], on a GPU between the two kernels for many tokens
+    pub delta: Var,    // [images, heads, tokens], on a GPU: from the first to the second of the kernels for many tokens
     pub dy: Var,       // [images, tokens, heads * head]
     pub y: Var,        // [images, tokens, heads * head]
     pub qkv: Var,      // [images, tokens, 3 * heads * head]
@@ -21,18 +21,18 @@ pub struct Backward {
     pub size: AttentionSize,
 }
 
-/// What one image has.
+/// The operands of one image.
 struct Image<'a> {
-    qkv: &'a [f32],
-    dy: &'a [f32],
-    y: &'a [f32],
-    log_sums: &'a [f32],
+    qkv: &'a [f32],      // [tokens, 3 * width]
+    dy: &'a [f32],       // [tokens, width]
+    y: &'a [f32],        // [tokens, width]
+    log_sums: &'a [f32], // [heads, tokens]
     size: AttentionSize,
     add: bool,
 }
 
 impl Image<'_> {
-    /// The three gradients of one head.
+    /// The three gradients of one head, `[tokens][head]` each.
     fn back(&self, head: usize, [mut dq, mut dk, mut dv]: [Vec<&mut [f32]>; 3]) {
         let size = self.size;
         let [q, k, v] = [Projection::Query, Projection::Key, Projection::Value].map(|part| HeadRows::of(self.qkv, size, part, head));

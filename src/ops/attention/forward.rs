@@ -1,4 +1,4 @@
-//! The result, and the log of every query's sum of exponentials, from which the way back makes the probabilities again.
+//! The result, and every query's logsumexp, from which the backward recomputes the probabilities.
 
 use super::{AttentionSize, HeadRows, Projection, right, rows_by_head, scores};
 use crate::device::product::{LANES, Left, Right, multiply, pack_here, packed_len, with_scratch};
@@ -15,7 +15,7 @@ pub struct Forward {
     pub size: AttentionSize,
 }
 
-/// One head of one image.
+/// One head of one image, a block of queries at a time: y `[tokens][head]`, log_sums `[tokens]`.
 fn attend(qkv: &[f32], size: AttentionSize, head: usize, mut y: Vec<&mut [f32]>, log_sums: &mut [f32]) {
     let [q, k, v] = [Projection::Query, Projection::Key, Projection::Value].map(|part| HeadRows::of(qkv, size, part, head));
     let (tokens, block, stride) = (size.tokens, size.block(), size.stride());
@@ -39,7 +39,7 @@ fn attend(qkv: &[f32], size: AttentionSize, head: usize, mut y: Vec<&mut [f32]>,
     });
 }
 
-/// A buffer cut into pieces.
+/// Cuts a buffer into pieces of these sizes.
 pub fn split<const N: usize>(mut buffer: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
     sizes.map(|size| buffer.split_off_mut(..size).expect("as long as its pieces"))
 }

@@ -1,4 +1,7 @@
 //! Multi-head self-attention (Vaswani et al. 2017): softmax(q kᵀ / sqrt(d)) v for every image and head.
+//!
+//! Neither device stores the scores of all queries. The forward keeps each query's logsumexp, from which the backward recomputes the
+//! probabilities, as FlashAttention does (Dao et al. 2022).
 
 mod backward;
 mod forward;
@@ -14,8 +17,16 @@ use backward::Backward;
 use forward::Forward;
 
 impl Scope<'_> {
-    /// qkv `[n, t, 3 * width]` to `[n, t, width]`. The columns of `qkv` are those of timm: queries, keys, values, each `heads` times
-    /// d of them; those of the result are the heads in order. Scores are scaled by 1 / sqrt(d).
+    /// y = softmax(q kᵀ / sqrt(d)) v per image and head.
+    ///
+    /// qkv is `[n, t, 3 * width]`, y is `[n, t, width]`, with width = heads * d. Columns are those of timm: queries, keys, values, each
+    /// `heads` times d; y holds the heads in order. Gradient: with p the probabilities and delta = sum(dy y) of a query,
+    /// ds = p (dy vᵀ - delta) / sqrt(d); dv = pᵀ dy, dk = dsᵀ q, dq = ds k.
+    ///
+    /// Kernels: `attention.cu`, `attention_bwd.cu`; for few tokens `attention_short.cu`, `attention_bwd_short.cu`.
+    ///
+    /// # Panics
+    /// qkv has not three dimensions, its columns are no multiple of 3 `heads`, or a head has more than [`LARGEST_HEAD`] columns.
     pub fn attention(&mut self, qkv: Var, heads: usize) -> Var {
         let shape = self.shape(qkv);
         let &[images, tokens, columns] = shape.dims() else {
@@ -45,7 +56,7 @@ struct AttentionSize {
     head: usize,
 }
 
-/// Which of the three parts of `qkv`.
+/// A third of the columns of `qkv`.
 #[derive(Clone, Copy)]
 enum Projection {
     Query,
@@ -60,20 +71,20 @@ impl AttentionSize {
     fn scale(&self) -> f32 {
         1.0 / (self.head as f32).sqrt()
     }
-    /// Queries that the CPU takes at a time, so that their scores stay in the second cache.
+    /// Queries that the CPU takes at a time: at most about 96, so that their scores stay in the L2 cache.
     fn block(&self) -> usize {
         let blocks = self.tokens.div_ceil(96);
         self.tokens.div_ceil(blocks).next_multiple_of(TILE_ROWS)
     }
-    /// Numbers from one row of scores to the next on the CPU.
+    /// Floats from one row of scores to the next on the CPU.
     fn stride(&self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
-    /// Heads of an image that one thread takes: all of them where images alone keep the threads busy.
+    /// Heads of an image per task: all of them if the images alone keep the threads busy.
     fn heads_at_once(&self) -> usize {
         if self.images >= 4 * rayon::current_num_threads() { self.heads } else { 1 }
     }
-    /// Operations of one product of all queries with all keys.
+    /// FLOP of one product of all queries with all keys.
     fn product(&self) -> u64 {
         2 * (self.images * self.tokens * self.tokens * self.width()) as u64
     }
@@ -84,18 +95,18 @@ impl AttentionSize {
 }
 
 impl AttentionSize {
-    /// What the choice of a kernel depends on.
+    /// The shape, for [`choose`].
     fn shape(&self) -> choose::Attention {
         let AttentionSize { images, tokens, heads, head } = *self;
         choose::Attention { images, tokens, heads, head }
     }
-    /// What follows the pointers in every kernel's parameters.
+    /// The last parameters of every attention kernel, behind the pointers.
     fn args(&self) -> [Arg; 4] {
         [self.tokens.into(), self.heads.into(), self.head.into(), self.scale().into()]
     }
 }
 
-/// One head of one image: `[tokens, head]` inside `[tokens, stride]`.
+/// One head of one image: a view `[tokens, head]` into rows `[tokens, stride]`.
 #[derive(Clone, Copy)]
 struct HeadRows<'a> {
     data: &'a [f32],
@@ -105,31 +116,31 @@ struct HeadRows<'a> {
 }
 
 impl<'a> HeadRows<'a> {
-    /// A part of `head` in one image's rows of `qkv`.
+    /// Queries, keys or values of `head` in one image's rows `[tokens, 3 * width]` of qkv.
     fn of(qkv: &'a [f32], size: AttentionSize, part: Projection, head: usize) -> HeadRows<'a> {
         HeadRows { data: qkv, first: part as usize * size.width() + head * size.head, stride: 3 * size.width(), size }
     }
     fn row(&self, token: usize) -> &'a [f32] {
         &self.data[self.first + token * self.stride..][..self.size.head]
     }
-    /// As the left matrix of a product, from `token` on.
+    /// The left matrix `[tokens, head]` of a product, from `token` on.
     fn left(&self, token: usize) -> Left<'a> {
         Left { data: &self.data[self.first + token * self.stride..], row_step: self.stride, depth_step: 1 }
     }
-    /// Rows from `token` on beside each other.
+    /// Copies rows from `token` on to `out` `[rows, head rounded up to LANES]`.
     fn copy(&self, token: usize, out: &mut [f32]) {
         let columns = self.size.head.next_multiple_of(LANES);
         out.chunks_exact_mut(columns).enumerate().for_each(|(i, out)| out[..self.size.head].copy_from_slice(self.row(token + i)));
     }
 }
 
-/// A right matrix whose rows lie beside each other, as [`HeadRows::copy`] leaves them.
+/// A right matrix `[rows, columns]` in the layout that [`HeadRows::copy`] leaves.
 fn right(data: &[f32], columns: usize) -> Right<'_> {
     let stride = columns.next_multiple_of(LANES);
     Right { data, width: columns, panel: PANEL, panel_step: PANEL, stride }
 }
 
-/// The rows of every head, of an image's rows that hold `parts` times all heads.
+/// An image's rows `[tokens, parts * width]`, cut into the rows `[tokens][head]` of each part and head, so that tasks can write them apart.
 fn rows_by_head(rows: &mut [f32], size: AttentionSize, parts: usize) -> Vec<Vec<&mut [f32]>> {
     let count = parts * size.heads;
     let mut heads: Vec<Vec<&mut [f32]>> = (0..count).map(|_| Vec::with_capacity(size.tokens)).collect();

@@ -1,10 +1,10 @@
-//! What happens to a block of scores on the CPU: softmax on the way forward, its gradient on the way back.
+//! A block of scores on the CPU: softmax in the forward, its gradient in the backward.
 
 use crate::device::exp::exp2;
 use crate::device::product::LANES;
 use multiversion::{multiversion, target::match_target};
 
-/// Sixteen values to one, in halves.
+/// Reduces sixteen values to one by halving: the order is fixed, whatever the machine.
 #[inline(always)]
 fn fold(mut v: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
@@ -15,8 +15,8 @@ fn fold(mut v: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
     v[0]
 }
 
-/// Every row of scores `[rows, stride]`, of which `tokens` count, becomes exp(scale * (s - its largest)); `inverse` 1 over its sum,
-/// `log_sums` the log of the sum of exp(scale * s). Sixteen running sums, whatever the machine.
+/// Scores `[rows, stride]`, of whose columns `tokens` count, become exp(scale * (s - max of the row)). `inverse` `[rows]` gets 1 over each
+/// row's sum, `log_sums` `[rows]` its log sum exp(scale * s). Sixteen running sums, whatever the machine, so that the bits do not depend on it.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse: &mut [f32], log_sums: &mut [f32]) {
     let scale2 = scale * std::f32::consts::LOG2_E;
@@ -41,14 +41,15 @@ pub fn softmax(s: &mut [f32], stride: usize, tokens: usize, scale: f32, inverse:
         }
         (*inverse, *log_sum) = (fold(sums, |a, b| a + b), scale * top);
     }
-    // By themselves: a call in the loop above would empty its registers.
+    // In a loop of its own: a call to `ln` in the loop above would spill its vector registers.
     for (inverse, log_sum) in inverse.iter_mut().zip(log_sums).take(s.len() / stride) {
         *log_sum += inverse.ln();
         *inverse = 1.0 / *inverse;
     }
 }
 
-/// Scores `s` become probabilities p, their gradients `dp` that of the scores, p * (dp - delta), both `[rows, stride]`.
+/// `s` and `dp` are `[rows, stride]`. Scores in `s` become probabilities p; gradients of the probabilities in `dp` become those of the scores,
+/// p * (dp - delta).
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn softmax_back(s: &mut [f32], dp: &mut [f32], stride: usize, scale: f32, delta: &[f32], log_sums: &[f32]) {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;

@@ -1,4 +1,4 @@
-//! Batch norm backward: the sums over rows that every gradient needs, then one pass that spreads them.
+//! Batch norm backward: the two sums over rows that every gradient needs, then one elementwise pass.
 
 use super::super::chunk_rows;
 use super::forward::merge;
@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 impl Norm {
-    /// What tells a kernel which outputs were cut: y. Without a residual it is made again from x, which is read anyway.
+    /// The variable from which a kernel reads the ReLU mask: y. `None` without a residual, where y follows from x, which is read anyway.
     fn mask(&self) -> Arg {
         if self.masked() { self.y.into() } else { Arg::None }
     }
@@ -25,7 +25,7 @@ fn optional(gradient: Option<Grad>) -> (Arg, Arg) {
     (gradient.map(|g| g.var).into(), gradient.is_some_and(|g| g.add).into())
 }
 
-/// sums = [sum of g, sum of g * xhat], where g is dy where the output was not cut.
+/// sums = [sum of g, sum of g * xhat], with g = dy masked by the ReLU.
 pub(super) struct Sums {
     pub sums: Var,            // [2, cols]
     pub dgamma: Option<Grad>, // [cols]
@@ -104,7 +104,7 @@ impl Call for Sums {
     }
 }
 
-/// Below this an output was cut, so that no gradient passes.
+/// Outputs at or below this were cut by the ReLU and pass no gradient.
 fn floor(relu: bool) -> f32 {
     if relu { 0.0 } else { f32::NEG_INFINITY }
 }
@@ -117,7 +117,7 @@ pub(super) struct Backward {
     pub norm: Norm,
 }
 
-/// dx = a*g + b*x + c per channel; with the batch's statistics this is the whole derivative.
+/// dx = a*g + b*x + c per channel: the derivative through the batch's statistics, with a, b and c from the sums.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn spread_back(dx: &mut [f32], dy: &[f32], y: &[f32], x: &[f32], floor: f32, add: bool, abc: &[f32]) {
     let cols = abc.len() / 3;
@@ -140,7 +140,7 @@ fn chunks(gradient: Option<(&mut [f32], bool)>, size: usize, len: usize) -> Vec<
     }
 }
 
-/// The gradient where the output was not cut.
+/// dy masked by the ReLU.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn cut(dr: &mut [f32], dy: &[f32], y: &[f32], floor: f32, add: bool) {
     for ((dr, dy), y) in dr.iter_mut().zip(dy).zip(y) {
@@ -177,7 +177,7 @@ impl Call for Backward {
         }
         let mut dx = self.dx.map(|g| (m.f_mut(g.var), g.add));
         let mut dr = self.dresidual.map(|g| (m.f_mut(g.var), g.add));
-        // Chunk by chunk both gradients, so that the second finds dy and y in the cache.
+        // Both gradients chunk by chunk, so that the second finds dy and y in the cache.
         let (dxs, drs) = (
             chunks(dx.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()),
             chunks(dr.as_mut().map(|(d, add)| (&mut **d, *add)), size, dy.len()),

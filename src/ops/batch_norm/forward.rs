@@ -15,12 +15,12 @@ pub(super) struct Forward {
     pub statistics: Statistics,
 }
 
-/// What is normalised with, and for a GPU where it comes from.
+/// The source of the statistics.
 pub(super) enum Statistics {
     Running,
-    /// The batch's, from moments that are there.
+    /// The batch's, from moments that the call before wrote.
     Measured(Moments),
-    /// The batch's, from moments that are made here.
+    /// The batch's, from moments that this call computes.
     Measure(Moments),
 }
 

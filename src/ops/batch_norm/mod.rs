@@ -13,10 +13,10 @@ use backward::{Backward, Sums};
 use forward::{Forward, Statistics};
 
 pub const EPS: f32 = 1e-5;
-/// How much of the new statistics the running ones take, as in PyTorch.
+/// PyTorch's momentum: running = (1 - MOMENTUM) running + MOMENTUM batch.
 const MOMENTUM: f32 = 0.1;
 
-/// The four named variables of a norm, all [cols].
+/// The four named variables of a norm, `[cols]` f32 each.
 pub(crate) struct Named {
     pub gamma: Var,
     pub beta: Var,
@@ -34,14 +34,19 @@ impl Scope<'_> {
         }
     }
 
-    /// Normalise each channel over the rows of `x` [.., cols], then add `residual` and cut at zero if asked.
-    /// In training the statistics are the batch's and the running ones follow; in evaluation they are the
-    /// running ones.
+    /// y = relu((x - mean) / sqrt(var + 1e-5) gamma + beta + residual) (Ioffe and Szegedy 2015); residual and ReLU are optional.
+    ///
+    /// x, y and `residual` are `[.., cols]`, statistics are per column. In training they are the batch's, with a biased variance, and the running
+    /// ones are updated; in evaluation they are the running ones. Gradient, with g = dy masked by the ReLU and x̂ the normalised x:
+    /// dbeta = sum g, dgamma = sum g x̂, dx = gamma / std (g - mean(g) - x̂ mean(g x̂)), dresidual = g. Kernels: `batch_norm.cu`.
+    ///
+    /// # Panics
+    /// x has a single row in training.
     pub fn batch_norm(&mut self, x: Var, residual: Option<Var>, relu: bool) -> Var {
         self.batch_norm_after(x, residual, relu, None)
     }
 
-    /// The same after a call whose kernel leaves the moments of `x`, which saves a pass over it on a GPU.
+    /// [`Scope::batch_norm`] behind a call whose kernel writes the moments of x, which saves a pass over x on a GPU.
     pub(crate) fn batch_norm_after(&mut self, x: Var, residual: Option<Var>, relu: bool, moments: Option<Moments>) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
@@ -71,8 +76,8 @@ impl Scope<'_> {
     }
 }
 
-/// Two numbers per column of each chunk of rows, which a kernel leaves for the next to add up: for the forward
-/// the mean and the sum of squared deviations from it.
+/// Partial results of one kernel for the next to merge, two numbers per column and chunk of rows. In the forward these are the mean and the
+/// sum of squared deviations.
 #[derive(Clone, Copy)]
 pub(crate) struct Moments {
     pub partials: Var, // [chunks, 2, cols] f32

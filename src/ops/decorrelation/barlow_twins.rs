@@ -1,4 +1,4 @@
-//! Barlow Twins: the correlations C between the columns of two views, normalised over the batch, should be the identity.
+//! Barlow Twins (Zbontar et al. 2021, Eq. 1): the cross-correlation C of two views' columns, normalised over the batch, should be the identity.
 
 use super::{Columns, column_blocks, square, squares_but};
 use crate::device::conv::{self, Epilogue};
@@ -9,12 +9,18 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
-/// As in batch norm.
+/// Added to the variance, as in batch norm: the authors normalise by a batch norm without weights.
 const EPS: f32 = 1e-5;
 
 impl Scope<'_> {
-    /// The loss `[1]` of outputs a and b, both `[n, d]`: scale (sum of (1 - C_ii)^2 + lambda sum of C_ij^2, i != j), where
-    /// C = a^T b / n of columns with mean 0 and variance 1 over the batch.
+    /// L = scale (sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2) (Zbontar et al. 2021, Eq. 1), where C = âᵀb̂ / n and â, b̂ are the
+    /// columns of a and b with mean 0 and variance 1 over the batch.
+    ///
+    /// a and b are `[n, d]`, the loss is `[1]`. The gradient flows through the normalisation, as that of a batch norm.
+    /// Kernels: `decorrelation.cu`, and the products of `conv_bwd_w.cu` and `conv.cu`.
+    ///
+    /// # Panics
+    /// a and b differ in shape, or have a single row.
     pub fn barlow_twins_loss(&mut self, a: Var, b: Var, lambda: f32, scale: f32) -> Var {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: Barlow Twins pairs outputs of one shape", self.path());
@@ -48,16 +54,16 @@ struct BarlowTwinsSize {
     scale: f32,
 }
 
-/// Rows and columns of C that a block of a GPU takes.
+/// Side of the tile of C that a GPU block takes.
 const TILE: usize = 32;
 
 struct Forward {
     loss: Var,         // [1]
-    of_a: Var,         // [cols, cols]: gradient of C, rows are columns of a
-    of_b: Var,         // [cols, cols]: the same turned round
+    of_a: Var,         // [cols, cols]: dL/dC up to the upstream factor; rows are columns of a
+    of_b: Var,         // [cols, cols]: its transpose
     correlations: Var, // [cols, cols]: n C
     tiles: Var,        // [cols / TILE, cols / TILE]: parts of the loss, on a GPU
-    partial: Var,      // [parts, cols * cols], on a GPU
+    partial: Var,      // [parts, cols * cols]: split-K sums of n C, on a GPU
     unit_a: Var,       // [rows, cols]
     unit_b: Var,       // [rows, cols]
     size: BarlowTwinsSize,
@@ -88,7 +94,7 @@ impl Call for Forward {
             })
             .collect();
         let of_a = &*of_a;
-        // Sixteen rows at once: each line of memory is read once.
+        // Transposes sixteen rows at a time, so that each cache line is read once.
         of_b.par_chunks_mut(16 * cols).enumerate().for_each(|(block, rows)| {
             for (j, from) in of_a.chunks_exact(cols).enumerate() {
                 rows.chunks_exact_mut(cols).zip(&from[16 * block..]).for_each(|(row, g)| row[j] = *g);
@@ -114,12 +120,12 @@ impl Call for Forward {
 
 struct Backward {
     dx: Grad,    // [rows, cols]
-    back: Var,   // [rows, cols]: n times the gradient of the unit columns
+    back: Var,   // [rows, cols]: n times the gradient of the normalised columns
     dloss: Var,  // [1]
-    unit: Var,   // [rows, cols]
+    unit: Var,   // [rows, cols]: this side's normalised columns
     std: Var,    // [cols]
-    other: Var,  // [rows, cols]: the unit columns of the other side
-    weight: Var, // [cols, cols]
+    other: Var,  // [rows, cols]: the other side's normalised columns
+    weight: Var, // [cols, cols]: dL/dC, as `Forward` stores it for this side
     size: BarlowTwinsSize,
 }
 

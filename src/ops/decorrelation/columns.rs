@@ -1,4 +1,4 @@
-//! Columns without their mean, and over their standard deviation if asked.
+//! Standardises columns: minus their mean, and divided by their standard deviation if asked.
 
 use super::column_blocks;
 use crate::device::{Gpu, Host};
@@ -6,12 +6,12 @@ use crate::tape::{Call, Cost, Operands, Scope};
 use crate::var::Var;
 use rayon::prelude::*;
 
-/// No op by itself: the loss that uses it knows its gradient.
+/// A call without a gradient of its own: the backward of the loss that uses it includes it.
 pub(super) struct Columns {
     pub y: Var,   // [rows, cols]
     pub std: Var, // [cols]: sqrt(variance + eps)
     x: Var,       // [rows, cols]
-    /// Divide by the standard deviation, and the variance by rows. Otherwise the variance is over rows - 1.
+    /// Barlow Twins: divide by the standard deviation, with a biased variance. Otherwise (VICReg) only `std` is measured, unbiased.
     scaled: bool,
     eps: f32,
     rows: usize,
@@ -19,7 +19,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// Append the call; returns y and std.
+    /// Appends the call for x `[rows, cols]`; returns y `[rows, cols]` and std `[cols]`.
     pub fn record(s: &mut Scope, x: Var, scaled: bool, eps: f32) -> (Var, Var) {
         let shape = s.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
@@ -30,10 +30,10 @@ impl Columns {
     }
 }
 
-/// Columns that a task of the CPU measures.
+/// Columns per task on the CPU.
 const STRIP: usize = 64;
 
-/// Means and standard deviations of columns `first` and following of x.
+/// Returns the means of columns `first` and following of x, as many as `std` has; `std` gets their standard deviations.
 fn measure(c: &Columns, x: &[f32], first: usize, std: &mut [f32]) -> Vec<f32> {
     let width = std.len();
     let strip = || x.chunks_exact(c.cols).map(|row| &row[first..][..width]);

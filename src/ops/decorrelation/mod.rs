@@ -1,7 +1,7 @@
 //! Losses over the d x d correlations of output columns: Barlow Twins (Zbontar et al. 2021) and VICReg (Bardes et al. 2022).
 //!
-//! The forward leaves the gradient of the correlations, without the factor from above, as the weight of a product: the
-//! gradient of one side is that of the correlations times the other side, so the backward is one product and a pass.
+//! The forward stores dL/dC up to the upstream factor. With C = AᵀB, dL/dA = B (dL/dC)ᵀ, so the backward is one matrix product and one
+//! elementwise pass.
 
 mod barlow_twins;
 mod columns;
@@ -16,18 +16,18 @@ use columns::Columns;
 pub static BARLOW_TWINS: &[Case] = barlow_twins::CASES;
 pub static VICREG: &[Case] = vicreg::CASES;
 
-/// The product over rows of two matrices [rows, cols], as that of a linear layer's weight.
+/// The product AᵀB of two matrices [rows, cols] is the weight gradient of this linear layer, so it runs on the same kernels.
 fn square(rows: usize, cols: usize) -> Conv {
     Conv::linear(rows, cols, cols)
 }
 
-/// The sum of the squares of row i of a matrix times `scale`, without the diagonal's.
+/// The sum of (scale c)^2 over row i of a matrix, without the diagonal.
 fn squares_but(i: usize, row: &[f32], scale: f32) -> f64 {
     let squares = |part: &[f32]| sum_of([part], |[c]| (c * scale).powi(2));
     squares(&row[..i]) + squares(&row[i + 1..])
 }
 
-/// Blocks that each take all rows of a few columns: 64 bytes of a row where 16 bytes are loaded at once.
+/// A launch whose blocks each take all rows of a few columns: 64 bytes of a row if the columns allow 16-byte loads, else 32 columns.
 fn column_blocks(g: &Gpu, kernel: &'static str, cols: usize) -> Launch {
     let vector = 16 / g.dtype().bytes();
     let (groups, wide) = if cols.is_multiple_of(vector) { (cols / vector, 4) } else { (cols, 32) };

@@ -1,4 +1,5 @@
-//! VICReg: outputs of two views lie close, every column varies, and columns do not covary.
+//! VICReg (Bardes et al. 2022): variance, invariance, covariance. The outputs of two views are close, each column varies, and columns do
+//! not covary.
 
 use super::{Columns, square, squares_but};
 use crate::device::conv::{self, Epilogue};
@@ -10,13 +11,18 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
-/// Under the root of a column's standard deviation.
+/// Added to the variance under the root, as in the authors' code.
 const EPS: f32 = 1e-4;
 
 impl Scope<'_> {
-    /// The loss `[1]` of outputs a and b, both `[n, d]`, with weights of invariance, variance and covariance, as the authors' code
-    /// has it: the mean of (a - b)^2; half the mean over columns of relu(1 - std), of both views; the sum of squared covariances
-    /// of different columns over d, of both views.
+    /// L = w_0 mean((a - b)^2) + w_1 / 2 sum over views of mean_j relu(1 - std_j) + w_2 / d sum over views and i != j of cov_ij^2, as
+    /// in the authors' code (Bardes et al. 2022, Eq. 1 to 6); variances and covariances are unbiased.
+    ///
+    /// a and b are `[n, d]`, the loss is `[1]`; `weights` are those of invariance, variance and covariance. The gradient goes to both.
+    /// Kernels: `decorrelation.cu`, and the products of `conv_bwd_w.cu` and `conv.cu`.
+    ///
+    /// # Panics
+    /// a and b differ in shape, or have a single row.
     pub fn vicreg_loss(&mut self, a: Var, b: Var, weights: [f32; 3]) -> Var {
         let shape = self.shape(a);
         assert_eq!(shape, self.shape(b), "{}: outputs that are compared have one shape", self.path());
@@ -49,7 +55,7 @@ struct VicregSize {
 }
 
 impl VicregSize {
-    /// Coefficients of the three terms: of each (a - b)^2, of each relu(1 - std), of each squared covariance.
+    /// Coefficients of each (a - b)^2, each relu(1 - std) and each squared covariance.
     fn coefficients(&self) -> [f32; 3] {
         let [invariance, variance, covariance] = self.weights;
         let (n, d) = (self.rows as f32, self.cols as f32);
@@ -57,19 +63,19 @@ impl VicregSize {
     }
 }
 
-/// One of the two views.
+/// The statistics of one view.
 #[derive(Clone, Copy)]
 struct ViewStats {
     centred: Var, // [rows, cols]
     std: Var,     // [cols]
-    dcov: Var,    // [cols, cols]: gradient of the covariances; of the variance on the diagonal; symmetric
+    dcov: Var,    // [cols, cols], symmetric: dL/dcov, with the gradient of the variance term on the diagonal
 }
 
 struct Forward {
     loss: Var,        // [1]
-    covariances: Var, // [cols, cols]: times n - 1, of one view after the other
-    terms: Var,       // [2 * cols + rows]: variance and covariance of each column of a, then of b; invariance of each row; on a GPU
-    partial: Var,     // [parts, cols * cols], on a GPU
+    covariances: Var, // [cols, cols]: (n - 1) cov of a view; both views use it in turn
+    terms: Var,       // [2 * cols + rows], on a GPU: variance + covariance term of each column of a, of b, invariance term of each row
+    partial: Var,     // [parts, cols * cols]: split-K sums of the covariances, on a GPU
     a: Var,           // [rows, cols]
     b: Var,           // [rows, cols]
     views: [ViewStats; 2],
@@ -77,7 +83,7 @@ struct Forward {
 }
 
 impl Forward {
-    /// The variance and covariance terms of one view, whose `dcov` is written.
+    /// Returns the variance and covariance terms of one view, and writes its `dcov`.
     fn view_loss(&self, m: &Host, stats: ViewStats) -> f64 {
         let VicregSize { rows, cols, .. } = self.size;
         let ([_, variance, covariance], inverse) = (self.size.coefficients(), 1.0 / (rows - 1) as f32);

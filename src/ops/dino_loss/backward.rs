@@ -1,4 +1,4 @@
-//! The gradient of the student's output: its own softmax, as often as it has partners, less theirs.
+//! The gradient of the student's output: number of partners times its own softmax, minus the sum of the partners' softmaxes.
 
 use super::softmax::gradient;
 use super::{DinoSize, VIEWS};

@@ -1,4 +1,4 @@
-//! The centre follows the mean of the teacher's outputs.
+//! The centre, a moving average of the teacher's outputs (Caron et al. 2021, Eq. 4).
 
 use crate::device::{Gpu, Host, Launch};
 use crate::ops::reduce::column_sums;
@@ -7,9 +7,9 @@ use crate::var::Var;
 
 pub(super) struct Center {
     pub center: Var,  // [1, k]
-    pub used: Var,    // [1, k]: the centre as it was
+    pub used: Var,    // [1, k]: the centre before the update, which the backward of the loss reads
     pub teacher: Var, // [rows, k]
-    /// How much of itself it keeps.
+    /// m of center = m center + (1 - m) mean.
     pub momentum: f32,
     pub rows: usize,
     pub k: usize,

@@ -1,4 +1,4 @@
-//! The loss, its entropy, and the log of the sum of each row's exponentials, with which a softmax is made again.
+//! The loss, the teacher's entropy, and each row's logsumexp, from which the backward recomputes the softmax.
 
 use super::softmax::{log_sum, softmax};
 use super::{DinoSize, VIEWS};
@@ -15,7 +15,7 @@ pub(super) struct Forward {
     pub entropy: Var,  // [1]
     pub log_sums: Var, // [(VIEWS + crops) * n]: the teacher's rows, then the student's
     pub parts: Var,    // [(VIEWS + crops) * n]: entropies of the teacher's rows, losses of the student's; on a GPU
-    pub soft: Var,     // [VIEWS * n, k]: the teacher's softmax; the CPU keeps it, a GPU makes it again
+    pub soft: Var,     // [VIEWS * n, k]: the teacher's softmax, on the CPU; a GPU recomputes it
     pub student: Var,  // [crops * n, k]
     pub teacher: Var,  // [VIEWS * n, k]
     pub center: Var,   // [1, k]

@@ -1,5 +1,5 @@
-//! The loss of DINO (Caron et al. 2021): cross-entropy between the softmax of a teacher, centred and sharpened, and that of
-//! a student, over all pairs of different views.
+//! The loss of DINO (Caron et al. 2021, Eq. 1 to 4): cross-entropy between the centred and sharpened softmax of a teacher and the softmax
+//! of a student, over all pairs of different views.
 
 mod backward;
 mod center;
@@ -15,31 +15,37 @@ use backward::Backward;
 use center::Center;
 use forward::Forward;
 
-/// What the loss needs besides the outputs.
+/// The hyperparameters of the loss.
 #[derive(Clone, Copy)]
 pub struct DinoLoss {
     pub student_temperature: f32,
-    /// How much of itself the centre keeps.
+    /// m of center = m center + (1 - m) mean of the teacher's rows.
     pub center_momentum: f32,
-    /// Its temperature is the teacher's.
+    /// Per-step values; the `Temperature` column is the teacher's softmax temperature.
     pub schedule: Schedule,
 }
 
-/// What the loss gives.
+/// The results of [`Scope::dino_loss`].
 #[derive(Clone, Copy)]
 pub struct DinoLossOutput {
     pub loss: Var, // [1]
-    /// The mean entropy of the teacher's softmax: 0 or ln k when it has collapsed.
+    /// The mean entropy of the teacher's softmax, nats. 0 or ln k means collapse.
     pub entropy: Var, // [1]
 }
 
-/// Views that the teacher sees: the first of the student's.
+/// Views that the teacher sees: the two global crops, which are also the student's first.
 const VIEWS: usize = 2;
 
 impl Scope<'_> {
-    /// The mean cross-entropy of student `[crops * n, k]` and teacher `[2 * n, k]`, whose row v * n + i is view v of sample i, over
-    /// all pairs of a teacher's view and another crop of the student's. The state `center` `[1, k]` moves to the mean of the
-    /// teacher's rows after the loss has read it. The gradient goes to the student only.
+    /// L = mean over samples and pairs (u, v), u != v, of -sum_j q_j log p_j, where q = softmax((teacher_u - center) / T) and
+    /// p = softmax(student_v / student_temperature) (Caron et al. 2021, Eq. 1 to 4).
+    ///
+    /// `student` is `[crops * n, k]`, `teacher` `[2 * n, k]`; row v * n + i is view v of sample i. The state `center` `[1, k]` is updated after
+    /// the loss has read it. The gradient goes to the student only: (p - q) / student_temperature, summed over its pairs and divided
+    /// by their number. Kernels: `dino_loss.cu`.
+    ///
+    /// # Panics
+    /// The rows are not those of two teacher views and at least two student crops of the same n samples, or k differs.
     pub fn dino_loss(&mut self, student: Var, teacher: Var, d: &DinoLoss) -> DinoLossOutput {
         let (shape, n) = (self.shape(student), self.shape(teacher).rows() / VIEWS);
         let (k, crops) = (shape.cols(), shape.rows() / n);
@@ -70,22 +76,22 @@ struct DinoSize {
     n: usize,
     crops: usize,
     k: usize,
-    /// The student's.
+    /// The student's temperature.
     temperature: f32,
 }
 
 impl DinoSize {
-    /// Of a student's crop the teacher's views that it is compared with.
+    /// Number of teacher views that this student crop is compared with (never itself).
     fn partners(&self, crop: usize) -> usize {
         VIEWS - (crop < VIEWS) as usize
     }
-    /// Pairs of rows that the loss is a mean of.
+    /// Pairs of rows in the mean.
     fn pairs(&self) -> usize {
         (VIEWS * self.crops - VIEWS) * self.n
     }
 }
 
-/// A student and a teacher of this temperature, of which only the student wants a gradient.
+/// A student and a teacher of this temperature; only the student wants a gradient.
 fn case(s: &mut Scope, x: &[Var], temperature: f32, center_momentum: f32) -> Var {
     s.tape().stop_gradient(x[1]);
     let schedule = Schedule::new(s.tape(), &[[0.0, 0.0, 0.0, temperature]]);
@@ -93,11 +99,12 @@ fn case(s: &mut Scope, x: &[Var], temperature: f32, center_momentum: f32) -> Var
 }
 
 pub static CASES: &[Case] = &[
-    // Differences of losses need a centre that stays. Of three sharp logits the entropy would be what rounding leaves of 1.
+    // Central differences of the loss need a constant centre, so its momentum is 1. A low temperature would leave three logits with an
+    // entropy of nothing but rounding.
     Case { name: "dino_loss/one", mode: Mode::Train, inputs: &[&[2, 3], &[2, 3]], build: |s, x| case(s, x, 0.5, 1.0) },
     Case { name: "dino_loss/ragged", mode: Mode::Train, inputs: &[&[15, 19], &[6, 19]], build: |s, x| case(s, x, 0.07, 1.0) },
     Case { name: "dino_loss/crops", mode: Mode::Train, inputs: &[&[20, 1064], &[4, 1064]], build: |s, x| case(s, x, 0.07, 1.0) },
-    // The second loss is one with the centre that the first has moved.
+    // The second loss reads the centre that the first has updated.
     Case {
         name: "dino_loss/center",
         mode: Mode::Eval,

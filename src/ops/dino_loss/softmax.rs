@@ -1,10 +1,10 @@
-//! Rows of a softmax on the CPU, in vectors: sixteen running sums, whatever the machine.
+//! Rows of a softmax on the CPU, vectorised. Sixteen running sums, whatever the machine, so that the bits do not depend on it.
 
 use crate::device::exp::exp2;
 use crate::device::product::LANES;
 use multiversion::{multiversion, target::match_target};
 
-/// e^x by what the machine has: to 1.5e-7 of its value, and 1e-7 more for every unit of |x|.
+/// e^x with a fused multiply-add where the machine has one. Relative error: 1.5e-7, plus 1e-7 per unit of |x|.
 macro_rules! exp {
     ($x:expr) => {
         match_target! {
@@ -30,7 +30,7 @@ fn total(sums: [f32; LANES]) -> f64 {
     sums.iter().map(|s| *s as f64).sum()
 }
 
-/// q = softmax((x - center) * factor); returns the log of the sum of exponentials, and the entropy.
+/// q `[k]` = softmax((x - center) * factor); returns logsumexp and entropy, nats.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn softmax(q: &mut [f32], x: &[f32], center: &[f32], factor: f32) -> [f64; 2] {
     q.iter_mut().zip(x).zip(center).for_each(|((q, x), c)| *q = (x - c) * factor);
@@ -50,7 +50,7 @@ pub(super) fn softmax(q: &mut [f32], x: &[f32], center: &[f32], factor: f32) -> 
     [top as f64 + sum.ln(), sum.ln() - weighted / sum]
 }
 
-/// The log of the sum of exp(x / temperature).
+/// log sum exp(x / temperature).
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn log_sum(x: &[f32], temperature: f32) -> f64 {
     let (top, inverse) = (largest(x), 1.0 / temperature);
@@ -61,7 +61,7 @@ pub(super) fn log_sum(x: &[f32], temperature: f32) -> f64 {
     top as f64 / temperature as f64 + total(sums).ln()
 }
 
-/// dx = weight * softmax(x / temperature), of which `log_sum` is known; or is added to.
+/// dx = weight * softmax(x / temperature), from its logsumexp; added to dx if `add`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn gradient(dx: &mut [f32], x: &[f32], temperature: f32, log_sum: f32, weight: f32, add: bool) {
     let inverse = 1.0 / temperature;

@@ -1,4 +1,4 @@
-//! Layer norm backward: dx row by row, and the sums over rows that its weight and bias get, in one pass over x and dy.
+//! Layer norm backward: dx row by row, and the sums over rows for weight and bias, in one pass over x and dy.
 
 use super::super::chunk_rows;
 use super::super::reduce::sum_of;
@@ -14,7 +14,7 @@ pub(super) struct Backward {
     pub dweight: Option<Grad>, // [cols]
     pub dbias: Option<Grad>,   // [cols]
     pub dy: Var,               // [rows, cols]
-    pub partial: Var,          // [chunks, 2, cols], on a GPU
+    pub partial: Var,          // [chunks, 2, cols], on a GPU: sums of dy xhat and of dy
     pub norm: Norm,
 }
 
@@ -93,7 +93,7 @@ impl Call for Backward {
         let pointer = |gradient: Option<Grad>| -> (Arg, Arg) { (gradient.map(|g| g.var).into(), gradient.is_some_and(|g| g.add).into()) };
         let ((dx, add), chunk) = (pointer(self.dx), chunk(rows));
         let chunks = rows.div_ceil(chunk);
-        // A warp keeps a row in registers: so many values in each lane.
+        // A warp keeps a row in registers; the kernel is chosen by the values per lane.
         let kernel = match cols.div_ceil(32) {
             _ if !cols.is_multiple_of(16 / g.dtype().bytes()) => "layer_norm_bwd_any",
             ..=8 => "layer_norm_bwd_8",

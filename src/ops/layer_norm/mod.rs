@@ -13,7 +13,13 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x `[.., c]` to the same shape, with `weight` and `bias` `[c]`. `y_f32`, in evaluation only: y is f32 everywhere, as features are.
+    /// y = (x - mean) / sqrt(var + eps) weight + bias over the last axis, biased variance (Ba et al. 2016), as PyTorch's `LayerNorm`.
+    ///
+    /// x and y are `[.., c]`, `weight` and `bias` are `[c]`. `y_f32`: y is f32 on every device, as features are. Gradient, with x̂ the normalised x
+    /// and g = dy weight: dx = (g - mean(g) - x̂ mean(g x̂)) / std, dweight = sum dy x̂, dbias = sum dy. Kernels: `layer_norm.cu`.
+    ///
+    /// # Panics
+    /// `y_f32` in training.
     pub fn layer_norm(&mut self, x: Var, eps: f32, y_f32: bool) -> Var {
         let shape = self.shape(x);
         let (rows, cols) = (shape.rows(), shape.cols());
@@ -37,7 +43,7 @@ impl Scope<'_> {
     }
 }
 
-/// What both directions share.
+/// The operands that both directions share.
 #[derive(Clone, Copy)]
 struct Norm {
     saved: Var,  // [rows, 2]: mean, 1 / sqrt(var + eps)
@@ -98,7 +104,7 @@ impl Call for Forward {
     }
 }
 
-/// Rows of a block of the forward kernel: one for each warp.
+/// Rows per block of the forward kernel: one per warp.
 const ROWS: usize = 8;
 
 const EPS: f32 = 1e-6;

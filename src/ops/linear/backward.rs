@@ -38,7 +38,7 @@ pub(super) struct BackwardWeight {
     pub dw: Grad,     // [out, in]
     pub dy: Var,      // [rows, out]
     pub x: Var,       // [rows, in]
-    pub partial: Var, // [parts, out * in]
+    pub partial: Var, // [parts, out * in], on a GPU: split-K sums
     pub size: Conv,
 }
 
@@ -63,7 +63,7 @@ impl Call for BackwardWeight {
 pub(super) struct BackwardBias {
     pub db: Grad,     // [out]
     pub dy: Var,      // [rows, out]
-    pub partial: Var, // [rows / BIAS_ROWS, out]
+    pub partial: Var, // [rows / BIAS_ROWS, out], on a GPU
     pub size: Conv,
 }
 

@@ -1,4 +1,5 @@
-//! y = epilogue(x Wᵀ + b): the matrix product as every layer uses it, W [out, in] as in PyTorch, with what follows it fused.
+//! y = epilogue(x Wᵀ + b), W `[out, in]` as in PyTorch. Bias, residual and GELU are fused into the product, so that the result crosses memory
+//! once.
 
 mod backward;
 
@@ -12,38 +13,46 @@ use crate::tape::{Call, Cost, Grad, Mode, Operands, Scope};
 use crate::var::{Dtype, Shape, Var};
 use backward::{BackwardBias, BackwardData, BackwardWeight};
 
-/// A linear layer as its network wants it.
+/// The hyperparameters of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Dense {
     pub outputs: usize,
     pub bias: bool,
-    /// How the weight starts; the bias starts at 0.
+    /// The initialiser of the weight; the bias starts at 0.
     pub weight: Init,
-    /// The shape under which the weight is stored, if it is not [out, in]: a patch embedding has [out, 3, p, p].
+    /// The shape under which the weight is stored, if it is not `[out, in]`: a patch embedding has `[out, 3, p, p]`.
     pub shape: Option<Shape>,
     pub epilogue: Epilogue,
 }
 
-/// What happens to the result of a linear layer before it is written.
+/// The fused epilogue of a linear layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Epilogue {
     Nothing,
-    /// x Φ(x), with the exact normal distribution.
+    /// x Φ(x), with erf and not tanh.
     Gelu,
-    /// This residual, which is like the result, is added.
+    /// Adds this residual, of the result's shape.
     Add(Var),
 }
 
 impl Scope<'_> {
-    /// x `[.., in]` to `[.., out]`, with `weight` `[out, in]` and, if asked, `bias` `[out]`; both start uniform
-    /// in ±1/sqrt(in), as in PyTorch.
+    /// y = x Wᵀ + b, as PyTorch's `Linear`: x `[.., in]` to y `[.., out]`, with `weight` `[out, in]` and, if `bias`, `bias` `[out]`. Both start
+    /// uniform in ±1/sqrt(in). Gradient: dx = dy W, dW = dyᵀ x, db = sum dy. Kernels: `conv.cu` and `conv_bwd_w.cu` (maps of one
+    /// pixel), `linear.cu` for db; on Hopper their `*_hopper.cu`.
+    ///
+    /// # Panics
+    /// A weight of this name has another shape.
     pub fn linear(&mut self, x: Var, out: usize, bias: bool) -> Var {
         let uniform = Init::Uniform(1.0 / (self.shape(x).cols() as f32).sqrt());
         let dense = Dense { outputs: out, bias, weight: uniform, shape: None, epilogue: Epilogue::Nothing };
         self.product(x, &dense, uniform)
     }
 
-    /// x `[.., in]` to `[.., out]` through `weight` and, if asked, `bias` `[out]`, and its epilogue.
+    /// y = epilogue(x Wᵀ + b): x `[.., in]` to y `[.., out]`. With a GELU in training, its argument is kept for the gradient. Otherwise as
+    /// [`Scope::linear`].
+    ///
+    /// # Panics
+    /// `dense.shape` has not out * in values, the residual has not y's shape, or a weight of this name has another shape.
     pub fn dense(&mut self, x: Var, dense: &Dense) -> Var {
         self.product(x, dense, Init::Constant(0.0))
     }
@@ -87,7 +96,7 @@ impl Scope<'_> {
                 let partial = t.scratch([size.batch.div_ceil(BIAS_ROWS), size.outputs], Dtype::F32);
                 t.no_grad(BackwardBias { db, dy, partial, size })
             }
-            // Last: from here on it belongs to the residual.
+            // Last, because `pass_gradient` may hand dy over to the residual.
             if let Some(residual) = residual {
                 t.pass_gradient(residual, result)
             }
@@ -104,7 +113,7 @@ fn cost(c: &Conv, element: u64) -> Cost {
 
 struct Forward {
     y: Var,                      // [rows, out]
-    pre_activation: Option<Var>, // [rows, out]: what the GELU is given, for its gradient
+    pre_activation: Option<Var>, // [rows, out]: the GELU's argument, for its gradient
     x: Var,                      // [rows, in]
     w: Var,                      // [out, in]
     packed: Packed,

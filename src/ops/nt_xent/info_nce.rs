@@ -10,8 +10,14 @@ use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The loss `[1]` of queries q and keys k, both `[n, c]`: row i of one belongs to row i of the other. The keys are targets: only
-    /// the queries get a gradient. A GPU makes the similarities tile by tile, twice; the CPU keeps them.
+    /// L `[1]` = mean over rows of -log(exp(s(i, i) / T) / sum over k of exp(s(i, k) / T)), s the cosine similarity, for queries q and keys k,
+    /// both `[n, c]`; row i of one belongs to row i of the other (van den Oord et al. 2018; MoCo v3, Chen et al. 2021, Eq. 1).
+    ///
+    /// The keys are targets: only the queries get a gradient. A GPU computes the similarities tile by tile in both directions; the CPU
+    /// keeps them. Kernels: `nt_xent.cu`.
+    ///
+    /// # Panics
+    /// q and k differ in shape.
     pub fn info_nce(&mut self, q: Var, k: Var, temperature: f32) -> Var {
         let shape = self.shape(q);
         assert_eq!(shape, self.shape(k), "{}: InfoNCE needs one key for every query", self.path());
@@ -138,7 +144,7 @@ impl Call for Backward {
     }
 }
 
-/// Queries and their keys, which want no gradient.
+/// Queries, and keys without a gradient.
 fn case(s: &mut Scope, x: &[Var], temperature: f32) -> Var {
     s.tape().stop_gradient(x[1]);
     s.info_nce(x[0], x[1], temperature)

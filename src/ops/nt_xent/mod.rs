@@ -12,7 +12,14 @@ use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// The loss `[1]` of embeddings z `[2N, d]`; rows i and i + N are the two views of one sample.
+    /// L `[1]` = mean over all 2N rows of -log(exp(s(i, pair(i)) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine similarity (Chen et
+    /// al. 2020, Eq. 1), for embeddings z `[2N, d]`; rows i and i + N are the two views of one sample.
+    ///
+    /// Gradient of the unit vectors: sum over k of g(i, k) z_k / |z_k|, with g = (p(i, k) + p(k, i) - 2 [k = pair(i)]) / (2N T) and p the
+    /// row-wise softmax. Kernels: `nt_xent.cu`.
+    ///
+    /// # Panics
+    /// z has an odd number of rows, or fewer than four.
     pub fn nt_xent(&mut self, z: Var, temperature: f32) -> Var {
         let shape = self.shape(z);
         let (rows, cols) = (shape.rows(), shape.cols());
@@ -37,7 +44,7 @@ struct Forward {
     loss: Var,   // [1]
     unit: Var,   // [rows, cols]: z over its length
     saved: Var,  // [rows, 2]: 1/length, log of the sum
-    sim: Var,    // [rows, rows]: cosines; the CPU keeps them, a GPU computes them again
+    sim: Var,    // [rows, rows]: cosines, on the CPU; a GPU recomputes them tile by tile
     losses: Var, // [rows], on a GPU
     z: Var,      // [rows, cols]
     temperature: f32,
@@ -45,7 +52,7 @@ struct Forward {
     cols: usize,
 }
 
-/// Rows, and columns of the similarities, of a tile on a GPU; columns of the gradient; the slots of its pipeline.
+/// On a GPU: the side of a tile of similarities; columns of the gradient per block; stages of the pipeline.
 const TILE: usize = 64;
 const COLUMNS: usize = 128;
 const SLOTS: u32 = 4 * 2 * 64 * 64;
@@ -71,12 +78,12 @@ fn through_unit(dz: &mut [f32], add: bool, back: &[f32], unit: &[f32], saved: &[
     }
 }
 
-/// Blocks of four warps, of which each takes a row.
+/// Blocks of four warps, one row per warp.
 fn warps(kernel: &'static str, rows: usize) -> Launch {
     Launch { kernel, grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], shared: 0 }
 }
 
-/// Blocks that each go through the similarities of 64 rows.
+/// Blocks that each take 64 rows of the similarities.
 fn tiles(kernel: &'static str, rows: usize) -> Launch {
     Launch { kernel, grid: [rows.div_ceil(TILE) as u32, 1, 1], block: [128, 1, 1], shared: SLOTS }
 }
@@ -153,7 +160,7 @@ impl Call for Backward {
         let saved = &*saved;
         let scale = m.f(self.dloss)[0] / (t * rows as f32);
         let mut grad = m.f_mut(self.grad);
-        // Row i's own softmax and its part in every other row's: the sum is symmetric.
+        // Row i's own softmax, plus its part as a key in the other rows' softmaxes: the sum is symmetric.
         grad.par_chunks_mut(rows).zip(sim.par_chunks(rows)).enumerate().for_each(|(i, (grad, s))| {
             let pair = (i + rows / 2) % rows;
             for (k, (g, s)) in grad.iter_mut().zip(s).enumerate() {

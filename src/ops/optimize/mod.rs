@@ -1,5 +1,5 @@
-//! The step that follows the gradient, for all weights in one call: SGD, Adam, AdamW as in PyTorch, and LARS
-//! (You et al. 2017), of which there are several: [`LarsVariant`].
+//! The optimizer step, for all weights in one call: SGD, Adam and AdamW as in PyTorch, and LARS (You et al. 2017), whose
+//! implementations differ: [`LarsVariant`].
 
 mod rules;
 
@@ -14,14 +14,14 @@ use rules::{Adam, Momentum, norm};
 pub enum Algorithm {
     /// v = momentum v + g + decay w; w -= rate v.
     Sgd { momentum: f32 },
-    /// `decoupled`: AdamW. Otherwise the decay is part of the gradient.
+    /// PyTorch's Adam; `decoupled`: AdamW (Loshchilov and Hutter 2019). Otherwise decay w is added to the gradient.
     Adam { betas: [f32; 2], eps: f32, decoupled: bool },
-    /// v = momentum v + trust (g + decay w); w -= rate v, where tensors with one dimension are neither decayed nor adapted and
-    /// `trust` is eta.
+    /// v = momentum v + trust ratio (g + decay w); w -= rate v. Tensors with one dimension are neither decayed nor adapted. The field
+    /// `trust` is eta, from which [`LarsVariant`] computes the ratio.
     Lars { momentum: f32, trust: f32, variant: LarsVariant },
 }
 
-/// LARS as different code has it. The numbers are those of `kernels/optimize.cu`.
+/// The trust ratio of LARS, by whose code it follows. The numbers are those of `kernels/optimize.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LarsVariant {
     /// MoCo v3, MAE, Barlow Twins, VICReg: trust = eta |w| / |g + decay w|, 1 if either is 0.
@@ -38,47 +38,52 @@ pub struct ParamGroup {
     /// LARS never decays a tensor with one dimension, whatever this says.
     pub decay: bool,
     pub rate: Rate,
-    /// The first step that moves it; before, its moments stay as they are, and Adam's corrections begin with it.
+    /// The first step that updates the weight. Earlier steps leave weight and moments alone; Adam counts its bias correction from here.
     pub from: u32,
 }
 
 /// The learning rate of one weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// This times what the schedule says.
+    /// A factor of the schedule's learning rate.
     Scheduled(f32),
     Fixed(f32),
 }
 
 impl Default for ParamGroup {
-    /// As PyTorch's optimizers move a weight of no special group.
+    /// Decayed, at the scheduled rate, from the first step on.
     fn default() -> ParamGroup {
         ParamGroup { decay: true, rate: Rate::Scheduled(1.0), from: 0 }
     }
 }
 
-/// The gradients of a step between the backward and the update: what is done to them there is a method. Several backwards before add up.
+/// The gradients of a step, between backward and update. Methods transform them, such as [`Gradients::clip`]. Several backwards
+/// (micro-batches) accumulate into them.
 pub struct Gradients {
-    /// Name, weight and gradient, [shape of the weight] each.
-    of: Vec<(String, Var, Var)>,
+    of: Vec<(String, Var, Var)>, // name, weight, gradient of the weight's shape
     clip: f32,
 }
 
 impl Gradients {
-    /// Those of every trained weight that a backward has reached so far, in the order of recording.
+    /// The gradients of every trained weight that a backward has reached so far, in the order of recording.
     pub fn of(tape: &Tape) -> Gradients {
         Gradients { of: tape.gradients(), clip: 0.0 }
     }
 
-    /// A tensor's gradient whose l2 norm is above `norm` is scaled by norm / (l2 norm + 1e-6), each by itself, as in DINO's code; 0: any.
-    /// The update does it while it reads them.
+    /// Clips the l2 norm of each tensor's gradient by itself, as in DINO's code: g is scaled by min(1, norm / (|g| + 1e-6)). 0 clips nothing.
+    /// The update applies the factor while it reads the gradients, so that they are not written again.
     pub fn clip(self, norm: f32) -> Gradients {
         Gradients { clip: norm, ..self }
     }
 }
 
 impl Tape {
-    /// Append one call that moves the weights of `gradients`. `group` says what is special about a weight, by its name and shape.
+    /// Appends one call that updates all weights of `gradients`. `group` gives each weight's settings by its name and shape, like PyTorch's
+    /// parameter groups. Optimizer state is named memory: `optimizer.0.NAME` (and `optimizer.1.NAME` for Adam), f32, of the weight's
+    /// shape. Learning rate and weight decay come from `schedule`. Kernels: `optimize.cu`.
+    ///
+    /// # Panics
+    /// State of this name was recorded with another shape.
     pub fn optimize(&mut self, gradients: Gradients, algorithm: Algorithm, group: &dyn Fn(&str, Shape) -> ParamGroup, schedule: Schedule) {
         let clip = gradients.clip;
         let moments = if matches!(algorithm, Algorithm::Adam { .. }) { 2 } else { 1 };
@@ -114,12 +119,12 @@ struct Update {
     algorithm: Algorithm,
     clip: f32,
     schedule: Schedule,
-    table: Var,             // [chunks, WORDS, 2] what each block of a GPU moves
-    norms: Var,             // [chunks, 2] sums of squares of weights and of what moves them, for LARS
-    gradients: Option<Var>, // [chunks] sums of squares of gradients, where they are clipped
+    table: Var,             // [chunks, WORDS, 2] u32, on a GPU: a `Chunk` per block
+    norms: Var,             // [chunks, 2], on a GPU: sums of w^2 and of (g + decay w)^2, for LARS
+    gradients: Option<Var>, // [chunks], on a GPU: sums of g^2, if gradients are clipped
 }
 
-/// Values of one weight that a block of a GPU moves.
+/// Values of one weight per GPU block.
 const PIECE: usize = 8192;
 /// 64-bit words in a row of the kernels' table: `Chunk` of `kernels/optimize.cu`.
 const WORDS: usize = 7;

@@ -1,4 +1,4 @@
-//! The arithmetic of the optimizers on slices: what one chunk of a weight goes through in a step.
+//! The update rules of the optimizers, on slices. A weight is cut into chunks that run in parallel.
 
 use crate::ops::CHUNK;
 use multiversion::multiversion;
@@ -10,7 +10,7 @@ pub(super) struct Momentum {
     pub decay: f32,
     pub trust: f32,
     pub rate: f32,
-    /// Multiplies the gradient: below one where it is clipped.
+    /// Factor of the gradient: below 1 where it is clipped.
     pub scale: f32,
 }
 
@@ -29,7 +29,7 @@ impl Momentum {
     }
 }
 
-/// What Adam's inner loop needs, with the corrections for the zero start already in.
+/// The constants of Adam's inner loop, with the bias corrections folded in.
 pub(super) struct Adam {
     pub betas: [f32; 2],
     pub eps: f32,
@@ -37,11 +37,11 @@ pub(super) struct Adam {
     pub rate: f32,
     /// 1 / sqrt(1 - beta2^t)
     pub root: f32,
-    /// Added to the gradient.
+    /// Adam's weight decay, added to the gradient; 0 for AdamW.
     pub decay: f32,
-    /// Multiplies the weight first.
+    /// AdamW's weight decay, 1 - rate decay, by which the weight is multiplied first; 1 for Adam.
     pub shrink: f32,
-    /// Multiplies the gradient: below one where it is clipped.
+    /// Factor of the gradient: below 1 where it is clipped.
     pub scale: f32,
 }
 
@@ -64,7 +64,7 @@ impl Adam {
     }
 }
 
-/// The l2 norm of `len` values, added up in a fixed order.
+/// The l2 norm of `len` values, in f64, added up in a fixed order.
 pub(super) fn norm(len: usize, value: impl Fn(usize) -> f32 + Sync) -> f64 {
     let starts: Vec<usize> = (0..len).step_by(CHUNK).collect();
     let sums: Vec<f64> = starts.par_iter().map(|&s| (s..(s + CHUNK).min(len)).map(|i| (value(i) as f64).powi(2)).sum()).collect();

@@ -1,4 +1,4 @@
-//! Between images and sequences of tokens: patches, the class token and positions, and the tokens that a masked image lacks.
+//! The ops between images and sequences of tokens: patches, class token and positions, and MAE's mask tokens.
 
 pub mod patches;
 mod positions;

@@ -1,4 +1,4 @@
-//! The patches of images as rows of a matrix, whose product with a weight [d, c, p, p] is a patch embedding.
+//! The patches of images as rows of a matrix. Their product with a weight `[d, c, p, p]` is the patch embedding (Dosovitskiy et al. 2021).
 
 use super::super::Case;
 use super::super::mask::Masking;
@@ -8,8 +8,12 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// images `[n, h, w, c]` to `[n, patches, c * p * p]`, columns (channel, i, j) as a convolution's weight, patches row by row of the
-    /// grid; of a masked image those that are seen, in the order of their noise. Images have no gradient.
+    /// Copies images `[n, h, w, c]` to y `[n, patches, c * p * p]`. Columns are (channel, i, j), the order of a convolution's weight; patches
+    /// go row by row over the grid. With `masking` only the patches that are seen, in the order of their noise. Images get no
+    /// gradient. Kernels: `tokens.cu`.
+    ///
+    /// # Panics
+    /// images have not four dimensions, or height or width are no multiple of `patch`.
     pub fn patches(&mut self, images: Var, patch: usize, masking: Option<Masking>) -> Var {
         let &[n, h, w, c] = self.shape(images).dims() else { panic!("{}: patches wants [n, h, w, c]", self.path()) };
         assert!(h % patch == 0 && w % patch == 0, "{}: patches of {patch} do not fill {h} x {w}", self.path());
@@ -27,7 +31,7 @@ struct Grid {
     w: usize,
     c: usize,
     patch: usize,
-    /// Patches of an image that are copied.
+    /// Patches per image that are copied.
     count: usize,
 }
 

@@ -1,14 +1,14 @@
-//! The gradients of what every image adds to its tokens, the positions and the class token: sums over images, in their order.
+//! The gradients of the positions and of the class token, which all images share: sums over images, in their order.
 
 use crate::device::{Arg, Gpu, Host, Launch, THREADS};
 use crate::tape::{Call, Cost, Grad, Operands, Tape};
 use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
-/// Images whose sum one block makes.
+/// Images that one block sums.
 const IMAGES: usize = 32;
 
-/// Which token of an image has a position.
+/// The tokens of an image that carry each position.
 #[derive(Clone, Copy)]
 pub(super) struct Places {
     pub n: usize,
@@ -27,10 +27,10 @@ pub(super) struct Sums {
     partial: Var,             // [chunks, rows, d], on a GPU
     dy: Var,                  // [n, tokens, d]
     places: Places,
-    rows: usize, // positions whose sums are made
+    rows: usize, // positions that are summed
 }
 
-/// Record the gradients of `positions` and of `class`, where they are wanted.
+/// Records the gradients of `positions` and of `class`, if they are wanted.
 pub(super) fn record(t: &mut Tape, positions: Var, class: Option<Var>, dy: Var, places: Places) {
     let (dpositions, dclass) = (t.gradient_of(positions), class.and_then(|c| t.gradient_of(c)));
     if dpositions.is_none() && dclass.is_none() {

@@ -1,4 +1,4 @@
-//! What an encoder gets: the class token and the patches, each with its position.
+//! The input sequence of a ViT: class token and patches, each plus its position.
 
 use super::super::Case;
 use super::super::mask::{Masking, batch};
@@ -10,8 +10,12 @@ use crate::var::Var;
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// tokens `[n, k, d]` with `class` `[1, 1, d]`, if there is one, before them, each plus its position: `positions` is
-    /// `[1, patches (+ 1), d]`, that of the class token first. Of a masked image the tokens are those of the patches that are seen.
+    /// y = concat(class, tokens) + positions: tokens `[n, k, d]` to y `[n, k (+ 1), d]`. `class` is `[1, 1, d]`, or absent; `positions` is
+    /// `[1, patches (+ 1), d]`, the class token's first. With `masking` the tokens are those of the patches that are seen. Gradient:
+    /// positions and class get sums over the images. Kernels: `tokens.cu`.
+    ///
+    /// # Panics
+    /// tokens have not three dimensions, or `positions` do not fit.
     pub fn sequence(&mut self, tokens: Var, class: Option<Var>, positions: Var, masking: Option<Masking>) -> Var {
         let &[n, k, d] = self.shape(tokens).dims() else { panic!("{}: sequence wants [n, k, d]", self.path()) };
         let prefix = class.is_some() as usize;

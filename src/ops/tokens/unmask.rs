@@ -1,4 +1,4 @@
-//! What MAE's decoder gets: the tokens that were seen at their places, the mask token where one was hidden, each with its position.
+//! The input of MAE's decoder (He et al. 2022): visible tokens at their places, the mask token elsewhere, each plus its position.
 
 use super::super::Case;
 use super::super::mask::{Masking, batch};
@@ -10,8 +10,12 @@ use crate::var::{Dtype, Var};
 use rayon::prelude::*;
 
 impl Scope<'_> {
-    /// x `[n, 1 + keep, d]`, class token first, to `[n, 1 + patches, d]` with `mask_token` `[1, 1, d]` and `positions`
-    /// `[1, 1 + patches, d]`.
+    /// x `[n, 1 + keep, d]`, class token first, to y `[n, 1 + patches, d]`: y_j = x at its rank if patch j is seen, else `mask_token` `[1, 1, d]`,
+    /// plus `positions` `[1, 1 + patches, d]`. Gradient: visible tokens get their rows of dy; the mask token the sum of the others.
+    /// Kernels: `tokens.cu`.
+    ///
+    /// # Panics
+    /// x has not three dimensions or not 1 + keep tokens, or `positions` do not fit.
     pub fn unmask_tokens(&mut self, x: Var, mask_token: Var, positions: Var, masking: Masking) -> Var {
         let &[n, seen, d] = self.shape(x).dims() else { panic!("{}: unmask_tokens wants [n, 1 + keep, d]", self.path()) };
         let patches = self.shape(masking.ids_restore).cols();
@@ -169,7 +173,7 @@ impl Call for BackwardMask {
     }
 }
 
-/// A masked image of `patches`, filled up again.
+/// A masked image of `patches`, unmasked again.
 fn filled(s: &mut Scope, x: Var, patches: usize) -> Var {
     let &[n, seen, d] = s.shape(x).dims() else { panic!("a case of [n, 1 + keep, d]") };
     let batch = batch(s.tape(), n);

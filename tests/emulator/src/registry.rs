@@ -18,6 +18,7 @@ pub struct Param {
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[cfg_attr(not(compiler), allow(dead_code))] // there are no kernels then
 pub enum Kind {
     /// A pointer to what the kernel only reads.
     In,
