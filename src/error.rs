@@ -1,26 +1,26 @@
-//! What can go wrong for a user, each with one sentence that says what, where and what to do.
+//! Errors for users: each is one sentence with what, where and what to do.
 
 use std::path::{Path, PathBuf};
 
-/// An error that a user can meet. Bugs of ours panic; everything else is one of these.
+/// An error that a user can meet. Bugs panic; everything else is one of these.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file or folder.
     #[error("cannot {action} {}: {}", shown(path), plain(source))]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    /// A file was read but its content is not what it should be.
+    /// The content of a file is wrong.
     #[error("{}: {what}", shown(path))]
     Format { path: PathBuf, what: String },
-    /// Something that was asked for cannot be done; `remedy` says what to ask for instead.
+    /// A request cannot be carried out; `remedy` says what to request instead.
     #[error("{what}; {remedy}")]
     Config { what: String, remedy: String },
-    /// Numbers went wrong while computing (NaN, collapse).
+    /// A computation failed numerically (NaN, collapse).
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
-    /// Another process is at work in this place.
+    /// Another process works in this place.
     #[error("{what}; {remedy}")]
     Busy { what: String, remedy: String },
-    /// The work was asked to end before it was done; `what` says what is kept.
+    /// The user stopped the work; `what` says what is kept.
     #[error("{what}")]
     Stopped { what: String },
     /// A GPU, its driver or the compiler of its kernels failed while it was in use.
@@ -53,14 +53,14 @@ impl Error {
     pub fn device(what: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Device { what: what.into(), remedy: remedy.into() }
     }
-    /// The same, said of the file that asked for it.
+    /// The same error, attributed to the file that made the request.
     pub fn of(self, path: &Path) -> Error {
         match self {
             Error::Config { what, remedy } => Error::Config { what: format!("{}: {what}", shown(path)), remedy },
             other => other,
         }
     }
-    /// What the process returns: 2 when the request itself was wrong, else 1.
+    /// Exit status: 2 if the request itself was wrong, else 1.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Error::Config { .. }) { 2 } else { 1 }
     }
@@ -72,22 +72,22 @@ pub(crate) fn plain(source: &std::io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-/// Characters of a reason at most.
+/// Longest reason in characters.
 const LONGEST: usize = 1000;
 
-/// A path on one line: its names may hold line breaks and commands to a terminal.
+/// A path on one line, with line breaks and terminal commands in names escaped.
 fn shown(path: &Path) -> String {
     visible(&path.display().to_string()).replace('\n', "\\n")
 }
 
-/// Text for a terminal: what it would take for a command is shown as an escape, line breaks stay.
+/// Text for a terminal: commands to the terminal are escaped, line breaks stay.
 pub fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     if text.chars().any(|c| c.is_control() && c != '\n') { text.chars().map(shown).collect() } else { text.to_string() }
 }
 
-/// A name or a reason on one line of at most 1,000 characters. Reasons quote names that stand in files, which may hold anything: line breaks,
-/// commands to a terminal, a megabyte.
+/// A name or a reason on one line of at most 1,000 characters. Reasons quote names from files, which may hold anything: line breaks,
+/// terminal commands, a megabyte.
 pub fn line(text: String) -> String {
     if text.len() <= LONGEST && !text.contains(char::is_control) {
         return text;

@@ -88,7 +88,7 @@ pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     writer.commit()
 }
 
-/// Opens a file to read. Pipes and devices are refused: whoever reads one may wait for ever, or never come to its end.
+/// Opens a file to read. Pipes and devices are refused, because reading one may wait for ever or never end.
 ///
 /// # Errors
 /// It is missing, not readable, or something other than a regular file.

@@ -45,9 +45,9 @@
 //! # Conventions
 //!
 //! - Images are `[n, height, width, channels]`, contiguous; a map is rows x channels. There are no strides.
-//! - What a user can get wrong is an [`Error`], one sentence with its remedy. What a caller can get wrong while recording a network, such as a
-//!   shape, panics and names the layer.
-//! - Nothing prints; who wants to hear of progress implements [`progress::Progress`].
+//! - A user's mistake is an [`Error`], one sentence with its remedy. A caller's mistake while recording a network, such as a wrong shape,
+//!   panics and names the layer.
+//! - The library does not print; implement [`progress::Progress`] to hear of progress.
 //! - The same recipe on the same data and device gives the same bytes, for any number of threads.
 
 pub mod checkpoint;

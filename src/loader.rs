@@ -1,4 +1,4 @@
-//! From a source to a program's batch: images are decoded on all threads and copied one after the other.
+//! Loads batches: decodes images of a source on all threads and lays them one after the other in a program's batch.
 
 use crate::data::{Budget, DECODING, Image, LIMIT, Loan, OnBadImage, Source, reserve};
 use crate::device::Device;
@@ -10,20 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Bytes of pixels in a batch: per sample on average, and in all. A batch of larger images closes early.
+/// Most bytes of pixels in a batch, per sample and in all. A batch of larger images is closed early.
 const USUAL: usize = 4 << 20;
 const BUDGET: usize = 256 << 20;
 /// Batches decoded ahead of the program.
 const AHEAD: usize = 2;
-/// Bytes after the last pixel that a kernel may read.
+/// Bytes beyond the last pixel that a kernel reads.
 const BEYOND: usize = 16;
 
 /// A sample that cannot be decoded.
 pub struct Bad {
-    /// Position in the list of samples.
+    /// Its place in the list of samples.
     pub place: usize,
     pub reason: String,
-    /// BLAKE3 of its file; `None` if that cannot be read or the sample is no file.
+    /// The BLAKE3 digest of its file, if that can be read.
     pub content: Option<blake3::Hash>,
 }
 
@@ -41,7 +41,7 @@ struct Images {
 }
 
 impl Images {
-    /// Adds `image`, the sample `sample` of `source`.
+    /// Adds `image`, the decoded `sample` of `source`.
     fn push(&mut self, image: Image, source: &dyn Source, epoch: u32, sample: u32, place: usize) -> Result<()> {
         let offset = u32::try_from(self.pixels.len());
         let offset = offset.map_err(|_| Error::config("the images of one batch are more than 4 GiB", "lower the batch"))?;
@@ -60,15 +60,15 @@ impl Images {
         Ok(())
     }
 
-    /// Reserves memory to copy another image behind the others; false if there is none.
+    /// Reserves memory for another image behind the others; false if there is none.
     fn makes_room(&mut self, image: &Image) -> bool {
         let (there, more) = (self.pixels.len(), image.pixels.len());
-        // Doubling, as long as memory allows, so that the pixels are not moved for each image.
+        // Doubles the buffer while memory allows, so that images are not moved for each new one.
         let grows = there > 0 && self.pixels.capacity() < there + more;
         !grows || reserve(&mut self.pixels, more.max(there)).is_some() || reserve(&mut self.pixels, more).is_some()
     }
 
-    /// Uploads the batch. A short one repeats its last sample, because a program has a fixed batch size.
+    /// Fills up a short batch by repeating its last sample, because a program runs batches of one size.
     fn put(&self, program: &mut Program, batch: &Batch) -> Result<()> {
         let (mut table, mut keys, mut labels) = (self.table.clone(), self.keys.clone(), self.labels.clone());
         for _ in self.places.len()..batch.n {
@@ -87,7 +87,7 @@ impl Images {
     }
 }
 
-/// Decodes `samples` into `batch`, keyed for `epoch`. A short list repeats its last sample; the caller ignores the rest.
+/// Decodes `samples` into `batch`, keyed for `epoch`. A short list repeats its last sample; the caller ignores the tail.
 pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: &[u32], epoch: u32) -> Result<()> {
     let images: Vec<Image> = samples.par_iter().map(|&i| source.image(i as usize)).collect::<Result<_>>()?;
     let mut laid = Images::default();
@@ -97,8 +97,8 @@ pub fn load(program: &mut Program, batch: &Batch, source: &dyn Source, samples: 
     laid.put(program, batch)
 }
 
-/// Bytes of pixels for a batch of `n` streamed samples on `device`, for [`crate::tape::Tape::batch_of`]. Not the size of the source's
-/// largest image: to find that it may have to read every file.
+/// Bytes of pixels for a batch of `n` streamed samples on `device`, for [`crate::tape::Tape::batch_of`]. It does not ask the source for its
+/// largest image, because that may mean opening every file.
 ///
 /// On the CPU there is room for the largest image that any source decodes, because untouched pages of a buffer take no memory. On a GPU
 /// they do, so there is room for images of usual size.
@@ -109,20 +109,20 @@ pub fn room(n: usize, device: &Device) -> usize {
     }
 }
 
-/// A plan that counts the pixels likely to be touched instead of all of [`room`].
+/// A plan that counts the pixels likely to be touched, not all of [`room`].
 pub fn expected(plan: Plan, batch: &Batch) -> Plan {
     let untouched = batch.capacity.saturating_sub(batch.n.saturating_mul(USUAL).min(BUDGET));
     Plan { fixed: plan.fixed.saturating_sub(untouched), ..plan }
 }
 
-/// Where the time of a stream went, in seconds.
+/// The time of a stream, seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
     /// Decoding, summed over threads; most of it overlaps with the program.
     pub decode: f64,
     /// The program, from its input to its results.
     pub compute: f64,
-    /// Waiting of the program for images.
+    /// The program waited for images.
     pub wait: f64,
 }
 
@@ -134,18 +134,18 @@ pub struct Feed<'a> {
     pub on_bad: OnBadImage,
 }
 
-/// A part of a feed's samples, in order. A place is a position in the feed's list.
+/// A part of a feed's samples, by their places in its list, in their order.
 pub struct BatchPart<'a> {
-    /// The samples that the program last ran on, at most a batch.
+    /// Samples that the program has just run on, at most a batch.
     pub places: &'a [usize],
     /// Samples that cannot be decoded.
     pub bad: &'a [Bad],
-    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
+    /// By place: the BLAKE3 digest of the decoded file, if the sample is a file.
     pub contents: &'a [Option<blake3::Hash>],
 }
 
-/// Runs `program` on all samples, a batch at a time, and passes each part to `take`, which reads the results. A thread decodes at most
-/// `AHEAD` batches ahead of the program, so memory grows neither with the number of samples nor (beyond one image) with their size.
+/// Runs `program` on all samples, a batch at a time, and hands each part to `take`, which reads the results. A thread decodes at most
+/// `AHEAD` batches ahead of the program. So memory grows neither with the number of samples nor (beyond one image) with their size.
 ///
 /// # Errors
 /// An image that cannot be read and, with [`OnBadImage::Fail`], one that cannot be decoded, after `take` got all before it.
@@ -153,7 +153,7 @@ pub fn stream(program: &mut Program, feed: &Feed, take: impl FnMut(&Program, &Ba
     stream_within(&DECODING, program, feed, take)
 }
 
-/// As [`stream`] with a memory budget of its own instead of the process's; results do not depend on it.
+/// [`stream`] with a memory budget of its own for images; the results do not depend on it.
 ///
 /// # Errors
 /// As [`stream`].
@@ -170,7 +170,7 @@ pub fn stream_within(
         scope.spawn(|| produce(feed, room, queue, &decoding));
         loop {
             let start = Instant::now();
-            // An error means that the thread has ended and closed its end of the queue.
+            // An error means that the decoding thread has ended and closed its end of the queue.
             let Ok(images) = batches.recv() else { return Ok(()) };
             times.wait += start.elapsed().as_secs_f64();
             let (images, start) = (images?, Instant::now());
@@ -190,7 +190,7 @@ pub fn stream_within(
 fn produce(feed: &Feed, room: &'static Budget, queue: SyncSender<Result<Images>>, decoding: &AtomicU64) {
     let mut open = Images::default();
     if let Err(error) = fill(feed, room, &queue, decoding, &mut open) {
-        // Samples before the error are still passed on.
+        // Samples before the error are still delivered.
         if open.is_empty() || queue.send(Ok(std::mem::take(&mut open))).is_ok() {
             let _ = queue.send(Err(error));
         }
@@ -199,14 +199,14 @@ fn produce(feed: &Feed, room: &'static Budget, queue: SyncSender<Result<Images>>
     }
 }
 
-/// Outcome of a request for an image.
+/// The outcome of asking for an image.
 enum Asked {
     Decoded(Image, Option<blake3::Hash>, Option<Loan>),
-    /// The budget has no room for it now.
+    /// There is no memory for it now.
     Later,
 }
 
-/// Decodes a sample if `lend` lends the memory. Also returns how many bytes that is.
+/// Decodes a sample if `lend` lends the memory; returns the bytes that it needs, too.
 fn ask(source: &dyn Source, sample: u32, lend: impl FnOnce(u64) -> Option<Loan>) -> (u64, Result<Asked>) {
     let (mut lend, mut loan, mut wanted) = (Some(lend), None, 0);
     let image = source.image_within(sample as usize, &mut |bytes| {
@@ -237,17 +237,16 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
     };
     let (mut at, mut largest) = (0, USUAL as u64);
     while at < samples.len() {
-        // As many at once as fit into the budget if all are as large as the largest of the last round.
+        // As many at once as fit into memory if all were as large as the largest of the last ones.
         let some = &samples[at..][..((room.capacity() / largest) as usize).clamp(1, most).min(samples.len() - at)];
         let mut asked: Vec<_> = some.par_iter().map(decode).collect();
         largest = asked.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0).max(USUAL as u64);
-        // Samples after one without room return their loans and are decoded again later, so that order is kept and no loan waits for
-        // another.
+        // Samples behind one that found no memory return their loans and are asked again, so that order is kept.
         let ready = asked.iter().position(|(_, asked)| matches!(asked, Ok(Asked::Later))).unwrap_or(asked.len());
         let bytes = asked.get(ready).map(|(bytes, _)| *bytes);
         asked.truncate(ready);
         if let (true, Some(bytes)) = (asked.is_empty(), bytes) {
-            // The program returns the loans of its batches, but not those of the open batch, which we would wait for ourselves.
+            // The program returns the loans of its batches, but not those of the open batch, for which we would wait ourselves.
             let beside = bytes.saturating_add(budget as u64) <= room.capacity();
             if !beside && !open.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
                 return Ok(());
@@ -271,7 +270,7 @@ fn fill(feed: &Feed, room: &'static Budget, queue: &SyncSender<Result<Images>>, 
             if image.pixels.len() > capacity {
                 return Err(too_large(&image, source, samples[at], capacity));
             }
-            // An image without memory beside the others begins a new batch; results do not depend on where batches end.
+            // Without memory for the next image the batch ends here. Results do not depend on where a batch ends.
             let full = open.places.len() == batch.n || open.pixels.len() + image.pixels.len() > budget || !open.makes_room(&image);
             if full && !open.places.is_empty() && queue.send(Ok(std::mem::take(open))).is_err() {
                 return Ok(());

@@ -1,5 +1,5 @@
-//! Pages of Parquet files that may be broken or hostile: nothing is reserved for a size that is only claimed, and what the decoder would
-//! panic at is refused before.
+//! Pages of Parquet files that may be broken or hostile. Sizes that a file only claims allocate nothing, and input that would make the
+//! decoder panic is refused before.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
@@ -17,13 +17,12 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use crate::error::Error;
 
-/// Bytes of a page for each of its file at most. Snappy makes 22 of one and no more; zstd could, but what is packed tighter than that as a whole
-/// holds no images.
+/// Most decompressed bytes per byte of a file. Snappy cannot exceed 22; zstd can, but image data never compresses so well.
 const DENSEST: u64 = 22;
 
 pub type Outcome<T> = std::result::Result<T, ParquetError>;
 
-/// The file, refusing page headers that promise more than memory should be risked for.
+/// A reader of the file that refuses page headers with too large a decoded size.
 pub struct Pages {
     file: File,
     length: u64,
@@ -31,7 +30,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// `largest` is what a decoded page may have, in bytes; the file's own length may allow less.
+    /// `largest` bounds a decoded page in bytes; the file's length may bound it further.
     pub fn new(file: File, largest: u64) -> Pages {
         let length = file.len();
         Pages { file, length, largest: largest.min(length.saturating_mul(DENSEST)) }
@@ -47,17 +46,17 @@ impl Length for Pages {
     }
 }
 
-/// The reason without the kind of error that stands before it.
+/// The reason without the prefix of the kind of error.
 pub fn sentence(error: &ParquetError) -> String {
     let text = error.to_string();
     text.split_once(": ").map(|(_, what)| what).unwrap_or(&text).trim().to_string()
 }
 
-/// What stopped a decoder of this file: the system, which is no fault of the file's, or what is wrong with `part` of it.
+/// The error that stopped a decoder: one of the system, or a damage of `part` of the file.
 pub fn fault(path: &Path, part: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {
-            // A file that ends early is a broken one.
+            // An early end is a damage of the file, not an error of the system.
             Ok(source) if source.kind() != ErrorKind::UnexpectedEof => Error::io("read", path)(*source),
             Ok(source) => Error::format(path, format!("{part} is broken: {source}")),
             Err(source) => Error::format(path, format!("{part} is broken: {source}")),
@@ -69,7 +68,7 @@ pub fn fault(path: &Path, part: &str, error: ParquetError) -> Error {
 impl ChunkReader for Pages {
     type T = BufReader<File>;
 
-    /// Called with the place of every page header, whose second field is the size of the decoded page.
+    /// Called with the offset of every page header, whose second field is the size of the decoded page.
     fn get_read(&self, start: u64) -> Outcome<Self::T> {
         let mut header = self.file.get_read(start)?;
         if !decoded_size(&mut header).is_some_and(|size| (0..=self.largest as i64).contains(&size)) {
@@ -86,11 +85,11 @@ impl ChunkReader for Pages {
     }
 }
 
-/// Whether the pages of a column can be decoded here. The decoders of gzip, brotli and old LZ4 go on writing past the size that a page
-/// claims to have, so that a small file could fill the memory; that of raw LZ4 is quick by leaving out checks.
+/// Refuses compressions that cannot be decoded safely. The decoders of gzip, brotli and old LZ4 write past the size that a page claims, so
+/// that a small file could fill the memory; the decoder of raw LZ4 leaves out checks for speed.
 ///
 /// # Errors
-/// The compression by name, and what to use.
+/// The compression is refused; the error names it and the ones to use.
 pub fn decodable(chunk: &ColumnChunkMetaData) -> std::result::Result<(), String> {
     match chunk.compression() {
         Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => Ok(()),
@@ -109,7 +108,7 @@ pub fn column(pages: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> O
     Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(Checked { pages, rows: rows as u64, optional, dictionary: false })))
 }
 
-/// All `rows` values of a column; one whose level is below `present`, the highest, is none.
+/// All `rows` values of a column. A value whose level is below `present`, the highest, is null.
 pub fn values<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize, present: i16) -> Outcome<Vec<Option<T::T>>> {
     let (mut values, mut levels) = (Vec::new(), Vec::new());
     let (records, ..) = reader.read_records(rows, Some(&mut levels), None, &mut values)?;
@@ -123,12 +122,12 @@ pub fn values<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize, present
     Ok(levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect())
 }
 
-/// The pages of a column, refusing what the decoder would panic at.
+/// The pages of a column. Pages that would make the decoder panic are refused.
 struct Checked {
     pages: SerializedPageReader<Pages>,
-    /// Of the row group, which the file can hold.
+    /// Rows of the row group, checked against the file's length.
     rows: u64,
-    /// Whether values can be missing: then a page begins with the length of a list that says which.
+    /// Whether values can be null. A page then begins with the length of its definition levels.
     optional: bool,
     dictionary: bool,
 }
@@ -169,8 +168,8 @@ impl Iterator for Checked {
     }
 }
 
-/// How many lengths a page of the encoding DELTA_LENGTH_BYTE_ARRAY claims, for which the decoder reserves memory: the third number of
-/// what stands behind the levels.
+/// The number of lengths that a page of DELTA_LENGTH_BYTE_ARRAY claims, for which the decoder allocates memory: the third number after the
+/// levels.
 fn lengths(page: &Page, optional: bool) -> Option<u64> {
     let (buffer, levels) = match page {
         Page::DataPage { buf, .. } if optional => (buf, 4 + u32::from_le_bytes(*buf.first_chunk()?) as usize),
@@ -185,11 +184,11 @@ fn lengths(page: &Page, optional: bool) -> Option<u64> {
     Some(count)
 }
 
-/// Structs in structs that a page header has at most, and some more.
+/// Deepest nesting of structs in a page header, with some margin.
 const DEEPEST: usize = 8;
 
-/// The second field of a page header, the size of the decoded page, once the whole header was walked through (Thrift's compact protocol).
-/// Headers hold no lists; the decoder would count to 2^31 at one that claims so many elements of no bytes.
+/// The second field of a page header, the size of the decoded page, after a walk through the whole header (Thrift's compact protocol).
+/// Lists are refused: headers have none, and the decoder would count to 2^31 at one with so many empty elements.
 fn decoded_size(header: &mut impl Read) -> Option<i64> {
     second_field(header, 0)?
 }
@@ -228,7 +227,7 @@ fn byte(from: &mut impl Read) -> Option<u8> {
     Some(byte[0])
 }
 
-/// A number of 7 bits a byte.
+/// A varint: 7 bits per byte.
 fn number(from: &mut impl Read) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..64).step_by(7) {

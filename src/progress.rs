@@ -1,29 +1,29 @@
-//! How long work tells what it is doing; who listens decides what to show.
+//! The progress seam: long work reports, and the listener decides what to show.
 
 use crate::error::{Error, Result};
 
-/// Told by the library, shown by the command line.
+/// A listener. The library reports to it; the command line shows it.
 pub trait Progress {
     /// A piece of work of `total` units begins; the piece before it, if any, has ended.
     fn start(&mut self, what: &str, total: u64, unit: &str);
-    /// `n` more units are done. `note` is what there is to say at this point (`loss 4.812`), often nothing.
+    /// `n` more units are done. `note` is a remark such as `loss 4.812`, often empty.
     fn advance(&mut self, n: u64, note: &str);
     /// The piece of work has ended.
     fn done(&mut self);
-    /// One line that stays.
+    /// A line that stays on the screen.
     fn line(&mut self, text: &str);
-    /// A line that must be seen, also by who wants no progress.
+    /// A warning, to be shown even if progress is not.
     fn warning(&mut self, text: &str) {
         self.line(text);
     }
-    /// Whether the work is asked to end now, with everything kept that was done.
+    /// Whether the work should stop now and keep its results.
     fn stopped(&self) -> bool {
         false
     }
-    /// For work of which nothing is kept when it ends early; `what` is what to call it.
+    /// An error if work that keeps nothing should stop; `what` names it.
     ///
     /// # Errors
-    /// It is asked to end.
+    /// The user asked to stop.
     fn go_on(&self, what: &str) -> Result<()> {
         if !self.stopped() {
             return Ok(());
@@ -32,7 +32,7 @@ pub trait Progress {
     }
 }
 
-/// Says nothing.
+/// Ignores all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,9 +1,9 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011).
 //!
-//! Every number is a function of (seed, purpose, epoch, sample, view, position) and of nothing else, so
-//! results never depend on batch, order or thread, and a GPU draws the same numbers without any state.
+//! Every number is a function of (seed, purpose, epoch, sample, view, position) alone. So results never depend on batch, order or thread,
+//! and a GPU draws the same numbers without state.
 
-/// What the numbers are for: streams of different purposes never share a counter.
+/// Purpose of a stream. Streams of different purposes never share a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
@@ -14,11 +14,11 @@ pub enum Purpose {
     Split = 5,
     Synthetic = 6,
     Statistics = 7,
-    /// Which patches of an image are hidden.
+    /// The masked patches of an image (MAE).
     Mask = 8,
-    /// Which branches of a network are left out for an image.
+    /// The residual branches dropped for an image (stochastic depth).
     Drop = 9,
-    /// Starting points and orders of a probe's training.
+    /// Initial weights and orders of a probe's training.
     Probe = 10,
 }
 

@@ -1,4 +1,4 @@
-//! Which encoder saw which sample: S_S, S_C, S_I and S_E (paper, section 4).
+//! Splits: the subsets S_S, S_C, S_I and S_E of a data set (paper, section 4), which decide what each encoder sees.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::random::{Purpose, Stream};
 
-/// The four subsets. f trains on Shared and Candidate, g on Shared and Independent, nobody on External.
+/// The four subsets. f trains on Shared and Candidate, g on Shared and Independent, neither on External.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subset {
@@ -39,37 +39,34 @@ impl Subset {
     }
 }
 
-/// How the samples are dealt out.
+/// How samples are divided among the subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
-    /// By index: the first to S_S, the next to S_C, the next to S_I; S_E from the first of the test part.
-    /// This is what the paper's code does.
+    /// By index: the first samples to S_S, the next to S_C, the next to S_I; S_E from the start of the test part. This is the paper's code.
     Ordered,
     /// By a random order that is a function of this seed (and of the number of samples).
     Seeded(u64),
-    /// The same, but each subset gets each class's share, so that subsets do not differ in their classes. Samples without a
-    /// label are a class of their own.
+    /// By a random order, stratified: each subset has every class in proportion. Samples without a label form one class.
     Stratified(u64),
 }
 
-/// How large a subset is to be.
+/// Size of a subset.
 ///
-/// Written as a number, in text or TOML: below or equal to 1 with a point (`0.8`, `1.0`) it is a fraction,
-/// whole (`40000`) a count. `candidates` stands for as many as there are candidates.
+/// In text or TOML a number with a decimal point, at most 1 (`0.8`, `1.0`), is a fraction, a whole one (`40000`) a count. `candidates`
+/// means as many as there are candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SubsetSize {
-    /// Of the part that the samples come from; the result is rounded down.
+    /// A fraction of the part that the samples come from, rounded down.
     Fraction(f64),
     Count(usize),
-    /// As many as S_C, or all that are left of the test part where it has fewer.
+    /// As many as S_C, or the whole test part if that is smaller.
     Candidates,
 }
 
-/// How large the four subsets are to be. S_S, S_C and S_I come from the training part, S_E from the test
-/// part; without a test part S_E, too, comes from the training part, and if all sizes are fractions and
-/// S_E is [`SubsetSize::Candidates`] the four are divided by their sum where that exceeds 1 (the default is then
-/// .727, .091, .091 and .091).
+/// Sizes of the four subsets. S_S, S_C and S_I come from the training part, S_E from the test part. Without a test part S_E comes from the
+/// training part, too. If then all sizes are fractions, S_E is [`SubsetSize::Candidates`] and the sum exceeds 1, the four are divided by it
+/// (the default becomes .727, .091, .091 and .091).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
@@ -90,7 +87,7 @@ impl Default for Sizes {
     }
 }
 
-/// A split that was drawn: which samples of which data belong to which subset. Samples may belong to none.
+/// A drawn split: the samples of each subset, and the data that they are of. Samples may belong to no subset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     /// [`Source::name`] of the data.
@@ -98,22 +95,22 @@ pub struct Split {
     /// [`Source::digest`] of the data.
     pub digest: String,
     pub how: How,
-    /// By [`Subset::ALL`], each ascending.
+    /// Indices in the order of [`Subset::ALL`], each ascending.
     pub indices: [Vec<u32>; 4],
     /// [`Source::id`] of each of them.
     pub ids: [Vec<String>; 4],
 }
 
 impl Split {
-    /// Deal out the samples of a data set.
+    /// Draws a split of a data set.
     ///
     /// # Errors
-    /// Sizes that exceed the data, and sizes that leave no candidate.
+    /// The sizes exceed the data or leave no candidate.
     pub fn draw(source: &dyn Source, sizes: &Sizes, how: How) -> Result<Split> {
         let train = source.train_len();
         let test = source.len() - train;
         let [shared, candidate, independent, external] = sizes.resolve(train, test)?;
-        // `counts` samples for each subset from `count` of them, of which the first is `first`.
+        // `counts` samples for each subset, from the `count` samples that start at `first`.
         let deal = |part: u32, first: usize, count: usize, counts: [usize; 4]| -> [Vec<u32>; 4] {
             let random = |seed| Stream::new(seed, Purpose::Split, 0, part, 0).permutation(count);
             let dealt = match how {
@@ -137,7 +134,7 @@ impl Split {
         &self.indices[subset as usize]
     }
 
-    /// All samples that are in a subset, in the order of the data: files are read one after the other, and rows are found where they are looked for.
+    /// All samples in a subset, in the order of the data, so that files are read in sequence and rows are easy to find.
     pub fn samples(&self) -> Vec<(u32, Subset)> {
         let of = |subset: Subset| self.subset(subset).iter().map(move |&index| (index, subset));
         let mut samples: Vec<_> = Subset::ALL.into_iter().flat_map(of).collect();
@@ -145,17 +142,17 @@ impl Split {
         samples
     }
 
-    /// How many of the samples of its data are in no subset.
+    /// Number of samples of the data in no subset.
     pub fn left_out(&self, source: &dyn Source) -> usize {
         source.len() - self.indices.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// What f trains on: S_S, then S_C.
+    /// Training samples of f: S_S, then S_C.
     pub fn f_indices(&self) -> Vec<u32> {
         [self.subset(Subset::Shared), self.subset(Subset::Candidate)].concat()
     }
 
-    /// What g trains on: S_S, then S_I.
+    /// Training samples of g: S_S, then S_I.
     pub fn g_indices(&self) -> Vec<u32> {
         [self.subset(Subset::Shared), self.subset(Subset::Independent)].concat()
     }
@@ -165,7 +162,7 @@ impl Split {
         Subset::ALL.into_iter().find(|&subset| self.subset(subset).binary_search(&index).is_ok())
     }
 
-    /// Refuse a split of other data.
+    /// Refuses a split of other data.
     ///
     /// # Errors
     /// The data has another digest, fewer samples, or other ids than the split was drawn from.
@@ -190,7 +187,7 @@ impl Split {
         Ok(())
     }
 
-    /// Write the split as JSON, all of it or nothing.
+    /// Writes the split as JSON, in an atomic file.
     ///
     /// # Errors
     /// The folder or the file cannot be written.
@@ -212,7 +209,7 @@ impl Split {
         files::write_whole(path, (text + "\n").as_bytes())
     }
 
-    /// Read a split that [`Split::write`] wrote. Whether it belongs to the data at hand is for [`Split::check`].
+    /// Reads a split of [`Split::write`]. [`Split::check`] compares it with the data.
     ///
     /// # Errors
     /// The file cannot be read, is no split, or names a sample twice.
@@ -244,14 +241,14 @@ impl Split {
     }
 }
 
-/// The first ones to the first subset, the next to the next.
+/// The first samples to the first subset, the next to the next.
 fn in_order(order: Vec<u32>, counts: [usize; 4]) -> [Vec<u32>; 4] {
     let mut left = order.into_iter();
     counts.map(|count| left.by_ref().take(count).collect())
 }
 
-/// As [`in_order`], class by class: each subset gets each class's share by the largest remainders, in which a class that was given
-/// too little before comes first, and among equals the one that `order` meets first.
+/// As [`in_order`], stratified by class. Each subset has every class in proportion, by largest remainders. Remainders of earlier subsets
+/// carry over, so that a class that had too little comes first; ties go to the class that comes first in `order`.
 fn stratified(order: &[u32], counts: [usize; 4], label: impl Fn(u32) -> Option<u32>) -> [Vec<u32>; 4] {
     let mut places = HashMap::new();
     let mut classes: Vec<Vec<u32>> = vec![];
@@ -264,7 +261,7 @@ fn stratified(order: &[u32], counts: [usize; 4], label: impl Fn(u32) -> Option<u
     }
     let sizes: Vec<usize> = classes.iter().map(Vec::len).collect();
     let mut left: Vec<_> = classes.into_iter().map(Vec::into_iter).collect();
-    let mut due = vec![0.0; sizes.len()]; // what a class should have given by now, less what it has
+    let mut due = vec![0.0; sizes.len()]; // samples that a class should have given by now, less those that it gave
     counts.map(|count| {
         let mut subset = Vec::with_capacity(count);
         for class in 0..sizes.len() {
@@ -285,7 +282,7 @@ fn stratified(order: &[u32], counts: [usize; 4], label: impl Fn(u32) -> Option<u
 
 const FORMAT: &str = "sslmem split 1";
 
-/// A split as it stands in a file.
+/// The file of a split.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -307,10 +304,10 @@ struct Members {
 }
 
 impl Sizes {
-    /// How many samples each subset gets, by [`Subset::ALL`], from parts of these sizes.
+    /// Number of samples of each subset, in the order of [`Subset::ALL`], from parts of these sizes.
     ///
     /// # Errors
-    /// More samples asked for than there are, and no candidates.
+    /// The sizes exceed the parts, or leave no candidate.
     pub fn resolve(&self, train: usize, test: usize) -> Result<[usize; 4]> {
         let scale = if test == 0 { self.excess() } else { 1.0 };
         // The small addition keeps .1 of 50,000 from becoming 4,999.
@@ -347,14 +344,14 @@ impl Sizes {
         Ok([shared, candidate, independent, external])
     }
 
-    /// What the four fractions must be divided by where S_E has to come from the training part, too.
+    /// The divisor of the four fractions if S_E comes from the training part, too.
     fn excess(&self) -> f64 {
         let (SubsetSize::Fraction(s), SubsetSize::Fraction(c), SubsetSize::Fraction(i), SubsetSize::Candidates) =
             (self.shared, self.candidate, self.independent, self.external)
         else {
             return 1.0;
         };
-        // Three fractions that exceed 1 by themselves are a mistake, and not for us to mend.
+        // Three fractions that exceed 1 without S_E are a mistake of the user, which an error reports.
         if s + c + i > 1.0 + 1e-9 { 1.0 } else { (s + c + i + c).max(1.0) }
     }
 }
@@ -379,7 +376,7 @@ impl SubsetSize {
     }
 }
 
-/// As `FromStr` reads it.
+/// The inverse of `FromStr`.
 impl fmt::Display for SubsetSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -61,7 +61,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
 }
 
-/// Which departures from the null hypothesis count as evidence.
+/// The alternative hypothesis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
     /// Only a positive difference: the paper's "half of the two-sided p".
@@ -78,7 +78,7 @@ pub struct Test {
     /// Cohen's d: the difference in (pooled) standard deviations.
     pub effect: f64,
     pub effect_interval: [f64; 2],
-    /// Student's t; what the paper's tables call "effect size".
+    /// Student's t; the paper's tables call it "effect size".
     pub t: f64,
     /// Degrees of freedom.
     pub freedom: f64,

@@ -107,7 +107,7 @@ impl Row {
         [self.align_f, self.align_g, self.delta, self.score, self.relative, self.calibrated, self.stderr]
     }
 
-    /// A column that not every table has; NaN where it is not known.
+    /// The value of an optional column; NaN if unknown.
     pub fn get(&self, column: More) -> f64 {
         self.more.iter().find(|(more, _)| *more == column).map_or(f64::NAN, |(_, value)| *value)
     }
@@ -257,8 +257,8 @@ impl Format {
     }
 }
 
-/// Writes a table: Parquet, or what the ending of the name says. The same rows give the same bytes.
-/// `metadata` (key, value) goes into the Parquet footer; the others have no place for it.
+/// Writes a table in the format of the name's ending. The same rows give the same bytes. `metadata` (key, value) goes into the Parquet
+/// footer; the others have no place for it.
 ///
 /// # Errors
 /// The place is not writable, or a row holds a number that no score can have.

@@ -1,9 +1,9 @@
-//! The head of a safetensors file. The crate reads such files; it writes its metadata in random order and
-//! wants all data in memory at once, so writing is done here: same content, same bytes, and it can stream.
+//! Writes the header of a safetensors file. The `safetensors` crate writes metadata in random order and needs all data in memory. Here the
+//! same content gives the same bytes, and data can be streamed.
 
 use std::collections::BTreeMap;
 
-/// One tensor to come, in the order of its data.
+/// One tensor; entries are in the order of their data.
 pub struct Entry<'a> {
     pub name: &'a str,
     /// `F32`, `U32` or `U8`.
@@ -17,7 +17,7 @@ impl Entry<'_> {
     }
 }
 
-/// Everything before the data, which follows in the order of `entries` without gaps.
+/// The header. The data follow in the order of `entries`, without gaps.
 pub fn header(metadata: &BTreeMap<String, String>, entries: &[Entry]) -> Vec<u8> {
     let mut head = serde_json::Map::new();
     head.insert("__metadata__".into(), serde_json::json!(metadata));
@@ -28,7 +28,7 @@ pub fn header(metadata: &BTreeMap<String, String>, entries: &[Entry]) -> Vec<u8>
         head.insert(e.name.into(), serde_json::json!({ "dtype": e.dtype, "shape": e.shape, "data_offsets": [start, end] }));
     }
     let text = serde_json::Value::Object(head).to_string();
-    // Readers map the data in place: it starts at a multiple of eight.
+    // The data start at a multiple of eight, because readers map them in place.
     let width = text.len().next_multiple_of(8);
     let mut bytes = (width as u64).to_le_bytes().to_vec();
     bytes.extend(text.bytes());

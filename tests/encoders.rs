@@ -96,7 +96,7 @@ fn what_is_asked_for_wins_over_the_file() {
     assert_eq!(embed(folder.path(), &pictures(), &set).0, features);
     fs::write(folder.path().join("r.toml"), "[encoder]\nresize = 235\ninterpolation = \"bicubic\"\nnormalize = \"imagenet\"\n").unwrap();
     assert_eq!(embed(folder.path(), &pictures(), &["--recipe", folder.path().join("r.toml").to_str().unwrap()]).0, features);
-    // Another size is cut out of a side in the same proportion, and positions are interpolated.
+    // With another size `resize` scales in proportion, and positions are interpolated.
     let vit = filled(&Path::new(GOLDEN).join("vit_small_patch16_224.dino"));
     let said = embed(vit.path(), &pictures(), &["--size", "160"]).1;
     assert!(said.contains("positions of 224 pixels") && said.contains("short side 177 (bicubic), middle 160 x 160"), "{said}");
@@ -136,7 +136,7 @@ fn a_config_of_another_network_is_refused() {
         let said = config(name, key, value);
         assert!(said.contains(sentence), "{name}, {key}: {said}");
     }
-    // What is not known at all is named and does not stand in the way.
+    // Unknown keys are listed and not refused.
     let folder = changed("vit", "config.json", |json| json["favourite_colour"] = "blue".into());
     let (code, said) = sslmem(folder.path(), &["convert", "."]);
     assert!(code == 0 && said.contains("not known   favourite_colour of config.json"), "{said}");
@@ -148,11 +148,11 @@ fn heads_and_eps_are_the_configs() {
     let usual = own(&|_| ());
     assert_ne!(own(&|json| json["num_attention_heads"] = 6.into()), usual);
     assert_ne!(own(&|json| json["layer_norm_eps"] = 0.01.into()), usual);
-    // Where nothing is said the family has 1e-12.
+    // Without the key the family's default is 1e-12.
     assert_eq!(own(&|json| drop(json.as_object_mut().unwrap().remove("layer_norm_eps"))), usual);
     let folder = changed("vit", "config.json", |json| json["num_attention_heads"] = 7.into());
     assert!(refused(folder.path(), &[]).contains("7 heads do not divide the width 192 of vit_tiny"));
-    // Without its config nothing tells.
+    // Without the config no tensor shows the heads.
     let folder = filled(&Path::new(GOLDEN).join("vit"));
     fs::remove_file(folder.path().join("config.json")).unwrap();
     assert!(refused(folder.path(), &[]).contains("no tensor tells how many heads it has; say how many with --heads"));

@@ -75,7 +75,7 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     let (_, said) = done(sslmem(f, &["run", "--out", "r"]));
     assert!(!said.contains("score:") && (read("scores.parquet"), read("pair1/scores.parquet")) == before, "{said}");
 
-    // By a flag, and by hand.
+    // Settings changed by a flag, and by hand in the recipe.
     done(sslmem(f, &["run", "--out", "r", "--set", "score.views=4"]));
     assert!(views(f, "r/scores.json") == 4 && views(f, "r/pair2/scores.json") == 4 && read("scores.parquet") != before.0);
     assert!(fs::read_to_string(f.join("r/report.html")).unwrap().contains("4 views per image"));
@@ -93,7 +93,7 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     );
     change(&f.join("r/recipe.toml"), "epochs = 2", "epochs = 1");
 
-    // A sample of S_E less.
+    // A split with one sample less in S_E.
     let mut split: serde_json::Value = serde_json::from_slice(&read("split.json")).unwrap();
     ["indices", "ids"].iter().for_each(|key| drop(split["external"][*key].as_array_mut().unwrap().pop()));
     fs::write(f.join("r/split.json"), split.to_string()).unwrap();
@@ -102,7 +102,7 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     assert!(said.contains("the split is that of split.json, which is not the one that [split] of the recipe would draw"), "{said}");
     assert_eq!(sslmem::table::read(f.join("r/scores.parquet")).unwrap().len() + 1, 8 + 8 + 8 + 8);
 
-    // What was lost is said.
+    // A lost curve is reported.
     fs::remove_file(f.join("r/pair1/f.curve.json")).unwrap();
     done(sslmem(f, &["report", "r"]));
     assert!(fs::read_to_string(f.join("r/report.html")).unwrap().contains("that of f pair 1 is not there"));
@@ -116,7 +116,7 @@ fn damaged_tables_and_weights_are_not_believed() {
     let f = folder.path();
     done(small(f, &[]));
     let whole = fs::read(f.join("r/scores.parquet")).unwrap();
-    // What can be made again is.
+    // A damaged table of a pair is made again.
     flip(&f.join("r/pair1/scores.parquet"));
     done(sslmem(f, &["run", "--out", "r"]));
     assert!(fs::read(f.join("r/scores.parquet")).unwrap() == whole);
@@ -136,7 +136,7 @@ fn damaged_tables_and_weights_are_not_believed() {
     for reader in readers {
         fails(sslmem(f, reader), 1, &["r/scores.json: was changed or damaged since it was written; score again"]);
     }
-    // As earlier versions wrote it, without a seal.
+    // A manifest of an earlier version, without a seal.
     let mut earlier: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert!(earlier.as_object_mut().unwrap().remove("seal").is_some());
     earlier["rows"] = 7.into();

@@ -20,7 +20,7 @@ fn a_difference_is_said_by_name_and_by_the_first_one() {
     assert_eq!(there.as_deref(), Some("more is xxxxxxxxxxxx... there and none here"));
     let there = other(json!({ "seed": 0, "view": { "size": 64, "flip": 0.1 } }));
     assert_eq!(there.as_deref(), Some("view.flip is 0.1 there and 0.5 here"));
-    // The text holds it, and nothing else is one.
+    // The text form reads back; other text is no identity.
     assert_eq!(Identity::parse(&one.to_string()), Some(one.clone()));
     assert_eq!((Identity::parse("3"), Identity::parse("{")), (None, None));
     assert_eq!(one.digest(), Identity::parse(&one.to_string()).unwrap().digest());
@@ -70,14 +70,14 @@ fn a_run_is_a_list_of_stages_that_say_what_they_depend_on() {
     let trained = ["train f of pair 1", "train g of pair 1", "train f of pair 2", "train g of pair 2"];
     assert_eq!(names[..4], trained);
     assert_eq!(names[4..], ["score pair 1", "score pair 2", "mean of the pairs", "report"]);
-    // What a stage depends on is not known before that is made.
+    // An identity needs its inputs: the weights do not exist yet.
     assert!(stages[4].identity().unwrap_err().to_string().contains("f.safetensors"));
     for stage in &stages {
         assert!(stage.outputs().iter().all(|path| !path.exists()), "{}", stage.name());
         stage.run(&mut Silent).unwrap();
         assert!(stage.outputs().iter().all(|path| path.exists()) && !stage.outputs().is_empty(), "{}", stage.name());
     }
-    // No two stages are the same, and none changes by being done.
+    // Identities differ between stages, and running a stage does not change its own.
     let before: Vec<_> = stages.iter().map(|stage| stage.identity().unwrap()).collect();
     assert!((0..before.len()).all(|i| before[..i].iter().all(|other| *other != before[i])));
     let bytes = |path: &str| fs::read(folder.path().join(path)).unwrap();
@@ -86,7 +86,7 @@ fn a_run_is_a_list_of_stages_that_say_what_they_depend_on() {
     stages.iter().for_each(|stage| stage.run(&mut Silent).unwrap());
     assert!(files.map(bytes) == made, "what is there is reused");
     assert!(stages.iter().zip(&before).all(|(stage, before)| stage.identity().unwrap() == *before));
-    // A pair's scores follow its weights, and nothing else does.
+    // Weights trained again have the same identity, and so has everything after them.
     drop(stages);
     fs::remove_file(folder.path().join("pair2/g.safetensors")).unwrap();
     drop(run);

@@ -87,7 +87,7 @@ fn no_op_loses_a_gradient_in_silence() {
         let mut tape = Tape::new(Mode::Train);
         let inputs: Vec<Var> = inputs.iter().map(|dims| tape.constant(*dims, vec![0.5; dims.iter().product()])).collect();
         inputs.iter().for_each(|x| tape.require_grad(*x));
-        // What exists in evaluation alone refuses to be recorded here.
+        // Cases for evaluation refuse to be recorded here.
         let built = catch_unwind(AssertUnwindSafe(|| build(&mut tape.root(), &inputs)));
         let Ok(y) = built else {
             assert!(case.mode == Mode::Eval, "{name} cannot be recorded");
@@ -105,6 +105,6 @@ fn no_op_loses_a_gradient_in_silence() {
         }
     }
     refused.dedup();
-    // Of the cross-entropy it is the accuracy.
+    // For the cross-entropy it is the accuracy that has no gradient.
     assert_eq!(refused, ["alignment", "cross_entropy", "feature_std", "mask", "patches"]);
 }

@@ -10,7 +10,7 @@ use crate::config::{Keys, Known, Layers, Recipe, Request};
 use crate::data::{OnBadImage, Source};
 use crate::error::{self, line};
 
-/// A whole number on the command line, with words of ours for what is none.
+/// A whole number on the command line, with our own error for other text.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().map_err(|_| if digits { "the number is too large" } else { "a whole number belongs there" }.to_string())
@@ -151,7 +151,7 @@ impl Origin {
         self.request(flags).over(layers)
     }
 
-    /// The recipe for the encoder in a file; what was guessed is said.
+    /// The recipe for the encoder in a file, with a warning for each guess.
     pub fn resolve_for(&self, path: &Path, flags: &Flags) -> error::Result<Recipe> {
         let Known { recipe, warnings } = self.request(flags).encoder(path)?;
         warnings.iter().for_each(|text| warn(text));
@@ -159,7 +159,7 @@ impl Origin {
     }
 }
 
-/// Opens the data of a recipe, and says what is left out of them.
+/// Opens the data of a recipe, and reports the entries left out.
 pub fn open(recipe: &Recipe, global: &Global) -> error::Result<Box<dyn Source>> {
     opened(recipe, recipe.data.on_bad_image, global)
 }

@@ -1,4 +1,4 @@
-//! `sslmem bench score`: how long scoring would take here, and what it would wait for.
+//! `sslmem bench score`: the time of scoring on this machine, and its slowest part.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `sslmem convert`: what a foreign file of weights holds, and the encoder in it as a file of ours.
+//! `sslmem convert`: describes a foreign file of weights, and writes its encoder under our names.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `sslmem doctor`: what this machine has for computing on a GPU, and what to do about what it lacks.
+//! `sslmem doctor`: the requirements of a GPU run on this machine, and how to get the missing ones.
 
 use clap::Args;
 
@@ -59,7 +59,7 @@ fn cache(found: &Survey) -> String {
     }
 }
 
-/// Lines of a name and what there is to say.
+/// Lines of (name, text).
 #[derive(Default)]
 struct Page {
     text: String,

@@ -156,7 +156,7 @@ impl Global {
     }
 }
 
-/// Results go to standard output. Names in them come from files, so nothing in them may command a terminal.
+/// Prints results to standard output. Terminal commands in them are escaped, because names come from files.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(visible(text).as_bytes()).and_then(|()| out.flush());
@@ -173,8 +173,8 @@ fn trust(unverified: bool) -> Trust {
     if unverified { Trust::Unverified } else { Trust::Verified }
 }
 
-/// Makes sure of a file that is to be written: its place takes it, no other process is at work on it, and what is there may be replaced. What
-/// killed processes left unfinished of it is removed.
+/// Prepares the place of an output: checks that it is writable and that an existing file may be replaced, locks it against other processes,
+/// and removes unfinished files of killed ones.
 fn reserve(path: &Path, force: bool) -> Result<Lock> {
     files::check_writable(path)?;
     let lock = Lock::output(path)?;
@@ -183,7 +183,7 @@ fn reserve(path: &Path, force: bool) -> Result<Lock> {
     Ok(lock)
 }
 
-/// A file that would be replaced needs `--force`.
+/// Refuses to replace a file without `--force`.
 fn keep(path: &Path, force: bool) -> Result<()> {
     if force { Ok(()) } else { files::spare([path]) }
 }

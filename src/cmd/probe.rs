@@ -101,7 +101,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     }
 }
 
-/// How the flags ask for it.
+/// The settings from the flags.
 fn how(verb: &Verb, seed: u64) -> How {
     let limit = |limit: Option<u32>| limit.map(|n| n as usize);
     let protocols = verb.protocol.iter().map(|name| name.protocol()).collect();

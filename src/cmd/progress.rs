@@ -10,10 +10,10 @@ use super::signals;
 use crate::error::visible;
 use crate::progress::{Progress, Silent};
 
-/// Time between two lines where there is no terminal.
+/// Least time between two lines without a terminal.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Who listens to long work, and may end it.
+/// The listener of long work, which may also stop it.
 pub fn heard(quiet: bool) -> Box<dyn Progress> {
     let shown: Box<dyn Progress> = match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Box::new(Silent),
@@ -23,7 +23,7 @@ pub fn heard(quiet: bool) -> Box<dyn Progress> {
     Box::new(Heard { shown, quiet })
 }
 
-/// Ends the work at a signal, and says warnings even where there is no progress.
+/// Stops the work at a signal, and prints warnings even if progress is off.
 struct Heard {
     shown: Box<dyn Progress>,
     quiet: bool,
@@ -91,18 +91,18 @@ impl Progress for Bar {
 
 struct Lines(Option<Work>);
 
-/// A piece of work that lines are written about.
+/// A piece of work that is reported in lines.
 struct Work {
     what: String,
     unit: String,
     total: u64,
     done: u64,
-    /// What was done before the first second of this process: a resumed training starts in the middle.
+    /// Units done by an earlier process: a resumed training starts in the middle.
     before: Option<u64>,
     note: String,
     started: Instant,
     said: Instant,
-    /// What was done when it was said last.
+    /// Units done at the last report.
     told: Option<u64>,
 }
 
@@ -158,7 +158,7 @@ impl Progress for Lines {
     }
 }
 
-/// A reader of stderr that went away is no reason to stop.
+/// A closed stderr is no reason to stop.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", visible(text));
 }

@@ -1,4 +1,4 @@
-//! `sslmem report`: the page that shows what a table of scores says.
+//! `sslmem report`: the report of a table of scores.
 
 use std::path::PathBuf;
 

@@ -43,7 +43,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     finish(open(&verb.out, &verb.origin, &flags, true, verb.split.as_deref(), device)?, global)
 }
 
-/// Everything of a run, and what came of it on standard output.
+/// Completes a run and prints its results.
 pub fn finish(run: Run, global: &Global) -> Result<()> {
     signals::watch()?;
     let page = run.everything(global.progress().as_mut())?;
@@ -51,7 +51,7 @@ pub fn finish(run: Run, global: &Global) -> Result<()> {
     print(&format!("{}{}\n", means(&rows), page.display()))
 }
 
-/// The mean score of each subset of a table with its interval, a line each.
+/// The mean score of each subset of a table with its 95 % interval, a line each.
 pub fn means(rows: &[Row]) -> String {
     let dealt = rows.iter().any(|row| row.subset != Subset::Candidate);
     let mut out = String::new();
@@ -65,7 +65,7 @@ pub fn means(rows: &[Row]) -> String {
     out
 }
 
-/// The run in a folder, new or taken up. Without a preset or a file the recipe in the folder is what flags change.
+/// Opens the run in a folder, new or resumed. Without a preset or a recipe file, flags change the recipe in the folder.
 pub fn open(dir: &Path, origin: &Origin, flags: &Flags, resume: bool, split: Option<&Path>, device: Device) -> Result<Run> {
     let started = dir.join("recipe.toml").exists();
     if started && !resume {

@@ -131,7 +131,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     few_bad(&verb.out, &done.skipped, done.rows as usize + done.skipped.len(), recipe.data.max_bad)
 }
 
-/// Where the tables are, what they are of, what they say, and what is not in them.
+/// The summary: paths of the tables, encoders, results, and images left out.
 pub fn say(done: &JobReport) -> Result<()> {
     let mut text = String::new();
     for table in &done.tables {
@@ -164,7 +164,7 @@ pub fn say(done: &JobReport) -> Result<()> {
     print(&text)
 }
 
-/// The encoders, what they see, and how they were compared, in a line each.
+/// One line each about the encoders, their images, and the comparison.
 fn recognised(manifest: &Manifest) -> String {
     let encoders: Vec<String> = manifest.encoders.iter().map(|e| format!("{}: {}, sees {}\n", e.role, e.network, e.sees)).collect();
     let at = |place: &str| manifest.settings.pointer(place).map(|v| v.as_str().map_or(v.to_string(), str::to_string));
@@ -176,7 +176,7 @@ fn recognised(manifest: &Manifest) -> String {
     encoders.concat() + &parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// As a shell takes it for one word.
+/// The text quoted as one word of a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@+=".contains(c);
     if word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }

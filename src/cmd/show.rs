@@ -1,4 +1,4 @@
-//! `sslmem show`: what there is to choose from, every default, and what augmentation does.
+//! `sslmem show`: lists the choices and defaults, and shows augmented views.
 
 use std::io::Cursor;
 use std::path::PathBuf;

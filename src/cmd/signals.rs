@@ -9,17 +9,17 @@ use signal_hook::flag;
 
 use crate::error::{Error, Result};
 
-/// The system's number of "a file grew beyond the limit" on Linux and macOS. With somebody to hear it, writing fails instead of the process.
+/// SIGXFSZ on Linux and macOS: a file grew beyond the shell's limit. If it is caught, the write fails instead of the process.
 const SIGXFSZ: i32 = 25;
 
 static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// A file that grows beyond the limit of the shell is a failed write from here on, not the end of the process.
+/// From here on a file that grows beyond the shell's limit is a failed write, not the end of the process.
 pub fn bear_limits() {
     let _ = flag::register(SIGXFSZ, Arc::default()); // ignored on systems without it
 }
 
-/// Hears the signals from here on: for work that asks whether one has come.
+/// Catches the signals from here on, for work that checks for them.
 ///
 /// # Errors
 /// The system refuses.
@@ -36,12 +36,12 @@ pub fn watch() -> Result<()> {
     Ok(())
 }
 
-/// Whether one has come.
+/// Whether a signal was caught.
 pub fn stopped() -> bool {
     SIGNAL.get().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
 }
 
-/// What the process returns: as a shell says of one that a signal ended.
+/// The exit status, as in a shell: 128 plus the signal's number.
 pub fn status() -> u8 {
     SIGNAL.get().map_or(1, |signal| 128 + signal.load(Ordering::Relaxed) as u8)
 }

@@ -56,7 +56,7 @@ pub fn run(verb: Verb, global: &Global) -> Result<()> {
     print(&format!("{}: {}\n", verb.out.display(), dealt(&split, source.as_ref())))
 }
 
-/// How many samples each subset has, how they were dealt, and how many are in none.
+/// The sizes of the subsets, how they were drawn, and the number of samples in none.
 pub fn dealt(split: &Split, source: &dyn Source) -> String {
     let counts = Subset::ALL.map(|subset| format!("{} {}", subset.symbol(), split.subset(subset).len()));
     let how = match split.how {

@@ -80,7 +80,7 @@ pub fn run(verb: Verb) -> Result<()> {
 
 type Pairs = Vec<(String, String)>;
 
-/// What a manifest says of how the table was made, and the images that are not in it.
+/// The facts of a manifest about its table, and the images left out.
 pub fn facts(manifest: Manifest) -> (Pairs, Pairs) {
     let t = manifest.throughput;
     let mut facts = vec![

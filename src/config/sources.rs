@@ -74,7 +74,7 @@ impl Recipe {
     /// The recipe as TOML, with the source of each value that `preset` gives and nothing changed.
     ///
     /// # Errors
-    /// As [`Recipe::to_toml`]; the preset is named after nobody's code.
+    /// As [`Recipe::to_toml`]; the preset is not named after someone's code.
     pub fn sourced(&self, preset: &str) -> Result<String> {
         let sources = sources(preset);
         if sources.is_empty() {

@@ -35,7 +35,7 @@ impl Budget {
         })
     }
 
-    /// Lends `bytes` as soon as there is room. The caller may hold no loan of its own, or it may wait for itself.
+    /// Lends `bytes` as soon as there is room. The caller must hold no loan that only it can return, or it may wait for itself.
     pub fn wait(&'static self, bytes: u64) -> Loan {
         let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lent = self.given_back.wait_while(lent, |lent| !self.fits(*lent, bytes)).unwrap_or_else(PoisonError::into_inner);

@@ -111,7 +111,7 @@ impl Columns {
     }
 }
 
-/// The label in a value, or why it is none.
+/// The label in a value, or the reason why it is unreadable.
 type Labelled = Result<Option<Label>, String>;
 
 /// Every value of a column as a label.

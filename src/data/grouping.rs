@@ -107,7 +107,7 @@ impl Grouping {
     }
 }
 
-/// Whether the first folder of the name is `__like_this__`, which WebDataset keeps for facts about the shard.
+/// Whether the first part of the path is `__like_this__`, which WebDataset reserves for facts about the shard.
 fn is_about_the_shard(name: &str) -> bool {
     let first = name.split('/').next().unwrap_or_default();
     first.len() > 4 && first.starts_with("__") && first.ends_with("__")

@@ -27,8 +27,7 @@ pub fn label(bytes: &[u8]) -> Result<Option<Label>, String> {
     }
 }
 
-/// JSON as the standard has it. Python also writes NaN, Infinity and -Infinity, which become null, and halves of surrogate pairs, which become
-/// U+FFFD.
+/// Standard JSON of a text that Python may have written: NaN, Infinity and -Infinity become null, halves of surrogate pairs become U+FFFD.
 fn strict(text: &str) -> String {
     let (mut out, mut rest, mut inside) = (String::with_capacity(text.len()), text, false);
     while let Some(first) = rest.chars().next() {

@@ -45,7 +45,7 @@ pub struct Parquet {
     recent: Mutex<Vec<(usize, Encoded)>>, // the latest first: number of the group, its images
 }
 
-/// The encoded images of a row group; a null is none.
+/// The encoded images of a row group; a null has no image.
 type Encoded = Arc<Vec<Option<ByteArray>>>;
 
 struct Opened {

@@ -46,7 +46,7 @@ impl Reading {
     /// Open a data set by its specification, `NAME:REST`. Only data sets whose images are files can have bad images.
     ///
     /// # Errors
-    /// Unknown names (with the nearest known one), missing files, files that are not what they should be.
+    /// Unknown names (with the nearest known one), missing files, files of another format.
     pub fn open(self, spec: &str) -> Result<Box<dyn Source>> {
         let (dataset, rest) = super::find(spec)?;
         let mut source = (dataset.open)(rest)?;

@@ -110,7 +110,7 @@ impl Synthetic {
     /// From `N` or `N@SEED`; the seed is 0 when it is not named.
     ///
     /// # Errors
-    /// Anything else, and what [`Synthetic::new`] refuses.
+    /// Any other text; as [`Synthetic::new`].
     pub fn parse(text: &str) -> Result<Synthetic> {
         let (train, seed) = text.split_once('@').unwrap_or((text, "0"));
         match (train.parse(), seed.parse()) {

@@ -10,7 +10,7 @@ use crate::table::Row;
 
 /// Back to front, so that the candidates lie on top.
 const LAYERS: [Subset; 4] = [Subset::Shared, Subset::External, Subset::Independent, Subset::Candidate];
-/// The order in which a reader meets the subsets.
+/// The subsets in the order of the report.
 pub const READING: [Subset; 4] = [Subset::Candidate, Subset::External, Subset::Shared, Subset::Independent];
 /// More points than this are thinned, to keep the page small.
 pub const MOST_POINTS: usize = 4000;

@@ -41,14 +41,14 @@ pub struct Probes {
     pub found: Vec<(String, f64)>,
 }
 
-/// The training of one encoder. A name starting with f or g says which it is: `f`, `g`, `f pair 2`.
+/// The training of one encoder. The name starts with f or g: `f`, `g`, `f pair 2`.
 pub struct Curve {
     pub name: String,
     pub points: Vec<Point>,
 }
 
-/// Write the page to `out` (`NAME.html`) and, where there is something to show, `{histogram,scatter,curves}.svg` and
-/// `{most,least}.png` to the folder `NAME.figures` beside it. Every file is whole or absent; the page is written last.
+/// Writes the page to `out` (`NAME.html`) and the figures that have data, `{histogram,scatter,curves}.svg` and `{most,least}.png`, to the
+/// folder `NAME.figures` beside it. Every file is whole or absent; the page is written last.
 ///
 /// # Errors
 /// A table without rows, a `truth` of another length, or a folder that cannot be written. An image that cannot be

@@ -113,7 +113,7 @@ impl Svg {
         self.path(class, &format!("M{} {}L{} {}", n(from[0]), n(from[1]), n(to[0]), n(to[1])));
     }
 
-    /// `title` is what a browser shows on hovering, already escaped.
+    /// `title` is the browser's tooltip, already escaped.
     pub fn rect(&mut self, class: &str, at: [f64; 2], size: [f64; 2], title: &str) {
         let [x, y, w, h] = [at[0], at[1], size[0], size[1]].map(n);
         let title = if title.is_empty() { String::new() } else { format!("<title>{title}</title>") };

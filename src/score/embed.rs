@@ -37,7 +37,7 @@ pub struct Embedded<'a> {
     pub width: usize,
     /// Samples between these places that cannot be decoded.
     pub bad: &'a [Bad],
-    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
+    /// For each place the BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
 }
 
@@ -87,7 +87,7 @@ pub struct Embed<'a> {
 }
 
 impl Embed<'_> {
-    /// Which samples the rows are.
+    /// The samples of the rows.
     pub fn samples_path(&self) -> PathBuf {
         self.out.with_extension("parquet")
     }

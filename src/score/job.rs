@@ -151,7 +151,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Looks for existing work. Returns a report if the tables are finished, `None` if there are samples to score.
+    /// Looks for existing work. Returns a report if the tables are finished and current, `None` if work is left.
     fn resume(&self, identity: &Identity, parts: &Parts, tables: &[PathBuf], progress: &mut dyn Progress) -> Result<Option<JobReport>> {
         let begun = parts.begun()?;
         let embeddings = self.embeddings(tables);

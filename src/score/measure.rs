@@ -54,8 +54,7 @@ impl Measure for Alignment {
 }
 
 /// The probability that a classifier on the pooled features of f and of g gives the class of the un-augmented image (Feldman and Zhang 2020
-/// take the share of many models whose largest probability it is; with one pair the probability itself says more). NaN where a sample has
-/// no class.
+/// take the share of many models that are right; with one pair of models the probability says more). NaN where a sample has no class.
 pub struct Confidence {
     rows: [Var; 2], // [3, views * n]: the first row is -ln of the probability
     /// The row of the first sample's un-augmented view.

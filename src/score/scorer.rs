@@ -24,7 +24,7 @@ pub struct Task<'a> {
     pub protocol: &'a Protocol,
     pub source: &'a dyn Source,
     pub device: &'a Device,
-    /// What to do with an image that cannot be decoded.
+    /// Treatment of an image that cannot be decoded.
     pub on_bad: OnBadImage,
     /// Also return the features of the un-augmented images.
     pub features: bool,
@@ -46,13 +46,13 @@ impl<'a> Task<'a> {
 /// Results of a batch. A place is a position in the list of samples; places ascend.
 pub struct BatchScores<'a> {
     pub places: &'a [usize],
-    /// [places][layers]: alignment loss of f, of g, and the standard error of their difference.
+    /// For each place and layer: alignment loss of f, of g, and the standard error of their difference.
     pub values: Vec<Vec<[f64; 3]>>,
     /// [places, columns] of [`Task::more`].
     more: Vec<f64>,
     /// Samples between these places that cannot be decoded.
     pub bad: &'a [Bad],
-    /// [places]: BLAKE3 of the image file; `None` for a sample that is no file.
+    /// For each place the BLAKE3 of the image file; `None` for a sample that is no file.
     pub contents: &'a [Option<blake3::Hash>],
     /// [places, width]: features of the un-augmented images, f and g at the first layer, then at the next.
     features: Vec<f32>,

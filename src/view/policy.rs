@@ -98,8 +98,8 @@ fn original(size: usize) -> View {
     View::plain(size, Resize::Auto, Interpolation::Bilinear, CIFAR10)
 }
 
-/// The views that SSLMem scores with (released code of Wang et al. 2024, `memorization_scores.py`),
-/// jittered in [0, 1] before the normalisation and not after it as there.
+/// The views that SSLMem scores with (released code of Wang et al. 2024, `memorization_scores.py`), but jittered in [0, 1] before the
+/// normalisation, not after it.
 fn score(size: usize) -> View {
     View { flip: 0.5, gray: 0.2, jitter: jitter(0.8, 0.2), ..plain(size, random(0.08), CIFAR10) }
 }

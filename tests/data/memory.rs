@@ -70,7 +70,7 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // What is moved is there twice.
+        // A moved block exists twice for a moment.
         if !Counting::take(size) {
             return std::ptr::null_mut();
         }
@@ -199,7 +199,7 @@ fn an_image_without_memory_is_a_bad_one() {
                 asked = bytes as usize;
                 false
             }));
-            // What is too small to be counted is no part of the limit.
+            // Files too small to be counted are no part of the limit.
             let file = Some(source.file(index).unwrap().unwrap().len()).filter(|bytes| *bytes >= COUNTED).unwrap_or(0);
             for limit in (0..16).map(|part| part * (file + asked) / 16).chain([file.saturating_sub(1), file, file + asked - 1]) {
                 let error = within(limit, || source.image(index)).map(|_| ()).expect_err("it had no memory").to_string();
@@ -222,7 +222,7 @@ fn the_loader_leaves_out_what_there_is_no_memory_for() {
     let source = opened(folder.path(), Exif::Ignore);
     let samples: Vec<u32> = (0..source.len() as u32).step_by(3).collect();
     let mut tape = Tape::new(Mode::Eval);
-    // What the test itself reads is too small to be counted.
+    // The test's own reads are too small to be counted.
     let batch = tape.batch_of(4, room(4, &Device::Cpu));
     let x = tape.augment(batch, vec![policy("score", 8).unwrap()], 0, 5, Purpose::Score);
     tape.keep(x);
@@ -244,12 +244,13 @@ fn the_loader_leaves_out_what_there_is_no_memory_for() {
         outcome.unwrap_or_else(|error| panic!("{limit}: {error}"));
         (rows, bad, PEAK.load(SeqCst) - before)
     };
-    // The threads are started by the first.
+    // The first run starts the threads, whose memory should not count.
     run(usize::MAX >> 1);
     let (right, bad, most) = run(usize::MAX >> 1);
     assert!(bad.is_empty() && right.len() == samples.len());
     let mut seen = [0; 3];
-    // Up to what the largest image asks for, less a byte; then up to more than all of them take at once, which is a matter of the threads' luck.
+    // Limits up to one byte below the largest request, then up to more than all images take at once, which depends on the timing of
+    // threads.
     let asks = |index: &u32| {
         let mut asked = 0;
         drop(source.image_within(*index as usize, &mut |bytes| {

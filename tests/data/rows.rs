@@ -59,7 +59,7 @@ fn names(left_out: &[(String, String)]) -> Vec<&str> {
 #[test]
 fn every_image_of_a_tar_file_is_a_sample_or_is_named() {
     let [a, b, c] = [1, 2, 3].map(png);
-    // Dots in names: webdataset has one sample with the fields 01.png and 02.png, each an image.
+    // Dots in names: the webdataset library has one sample with the images 01.png and 02.png; here each is a sample.
     let dots = shard(&[
         ("IMG_2020.01.png", &a),
         ("IMG_2020.01.cls", b"1"),
@@ -72,15 +72,15 @@ fn every_image_of_a_tar_file_is_a_sample_or_is_named() {
     assert!(dots.left_out().is_empty());
     let one = shard(&[("d.x/St. Bernard 1.png", &a), ("d.x/St. Bernard 2.PNG", &b)]);
     assert_eq!(rows(&one.source), [row("s/d.x/St. Bernard 1", 1, None), row("s/d.x/St. Bernard 2", 2, None)]);
-    // The label of the key is that of each view, unless a view has its own.
+    // Each view has the label of the key, unless it has its own.
     let views = shard(&[("a.left.png", &a), ("a.right.png", &b), ("a.cls", b"1"), ("a.right.json", b"{\"label\": 0}"), ("b.png", &c)]);
     assert_eq!(rows(&views.source), [row("s/a.left", 1, Some("1")), row("s/a.right", 2, Some("0")), row("s/b", 3, None)]);
-    // Beside an image with a plain ending the others are named.
+    // Beside an image with a plain ending the others are left out by name.
     let masks = shard(&[("a.mask.png", &b), ("a.png", &a), ("a.JPEG", &c), ("a.txt", b"x")]);
     assert_eq!(rows(&masks.source), [row("s/a", 1, None)]);
     assert_eq!(names(masks.left_out()), ["a.mask.png", "a.JPEG"]);
     assert!(masks.left_out()[0].1.contains("another image, a.png"), "{:?}", masks.left_out());
-    // Many are counted.
+    // Many are only counted.
     let (mut members, mut text) = (vec![("a.png".to_string(), a.clone())], vec![]);
     members.extend((0..150).map(|n| (format!("a.{n}.png"), b.clone())));
     members.iter().for_each(|(name, bytes)| text.push((&name[..], &bytes[..])));
@@ -123,7 +123,7 @@ fn metadata_that_nobody_asked_for_never_stops_an_image() {
         (class.clone(), source.left_out().len())
     };
     let some = |class: &str, words: usize| (Some(class.to_string()), words);
-    // What Python's json writes and reads.
+    // JSON that Python writes and reads.
     assert_eq!(label("a.json", b"{\"label\": 1, \"similarity\": NaN}"), some("1", 0));
     assert_eq!(label("a.json", b"{\"caption\": \"NaN \\\\\\\" Infinity\", \"w\": [-Infinity, Infinity, NaN], \"cls\": 2}"), some("2", 0));
     assert_eq!(label("a.json", b"{\"caption\": \"x\", \"w\": -Infinity}"), (None, 0));
@@ -140,7 +140,7 @@ fn metadata_that_nobody_asked_for_never_stops_an_image() {
     assert_eq!(label("a.cls", b" 4\n"), some("4", 0));
     assert_eq!(label("a.cls", b"-1"), (None, 0));
     assert_eq!(label("a.cls", b""), (None, 0));
-    // What is no label is said.
+    // Unreadable labels are reported.
     for (name, bytes) in [
         ("a.json", &b"{\"label\": 1700000000}"[..]),
         ("a.json", b"{\"label\": 7.5}"),
@@ -154,7 +154,7 @@ fn metadata_that_nobody_asked_for_never_stops_an_image() {
     ] {
         assert_eq!(label(name, bytes), (None, 1), "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(30)]));
     }
-    // Names are sorted; with a name among them numbers are names.
+    // Names are sorted; if one label is a name, numbers are names, too.
     let mixed = shard(&[("a.png", &image), ("a.cls", b"owl"), ("b.png", &image), ("b.cls", b"12"), ("c.png", &image), ("c.cls", b"cat")]);
     assert_eq!(mixed.classes(), ["12", "cat", "owl"]);
     assert_eq!([0, 1, 2].map(|i| mixed.label(i)), [Some(2), Some(0), Some(1)]);
@@ -186,12 +186,12 @@ fn parquet_labels_and_columns_are_what_the_file_says() {
         assert_eq!(lengths.image(index).unwrap(), text.image(index).unwrap());
     }
     assert_eq!(classes(&parquet("target")), "- - - -");
-    // By content, whatever the column is called and nothing else says.
+    // Found by content, without a usual name or a declaration.
     let unsaid = parquet("unsaid");
     assert_eq!(classes(&unsaid), "0 1 2 3");
     assert_eq!(unsaid.image(2).unwrap(), text.image(2).unwrap());
     assert_eq!(names(unsaid.left_out()), ["second"]);
-    // A column that holds something else is met when the file is opened; one of labels costs the labels alone.
+    // A column of images of another type is an error on opening; a column of labels of another type only loses the labels.
     let refused = Parquet::open(&format!("{CASES}/image_int.parquet")).err().unwrap().to_string();
     assert!(refused.contains("`image` does not hold bytes of image files (INT64)"), "{refused}");
     let lists = parquet("label_list");
@@ -293,7 +293,7 @@ fn a_tar_file_that_was_exchanged_is_noticed() {
     let reversed: Vec<(&str, &[u8])> = members.iter().rev().copied().collect();
     let write = |members: &[(&str, &[u8])]| {
         let bytes = tar(members);
-        // The same file, so that nothing but its content tells.
+        // The same file, length and time, so that only the content differs.
         let file = fs::File::options().write(true).create(true).truncate(false).open(&path).unwrap();
         std::io::Write::write_all(&mut &file, &bytes).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5)).unwrap();
@@ -307,7 +307,7 @@ fn a_tar_file_that_was_exchanged_is_noticed() {
     assert_eq!(after.id(0), "s/39");
     assert_eq!(after.image(0).unwrap().pixels[0], 39);
     assert_ne!(before.digest(), after.digest());
-    // Exchanged while it is in use: an error that no way to treat bad images passes over, and the index goes.
+    // Exchanged while it is in use: an error even if bad images are skipped, and the index is removed.
     let error = before.image(0).err().unwrap();
     assert!(
         matches!(error, sslmem::error::Error::Io { .. }) && error.to_string().contains("it was changed after it was looked through"),
@@ -315,7 +315,7 @@ fn a_tar_file_that_was_exchanged_is_noticed() {
     );
     assert!(before.file(0).is_err());
     assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
-    // A few members that changed places are met when they are read.
+    // A few members that changed places are noticed when they are read.
     let mut swapped = reversed.clone();
     swapped.swap(7, 8);
     open();

@@ -77,7 +77,7 @@ fn features_of_shards_are_merged_and_bad_images_have_no_row() {
     photos(f, 30, &[0, 13, 14, 29]);
     let job = |more: &[&str]| command(f, "folder:photos", "s.csv", &[&ALSO, &["--max-bad", "1"], more].concat());
     done(job(&["--batch", "4"]));
-    // One shard is nothing but bad, others are nothing at all.
+    // One shard has only bad images, others are empty.
     for i in 1..=40 {
         done(job(&["--shard", &format!("{i}/40")]));
     }

@@ -76,7 +76,7 @@ fn what_is_in_the_way_of_a_job_stays_and_is_named() {
         assert_eq!(all(&f.join("mine")), [(f.join("mine/.x.1.0.part"), b"x".to_vec())]);
     }
 
-    // A file that somebody puts into the folder of a job.
+    // A foreign file in the folder of a job stays.
     fails(limited(&job(&[]), 5), 1, &["file too large"]);
     fs::write(f.join("o.csv.parts/notes.txt"), "x").unwrap();
     let (said, _) = done(job(&[]));
@@ -110,7 +110,7 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
     (1..=2).for_each(|i| drop(done(job(&["--shard", &format!("{i}/2")]))));
     let merge = |out: &str| sslmem(f, &["merge", out, "o.1-of-2.csv", "o.2-of-2.csv"]);
 
-    // Stopped after the features are there, of which the manifest does not know yet.
+    // Stopped after the features are written, before the manifest lists them.
     fails(limited(&merge("m.csv"), 5), 1, &["cannot write", "file too large"]);
     for name in [".m.csv.77.0.part", ".m.json.77.1.part", ".m.g.safetensors.77.2.part"] {
         fs::write(f.join(name), "x").unwrap();
@@ -122,15 +122,15 @@ fn what_killed_processes_left_is_removed_with_the_next_one() {
         assert!(fs::read(f.join(format!("m.{ending}"))).unwrap() == fs::read(f.join(format!("o.{ending}"))).unwrap(), "{ending}");
     }
     assert!(!f.join(".m.csv.77.0.part").exists() && !f.join(".m.g.safetensors.77.2.part").exists());
-    // Of nobody's merge.
+    // A foreign file in the place of the output is kept.
     fs::write(f.join("n.csv"), "mine").unwrap();
     fails(merge("n.csv"), 2, &["n.csv exists already"]);
-    // Nor in the place of a job that was begun.
+    // So is the folder of an unfinished job.
     fails(limited(&command(f, "synthetic:20", "b.csv", &[]), 5), 1, &["file too large"]);
     let before = all(&f.join("b.csv.parts"));
     fails(merge("b.csv"), 2, &["b.csv.parts is of another job: "]);
     assert!(all(&f.join("b.csv.parts")) == before);
-    // Not over what is read.
+    // An input is never overwritten.
     let input = fs::read(f.join("o.1-of-2.csv")).unwrap();
     let mut over = merge("o.1-of-2.csv");
     over.arg("--force");
@@ -193,7 +193,7 @@ fn stopped_anywhere_and_with_blocks_of_any_length_a_job_ends_in_the_same_bytes()
                     let (samples, rest) = what.split_once(" of 30 samples are scored and kept in ").unwrap();
                     assert!(rest.ends_with("s.csv.parts; the same command goes on from there"), "{what}");
                     let now: usize = samples.parse().unwrap();
-                    // The first that is said advances by what is there.
+                    // The first report advances by the samples that are kept.
                     assert!(now > kept, "step {step} measured nothing");
                     assert_eq!(stop.1.contains(&format!("{kept} of 30 samples are kept from before")), kept > 0, "{:?}", stop.1);
                     kept = now;
@@ -228,7 +228,7 @@ fn contents_that_changed_are_noticed() {
     run(f, &data, "old.csv", CLOSE, &mut Silent).unwrap();
     let mut stop = Stop(5, vec![]);
     assert!(matches!(run(f, &data, "s.csv", Duration::ZERO, &mut stop), Err(Error::Stopped { .. })));
-    // One picture of a block that is done.
+    // Change one image of a finished block.
     pixels(f, 30, |i| if i == 6 { 200 } else { i as u8 });
     let mut listen = Stop(u32::MAX, vec![]);
     run(f, &data, "s.csv", CLOSE, &mut listen).unwrap();
@@ -237,13 +237,13 @@ fn contents_that_changed_are_noticed() {
     assert!(written(f, "s") == written(f, "new") && written(f, "new") != written(f, "old"));
     let content = |name: &str| manifest(f, name)["data"]["content"].to_string();
     assert!(content("s.json") == content("new.json") && content("new.json") != content("old.json"));
-    // A job that is done, on other contents and on its own.
+    // A finished job, on other contents and on its own.
     let error = run(f, &data, "old.csv", CLOSE, &mut Silent).err().unwrap().to_string();
     assert!(error.contains("old.csv was scored from other images: files of the same names and lengths have changed"), "{error}");
     pixels(f, 30, |i| i as u8);
     assert!(run(f, &data, "old.csv", CLOSE, &mut Silent).unwrap().before);
 
-    // Shards of two versions.
+    // Shards of two versions of the data.
     let shard = |i: usize| done(command(f, &data, "t.csv", &["--shard", &format!("{i}/2")]));
     shard(1);
     pixels(f, 30, |i| 255 - i as u8);
@@ -265,7 +265,7 @@ fn what_was_left_out_is_content_too() {
     photos(f, 6, &[]);
     let path = f.join("photos/002.jpg");
     let whole = fs::read(&path).unwrap();
-    // Of the same length, so that nothing but the content tells.
+    // Of equal length, so that only the content differs.
     let damaged = |with: u8| {
         let mut bytes = whole.clone();
         bytes[whole.len() / 2..].fill(with);
@@ -288,7 +288,7 @@ fn what_was_left_out_is_content_too() {
         assert_eq!(found[i], content(&format!("e{i}.json")));
     }
     assert!(found[0] != found[1] && found[1] != found[2] && found[0] != found[2], "{found:?}");
-    // A table that is there is of the files that are there.
+    // A finished table is reused only if the image files have not changed.
     for (i, version) in versions.iter().enumerate() {
         fs::write(&path, version).unwrap();
         for (j, out) in ["0.csv", "1.csv", "2.csv"].into_iter().enumerate() {
@@ -298,14 +298,14 @@ fn what_was_left_out_is_content_too() {
             }
         }
     }
-    // So is what was merged.
+    // The same holds for a merged table.
     let merge = || sslmem(f, &["merge", "--max-bad", "1", "t.csv", "t.1-of-2.csv", "t.2-of-2.csv"]);
     let shard = |i: usize, more: &[&str]| done(job("t.csv", &[&["--shard", &format!("{i}/2")], more].concat()));
     fs::write(&path, &versions[1]).unwrap();
     [1, 2].into_iter().for_each(|i| drop(shard(i, &[])));
     done(merge());
     assert!(content("t.json") == found[1] && done(merge()).0.contains(", scored before"));
-    // Both halves, since they compare some files of the whole.
+    // Both shards again, because each also hashes some files of the whole.
     fs::write(&path, &versions[2]).unwrap();
     [1, 2].into_iter().for_each(|i| drop(shard(i, &["--force"])));
     fails(merge(), 2, &["t.csv exists already"]);
@@ -323,7 +323,7 @@ fn a_manifest_writes_numbers_as_the_recipe_has_them() {
     assert!(manifest(f, "s.json")["job"]["f"]["view"]["mean"] == serde_json::json!([0.4914, 0.4822, 0.4465]), "{}", view("s.json"));
     for name in ["s.json", "e.json"] {
         let text = view(name);
-        // An f32 has nine digits at most; what is measured (seconds, rates) has more.
+        // An f32 has nine digits at most; measured values (seconds, rates) have more.
         let mut settings =
             text.lines().filter(|line| !["seconds", "per_second", "decode", "compute", "wait"].iter().any(|key| line.contains(key)));
         let digits = |line: &&str| line.split(|c: char| !c.is_ascii_digit() && c != '.').any(|word| word.contains('.') && word.len() > 11);
@@ -402,7 +402,7 @@ fn verbs_that_keep_nothing_end_with_nothing() {
     for ((args, what), (signal, status)) in verbs.into_iter().zip([("TERM", 143), ("INT", 130), ("TERM", 143)]) {
         let more = if args[0] == "pack" { &[][..] } else { &encoder[..] };
         let mut child = sslmem(f, &[args, more].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // The first line of progress comes after the signals are heard.
+        // Signals are caught before the first line of progress.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
         let first: Vec<String> = lines.by_ref().take_while(|line| !line.contains("/s, ")).collect();
         assert!(Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap().success());
@@ -433,7 +433,7 @@ fn too_many_bad_images_and_no_image_are_errors_with_everything_kept() {
     };
     let ended = embed("e.safetensors", &[]).output().unwrap();
     assert!(ended.status.code() == Some(1) && String::from_utf8(ended.stderr).unwrap().contains(words));
-    // Rows can be told apart, and what has none is listed.
+    // The samples of the rows are identified, and images without a row are listed.
     let samples = fs::read(f.join("e.parquet")).unwrap();
     let about = manifest(f, "e.json");
     assert_eq!(about["table"], blake3::hash(&samples).to_hex().as_str());

@@ -67,14 +67,14 @@ fn verbs_take_away_what_killed_ones_left() {
         done(sslmem(f, verb));
         assert!(outputs.iter().all(|output| f.join(output).is_file()), "{verb:?}");
         assert!(!lock.exists() && parts.iter().all(|part| !part.exists()), "{verb:?} left {:?}", names(f));
-        // A second call is refused and leaves no lock, whatever the first one was killed at.
+        // A second call is refused and leaves no lock.
         fs::write(&lock, "process 12 on elsewhere\n0\n").unwrap();
         fails(sslmem(f, verb), 2, &[outputs[0], "exists already"]);
         assert!(!lock.exists(), "{verb:?}");
     }
 }
 
-/// Features come after what says which samples they are, and the manifest last: what is between needs no --force.
+/// The table of samples is written first, then the features, and the manifest last: a stop in between needs no --force.
 #[cfg(unix)]
 #[test]
 fn an_embedding_that_was_stopped_goes_on_with_the_same_command() {
@@ -84,14 +84,14 @@ fn an_embedding_that_was_stopped_goes_on_with_the_same_command() {
     done(sslmem(f, &EMBED));
     let whole = ["e.safetensors", "e.parquet"].map(|name| fs::read(f.join(name)).unwrap());
     let before = names(f);
-    // As a process leaves it that is killed before the manifest.
+    // The state after a kill before the manifest.
     let plain = sslmem(f, &EMBED);
     let words: Vec<&str> = plain.get_args().map(|word| word.to_str().unwrap()).collect();
     fs::remove_file(f.join("e.json")).unwrap();
     fails(sslmem(f, &words), 2, &["e.safetensors exists already"]);
     fs::remove_file(f.join("e.safetensors")).unwrap();
     fs::remove_file(f.join("e.parquet")).unwrap();
-    // The samples fit below the limit, and the features do not.
+    // The table of samples fits below the limit, the features do not.
     assert!((4096..8192).contains(&whole[0].len()) && whole[1].len() < 4096);
     let mut limited = Command::new("bash");
     limited.current_dir(f).args(["-c", "ulimit -f 4; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_sslmem")]).args(&words);
@@ -104,7 +104,7 @@ fn an_embedding_that_was_stopped_goes_on_with_the_same_command() {
     assert!(["e.safetensors", "e.parquet"].map(|name| fs::read(f.join(name)).unwrap()) == whole);
 }
 
-/// A name that leads nowhere is absent; one about which the system says something else is an error, in lists of images and of shards, too.
+/// A name that leads nowhere is absent. Any other answer of the system is an error, also in lists of images and of shards.
 #[cfg(unix)]
 #[test]
 fn what_the_system_cannot_tell_is_not_taken_for_absent() {
@@ -115,7 +115,7 @@ fn what_the_system_cannot_tell_is_not_taken_for_absent() {
     symlink("nowhere", f.join("photos/dangling")).unwrap();
     assert!(!files::exists(f.join("photos/dangling")).unwrap() && !files::exists(f.join("photos/000.jpg/x")).unwrap());
     done(sslmem(f, &EMBED));
-    // Nobody knows what a link to itself is: a folder of images, as likely as not.
+    // A link to itself is not "absent": it may have been a folder of images.
     symlink("round", f.join("photos/round")).unwrap();
     assert!(files::exists(f.join("photos/round")).is_err());
     fails(sslmem(f, &[&EMBED[..], &["--force"]].concat()), 1, &["cannot read photos/round"]);

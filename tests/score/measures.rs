@@ -21,7 +21,7 @@ fn classifier(folder: &Path, name: &str, classes: usize, seed: u32) -> (Vec<f32>
     let mut weights = Weights::new(0);
     weights.set("classifier.weight", [classes, WIDTH], &weight).unwrap();
     weights.set("classifier.bias", [classes], &bias).unwrap();
-    weights.set("projector.fc1.weight", [2, 2], &[0.0; 4]).unwrap(); // what else a method kept
+    weights.set("projector.fc1.weight", [2, 2], &[0.0; 4]).unwrap(); // a head that scoring does not read
     weights.save(&folder.join(format!("{name}.heads.safetensors")), "", &BTreeMap::new()).unwrap();
     (weight, bias)
 }
@@ -76,7 +76,7 @@ fn confidence_is_the_softmax_of_each_sides_classifier() {
         let spread = rows.iter().map(|row| row.get(More::ConfidenceF)).fold((1.0f64, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
         assert!(spread.1 - spread.0 > 0.2, "all samples look alike to this classifier: {spread:?}");
     }
-    // The alignment is what it is without.
+    // The alignment columns equal those without confidence.
     let numbers = |name: &str| table::read(f.join(name)).unwrap().iter().map(|row| row.numbers().map(f64::to_bits)).collect::<Vec<_>>();
     assert_eq!(numbers("plain.csv"), numbers("original.csv"));
 
@@ -105,7 +105,7 @@ fn confidence_of_other_classes_or_of_none_is_refused() {
     fails(asked(), 2, &["f.heads.safetensors tells 3 classes apart, and the data have "]);
     fs::copy(f.join("f.safetensors"), f.join("f.heads.safetensors")).unwrap();
     fails(asked(), 2, &["f.heads.safetensors holds no classifier"]);
-    // Logits beyond f32 are no confidence, and not "not known" either.
+    // Logits beyond f32 are an error, not an unknown confidence.
     let classes = sslmem::data::open("synthetic:50", sslmem::data::OnBadImage::Fail).unwrap().classes().len();
     classifier(f, "f", classes, 1);
     let mut weights = Weights::new(0);

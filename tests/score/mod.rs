@@ -98,7 +98,7 @@ fn killed_at_any_moment_a_job_ends_in_the_same_bytes() {
     let (mut stream, mut kills, mut ends) = (Stream::new(1, Purpose::Synthetic, 0, 0, 0), 0, 0);
     while kills < 20 || ends == 0 {
         let mut child = job("killed.parquet").stdout(Stdio::null()).spawn().unwrap();
-        // Once it is to be left alone, or it might never end.
+        // After 20 kills one run is left alone, so that at least one ends.
         let wait = if kills >= 20 { 600_000 } else { (stream.uniform() * took * 0.6) as u64 };
         let until = Instant::now() + Duration::from_millis(wait);
         let status = loop {
@@ -124,7 +124,7 @@ fn killed_at_any_moment_a_job_ends_in_the_same_bytes() {
             }
         }
     }
-    // Killed while its blocks were taken away, the last of which is the identity.
+    // Killed during the removal of its blocks, whose identity goes last.
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(f.join("whole.json")).unwrap()).unwrap();
     fs::create_dir(f.join("whole.parquet.parts")).unwrap();
     fs::write(f.join("whole.parquet.parts/job.json"), manifest["job"].to_string()).unwrap();
@@ -140,7 +140,7 @@ fn a_full_disk_is_a_sentence_and_the_job_goes_on_afterwards() {
     let f = folder.path();
     let data = "synthetic:1500";
     done(command(f, data, "whole.parquet", &[]));
-    // The file system takes no file of more than 8 KiB, which a block has.
+    // No file may exceed 8 KiB, and a block does.
     let plain = command(f, data, "s.parquet", &["--quiet"]);
     let mut limited = Command::new("bash");
     limited.current_dir(f).args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "bash"]).arg(plain.get_program()).args(plain.get_args());
@@ -212,7 +212,7 @@ fn damaged_blocks_are_scored_again_and_other_jobs_refused() {
         let error = String::from_utf8(limited.output().unwrap().stderr).unwrap();
         assert!(error.contains(" blocks in s.parquet.parts are damaged and scored again"), "{damage}: {error}");
     }
-    // Batch and threads are nobody's business.
+    // Batch and threads are not part of the identity.
     let (said, _) = done(job(&["--batch", "7", "--threads", "1"]));
     assert!(said.starts_with("s.parquet: 1800 samples\n"), "{said}");
     let bytes = fs::read(f.join("s.parquet")).unwrap();
@@ -256,7 +256,7 @@ fn merged_shards_are_the_bytes_of_one_run() {
     // The first shard's batch is in its settings; everything else is equal.
     assert_eq!(whole.1, merged.1.replace("\"batch\":9,\"features\"", "\"batch\":32,\"features\""));
     done(merge(f, "c.csv", &shards));
-    // As text, in which what is not known (with one view the standard error) equals itself.
+    // As text, in which NaN (here the standard error, with one view) equals itself.
     let rows = |name: &str| format!("{:?}", table::read(f.join(name)).unwrap());
     assert!(rows("c.csv") == rows("s.parquet"), "the rows differ");
 
@@ -338,7 +338,7 @@ fn bad_images_are_listed_or_stop_the_job_which_goes_on_without_them() {
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(f.join("s.json")).unwrap()).unwrap();
     let skipped: Vec<&str> = manifest["data"]["skipped"].as_array().unwrap().iter().map(|pair| pair[0].as_str().unwrap()).collect();
     assert_eq!(skipped, ["000.jpg", "013.jpg", "014.jpg", "029.jpg"]);
-    // A shard that is nothing but bad, and merging counts what was skipped.
+    // Some shards have only bad images, and merging counts the skipped ones.
     for i in 1..=30 {
         done(command(f, "folder:photos", "t.csv", &["--max-bad", "1", "--shard", &format!("{i}/30")]));
     }

@@ -35,7 +35,7 @@ fn two_scoring_jobs_do_not_share_an_output() {
     let first = stopped(job("s.parquet", &[]), &lock);
     let said = format!("s.parquet is being written by process {}", first.id());
     fails(job("s.parquet", &[]), 1, &[&said, "; wait until it has ended, or choose another --out"]);
-    // Not by force either, and not for other scores.
+    // Also refused with --force, and for other scores.
     fails(job("s.parquet", &["--force", "--seed", "4"]), 1, &[&said]);
     done(job("s.parquet", &["--shard", "1/9"]));
     assert!(lock.exists());
@@ -77,7 +77,7 @@ fn two_runs_do_not_share_a_folder() {
 fn a_file_system_without_locks_is_a_warning() {
     let folder = encoders();
     let f = folder.path();
-    // A library before the system's, whose flock answers as such file systems do.
+    // A preloaded library whose flock answers as file systems without locks do.
     fs::write(f.join("flock.c"), "#include <errno.h>\nint flock(int file, int how) { errno = ENOLCK; return -1; }\n").unwrap();
     let build = Command::new("cc").current_dir(f).args(["-shared", "-fPIC", "-o", "flock.so", "flock.c"]).status();
     assert!(build.unwrap().success());
@@ -118,13 +118,13 @@ fn a_disk_that_fills_up_is_a_sentence_and_nothing_half_written() {
     on_disk.current_dir(f).args(["-rm", "bash", "-c", FULL, "bash"]).arg(plain.get_program()).args(args);
     let said = done(on_disk).0;
     let parts: Vec<Vec<&str>> = said.split("\n\n").map(|part| part.lines().filter(|line| !line.is_empty()).collect()).collect();
-    // In the middle of the blocks, of which a slow machine closes more.
+    // The disk fills up while blocks are written (a slow machine closes more of them).
     let full = parts[0][1].strip_prefix("error: cannot write s.parquet.parts/").unwrap_or_default();
     assert!(parts[0][0] == "rc 1" && full.ends_with(".block: no space left on device"), "{said}");
     let (blocks, others): (Vec<&str>, Vec<&str>) = parts[0][2..].iter().partition(|line| line.ends_with(".block"));
     assert_eq!(others, [".:", "job.json", "s.parquet.parts", "s.parquet.parts:"], "{said}");
     assert!(blocks.len() >= 3 && blocks[0] == "0000000.block" && blocks.iter().all(|block| *block < full), "{said}");
-    // In the middle of the table.
+    // The disk fills up while the table is written.
     assert_eq!(parts[1][..2], ["rc 1", "error: cannot write s.parquet: no space left on device"], "{said}");
     assert!(parts[1].iter().filter(|line| line.ends_with(".block")).count() > blocks.len(), "{said}");
     assert!(!parts[1].contains(&"s.parquet") && !said.contains(".part\n"), "{said}");
