@@ -5,7 +5,8 @@
 
 DEVICE bool inside(int i, int extent) { return i >= 0 && i < extent; }
 
-// K x K pixels with stride 2, with padding 1 for a K of 3. Padding never wins, nor does a NaN.
+// K x K pixels with stride 2, with padding 1 for a K of 3. Padding never wins, and a NaN always does, as in PyTorch: a value that was lost must
+// surface, and fmaxf would drop it.
 template <int K, int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int w, int c) {
   const int high = (h + K - 2) / 2, wide = (w + K - 2) / 2, column = first_column(N);
   if (column >= c) return;
@@ -21,7 +22,7 @@ template <int K, int N> DEVICE void max_pool(T *y, const T *x, int n, int h, int
       float v[N];
       load(x + at((image * h + i) * w + j, c, column), v);
 #pragma unroll
-      for (int e = 0; e < N; e++) best[e] = fmaxf(best[e], v[e]);
+      for (int e = 0; e < N; e++) best[e] = v[e] > best[e] || v[e] != v[e] ? v[e] : best[e];
     }
     store(y + at(pixel, c, column), best);
   }

@@ -142,8 +142,14 @@ impl Tape {
     }
 }
 
-/// Assigns every temporary a room (a shared buffer), which is free again after the variable's last use. Best fit, in the order of the
-/// calls; if no free room is large enough, the largest one grows. Returns the room of each variable and the bytes of each room.
+/// A variable takes a room of at most this many times its size, and grows one of at least its size over this. In a larger room a small
+/// gradient would keep the memory of an activation until the update: without the bound a ResNet-50 at 224 pixels needs 23 % more, eight
+/// micro-batches of a ViT 2.4 times as much. 2 and 8 are no better.
+const ALIKE: usize = 4;
+
+/// Assigns every temporary a room (a shared buffer), which is free again after the variable's last use. Best fit among rooms of a like
+/// size, in the order of the calls; if none of those is large enough, the largest of them grows. Returns the room of each variable and the
+/// bytes of each room.
 fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
     let operands: Vec<_> = tape.calls.iter().map(|c| c.operands()).collect();
     let mut last = vec![0; tape.slots.len()];
@@ -159,8 +165,9 @@ fn assign(tape: &Tape, target: &Target) -> (Vec<Option<usize>>, Vec<usize>) {
                 continue;
             }
             let bytes = target.bytes(slot);
-            let fits = (0..free.len()).filter(|&f| sizes[free[f]] >= bytes).min_by_key(|&f| sizes[free[f]]);
-            let best = fits.or_else(|| (0..free.len()).max_by_key(|&f| sizes[free[f]]));
+            let alike = |f: &usize| sizes[free[*f]] <= ALIKE * bytes && bytes <= ALIKE * sizes[free[*f]];
+            let fits = (0..free.len()).filter(alike).filter(|&f| sizes[free[f]] >= bytes).min_by_key(|&f| sizes[free[f]]);
+            let best = fits.or_else(|| (0..free.len()).filter(alike).max_by_key(|&f| sizes[free[f]]));
             let room = match best {
                 Some(f) => free.swap_remove(f),
                 None => {

@@ -16,6 +16,7 @@ impl Scope<'_> {
         if let &[one] = parts {
             return one;
         }
+        assert!(!parts.is_empty(), "{}: there are no rows to put below each other", self.path());
         let cols = self.shape(parts[0]).cols();
         let rows: Vec<usize> = parts.iter().map(|p| self.shape(*p).rows()).collect();
         assert!(parts.iter().all(|p| self.shape(*p).cols() == cols), "{}: rows below each other have one width", self.path());

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 impl Scope<'_> {
     /// Max pooling with stride 2: x `[n, h, w, c]` to y `[n, h', w', c]`. A `kernel` of 3 has padding 1, which never wins, and rounds h' = h / 2
-    /// up; one of 2 has none and rounds down. A NaN never wins, where PyTorch passes it on. Gradient: dy goes to the first maximum of each
+    /// up; one of 2 has none and rounds down. A NaN always wins, as in PyTorch. Gradient: dy goes to the first maximum of each
     /// window in reading order, as in PyTorch.
     /// Kernels: `pool.cu`.
     ///
@@ -96,7 +96,8 @@ impl Call for MaxForward {
         m.f_mut(self.y).par_chunks_mut(map.results()).zip(x.par_chunks(map.values())).for_each(|(y, x)| {
             for (o, y) in y.chunks_exact_mut(map.c).enumerate() {
                 y.fill(f32::NEG_INFINITY);
-                map.pixels(o).for_each(|p| y.iter_mut().zip(&x[p * map.c..]).for_each(|(y, x)| *y = y.max(*x)));
+                map.pixels(o)
+                    .for_each(|p| y.iter_mut().zip(&x[p * map.c..]).for_each(|(y, x)| *y = if *x > *y || x.is_nan() { *x } else { *y }));
             }
         });
     }

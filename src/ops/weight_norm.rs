@@ -17,11 +17,11 @@ impl Scope<'_> {
     /// Kernels: `weight_norm.cu`.
     ///
     /// # Panics
-    /// The size of v is no multiple of the columns of u.
+    /// v has not a row for each column of u.
     pub fn weight_norm(&mut self, u: Var, v: Var) -> Var {
         let (shape, weight) = (self.shape(u), self.shape(v));
-        let size = WeightNormSize { rows: shape.rows(), k: shape.cols(), c: weight.len() / shape.cols() };
-        assert_eq!(weight.len(), size.k * size.c, "{}: {} products of {:?}", self.path(), size.k, weight);
+        let size = WeightNormSize { rows: shape.rows(), k: shape.cols(), c: weight.cols() };
+        assert_eq!(weight.dims(), [size.k, size.c], "{}: {} products of {weight:?}", self.path(), size.k);
         let (y, inverse) = (self.tape.var(shape), self.tape.f32([size.k]));
         self.record(&[u, v], y, Forward { y, inverse, u, v, size }, move |t, dy| {
             let (du, dv) = (t.gradient_of(u), t.gradient_of(v));

@@ -86,7 +86,7 @@ impl Run {
         if files::exists(&at)? {
             same_training(&Run::recipe(dir)?.resolve()?, recipe, &at)?;
         } else {
-            spare_others(dir)?;
+            spare_others(dir, recipe.pairs)?;
         }
         Ok(lock)
     }
@@ -114,7 +114,7 @@ impl Run {
             Some(lock) => lock,
             None => {
                 let lock = Run::lock(dir)?;
-                spare_others(dir)?; // another process may have filled it in the meantime
+                spare_others(dir, recipe.pairs)?; // another process may have filled it in the meantime
                 lock
             }
         };
@@ -198,11 +198,12 @@ fn sampled(split: &Split) -> Vec<(u32, Subset)> {
 const RECIPE: &str = "recipe.toml";
 const PROBES: &str = "probe.json";
 /// Names of a run's outputs in its folder.
-const OWN: [&str; 8] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "figures", PROBES, "pair1"];
+const OWN: [&str; 7] = [RECIPE, "split.json", "scores.parquet", "scores.json", "report.html", "report.figures", PROBES];
 
 /// Refuses a folder without a recipe but with files that a run would overwrite.
-fn spare_others(dir: &Path) -> Result<()> {
-    match OWN.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
+fn spare_others(dir: &Path, pairs: usize) -> Result<()> {
+    let names = OWN.iter().map(|name| name.to_string()).chain((1..=pairs).map(|pair| format!("pair{pair}")));
+    match names.map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
         Some(path) => {
             let what = format!("{} is in the way, and is not of a run (there is no recipe.toml beside it)", path.display());

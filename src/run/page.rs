@@ -86,7 +86,7 @@ impl Stage for Report<'_> {
         "report".into()
     }
     fn identity(&self) -> Result<Identity> {
-        let digest = |path: PathBuf| Ok(files::exists(&path)?.then(|| files::digest_file(&path)).transpose()?);
+        let digest = |path: PathBuf| if files::exists(&path)? { files::digest_file(&path).map(Some) } else { Ok(None) };
         let curves = (0..self.0.pairs.len()).flat_map(|pair| ROLES.map(|role| digest(self.0.curve(pair, role))));
         Ok(Identity::new(json!({
             "sslmem": env!("CARGO_PKG_VERSION"),

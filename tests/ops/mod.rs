@@ -5,6 +5,7 @@ mod choose;
 mod conv;
 pub mod golden;
 mod losses;
+mod lost;
 mod tokens;
 
 use sslmem::device::Host;

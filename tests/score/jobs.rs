@@ -88,7 +88,7 @@ fn what_is_in_the_way_of_a_job_stays_and_is_named() {
 fn a_run_does_not_write_over_what_is_no_run() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
-    for name in ["scores.parquet", "report.html", "split.json"] {
+    for name in ["scores.parquet", "report.html", "report.figures", "split.json", "pair1"] {
         fs::create_dir_all(f.join("r")).unwrap();
         fs::write(f.join("r").join(name), "mine").unwrap();
         fails(sslmem(f, &["run", "--preset", "demo", "--out", "r"]), 2, &[&format!("r/{name} is in the way, and is not of a run")]);

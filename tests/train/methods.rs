@@ -8,7 +8,7 @@ use sslmem::config::{Layers, Recipe};
 use sslmem::data::{self, OnBadImage, Source};
 use sslmem::device::Device;
 use sslmem::methods::METHODS;
-use sslmem::progress::{Progress, Silent};
+use sslmem::progress::Silent;
 use sslmem::train::{Job, Point, train};
 use sslmem::var::Dtype;
 use sslmem::view::Policy;
