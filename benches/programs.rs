@@ -81,7 +81,7 @@ pub fn record_training(tape: &mut Tape, n: Network, views: Var) -> Result<()> {
     let context = Context { network: n.built()?, options: &options, schedule, batch, classes: 0, seed: 0 };
     let recorded = methods::find("simclr")?.loss(&mut tape.root(), &context, &[views]);
     tape.backward(recorded.loss);
-    tape.optimize(Gradients::of(&tape), ADAM, &|_, _| ParamGroup::default(), schedule);
+    tape.optimize(Gradients::of(tape), ADAM, &|_, _| ParamGroup::default(), schedule);
     let log = tape.fixed([1, 1], Dtype::F32);
     tape.log_step(schedule, log, &[recorded.loss]);
     Ok(())

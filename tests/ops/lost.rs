@@ -7,8 +7,10 @@ use sslmem::tape::{Mode, Scope, Tape};
 use sslmem::var::{Dtype, Var};
 use sslmem::weights::Weights;
 
+type Build = fn(&mut Scope, Var) -> Var;
+
 /// What `build` makes of the activation `x` [1, 4, 4, 9].
-fn run(device: Device, x: &[f32], build: fn(&mut Scope, Var) -> Var) -> Vec<f32> {
+fn run(device: Device, x: &[f32], build: Build) -> Vec<f32> {
     let mut tape = Tape::new(Mode::Eval);
     let input = tape.fixed([1, 4, 4, 9], Dtype::Activation);
     let y = build(&mut tape.root(), input);
@@ -24,7 +26,7 @@ fn a_nan_wins_every_maximum_it_is_in() {
     // At row 1, column 2, in the last channel; everything else of that channel is larger than what a maximum begins with.
     let mut x: Vec<f32> = (0..4 * 4 * 9).map(|i| (i * 37 % 23) as f32 - 11.0).collect();
     x[(4 + 2) * 9 + 8] = f32::NAN;
-    let ops: [(&str, fn(&mut Scope, Var) -> Var, &[usize]); 3] = [
+    let ops: [(&str, Build, &[usize]); 3] = [
         // Windows of 3 around rows and columns 0 and 2 hold it where they reach row 1 and column 2.
         ("max_pool of 3", |s, x| s.max_pool(x, 3), &[1, 3]),
         ("max_pool of 2", |s, x| s.max_pool(x, 2), &[1]),
