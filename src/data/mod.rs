@@ -23,6 +23,7 @@ mod packed;
 mod parquet;
 mod pattern;
 mod planes;
+mod read;
 mod reading;
 mod section;
 mod shards;
