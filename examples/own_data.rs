@@ -93,7 +93,12 @@ fn example() -> sslmem::Result<()> {
     for key in ["split.shared", "split.candidate", "split.independent"] {
         layers = layers.set(key, "80")?;
     }
-    let recipe = layers.set("split.order", "stratified")?.set("optim.warmup_epochs", "0")?.set("train.batch", "40")?.resolve()?;
+    let recipe = layers
+        .set("split.external", "candidates")?
+        .set("split.order", "stratified")?
+        .set("optim.warmup_epochs", "0")?
+        .set("train.batch", "40")?
+        .resolve()?;
     let run = Run::on(recipe, dir, Box::new(Slopes::new(320)), None, Device::Cpu)?;
     run.train(Which::Both, &mut Silent)?;
     let rows = run.score(&mut Silent)?;

@@ -221,7 +221,7 @@ fn the_whole_way_by_verbs_and_at_once() {
     let inside = table::read(f.join("r/scores.parquet")).unwrap();
     let find = |index: u32| a.iter().find(|row| row.index == index).map(|row| (row.align_f, row.align_g, row.stderr));
     assert!(inside.iter().all(|row| find(row.index) == Some((row.align_f, row.align_g, row.stderr))), "the run scores alike");
-    fails(f, &score("a.parquet", &[]), 2, "a.parquet exists already; choose another name, or replace it with --force");
+    fails(f, &score("a.parquet", &[]), 2, "a.parquet is of another job: split.digest is");
     let other = [&weights[..], &network, &["--data", "synthetic:61", "--split", "s.json", "--out", "c.csv"]].concat();
     fails(f, &other, 2, "s.json: the split was drawn from other data");
     let other = [&weights[..], &["--arch", "resnet18", "--data", "synthetic:60", "--out", "c.csv"]].concat();

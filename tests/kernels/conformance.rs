@@ -197,7 +197,7 @@ fn wgmma(gpu: &dyn GpuDevice) {
 
 /// What ldmatrix loads, stmatrix stores: register i of lane l is the pair l % 4 of row l / 4 of matrix i.
 fn stmatrix(gpu: &dyn GpuDevice) {
-    let (registers, rows) = ((0..128).map(|i| i * 2654435761u32).collect::<Vec<u32>>(), random(13).permutation(32));
+    let (registers, rows) = ((0..128u32).map(|i| i.wrapping_mul(2654435761)).collect::<Vec<u32>>(), random(13).permutation(32));
     let got = run(gpu, "conformance_stmatrix", [1, 32], &[512], &[bytes(&registers), bytes(&rows)], &[]);
     let mut expected = vec![0; 128];
     for (lane, i) in (0..128).map(|at| (at / 4, at % 4)) {
