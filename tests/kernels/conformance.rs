@@ -327,8 +327,8 @@ fn ex2(gpu: &dyn GpuDevice) {
 
 /// Two warps hand 64 words at a time to two others, who write them backwards; two such groups in one block.
 fn barriers(gpu: &dyn GpuDevice) {
-    let rounds = 9;
-    let x: Vec<u32> = (0..2 * rounds * 64).map(|i| i * 2654435761u32).collect();
+    let rounds = 9u32;
+    let x: Vec<u32> = (0..2 * rounds * 64).map(|i: u32| i.wrapping_mul(2654435761)).collect();
     let got = run(gpu, "conformance_barriers", [1, 256], &[4 * x.len()], &[bytes(&x)], &[rounds as u64]);
     let expected: Vec<u32> = x.chunks(64).flat_map(|c| c.iter().rev().copied()).collect();
     assert_eq!(words(&got[0]), expected, "bar_sync and bar_arrive");
@@ -336,7 +336,7 @@ fn barriers(gpu: &dyn GpuDevice) {
 
 /// The kernels that benchmarks divide by do all of the work that is counted.
 fn measures(gpu: &dyn GpuDevice) {
-    let x: Vec<u32> = (0..4 * 1500u32).map(|i| i * 2654435761u32).collect();
+    let x: Vec<u32> = (0..4 * 1500u32).map(|i| i.wrapping_mul(2654435761)).collect();
     let copy = run(gpu, "measure_copy", [2, 256], &[4 * x.len()], &[bytes(&x)], &[1500]);
     assert_eq!(words(&copy[0]), x, "measure_copy");
     let read = run(gpu, "measure_read", [3, 256], &[4 * 3 * 256], &[bytes(&x)], &[1500, 3]);
