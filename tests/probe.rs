@@ -263,8 +263,29 @@ fn a_run_and_a_file_are_probed_alike() {
     for accuracy in encoders.iter().flat_map(|e| e["accuracy"].as_array().unwrap()) {
         assert!(accuracy["top1"].as_f64().unwrap() > 1.5 * chance, "features know something: {accuracy}");
     }
-    let again = done(f, &["probe", "--run", "run", "--quiet", "--limit-train", "500", "--limit-test", "120", "--threads", "1"]);
-    assert_eq!(again, said, "the number of threads does not matter");
+    let probe = |more: &[&'static str]| {
+        let limits = ["--limit-train", "500", "--limit-test", "120"];
+        done(f, &[&["probe", "--run", "run", "--quiet"], &limits[..], more].concat())
+    };
+    let kept = fs::read(f.join("run/probe.json")).unwrap();
+    fs::remove_file(f.join("run/probe.json")).unwrap();
+    assert_eq!(probe(&["--threads", "1"]), said, "the number of threads does not matter");
+    assert!(fs::read(f.join("run/probe.json")).unwrap() == kept);
+
+    // Stopped after the first of two encoders, whose results are marked here: it is not probed again, and the other is.
+    let knn = || probe(&["--protocol", "knn"]);
+    let whole = knn();
+    let mut stopped: serde_json::Value = serde_json::from_str(&fs::read_to_string(f.join("run/probe.json")).unwrap()).unwrap();
+    let marked = &mut stopped["encoders"];
+    marked[0]["accuracy"][0]["top1"] = 0.125.into();
+    marked.as_array_mut().unwrap().truncate(1);
+    fs::write(f.join("run/probe.json"), stopped.to_string()).unwrap();
+    let first = knn();
+    assert!(first.contains("12.50 %") && first.lines().skip(5).eq(whole.lines().skip(5)), "{first}");
+    // Results of another seed, or damaged ones, are not reused.
+    assert!(!probe(&["--protocol", "knn", "--seed", "5"]).contains("12.50 %"));
+    fs::write(f.join("run/probe.json"), "{").unwrap();
+    assert_eq!(knn(), whole);
 
     let weights = ["probe", "--weights", "run/pair1/f.safetensors", "--data", "synthetic:1000", "--quiet"];
     let with = |more: &[&'static str]| [&weights[..], more].concat();

@@ -202,7 +202,10 @@ impl Probing<'_> {
             let found = made.and_then(|made| made.job.clone()).map_or(Found::Nothing, |job| Found::Made(Identity::new(job)));
             let refused = |what| Error::config(format!("the results of {} are of another probe: {what}", job.name), "report this");
             let probed = match (Existing::Renew.next(&found, &identity, refused)?, made) {
-                (Next::Reuse, Some(made)) => made.clone(),
+                (Next::Reuse, Some(made)) => {
+                    progress.line(&format!("{}: probed before, with the same settings", job.name));
+                    made.clone()
+                }
                 _ => job.probe(&self.data, progress)?,
             };
             results.encoders.push(probed);
