@@ -284,8 +284,13 @@ fn a_run_and_a_file_are_probed_alike() {
     assert!(first.contains("12.50 %") && first.lines().skip(5).eq(whole.lines().skip(5)), "{first}");
     // Results of another seed, or damaged ones, are not reused.
     assert!(!probe(&["--protocol", "knn", "--seed", "5"]).contains("12.50 %"));
-    fs::write(f.join("run/probe.json"), "{").unwrap();
+    stopped["encoders"][0]["accuracy"] = serde_json::Value::Array(vec![]);
+    fs::write(f.join("run/probe.json"), stopped.to_string()).unwrap();
     assert_eq!(knn(), whole);
+    // A file that no probe wrote stays.
+    fs::write(f.join("run/probe.json"), "{\"my\": 1}").unwrap();
+    fails(f, &["probe", "--run", "run", "--protocol", "knn"], 1, "run/probe.json: is not what `sslmem probe` writes");
+    assert_eq!(fs::read_to_string(f.join("run/probe.json")).unwrap(), "{\"my\": 1}");
 
     let weights = ["probe", "--weights", "run/pair1/f.safetensors", "--data", "synthetic:1000", "--quiet"];
     let with = |more: &[&'static str]| [&weights[..], more].concat();

@@ -84,7 +84,11 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     done(sslmem(f, &["run", "--out", "r"]));
     assert!((read("scores.parquet"), read("pair1/scores.parquet")) == before && read("pair1/f.safetensors") == weights);
     done(sslmem(f, &["report", "r"]));
-    fails(sslmem(f, &["run", "--out", "r", "--set", "train.epochs=2"]), 2, &["r holds a run of another recipe"]);
+    fails(
+        sslmem(f, &["run", "--out", "r", "--set", "train.epochs=2"]),
+        2,
+        &["r holds a run of another recipe: train.epochs is 1 there and 2 here; choose another folder"],
+    );
     change(&f.join("r/recipe.toml"), "epochs = 1", "epochs = 2");
     fails(
         sslmem(f, &["run", "--out", "r"]),
@@ -102,12 +106,27 @@ fn scores_follow_their_settings_and_nothing_is_trained_again() {
     assert!(said.contains("the split is that of split.json, which is not the one that [split] of the recipe would draw"), "{said}");
     assert_eq!(sslmem::table::read(f.join("r/scores.parquet")).unwrap().len() + 1, 8 + 8 + 8 + 8);
 
+    // Probes of other weights are not those of the encoders that are there.
+    let part = r#"{"samples": 1, "unlabelled": 0}"#;
+    let accuracy = r#"[{"protocol": "k-NN, of others", "top1": 0.9375, "top5": null}]"#;
+    let other = format!(r#"{{"encoder": "f1", "digest": "00", "train": {part}, "test": {part}, "accuracy": {accuracy}}}"#);
+    let probes = format!(r#"{{"sslmem": "0.1.0", "data": "d", "digest": "d", "classes": 2, "seed": 0, "encoders": [{other}]}}"#);
+    fs::write(f.join("r/probe.json"), probes).unwrap();
+    done(sslmem(f, &["report", "r"]));
+    let page = fs::read_to_string(f.join("r/report.html")).unwrap();
+    assert!(page.contains("that of f1 in probe.json is of other weights") && !page.contains("of others"), "a probe of other weights");
+    fs::remove_file(f.join("r/probe.json")).unwrap();
+
     // A lost curve is reported.
     fs::remove_file(f.join("r/pair1/f.curve.json")).unwrap();
     done(sslmem(f, &["report", "r"]));
     assert!(fs::read_to_string(f.join("r/report.html")).unwrap().contains("that of f pair 1 is not there"));
     fs::write(f.join("r/recipe.toml"), "").unwrap();
-    fails(sslmem(f, &["run", "--out", "r"]), 1, &["r/recipe.toml: does not say which data the run is of, so it was damaged; delete it"]);
+    fails(
+        sslmem(f, &["run", "--out", "r"]),
+        1,
+        &["r/recipe.toml: does not say which data the run is of, so it is of no run, or was damaged; move it away"],
+    );
 }
 
 #[test]
@@ -161,6 +180,21 @@ fn damaged_tables_and_weights_are_not_believed() {
         fs::read_to_string(f.join("r/scores.json")).unwrap().lines().filter(|l| l.contains("rows")).collect::<Vec<_>>(),
         ["  \"rows\": 32,"]
     );
+
+    let [f1, g1] = ["r/pair1/f.safetensors", "r/pair1/g.safetensors"];
+    let both =
+        ["score", "--f", f1, "--g", g1, "--data", "synthetic:60", "--out", "x.csv", "--layers", "mean", "--set", "score.layer=layer2"];
+    fails(sslmem(f, &both), 2, &["--layers and --set score.layer=layer2 both say what is compared"]);
+    fails(sslmem(f, &["convert", f1, "--out", f1, "--force"]), 2, &["the result would take the place of r/pair1/f.safetensors"]);
+    let trained = fs::read(f.join(f1)).unwrap();
+    let at = trained.windows(9).position(|bytes| bytes == b"\"blake3\":").unwrap();
+    let mut without = trained.clone();
+    without[at + 6] = b'X';
+    fs::write(f.join(f1), without).unwrap();
+    fails(sslmem(f, &["run", "--out", "r"]), 1, &["r/pair1/f.safetensors: has lost the digest of its tensors"]);
+    fs::write(f.join(f1), &trained[..trained.len() / 2]).unwrap();
+    fails(sslmem(f, &["run", "--out", "r"]), 1, &["r/pair1/f.safetensors: cannot be read, so it was damaged; delete it"]);
+    fs::write(f.join(f1), &trained).unwrap();
 
     flip(&f.join("r/pair2/g.safetensors"));
     let damaged = "r/pair2/g.safetensors: was changed or damaged since it was written";

@@ -39,6 +39,13 @@ pub struct Verb {
 }
 
 pub fn run(verb: Verb) -> Result<()> {
+    let same = |out: &PathBuf| out.canonicalize().is_ok_and(|out| verb.input.canonicalize().is_ok_and(|input| input == out));
+    if let Some(out) = verb.out.as_ref().filter(|out| same(out)) {
+        return Err(Error::config(
+            format!("the result would take the place of {}, which it is made of", out.display()),
+            "choose another --out",
+        ));
+    }
     let _lock = verb.out.as_ref().map(|out| reserve(out, verb.force)).transpose()?;
     let file = Checkpoint::open(&verb.input)?;
     if verb.out.is_none() && file.heads().is_some() {

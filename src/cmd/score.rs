@@ -9,7 +9,7 @@ use super::args::{Flags, Images, Network, Origin, opened, whole};
 use super::run::means;
 use super::{Global, print, signals, warn};
 use crate::data::{OnBadImage, few_bad};
-use crate::error::{Result, line};
+use crate::error::{Error, Result, line};
 use crate::manifest::{self, Manifest};
 use crate::score::{Job, JobReport, Layer, Shard, Task, classifier};
 use crate::split::{Split, Subset};
@@ -88,6 +88,10 @@ enum Also {
 pub fn run(verb: Verb, global: &Global) -> Result<()> {
     let flags = Flags::default().images(&verb.images).network(&verb.network).seed(global);
     let flags = flags.with("score.views", &verb.views).with("score.pairs", &verb.pairs);
+    let twice = |set: &&String| ["score.layer", "score.features"].contains(&set.split('=').next().unwrap_or("").trim());
+    if let Some(set) = verb.origin.set.iter().find(twice).filter(|_| !verb.layers.is_empty()) {
+        return Err(Error::config(format!("--layers and --set {set} both say what is compared"), "leave one of them out"));
+    }
     let flags = match &verb.layers[..] {
         [one] => match Layer::of(one) {
             Layer::Output(_) => flags.with("score.features", &Some(one)).with("score.layer", &Some("")),

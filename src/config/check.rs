@@ -80,7 +80,7 @@ impl Recipe {
         let Train { batch, accumulate, .. } = self.train;
         if accumulate > 1 && !method.by_sample() {
             let what = format!(
-                "{} compares the samples of a batch with each other, so train.accumulate of {accumulate} would train something else",
+                "{} looks at a batch as a whole (negatives, correlations or a centre), so train.accumulate of {accumulate} would train something else",
                 method.name()
             );
             let able: Vec<&str> = methods::METHODS.iter().filter(|m| m.by_sample()).map(|m| m.name()).collect();
@@ -88,7 +88,7 @@ impl Recipe {
         }
         if !batch.is_multiple_of(accumulate) || batch / accumulate < 2 {
             let what = format!("train.batch of {batch} cannot be taken in {accumulate} parts of at least 2 samples each");
-            return Err(Error::config(what, "choose a train.accumulate that divides train.batch"));
+            return Err(Error::config(what, "choose a train.accumulate that divides train.batch into parts of 2 samples or more"));
         }
         Ok(())
     }

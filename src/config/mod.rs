@@ -220,7 +220,7 @@ impl Recipe {
     /// The compared layers.
     pub fn layer(&self) -> Layer {
         let Score { features, ref layer, .. } = self.score;
-        if layer.is_empty() { Layer::Output(features) } else { Layer::Inner(layer.clone()) }
+        if layer.is_empty() { Layer::Output(features) } else { Layer::of(layer) }
     }
 
     /// The part of the recipe that scores and features depend on, for manifests. The rest describes a training, and the encoders may come

@@ -90,6 +90,15 @@ pub struct Count {
     pub unlabelled: usize,
 }
 
+impl Probed {
+    /// Whether it is what a probe of its weights makes, as far as that can be seen.
+    fn is_whole(&self) -> bool {
+        let shares = || self.accuracy.iter().flat_map(|a| [Some(a.top1), a.top5]).flatten();
+        let own = self.job.as_ref().is_some_and(|job| job["weights"] == self.digest.as_str());
+        own && !self.accuracy.is_empty() && shares().all(|share| (0.0..=1.0).contains(&share))
+    }
+}
+
 impl Results {
     /// The results in a file; `None` if it does not exist.
     ///
@@ -99,7 +108,9 @@ impl Results {
         if !files::exists(path)? {
             return Ok(None);
         }
-        let broken = |e: serde_json::Error| Error::format(path, format!("is not what `sslmem probe` writes ({e})"));
+        let broken = |e: serde_json::Error| {
+            Error::format(path, format!("is not what `sslmem probe` writes ({e}); move it away, or delete it to probe again"))
+        };
         serde_json::from_str(&files::read_text(path)?).map(Some).map_err(broken)
     }
 
@@ -194,11 +205,10 @@ impl Probing<'_> {
         let (digest, classes) = (first.source.digest().to_string(), first.source.classes().len());
         let (sslmem, data, seed) = (env!("CARGO_PKG_VERSION").into(), self.data.clone(), first.how.seed);
         let mut results = Results { sslmem, data, digest, classes, seed, encoders: vec![] };
-        // An unreadable file is written again.
-        let there = self.out.as_deref().and_then(|out| Results::read(out).ok().flatten()).map_or(vec![], |there| there.encoders);
+        let there = self.out.as_deref().map(Results::read).transpose()?.flatten().map_or(vec![], |there| there.encoders);
         for job in &self.jobs {
             let identity = job.identity()?;
-            let made = there.iter().find(|made| made.encoder == job.name);
+            let made = there.iter().find(|made| made.encoder == job.name && made.is_whole());
             let found = made.and_then(|made| made.job.clone()).map_or(Found::Nothing, |job| Found::Made(Identity::new(job)));
             let refused = |what| Error::config(format!("the results of {} are of another probe: {what}", job.name), "report this");
             let probed = match (Existing::Renew.next(&found, &identity, refused)?, made) {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, Lock};
 use crate::score::{self, Protocol};
 use crate::split::{Split, Subset};
+use crate::stage::{Identity, setting};
 use crate::train::{self, rehearse};
 use std::path::{Path, PathBuf};
 
@@ -156,7 +157,7 @@ impl Run {
         let at = dir.join(RECIPE);
         let text = files::read_text(&at)?;
         if !text.lines().any(|line| line.trim_start().starts_with("source")) {
-            let what = "does not say which data the run is of, so it was damaged; delete it, and start the run with the command that it began with";
+            let what = "does not say which data the run is of, so it is of no run, or was damaged; move it away, and start the run with the command that it began with";
             return Err(Error::format(at, what));
         }
         // Keys that are newer than the folder take their default.
@@ -222,9 +223,12 @@ fn same_training(there: &Recipe, here: &Recipe, at: &Path) -> Result<()> {
     if view && like == *there {
         return Ok(());
     }
-    let what = format!("{} holds a run of another recipe", at.parent().unwrap_or(Path::new("")).display());
-    let remedy = "choose another folder with --out, or `sslmem show recipe --recipe";
-    Err(Error::config(what, format!("{remedy} {}` to see the difference; only [score] can be changed", at.display())))
+    // Of the score only the view counts here, as above.
+    like.score.view = here.score.view.clone();
+    let [there, here] = [Identity::new(setting(there)?), Identity::new(setting(&like)?)];
+    let what = here.difference(&there).unwrap_or_default();
+    let what = format!("{} holds a run of another recipe: {what}", at.parent().unwrap_or(Path::new("")).display());
+    Err(Error::config(what, "choose another folder with --out; only [score] can be changed"))
 }
 
 /// Checks scoring, and training if that is `new`, for errors that can be known before the first step.

@@ -3,7 +3,7 @@
 use super::{PROBES, ROLES, Run};
 use crate::error::Result;
 use crate::files;
-use crate::manifest::{self, Trust};
+use crate::manifest::{self, EncoderFacts, Trust};
 use crate::probe::{Accuracy, Probed, Results};
 use crate::progress::Progress;
 use crate::report::{self, Curve};
@@ -48,6 +48,8 @@ impl Run {
             0 => (),
             n => facts.push(("in no subset".into(), format!("{n} of {} samples", self.source.len()))),
         }
+        let (probes, others) = self.probed(&manifest.encoders)?;
+        lost.extend(others.into_iter().map(|name| ("probe".to_string(), format!("that of {name} in {PROBES} is of other weights"))));
         facts.extend(lost);
         facts.extend(manifest.encoders.into_iter().map(|e| (format!("encoder {}", e.role), format!("{} (BLAKE3 {})", e.arch, e.digest))));
         facts.extend(r.to_toml()?.split("\n\n").map(|part| ("recipe".to_string(), part.trim().to_string())));
@@ -60,7 +62,7 @@ impl Run {
             curves,
             facts,
             truth,
-            probes: self.probed()?,
+            probes,
             skipped: manifest.data.skipped,
             warnings,
         };
@@ -69,12 +71,14 @@ impl Run {
         Ok(out)
     }
 
-    /// The results in `probe.json` that belong to the folder's current encoders.
-    fn probed(&self) -> Result<Vec<report::Probes>> {
-        let Some(results) = Results::read(&self.dir.join(PROBES))? else { return Ok(vec![]) };
+    /// The results in `probe.json` that belong to these encoders, and the names of those that are of other weights.
+    fn probed(&self, encoders: &[EncoderFacts]) -> Result<(Vec<report::Probes>, Vec<String>)> {
+        let there = Results::read(&self.dir.join(PROBES))?.map_or(vec![], |results| results.encoders);
+        let current = |e: &Probed| encoders.iter().any(|now| now.role == e.encoder && now.digest == e.digest);
+        let (own, others): (Vec<Probed>, Vec<Probed>) = there.into_iter().partition(current);
         let shares = |a: Vec<Accuracy>| a.into_iter().map(|a| (a.protocol, a.top1)).collect();
         let of = |e: Probed| report::Probes { found: shares(e.accuracy), encoder: e.encoder };
-        Ok(results.encoders.into_iter().map(of).collect())
+        Ok((own.into_iter().map(of).collect(), others.into_iter().map(|e| e.encoder).collect()))
     }
 }
 

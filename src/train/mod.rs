@@ -10,7 +10,7 @@ pub use curve::{Point, read_curve};
 pub use step::peak_rate;
 pub use watch::rank;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SEAL};
 use crate::config::Recipe;
 use crate::data::{Content, Source, class_count};
 use crate::device::Device;
@@ -82,11 +82,21 @@ impl<'a> Job<'a> {
     /// Existing work: weights, a checkpoint, or nothing.
     fn found(&self) -> Result<Found> {
         let there = |path: PathBuf| {
-            let file = Checkpoint::open(&path)?;
+            let damaged = "cannot be read, so it was damaged; delete it, and the same command trains again";
+            let file = Checkpoint::open(&path).map_err(|error| match error {
+                Error::Format { .. } => Error::format(&path, damaged),
+                error => error,
+            })?;
             file.verify()?;
+            if file.metadata.contains_key("identity") && !file.metadata.contains_key(SEAL) {
+                return Err(Error::format(
+                    &path,
+                    "has lost the digest of its tensors, so it was changed; delete it, and the same command trains again",
+                ));
+            }
             let identity = file.metadata.get("identity").and_then(|text| Identity::parse(text));
             identity.ok_or_else(|| {
-                let what = "does not say what it was trained on: another program wrote it, or an earlier version of this one";
+                let what = "does not say what it was trained on: another program wrote it, `sslmem convert`, or an earlier version";
                 Error::format(&path, format!("{what}; move it away, or choose another folder with --out"))
             })
         };

@@ -134,8 +134,12 @@ fn memory_is_that_of_a_micro_batch_and_batch_norm_is_mentioned() {
 #[test]
 fn a_loss_of_the_batch_as_a_whole_is_not_taken_in_parts() {
     for (method, parts, expected) in [
-        ("simclr", 2, "simclr compares the samples of a batch with each other, so train.accumulate of 2 would train something else"),
-        ("dino", 4, "dino compares the samples of a batch"),
+        (
+            "simclr",
+            2,
+            "simclr looks at a batch as a whole (negatives, correlations or a centre), so train.accumulate of 2 would train something else",
+        ),
+        ("dino", 4, "dino looks at a batch as a whole"),
         ("mae", 3, "train.batch of 8 cannot be taken in 3 parts of at least 2 samples each"),
         ("mae", 8, "train.batch of 8 cannot be taken in 8 parts of at least 2 samples each"),
         ("mae", 0, "train.accumulate is 0; choose at least 1"),
