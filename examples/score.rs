@@ -33,7 +33,8 @@ fn example() -> sslmem::Result<()> {
         return Err(Error::config("four arguments are needed", "give F G FOLDER TABLE"));
     };
     let [f, g, out] = [f, g, out].map(Path::new);
-    // What a file says of its encoder and of its images, as a recipe. What it does not say is an error that names the key: put it in `keys`.
+    // The recipe follows from the file: its tensors, its metadata, the configs beside it. A missing setting is an error that names the key; give it
+    // in `keys`.
     let [of_f, of_g] = [Request::default().encoder(f)?, Request::default().encoder(g)?];
     of_f.warnings.iter().chain(&of_g.warnings).for_each(|warning| eprintln!("warning: {warning}"));
 

@@ -91,7 +91,7 @@ struct FileHeader {
     metadata: BTreeMap<String, String>,
 }
 
-/// Most elements of a tensor with stride 0, whose size the file's length does not bound.
+/// Largest number of elements of a tensor with stride 0: a few bytes of a file can claim any size of it, so the length of the file is no bound.
 const MOST_REPEATED: usize = 1 << 28;
 
 impl Tensor {

@@ -34,7 +34,7 @@ pub enum Value {
     Opaque(Option<Id>),
 }
 
-/// A storage, of which tensors are views.
+/// A storage: the bytes of a file that tensors are views of.
 #[derive(Clone)]
 pub struct Storage {
     pub key: String,

@@ -87,7 +87,7 @@ const HUGGING_FACE: &[(&str, Key)] = &[
     ("dtype", Free),
     ("transformers_version", Free),
     ("_name_or_path", Free),
-    // Keys of other networks, whose tensors may look like those here.
+    // Keys of other networks. Their tensors may look like ours, so only the key tells them apart.
     ("use_absolute_position_embeddings", Is(&["true"])),
     ("use_relative_position_bias", Is(&["false"])),
     ("use_shared_relative_position_bias", Is(&["false"])),

@@ -74,7 +74,7 @@ pub fn members(input: &Input) -> Result<Members, Fault> {
     if let Some(name) = compressed {
         return Err(format!("has `{name}` compressed, which torch.save does not do; save it again"));
     }
-    // The data follow a local header, whose length is not in the directory.
+    // The directory does not say how long the local header is, so it is read to find the data behind it.
     for (start, len) in members.values_mut() {
         let header = input.read(*start, 30)?;
         if !header.starts_with(LOCAL) {

@@ -9,7 +9,7 @@ use crate::view;
 pub enum Normalize {
     /// A name in [`Normalize::NAMED`].
     Named(&'static str),
-    /// Of red, green and blue, for values in [0, 1].
+    /// Per channel (red, green, blue), of pixel values scaled to 0 to 1.
     Own(Statistics),
 }
 
